@@ -1,0 +1,56 @@
+# make demo: from a fresh clone to a report. make test: the suite CI runs. Both install first.
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+RUN := $(VENV)/bin
+CORES ?= all
+
+.PHONY: install demo locked-demo test test-all lint clean docs bench
+
+install: $(STAMP)
+
+# -c pins every package, so torch is never upgraded behind our back.
+$(STAMP): constraints.txt pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "novelview needs Python 3.11 or newer"'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(RUN)/python -m pip check
+	touch $@
+
+# The lock makes it safe to clear what a killed run left behind: no other `make demo` can be at work here.
+demo: $(STAMP)
+	@flock --nonblock --close --conflict-exit-code 75 $(VENV)/.demo.lock $(MAKE) --no-print-directory locked-demo || \
+	  { status=$$?; [ $$status -ne 75 ] || echo "error: another make demo is running in this folder; wait for it"; exit $$status; }
+
+locked-demo:
+	@$(RUN)/snakemake --unlock --quiet all 2>/dev/null
+	$(RUN)/snakemake --cores $(CORES) --quiet rules --config study=less3depend scale=demo
+	@echo "The report: results/demo/less3depend/report/index.html"
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+
+test-all: $(STAMP)
+	$(RUN)/python -m pytest
+
+lint: $(STAMP)
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/snakefmt --check Snakefile workflow
+	$(RUN)/pyright
+	$(RUN)/snakemake --lint
+
+docs: $(STAMP)
+	$(RUN)/python -m novelview.config.reference > docs/config.md
+
+bench: $(STAMP)
+	$(RUN)/python bench/preprocess.py
+	$(RUN)/python bench/rooms.py
+	$(RUN)/python bench/training.py
+
+# Results, data and caches; the environment and downloaded weights stay.
+clean:
+	rm -rf data results checkpoints logs benchmarks .snakemake
+
+environment.yml: constraints.txt
+	$(RUN)/python -m novelview.config.reference --environment constraints.txt > $@
