@@ -1,0 +1,106 @@
+"""Source digests: a hash over the import closure of a stage, so a code edit reruns the stages that contain it."""
+
+import ast
+import functools
+import hashlib
+from pathlib import Path
+
+PACKAGES = ("novelview", "novelview_kernels")
+
+
+def package_roots() -> dict[str, Path]:
+    """Return the folder of each of the project's packages."""
+    source = Path(__file__).resolve().parents[1]
+    return {"novelview": source, "novelview_kernels": source.parents[1] / "kernels" / "novelview_kernels"}
+
+
+def module_file(name: str) -> Path | None:
+    """Return the file of a project module (`novelview.config.digest`), or None when there is no such module."""
+    package, *rest = name.split(".")
+    root = package_roots().get(package)
+    if root is None:
+        return None
+    base = root.joinpath(*rest)
+    for candidate in (base / "__init__.py", base.with_suffix(".py")):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+@functools.cache
+def imports_of(name: str) -> frozenset[str]:
+    """Return the project modules that `name` imports anywhere in its file, function bodies included."""
+    path = module_file(name)
+    assert path is not None, name
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parts, node.module] if node.module else parts)
+            found.update([base, *(f"{base}.{alias.name}" for alias in node.names)])
+    return frozenset(module for module in found if module_file(module))
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
+
+
+@functools.cache
+def closure(name: str) -> tuple[str, ...]:
+    """Return the sorted project modules reached from `name`, itself and parent packages included."""
+    reached: set[str] = set()
+    waiting = [name]
+    while waiting:
+        module = waiting.pop()
+        if module in reached:
+            continue
+        reached.add(module)
+        waiting.extend([*imports_of(module), *_parents(module)])
+    return tuple(sorted(reached))
+
+
+@functools.cache
+def source_digest(stage: str) -> str:
+    """Return 12 hex digits over the code of `novelview.stages.<stage>` and everything of ours that it imports.
+
+    Comments, blank lines and docstrings are left out: the hash is taken over the syntax trees, so only code counts.
+    Data files shipped in the package beside a module of the closure (templates, tables) are hashed as bytes.
+    """
+    total = hashlib.sha256()
+    for module in closure(f"novelview.stages.{stage}"):
+        path = module_file(module)
+        assert path is not None
+        total.update(f"{module}\0{_code(path)}\0".encode())
+        for data in _data_files(path):
+            total.update(data.name.encode() + b"\0" + data.read_bytes())
+    return total.hexdigest()[:12]
+
+
+def _code(path: Path) -> str:
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            _drop_docstring(node)
+    return ast.dump(tree)
+
+
+def _drop_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+    first = node.body[0] if node.body else None
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        node.body = node.body[1:] or [ast.Pass()]
+
+
+def _data_files(module: Path) -> list[Path]:
+    if module.name != "__init__.py":
+        return []
+    suffixes = {".yaml", ".j2", ".css", ".js", ".json"}
+    own = [path for path in module.parent.iterdir() if path.suffix in suffixes]
+    folders = [
+        folder for folder in module.parent.iterdir() if folder.is_dir() and not (folder / "__init__.py").exists()
+    ]
+    nested = [path for folder in folders for path in folder.rglob("*") if path.suffix in suffixes]
+    return sorted(own + nested)

@@ -1,0 +1,146 @@
+"""Value checks that types alone cannot express; run when a configuration is composed, so `snakemake -n` meets them."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from novelview.config.rooms import check_source
+from novelview.config.schema import ViewsConfig
+from novelview.config.sources import RoomsSource
+from novelview.errors import ConfigError
+
+CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("RuntimeConfig", "device"): ("auto", "cpu", "cuda"),
+    ("RuntimeConfig", "wandb"): ("online", "offline", "disabled"),
+    ("ViewsConfig", "portrait"): ("fit", "reference"),
+    ("TrainConfig", "schedule"): ("cosine", "linear", "constant"),
+    ("TrainConfig", "amp"): ("bf16", "fp16", "none"),
+    ("EvalConfig", "amp"): ("bf16", "none"),
+    ("TrainStage", "phase"): ("pretrain", "finetune"),
+    ("DinoConfig", "pos_init"): ("normal", "sincos"),
+    ("PhotosSource", "camera_model"): (
+        "SIMPLE_PINHOLE",
+        "PINHOLE",
+        "SIMPLE_RADIAL",
+        "RADIAL",
+        "OPENCV",
+        "OPENCV_FISHEYE",
+    ),
+}
+POSITIVE = {
+    "ViewsConfig": ("image_size", "patch_size", "num_context", "num_target", "min_frame_dist", "scene_scale_factor"),
+    "TrainConfig": ("steps", "batch_size", "grad_accum", "lr", "clip_norm", "allowed_gradnorm_factor", "eps"),
+    "EvalConfig": ("batch_size", "bootstrap"),
+    "RuntimeConfig": ("log_every", "keep_checkpoints"),
+    "DinoConfig": ("img_size", "patch_size", "embed_dim", "num_heads"),
+    "TransformerConfig": ("d", "d_head", "qk_norm_eps", "init_gain"),
+    "PTLVSMConfig": ("patch_size", "n_layer"),
+    "UPLVSMConfig": ("patch_size", "encoder_n_layer", "estimator_n_layer", "decoder_n_layer", "n_latent_vectors"),
+}
+NOT_NEGATIVE = {
+    "TrainConfig": ("warmup", "weight_decay"),
+    "RuntimeConfig": ("threads", "workers", "cache_mb", "checkpoint_seconds"),
+    "PackConfig": ("max_bad_frames", "max_bad_chunks"),
+    "LossConfig": ("mse", "perceptual", "lpips"),
+    "EvalConfig": ("gallery", "video_scenes", "pose_scenes"),
+    "DinoConfig": ("depth", "num_register_tokens"),
+    "PhotosSource": ("max_side", "context_gap"),
+}
+BETWEEN = {
+    ("TrainConfig", "beta1"): (0, 0.999999),
+    ("TrainConfig", "beta2"): (0, 0.999999),
+    ("EvalConfig", "video_frames"): (2, 10_000),
+    ("PhotosSource", "min_registered"): (0, 1),
+}
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # goes into paths and shell commands
+OPTIONAL_IO = ("init", "inputs", "curves")
+
+
+def validate(config: Any) -> None:
+    """Raise ConfigError, naming the key and the allowed values, for the first value out of range."""
+    for path, node in _nodes(config, ""):
+        name = type(node).__name__
+        for field in fields(node):
+            _check(name, field.name, f"{path}{field.name}", getattr(node, field.name))
+    _check_io(getattr(config, "io", {}))
+    _check_together(config)
+
+
+def _nodes(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    yield path, node
+    for field in fields(node):
+        value = getattr(node, field.name)
+        if is_dataclass(value):
+            yield from _nodes(value, f"{path}{field.name}.")
+
+
+def _check(owner: str, name: str, key: str, value: Any) -> None:
+    choices = CHOICES.get((owner, name))
+    if choices and value not in choices:
+        raise ConfigError(f"{key}={value}: choose one of {', '.join(choices)}")
+    if name in POSITIVE.get(owner, ()) and not value > 0:
+        raise ConfigError(f"{key}={value}: must be greater than 0")
+    if (name in NOT_NEGATIVE.get(owner, ()) or name == "seed") and value < 0:
+        raise ConfigError(f"{key}={value}: must be 0 or more")
+    low, high = BETWEEN.get((owner, name), (-math.inf, math.inf))
+    if (owner, name) in BETWEEN and not low <= value <= high:
+        raise ConfigError(f"{key}={value}: must lie between {low} and {high}")
+    if name in ("dataset", "subset") and isinstance(value, str) and not NAME.fullmatch(value):
+        raise ConfigError(f"{key}={value}: names a folder; use letters, digits, . _ - and begin with no . or -")
+    _check_number(key, value)
+
+
+def _check_number(key: str, value: Any) -> None:
+    """Refuse numbers that nothing computes with: infinite ones, and whole ones beyond 64 bits."""
+    if isinstance(value, float | int) and not (math.isfinite(value) and abs(value) < 2**63):
+        raise ConfigError(f"{key}={value}: must be a finite number within 64 bits")
+
+
+def _check_io(paths: Mapping[str, Any]) -> None:
+    for key, value in paths.items():
+        if value == "" or (value is None and key not in OPTIONAL_IO):
+            raise ConfigError(f"io.{key} is empty; give a path as io.{key}=...")
+
+
+def _check_together(config: Any) -> None:
+    if isinstance(getattr(config, "source", None), RoomsSource):
+        check_source(config.source)
+    views, model = getattr(config, "views", None), getattr(config, "model", None)
+    if views is not None or isinstance(config, ViewsConfig):
+        _check_views(views or config)
+    if views is not None and model is not None:
+        _check_model(views, model)
+    if hasattr(config, "train"):
+        _check_losses(config.train.losses)
+
+
+def _check_losses(losses: Any) -> None:
+    for term, key in (("perceptual", "vgg_weights"), ("lpips", "lpips_weights")):
+        if getattr(losses, term) > 0 and not getattr(losses, key):
+            raise ConfigError(f"train.losses.{key}=null: the {term} loss needs it; give a path or set {term}=0")
+
+
+def _check_views(views: Any) -> None:
+    if views.image_size % views.patch_size:
+        raise ConfigError(f"views.image_size={views.image_size}: not a multiple of views.patch_size={views.patch_size}")
+    pool = views.num_views if views.target_has_input else views.num_views - views.num_context
+    if views.num_target > pool:
+        raise ConfigError(f"views.num_target={views.num_target}: views.num_views leaves {pool}")
+    if views.num_context != 2:
+        raise ConfigError(f"views.num_context={views.num_context}: training takes the 2 ends of an interval")
+    if views.min_frame_dist > views.max_frame_dist:
+        raise ConfigError(f"views.min_frame_dist={views.min_frame_dist}: above max_frame_dist={views.max_frame_dist}")
+
+
+def _check_model(views: Any, model: Any) -> None:
+    transformer, dino = model.transformer, model.dino
+    if views.patch_size != model.patch_size:
+        raise ConfigError(f"views.patch_size={views.patch_size}: the model's patch_size is {model.patch_size}")
+    if transformer.d % transformer.d_head:
+        raise ConfigError(f"model.transformer.d={transformer.d}: not a multiple of d_head={transformer.d_head}")
+    if dino.embed_dim != transformer.d:
+        raise ConfigError(f"model.dino.embed_dim={dino.embed_dim}: must equal model.transformer.d={transformer.d}")
+    if dino.embed_dim % dino.num_heads:
+        raise ConfigError(f"model.dino.num_heads={dino.num_heads}: does not divide embed_dim={dino.embed_dim}")

@@ -1,0 +1,34 @@
+"""What the Snakefile calls: the environment of the rules and the plan, with one-line errors."""
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from novelview.config.study import Plan
+from novelview.errors import NovelviewError
+
+
+def enter(root: Path) -> None:
+    """Make rules use this interpreter and the sources and configuration tree of the checkout `root`."""
+    own = [str(root / "src"), str(root / "kernels")]
+    inherited = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([*own, *([inherited] if inherited else [])])
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    os.environ["NOVELVIEW_CONF"] = str(root / "conf")
+
+
+def plan(config: Mapping[str, Any]) -> Plan:
+    """Return the checked plan; a user's mistake ends the process with one line and status 2.
+
+    Overrides under `runtime` reach the stages through NOVELVIEW_RUNTIME, because a rule's params rerun it when changed.
+    """
+    try:
+        made = Plan(config)
+    except NovelviewError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+    os.environ["NOVELVIEW_RUNTIME"] = shlex.join(made.run_only)
+    return made

@@ -1,0 +1,17 @@
+"""The project's exceptions: each message says what is wrong, where, and what to do, on one line."""
+
+
+class NovelviewError(Exception):
+    """A mistake or a condition the user can act on; stages print it as one line and exit with status 2."""
+
+
+class ConfigError(NovelviewError):
+    """A configuration key, type or value is wrong."""
+
+
+class DataError(NovelviewError):
+    """A dataset, chunk, frame or index is missing, damaged or not what its name says."""
+
+
+class CheckpointError(NovelviewError):
+    """A weights file or training checkpoint does not fit the model or the run."""

@@ -1,0 +1,85 @@
+"""Files that appear whole or not at all, and their checksums."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from novelview.errors import ConfigError, DataError
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success fsync it and move it over `path`, else remove it.
+
+    The temporary name keeps the suffix of `path`, so libraries that look at it (matplotlib, PyAV) work. An OSError
+    about the temporary file, or about none (a full disk), comes out under the name `path`.
+    """
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = final.with_name(f".{final.stem}.{os.getpid()}.partial{final.suffix}")
+    try:
+        yield partial
+        with open(partial, "rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(partial, final)
+    except OSError as error:
+        if error.filename not in (None, str(partial)):
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(final)) from None
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def require_writable(path: Path | str, key: str) -> None:
+    """Check, before a long run, that the file `path` of configuration key `key` can be written; nothing is made.
+
+    Raises ConfigError when it is a folder, or the nearest existing folder above it cannot be written.
+    """
+    final = Path(path).absolute()
+    if final.is_dir():
+        raise ConfigError(f"{key}={path}: is a folder; give the name of a file")
+    above = next(folder for folder in final.parents if folder.exists())
+    if not above.is_dir():
+        raise ConfigError(f"{key}={path}: {above} is a file, not a folder; choose another place")
+    if not os.access(above, os.W_OK):
+        raise ConfigError(f"{key}={path}: {above} cannot be written; choose a writable folder")
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write `content` to `path` atomically."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write `text` as UTF-8 to `path` atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as indented JSON with a final newline to `path` atomically."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: Path | str, advice: str = "delete it and make it again") -> Any:
+    """Read a JSON file, with or without byte order mark; raises DataError naming it when it is missing or not JSON.
+
+    advice: what to do about a file that is not JSON; for the user's own files, never to delete them.
+    """
+    try:
+        return json.loads(Path(path).read_text("utf-8-sig"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; run the stage that makes it first") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: not valid JSON ({error}); {advice}") from None
+
+
+def sha256(path: Path | str) -> str:
+    """Return the hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
