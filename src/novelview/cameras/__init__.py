@@ -1,0 +1,1 @@
+"""Cameras: intrinsics, Plücker rays, pose encodings, paths, alignment."""

@@ -1,0 +1,68 @@
+"""Resizing and cropping of frames, and what they do to intrinsics (specs/uplvsm.md section 9)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL.Image import Image, Resampling
+from torch import Tensor
+
+from novelview.config.schema import ViewsConfig
+from novelview.errors import DataError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a frame of `height` x `width` pixels becomes the network's `out_h` x `out_w`: resize, then crop."""
+
+    height: int
+    width: int
+    resize_h: int
+    resize_w: int
+    top: int
+    left: int
+    out_h: int
+    out_w: int
+
+    def image(self, image: Image) -> UInt8[Tensor, "3 h w"]:
+        """Resize with PIL's Lanczos filter and crop; raises DataError when the image has another size than planned."""
+        if image.size != (self.width, self.height):
+            raise DataError(f"an image of {image.size} pixels where {(self.width, self.height)} was recorded")
+        colours = image if image.mode == "RGB" else image.convert("RGB")
+        resized = colours.resize((self.resize_w, self.resize_h), Resampling.LANCZOS)
+        cropped = resized.crop((self.left, self.top, self.left + self.out_w, self.top + self.out_h))
+        # NumPy moves the axes: torch would start a team of threads in every decoding thread.
+        return torch.from_numpy(np.ascontiguousarray(np.asarray(cropped).transpose(2, 0, 1)))
+
+    def intrinsics(self, intrinsics: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+        """Carry fx fy cx cy in pixels of the frame over to pixels of the network's image."""
+        across, down = self.resize_w / self.width, self.resize_h / self.height
+        scaled = intrinsics * torch.tensor([across, down, across, down], dtype=intrinsics.dtype)
+        return scaled - torch.tensor([0, 0, self.left, self.top], dtype=intrinsics.dtype)
+
+
+def resize_crop_plan(height: int, width: int, cfg: ViewsConfig) -> Plan:
+    """Plan the resize and crop of a frame for `cfg.image_size` and `cfg.patch_size`.
+
+    The height becomes image_size and the width keeps the aspect up to a multiple of the patch; with `square_crop` the
+    centre square is kept. A portrait frame would give a square smaller than image_size (`portrait=reference`, a quirk);
+    with `portrait=fit` its width becomes image_size instead. Raises DataError for a frame without enough pixels.
+    """
+    if min(height, width) < 1:
+        raise DataError(f"a frame of {width}x{height} pixels cannot be resized")
+    size, patch = cfg.image_size, cfg.patch_size
+    if width < height and cfg.square_crop and cfg.portrait == "fit":
+        resize_h, resize_w = max(size, _to_multiple(size / width * height, patch)), size
+    else:
+        resize_h, resize_w = size, _to_multiple(size / height * width, patch)
+    side = min(resize_h, resize_w)
+    if side < patch:
+        raise DataError(f"a frame of {width}x{height} pixels is too narrow for patches of {patch} at size {size}")
+    out_h, out_w = (side, side) if cfg.square_crop else (resize_h, resize_w)
+    return Plan(height, width, resize_h, resize_w, (resize_h - out_h) // 2, (resize_w - out_w) // 2, out_h, out_w)
+
+
+def _to_multiple(length: float, patch: int) -> int:
+    # Truncation before rounding and ties to even are the reference's.
+    return round(int(length) / patch) * patch

@@ -1,0 +1,35 @@
+"""Rays of pixels and their Plücker coordinates (specs/uplvsm.md section 2.5)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+MIN_LENGTH = 1e-3  # a direction is divided by max(length, this), as the reference does
+
+
+def rays(
+    c2w: Float[Tensor, "*b 4 4"], intrinsics: Float[Tensor, "*b 4"], height: int, width: int
+) -> tuple[Float[Tensor, "*b 3 h w"], Float[Tensor, "*b 3 h w"]]:
+    """Return origins and unit directions, in world coordinates, of the rays through all pixel centres.
+
+    c2w is OpenCV camera-to-world, intrinsics are fx fy cx cy in pixels. Computed in float32 (or wider) also under
+    autocast, where bfloat16 would round directions to about a pixel.
+    """
+    with torch.autocast(c2w.device.type, enabled=False):
+        c2w, intrinsics = (value.float() if value.dtype != torch.float64 else value for value in (c2w, intrinsics))
+        ys, xs = (torch.arange(size, dtype=c2w.dtype, device=c2w.device) + 0.5 for size in (height, width))
+        fx, fy, cx, cy = (part[..., None] for part in intrinsics.unbind(-1))
+        x = ((xs - cx) / fx)[..., None, :].expand(*c2w.shape[:-2], height, width)
+        y = ((ys - cy) / fy)[..., :, None].expand_as(x)
+        camera = torch.stack([x, y, torch.ones_like(x)], dim=-3)
+        world = (c2w[..., :3, :3] @ camera.flatten(-2)).unflatten(-1, (height, width))
+        direction = world / world.norm(dim=-3, keepdim=True).clamp(min=MIN_LENGTH)
+        return c2w[..., :3, 3, None, None].expand_as(direction), direction
+
+
+def plucker(
+    c2w: Float[Tensor, "*b 4 4"], intrinsics: Float[Tensor, "*b 4"], height: int, width: int
+) -> Float[Tensor, "*b 6 h w"]:
+    """Return the Plücker coordinates (origin x direction, direction) of every pixel's ray."""
+    origin, direction = rays(c2w, intrinsics, height, width)
+    return torch.cat([torch.linalg.cross(origin, direction, dim=-3), direction], dim=-3)

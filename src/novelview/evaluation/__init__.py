@@ -1,0 +1,1 @@
+"""Evaluation: metrics, protocol, baselines, published numbers."""

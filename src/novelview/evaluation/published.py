@@ -1,0 +1,74 @@
+"""Published numbers to print beside ours: `published.yaml`, with the source of every row and how good it is."""
+
+import functools
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from novelview.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One published result; what a source does not state is None.
+
+    table: main, ablation, scaling, scaling_gain or transfer; model: our registry name, None for methods we do not
+    have; split: our split name; grade: primary (the authors' own page or repository) or secondary (a summary of it).
+    """
+
+    paper: str
+    table: str
+    method: str
+    source: str
+    grade: str
+    model: str | None = None
+    dataset: str | None = None
+    split: str | None = None
+    resolution: int | None = None
+    train_scenes: int | None = None
+    psnr: float | None = None
+    ssim: float | None = None
+    lpips: float | None = None
+    psnr_gain_per_4x: float | None = None
+    note: str | None = None
+
+
+@functools.cache
+def _papers() -> dict[str, Any]:
+    text = files("novelview.evaluation").joinpath("published.yaml").read_text()
+    content = OmegaConf.to_container(OmegaConf.create(text))
+    assert isinstance(content, dict)
+    return {str(paper): entry for paper, entry in content.items()}
+
+
+def papers() -> list[str]:
+    """Return the papers there are numbers of; a study names one as `published`."""
+    return list(_papers())
+
+
+def protocol(paper: str) -> str:
+    """Return how the numbers of `paper` were measured, in one paragraph; raises ConfigError for an unknown paper."""
+    return _paper(paper)["protocol"]
+
+
+def published(
+    paper: str, table: str | None = None, model: str | None = None, split: str | None = None
+) -> list[PublishedRow]:
+    """Return the rows of `paper` that match what is given; raises ConfigError for an unknown paper."""
+    content = _paper(paper)
+    rows = [_row(paper, content["sources"], row) for row in content["rows"]]
+    wanted = {"table": table, "model": model, "split": split}
+    return [row for row in rows if all(value in (None, getattr(row, key)) for key, value in wanted.items())]
+
+
+def _paper(name: str) -> dict[str, Any]:
+    if name not in _papers():
+        raise ConfigError(f"published={name}: no numbers of this paper; choose one of {', '.join(papers())}")
+    return _papers()[name]
+
+
+def _row(paper: str, sources: dict[str, dict[str, str]], row: dict[str, Any]) -> PublishedRow:
+    source = sources[row["source"]]
+    return PublishedRow(**{**row, "paper": paper, "source": source["text"], "grade": source["grade"]})

@@ -1,0 +1,59 @@
+"""MP4 files of a camera path, through PyAV."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import OutputContainer
+from av.video.stream import VideoStream
+from jaxtyping import UInt8
+
+from novelview.errors import DataError
+from novelview.files import replacing
+
+FPS = 30
+MIN_SIDE = 224  # smaller frames are enlarged by whole pixels, so players do not blur them
+CODECS = {  # the first that PyAV was built with; browsers play H.264
+    "libx264": {"crf": "16", "preset": "medium", "threads": "1"},
+    "libopenh264": {"rc_mode": "quality"},
+    "mpeg4": {"qscale": "2", "threads": "1"},
+}
+
+
+def write_video(path: Path | str, frames: UInt8[np.ndarray, "n h w 3"], fps: int = FPS) -> None:
+    """Write RGB frames as MP4 (H.264, yuv420p) to `path`, atomically; the same frames give the same bytes.
+
+    Odd sides are padded by repeating the last row or column, as yuv420p needs even ones. Raises DataError for an
+    empty clip.
+    """
+    if not len(frames):
+        raise DataError(f"{path}: a video needs at least one frame")
+    even = even_sides(frames)
+    # +faststart moves the index to the front, where a page's player looks for it
+    options = {"movflags": "+faststart", "fflags": "+bitexact"}
+    with replacing(path) as partial, av.open(str(partial), "w", format="mp4", options=options) as container:
+        stream = _stream(container, even.shape[2], even.shape[1], fps)
+        for picture in even:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def _stream(container: OutputContainer, width: int, height: int, fps: int) -> VideoStream:
+    codec = next(name for name in CODECS if name in av.codecs_available)
+    stream = container.add_stream(codec, rate=Fraction(fps), options=CODECS[codec])
+    assert isinstance(stream, VideoStream)
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    return stream
+
+
+def even_sides(frames: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "n a b 3"]:
+    """Pad odd heights and widths by one, repeating the edge."""
+    height, width = frames.shape[1:3]
+    return np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+
+def enlarge(frames: UInt8[np.ndarray, "n h w 3"], side: int = MIN_SIDE) -> UInt8[np.ndarray, "n a b 3"]:
+    """Repeat pixels until the shorter side has at least `side` of them."""
+    factor = -(-side // min(frames.shape[1:3]))
+    return frames.repeat(factor, axis=1).repeat(factor, axis=2)

@@ -1,0 +1,69 @@
+"""Training logs read from `train.csv`: one curve a training run."""
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from novelview.errors import DataError
+
+COLUMNS = ("step", "loss", "mse", "psnr", "lr", "grad_norm", "skipped", "seconds")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One training run.
+
+    model, data and resolution (pixels) come from the path `.../{model}/{data}/x{resolution}/train.csv`;
+    columns maps each name of `COLUMNS` to floats [rows], in step order; `skipped` is the number of updates
+    skipped since the row before.
+    """
+
+    model: str
+    data: str
+    resolution: int
+    columns: dict[str, np.ndarray]
+
+    @property
+    def steps(self) -> int:
+        """Number of the last step logged."""
+        return int(self.columns["step"][-1])
+
+
+def read_curve(path: Path | str) -> Curve:
+    """Read a training log; raises DataError when it is missing, empty, or lacks a column."""
+    file = Path(path)
+    if not file.is_file():
+        raise DataError(f"{file}: no such training log; run the training stage first")
+    with open(file, newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    missing = [name for name in COLUMNS if not rows or name not in rows[0]]
+    if missing:
+        what = f"has no column '{missing[0]}'" if rows else "has no rows"
+        raise DataError(f"{file}: training log {what}; run the training stage again")
+    return Curve(*_origin(file), columns={name: _numbers(file, rows, name) for name in COLUMNS})
+
+
+def _numbers(file: Path, rows: list[dict[str, str]], name: str) -> np.ndarray:
+    try:
+        return np.array([float(row[name] or "nan") for row in rows])
+    except (TypeError, ValueError):
+        raise DataError(f"{file}: column '{name}' holds something other than numbers; run the training again") from None
+
+
+def _origin(file: Path) -> tuple[str, str, int]:
+    resolution = re.fullmatch(r"x(\d+)", file.parent.name)
+    parents = file.resolve().parents
+    if resolution and len(parents) > 2:
+        return parents[2].name, parents[1].name, int(resolution.group(1))
+    return file.parent.name or file.stem, "", 0
+
+
+def group_phases(curves: list[Curve]) -> list[list[Curve]]:
+    """Group the curves of one model on one data set, resolutions ascending: pretraining, then finetuning."""
+    groups: dict[tuple[str, str], list[Curve]] = {}
+    for curve in sorted(curves, key=lambda item: (item.model, item.data, item.resolution)):
+        groups.setdefault((curve.model, curve.data), []).append(curve)
+    return list(groups.values())

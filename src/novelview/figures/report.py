@@ -1,0 +1,120 @@
+"""The report of a study: one HTML file that needs no other file and no network."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from novelview.config.schema import Study
+from novelview.errors import DataError
+from novelview.figures import page
+from novelview.figures.curves import read_curve
+from novelview.figures.gallery import finest
+from novelview.figures.provenance import provenance
+from novelview.figures.qualitative import ERROR_LIMIT
+from novelview.figures.results import Evaluation, read_evaluations, sections
+from novelview.figures.results_table import resampled, results_tables
+from novelview.figures.statements import Statement, difference, statements, verdict
+from novelview.figures.style import place_of
+from novelview.files import write_text
+
+BLURRY = (
+    "The models here are tiny and train for minutes on two processor cores: a render is roughly one or two colours "
+    "a 14-pixel patch. The differences in PSNR are measured all the same; sharp pictures need the larger scales."
+)
+LEAD = (
+    "Feed-forward models render a view of a scene from two context pictures in one pass. This page shows what each "
+    "trained model reached, against trivial baselines and beside published numbers where there are any, wins and "
+    "losses alike."
+)
+SECTIONS = (
+    ("statements", "Findings"),
+    ("results", "Results"),
+    ("compare", "Compare"),
+    ("videos", "Videos"),
+    ("gaps", "Gaps"),
+    ("qualitative", "Pictures"),
+    ("attention", "Attention"),
+    ("camera_paths", "Cameras"),
+    ("training_curves", "Training"),
+    ("protocol", "Protocol"),
+    ("reading", "How to read"),
+    ("provenance", "Provenance"),
+)
+VIDEO_NOTE = (
+    "Left and right the two context views, in the middle the render along a path from one camera to the other and "
+    "back. A model that takes no poses travels between the cameras it estimated itself."
+)
+
+
+def write_report(folders: list[Path], logs: list[Path], figures: Path, out: Path, study: Study, scale: str) -> None:
+    """Write the report of the evaluations in `folders` to `out`.
+
+    folders: evaluation folders; logs: training logs; figures: the folder of the finished figures.
+    Raises DataError for a missing or damaged input, one line.
+    """
+    if not figures.is_dir():
+        raise DataError(f"{figures}: no folder of figures here; run the figures stage first")
+    evaluations = read_evaluations(folders, "report")
+    environment = Environment(
+        loader=PackageLoader("novelview.figures"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    content = report_content(evaluations, logs, figures, study, scale)
+    write_text(out, environment.get_template("report.html.j2").render(content))
+
+
+def report_content(
+    evaluations: list[Evaluation], logs: list[Path], figures: Path, study: Study, scale: str
+) -> dict[str, Any]:
+    """Return everything the template prints."""
+    found = statements(evaluations)
+    tables = results_tables(evaluations, study)
+    content = {
+        "title": study.title or study.name,
+        "study": study.name,
+        "scale": scale,
+        "lead": LEAD,
+        "blurry": BLURRY if scale == "demo" else "",
+        "tiles": tiles(evaluations, found),
+        "statements": page.statement_groups(found),
+        "tables": page.table_blocks(tables),
+        "comparisons": page.comparison_data(evaluations),
+        "error_limit": ERROR_LIMIT,
+        "videos": page.video_blocks(evaluations),
+        "video_note": VIDEO_NOTE,
+        "figures": page.figure_blocks(figures),
+        "inputs": page.input_rows(evaluations),
+        "protocol": tables[-1].notes,
+        "resampled": resampled(evaluations),
+        "sets_note": page.sets_note(evaluations),
+        "provenance": provenance(evaluations, [read_curve(path) for path in logs]),
+    }
+    return content | {"sections": _present(content)}
+
+
+def _present(content: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the sections that the page has, for its navigation."""
+    names = {"statements", "results", "protocol", "reading", "provenance"}
+    names |= {"compare"} if content["comparisons"] else set()
+    names |= {"videos"} if content["videos"] else set()
+    names |= {figure["name"] for figure in content["figures"]}
+    return [section for section in SECTIONS if section[0] in names]
+
+
+def tiles(evaluations: list[Evaluation], found: Sequence[Statement]) -> list[dict[str, str]]:
+    """Return the page's first glance: a tally, and each model's difference on its widest split of the first set."""
+    first, splits = sections(evaluations)[0]
+    against = [item for item in found if item.about == "baseline"]
+    boxes = [{"value": page.tally(against), "text": "against the best trivial baseline, all splits", "tone": ""}]
+    for item in finest(evaluations):
+        margin = item.margin(first, splits[-1])
+        if margin:
+            place = place_of(first, splits[-1])
+            text = f"{page.who(item)}, {place}: against the best trivial baseline"
+            value = difference(margin.score).partition(" [")[0]
+            boxes.append({"value": value, "text": text, "tone": verdict(margin.score)})
+    return boxes

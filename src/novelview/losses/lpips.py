@@ -1,0 +1,50 @@
+"""The LPIPS network of the lpips package on a backbone from disk; nothing is ever downloaded."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from novelview.errors import DataError
+
+CONVOLUTIONS = {  # layers of torchvision's VGG-16 in the blocks of the lpips package
+    "slice1": (0, 2),
+    "slice2": (5, 7),
+    "slice3": (10, 12, 14),
+    "slice4": (17, 19, 21),
+    "slice5": (24, 26, 28),
+}
+
+
+def load_lpips(weights: Path | str) -> nn.Module:
+    """Build LPIPS version 0.1 with VGG-16 features, frozen, in evaluation mode.
+
+    weights: torchvision's `vgg16-397923af.pth` on disk; the calibration weights come with the lpips package. Raises
+    DataError when the file is missing or not a VGG-16 state dict.
+    """
+    from novelview.compat import import_lpips
+
+    state = _backbone(Path(weights))
+    network = import_lpips().LPIPS(net="vgg", version="0.1", pnet_rand=True, verbose=False)
+    try:
+        network.net.load_state_dict(state)
+    except RuntimeError:
+        raise DataError(f"{weights}: these VGG-16 weights have other shapes; fetch vgg16 again") from None
+    return network.eval().requires_grad_(False)
+
+
+def _backbone(path: Path) -> dict[str, Tensor]:
+    """Return the convolutions of a torchvision VGG-16 under the lpips package's names."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; fetch vgg16, or give LPIPS no weight in the loss")
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        return {
+            f"{block}.{layer}.{name}": state[f"features.{layer}.{name}"]
+            for block, layers in CONVOLUTIONS.items()
+            for layer in layers
+            for name in ("weight", "bias")
+        }
+    except Exception as error:  # torch.load fails in as many ways as there are damaged files
+        raise DataError(f"{path}: not torchvision's VGG-16 weights ({type(error).__name__}); fetch it again") from None

@@ -1,0 +1,38 @@
+"""The training loss: mean squared error, VGG-19 perceptual loss and LPIPS, weighted (specs/uplvsm.md section 6)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from novelview.config.schema import LossConfig
+from novelview.errors import ConfigError
+from novelview.losses.lpips import load_lpips
+from novelview.losses.perceptual import PerceptualLoss, read_matconvnet
+
+
+class PhotometricLoss(nn.Module):
+    """Weighted sum of the terms with a positive weight; a term of weight 0 needs no file and is not computed.
+
+    Raises CheckpointError when the weights a term needs are not on disk, ConfigError when no term has a weight.
+    """
+
+    def __init__(self, cfg: LossConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        if cfg.mse + cfg.perceptual + cfg.lpips <= 0:
+            raise ConfigError("train.losses: every weight is 0; give mse, perceptual or lpips a positive weight")
+        self.perceptual = PerceptualLoss(read_matconvnet(str(cfg.vgg_weights))) if cfg.perceptual > 0 else None
+        self.lpips = load_lpips(str(cfg.lpips_weights)) if cfg.lpips > 0 else None
+
+    def forward(self, render: Float[Tensor, "b v 3 h w"], target: Float[Tensor, "b v 3 h w"]) -> dict[str, Tensor]:
+        """Return loss, mse, psnr = -10 log10(mse), and perceptual and lpips where they have a weight."""
+        mse = mse_loss(render, target)
+        terms = {"mse": mse}
+        flat = render.flatten(0, 1), target.flatten(0, 1)
+        if self.perceptual is not None:
+            terms["perceptual"] = self.perceptual(*flat)
+        if self.lpips is not None:
+            terms["lpips"] = self.lpips(*flat, normalize=True).mean()
+        loss = torch.stack([getattr(self.cfg, name) * value for name, value in terms.items()]).sum()
+        return {"loss": loss, **terms, "psnr": -10 * mse.detach().log10()}

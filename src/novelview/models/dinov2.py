@@ -1,0 +1,201 @@
+"""DINOv2 vision transformer with registers and optional QK-norm (specs/uplvsm.md section 2.3; arXiv 2304.07193)."""
+
+import logging
+import math
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from novelview.config.models import DinoConfig
+from novelview.errors import CheckpointError
+from novelview.models.layers import RMSNorm, attend, split_heads
+from novelview.models.tokens import check_size
+
+log = logging.getLogger(__name__)
+
+NORM_EPS = 1e-6
+QK_NORM_EPS = 1e-3
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping patches through a strided convolution."""
+
+    def __init__(self, cfg: DinoConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, cfg.embed_dim, cfg.patch_size, stride=cfg.patch_size)
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n t d"]:
+        """Return one token a patch, row by row."""
+        return self.proj(images).flatten(2).mT
+
+
+class DinoAttention(nn.Module):
+    """Self-attention with biases and, when grafted, RMSNorm on q and k."""
+
+    def __init__(self, cfg: DinoConfig) -> None:
+        super().__init__()
+        self.heads = cfg.num_heads
+        self.qkv = nn.Linear(cfg.embed_dim, 3 * cfg.embed_dim)
+        self.proj = nn.Linear(cfg.embed_dim, cfg.embed_dim)
+        width = cfg.embed_dim // cfg.num_heads
+        self.q_norm: nn.Module = RMSNorm(width, QK_NORM_EPS) if cfg.qk_norm else nn.Identity()
+        self.k_norm: nn.Module = RMSNorm(width, QK_NORM_EPS) if cfg.qk_norm else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
+        """Attend over the tokens of one image."""
+        q, k, v = split_heads(self.qkv(x), self.heads)
+        return self.proj(attend(self.q_norm(q), self.k_norm(k), v))
+
+
+class DinoMlp(nn.Module):
+    """Linear, exact GELU, Linear, with biases."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
+        """Transform every token."""
+        return self.fc2(nn.functional.gelu(self.fc1(x)))
+
+
+class LayerScale(nn.Module):
+    """A learnt factor a channel."""
+
+    def __init__(self, width: int, initial: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), initial))
+
+    def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
+        """Scale every channel."""
+        return x * self.gamma
+
+
+class DinoBlock(nn.Module):
+    """Pre-norm residual block with layer scale."""
+
+    def __init__(self, cfg: DinoConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(cfg.embed_dim, eps=NORM_EPS)
+        self.attn = DinoAttention(cfg)
+        self.ls1 = LayerScale(cfg.embed_dim, cfg.init_values)
+        self.norm2 = nn.LayerNorm(cfg.embed_dim, eps=NORM_EPS)
+        self.mlp = DinoMlp(cfg.embed_dim, int(cfg.embed_dim * cfg.mlp_ratio))
+        self.ls2 = LayerScale(cfg.embed_dim, cfg.init_values)
+
+    def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
+        """Transform the tokens of a batch of images."""
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class DinoVisionTransformer(nn.Module):
+    """Patch tokens of images in [0,1]: raw colours, without ImageNet normalisation (a quirk of the published weights).
+
+    Class and register tokens take part in attention and are dropped from the output.
+    """
+
+    def __init__(self, cfg: DinoConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.grid = cfg.img_size // cfg.patch_size
+        self.patch_embed = PatchEmbed(cfg)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, cfg.embed_dim) * 1e-6)
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + self.grid**2, cfg.embed_dim))
+        self.register_tokens = nn.Parameter(torch.randn(1, cfg.num_register_tokens, cfg.embed_dim) * 1e-6)
+        self.blocks = nn.ModuleList([DinoBlock(cfg) for _ in range(cfg.depth)])
+        self.norm = nn.LayerNorm(cfg.embed_dim, eps=NORM_EPS)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        patches = self.patch_embed.proj
+        if self.cfg.patch_std is not None:
+            nn.init.normal_(patches.weight, std=self.cfg.patch_std)
+        if self.cfg.patch_centred and patches.bias is not None:
+            with torch.no_grad():
+                patches.bias.copy_(-0.5 * patches.weight.sum(dim=(1, 2, 3)))
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        if self.cfg.pos_init == "sincos":
+            with torch.no_grad():
+                self.pos_embed[0, 1:] = self.cfg.pos_gain * sincos_table(self.grid, self.cfg.embed_dim)
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n t d"]:
+        """Return one token a patch, [n (h/p)*(w/p) d]. Raises DataError for sides that are no multiple of the patch."""
+        height, width = images.shape[-2:]
+        check_size(height, width, self.cfg.patch_size)
+        tokens = self.patch_embed(images)
+        first = self.cls_token.expand(len(images), -1, -1)
+        rows, columns = height // self.cfg.patch_size, width // self.cfg.patch_size
+        table = resize_pos_embed(self.pos_embed, rows, columns, self.cfg.interpolate_antialias)
+        tokens = torch.cat([first, tokens], dim=1) + table.to(tokens.dtype)
+        registers = self.register_tokens.expand(len(images), -1, -1)
+        tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)[:, 1 + registers.shape[1] :]
+
+
+def resize_pos_embed(table: Float[Tensor, "1 n d"], rows: int, columns: int, antialias: bool) -> Float[Tensor, "1 m d"]:
+    """Resize the patch part of a position table (after the class entry) to a grid, bicubic in float32."""
+    side = math.isqrt(table.shape[1] - 1)
+    if (rows, columns) == (side, side):
+        return table
+    grid = table[:, 1:].float().unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    resized = interpolate(grid, size=(rows, columns), mode="bicubic", antialias=antialias, align_corners=False)
+    return torch.cat([table[:, :1], resized.flatten(2).mT.to(table.dtype)], dim=1)
+
+
+def sincos_table(side: int, width: int) -> Float[Tensor, "n d"]:
+    """Return the 2-D sine-cosine position table of a square grid; `width` must be a multiple of 4."""
+    frequencies = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies
+    axis = torch.cat([angles.sin(), angles.cos()], dim=1)
+    down = axis[:, None].expand(-1, side, -1)
+    across = axis[None].expand(side, -1, -1)
+    return torch.cat([down, across], dim=-1).flatten(0, 1).float()
+
+
+def load_dino(vit: DinoVisionTransformer, weights: str | None) -> None:
+    """Load the public DINOv2 weights from a file; None leaves the initial values.
+
+    The grafted QK-norm weights are not in the public file and keep their initial value; `mask_token` is dropped.
+    Raises CheckpointError for a missing or unfitting file.
+    """
+    if weights is None:
+        return
+    if not Path(weights).is_file():
+        raise CheckpointError(f"{weights}: no such file; fetch dinov2_vitb14_reg, or set model.dino.weights=null")
+    from novelview.models.published import match_keys, read_state
+
+    state = {key: value for key, value in read_state(weights).items() if key != "mask_token"}
+    grafted = {key for key in vit.state_dict() if key.endswith(("q_norm.weight", "k_norm.weight"))}
+    match_keys(weights, state, vit.state_dict(), optional=grafted)
+    vit.load_state_dict(state, strict=False)
+    log.info("image tokenizer: public DINOv2 weights from %s", weights)
+
+
+class DinoTokenizer(nn.Module):
+    """Holds the transformer under the published key `dino_vit`."""
+
+    def __init__(self, cfg: DinoConfig) -> None:
+        super().__init__()
+        self.dino_vit = DinoVisionTransformer(cfg)
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n t d"]:
+        """Return patch tokens."""
+        return self.dino_vit(images)
+
+
+def image_tokenizer(cfg: DinoConfig) -> nn.Sequential:
+    """Build the tokenizer; in the published keys the transformer is element 1, after a step without parameters."""
+    tokenizer = DinoTokenizer(cfg)
+    load_dino(tokenizer.dino_vit, cfg.weights)
+    return nn.Sequential(nn.Identity(), tokenizer)

@@ -1,0 +1,126 @@
+"""Building blocks of the QK-norm transformers (specs/uplvsm.md section 2.1).
+
+The one room that chooses how attention is computed: PyTorch's scaled dot-product attention on every device.
+"""
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
+
+from novelview.config.models import TransformerConfig
+
+BASE_STD = 0.02
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis, computed in float32 and cast back."""
+
+    def __init__(self, width: int, eps: float, initial: float = 1.0) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.full((width,), initial))
+
+    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        """Normalise the last axis."""
+        wide = x.float() if x.dtype != torch.float64 else x
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight).to(x.dtype)
+
+
+def split_heads(packed: Float[Tensor, "b n c"], heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Split a fused projection [b n 3*heads*d_head] into q, k, v of [b heads n d_head] each."""
+    batch, count, _ = packed.shape
+    q, k, v = packed.view(batch, count, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    return q, k, v
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "b n c"]:
+    """Full bidirectional attention over [b heads n d_head], heads joined again."""
+    return scaled_dot_product_attention(q, k, v.to(q.dtype)).transpose(1, 2).flatten(2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused bias-free projection and RMSNorm on q and k."""
+
+    def __init__(self, cfg: TransformerConfig) -> None:
+        super().__init__()
+        self.heads = cfg.d // cfg.d_head
+        self.to_qkv = nn.Linear(cfg.d, 3 * cfg.d, bias=False)
+        self.fc = nn.Linear(cfg.d, cfg.d, bias=False)
+        if cfg.qk_norm:
+            self.q_norm: nn.Module = RMSNorm(cfg.d_head, cfg.qk_norm_eps, cfg.qk_norm_init)
+            self.k_norm: nn.Module = RMSNorm(cfg.d_head, cfg.qk_norm_eps, cfg.qk_norm_init)
+        else:
+            self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
+
+    def projected(self, x: Float[Tensor, "b n d"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return normalised q, normalised k and v, [b heads n d_head] each."""
+        q, k, v = split_heads(self.to_qkv(x), self.heads)
+        return self.q_norm(q), self.k_norm(k), v
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Attend over all tokens of a sequence."""
+        return self.fc(attend(*self.projected(x)))
+
+    def weights(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n n"]:
+        """Return the attention weights averaged over heads; rows sum to 1."""
+        q, k, _ = self.projected(x)
+        return (q.float() @ k.float().mT * q.shape[-1] ** -0.5).softmax(-1).mean(1)
+
+
+class FeedForward(nn.Module):
+    """Linear d -> 4d, exact GELU, Linear 4d -> d, without biases."""
+
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(d, 4 * d, bias=False), nn.GELU(), nn.Linear(4 * d, d, bias=False))
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Transform every token."""
+        return self.mlp(x)
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: attention, then feed-forward."""
+
+    def __init__(self, cfg: TransformerConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(cfg.d, bias=False)
+        self.attn = Attention(cfg)
+        self.norm2 = nn.LayerNorm(cfg.d, bias=False)
+        self.mlp = FeedForward(cfg.d)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Transform a batch of sequences."""
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+def run_blocks(blocks: Iterable[nn.Module], x: Float[Tensor, "b n d"], recompute: bool) -> Float[Tensor, "b n d"]:
+    """Apply blocks in turn; with `recompute` activations are recomputed in the backward pass instead of kept."""
+    recompute = recompute and torch.is_grad_enabled()
+    for block in blocks:
+        x = cast(Tensor, checkpoint(block, x, use_reentrant=False)) if recompute else block(x)
+    return x
+
+
+def make_blocks(cfg: TransformerConfig, count: int) -> nn.ModuleList:
+    """Build a stack of blocks, initialised as published: N(0, 0.02 / sqrt(2 (index + 1))) times `init_gain`."""
+    blocks = nn.ModuleList([Block(cfg) for _ in range(count)])
+    for index, block in enumerate(blocks):
+        depth = (index + 1 if cfg.depth_init else count) if cfg.special_init else 0.5
+        init_linears(block, cfg.init_gain * BASE_STD / (2 * depth) ** 0.5)
+    return blocks
+
+
+def init_linears(module: nn.Module, std: float) -> None:
+    """Draw the weight of every linear layer from N(0, std) and set biases to 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=std)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

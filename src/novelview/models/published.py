@@ -1,0 +1,89 @@
+"""Import of published checkpoints: reference training states under their own key names (specs/uplvsm.md section 12)."""
+
+import pickle
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from novelview.errors import CheckpointError
+
+IGNORED = ("loss_computer.",)
+WRAPPERS = ("module.", "_orig_mod.")
+
+
+def load_published(path: Path | str, model: nn.Module) -> None:
+    """Load a published checkpoint (`.pt`, `.pth`, `.safetensors`) into `model`, every weight of it.
+
+    The frozen networks of the loss are ignored. Raises CheckpointError, one line with the key's name, for a damaged
+    file and for missing, unexpected or differently shaped weights.
+    """
+    own = model.state_dict()
+    state = {key: value for key, value in read_state(path).items() if not key.startswith(IGNORED)}
+    state |= _tied(state, own)
+    match_keys(path, state, own)
+    model.load_state_dict(state)
+
+
+def _tied(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights whose module is shared with one in the file: safetensors keeps one name of a shared tensor."""
+    found = {own[key].data_ptr(): value for key, value in state.items() if key in own and own[key].numel()}
+    missing = [key for key in own if key not in state]
+    return {key: found[own[key].data_ptr()] for key in missing if own[key].data_ptr() in found}
+
+
+def read_state(path: Path | str) -> dict[str, Tensor]:
+    """Read a state dict, bare or inside a training state's `model`, without the prefixes of wrappers; runs no code."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; give the path of a downloaded checkpoint")
+    try:
+        loaded = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path}: {_foreign(error)}") from None
+    except Exception as error:  # both readers fail in as many ways as there are damaged files
+        reason = next(iter(str(error).splitlines()), "")[:120] or type(error).__name__
+        raise CheckpointError(f"{path}: not a checkpoint of weights ({reason}); fetch it again") from None
+    state = loaded.get("model", loaded) if isinstance(loaded, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
+        raise CheckpointError(f"{path}: holds no weights; expected named tensors, or a training state with 'model'")
+    return {_unwrapped(str(key)): value for key, value in state.items()}
+
+
+def _foreign(error: pickle.UnpicklingError) -> str:
+    found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+    if found is None:
+        return "not a checkpoint of weights (its pickle is damaged); fetch it again"
+    return f"holds {found[1]}, and only tensors are loaded, no code is run; save its state dict alone and give that"
+
+
+def _unpickled(path: Path) -> object:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _unwrapped(key: str) -> str:
+    while key.startswith(WRAPPERS):
+        key = key.partition(".")[2]
+    return key
+
+
+def match_keys(
+    path: Path | str, state: Mapping[str, Tensor], own: Mapping[str, Tensor], optional: Collection[str] = ()
+) -> None:
+    """Raise CheckpointError naming the first weight missing, unexpected, of another shape or kind, or not finite."""
+    for key in sorted(own):
+        if key not in state and key not in optional:
+            raise CheckpointError(f"{path}: lacks the weight '{key}'; is it a checkpoint of this model and size?")
+    for key in sorted(state):
+        if key not in own:
+            raise CheckpointError(f"{path}: has the weight '{key}', unknown to this model; choose the model it is of")
+        if state[key].shape != own[key].shape:
+            there, here = tuple(state[key].shape), tuple(own[key].shape)
+            raise CheckpointError(f"{path}: weight '{key}' is {there}, this model's is {here}; choose the right size")
+        if state[key].is_floating_point() != own[key].is_floating_point():
+            raise CheckpointError(f"{path}: weight '{key}' is of {state[key].dtype}; is it a quantised checkpoint?")
+        if not state[key].isfinite().all():
+            raise CheckpointError(f"{path}: weight '{key}' has values that are not finite; fetch or train it again")

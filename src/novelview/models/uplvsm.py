@@ -1,0 +1,134 @@
+"""UP-LVSM: no poses at all; a latent camera is estimated from the target image (specs/uplvsm.md section 3)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from novelview.cameras.poses import encoding_to_c2w
+from novelview.config.models import UPLVSMConfig
+from novelview.models.dinov2 import DinoMlp, image_tokenizer
+from novelview.models.layers import BASE_STD, Block, init_linears, make_blocks, run_blocks
+from novelview.models.render import Render, ViewModel
+from novelview.models.tokens import image_token_decoder, pose_tokenizer
+from novelview.scenes.batch import Views
+
+MIN_LENGTH = 1e-3  # a quaternion is divided by max(length, this), as the reference does
+
+
+class PoseHead(nn.Module):
+    """Linear d -> d/2, GELU, Linear d/2 -> n, with biases."""
+
+    def __init__(self, d: int, outputs: int, std: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(d, d // 2)
+        self.fc2 = nn.Linear(d // 2, outputs)
+        init_linears(self, std)
+
+    forward = DinoMlp.forward
+
+
+class PoseEstimator(nn.Module):
+    """Estimates the camera of an image in the frame of the scene's latents."""
+
+    def __init__(self, cfg: UPLVSMConfig) -> None:
+        super().__init__()
+        transformer = cfg.transformer
+        self.transformer_estimator = nn.ModuleList([Block(transformer) for _ in range(cfg.estimator_n_layer)])
+        init_linears(self.transformer_estimator, BASE_STD * transformer.init_gain)
+        self.absT_head = PoseHead(transformer.d, 3, cfg.pose_head_std)
+        self.quaR_head = PoseHead(transformer.d, 4, cfg.pose_head_std)
+        if cfg.pose_identity_bias:
+            with torch.no_grad():
+                self.quaR_head.fc2.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 1.0]))
+
+    def forward(
+        self, tokens: Float[Tensor, "b n d"], latents: Float[Tensor, "b m d"], recompute: bool
+    ) -> Float[Tensor, "b 7"]:
+        """Return (translation, unit quaternion ijkr) from the tokens of one image a scene and the scene's latents."""
+        x = run_blocks(self.transformer_estimator, torch.cat([tokens, latents], dim=1), recompute)
+        # Full precision also under autocast: a camera rounded to bfloat16 is off by more than a pixel.
+        with torch.autocast(x.device.type, enabled=False):
+            pooled = x[:, : tokens.shape[1]].mean(dim=1).to(self.absT_head.fc1.weight.dtype)
+            translation, quaternion = self.absT_head(pooled), self.quaR_head(pooled)
+            length = quaternion.norm(dim=-1, keepdim=True).clamp(min=MIN_LENGTH)
+            return torch.cat([translation, quaternion / length], dim=-1)
+
+
+class UPLVSM(ViewModel):
+    """Renders target views from unposed context views and a 7-number camera estimated from each target image.
+
+    Attribute and parameter names are those of the published checkpoints.
+    """
+
+    needs_context_poses = False
+    needs_target_poses = False
+    needs_target_images = True
+
+    def __init__(self, cfg: UPLVSMConfig) -> None:
+        super().__init__()
+        self.cfg, self.patch_size = cfg, cfg.patch_size
+        d, gain = cfg.transformer.d, cfg.transformer.init_gain
+        self.n_light_field_latent = nn.Parameter(torch.empty(cfg.n_latent_vectors, d))
+        nn.init.trunc_normal_(self.n_light_field_latent, std=BASE_STD)
+        self.image_tokenizer = image_tokenizer(cfg.dino)
+        self.target_pose_tokenizer = pose_tokenizer(d, cfg.patch_size, gain)
+        self.canonical_pose_tokenizer = (
+            self.target_pose_tokenizer if cfg.decoder_as_canonical else pose_tokenizer(d, cfg.patch_size, gain)
+        )
+        self.image_token_decoder = image_token_decoder(d, cfg.patch_size, gain)
+        self.transformer_encoder = make_blocks(cfg.transformer, cfg.encoder_n_layer)
+        self.transformer_decoder = make_blocks(cfg.transformer, cfg.decoder_n_layer)
+        self.transformer_input_layernorm_decoder = nn.LayerNorm(d, bias=False)
+        self.estimator = PoseEstimator(cfg)
+
+    def forward(self, context: Views, target: Views) -> Render:
+        """Render target views [b v]: poses are never read; target images feed the pose estimator alone.
+
+        Raises DataError without target images or when image sides are no multiple of the patch.
+        """
+        images = self.checked(target, "target")
+        latents = self.encode(context)
+        encoding = self.estimate(latents, images)
+        c2w = encoding_to_c2w(encoding)
+        render = self.decode(latents, c2w, target.intrinsics, *images.shape[-2:])
+        return Render(render, {"pose_enc": encoding, "pose_c2w": c2w, "latents": latents})
+
+    def encoder_input(self, context: Views) -> Float[Tensor, "b n d"]:
+        """Return the encoder's sequence: learnt latents, then the tokens of every context view."""
+        count, lenses = len(context.intrinsics), context.intrinsics
+        tokens = self.marked_tokens(context, torch.eye(4, device=lenses.device, dtype=lenses.dtype).expand(count, 4, 4))
+        return torch.cat([self.n_light_field_latent.to(tokens.dtype).expand(count, -1, -1), tokens], dim=1)
+
+    def encode(self, context: Views) -> Float[Tensor, "b m d"]:
+        """Return the scene's latents; the first context view is marked as the canonical one."""
+        x = run_blocks(self.transformer_encoder, self.encoder_input(context), self.activation_checkpointing)
+        return x[:, : self.cfg.n_latent_vectors]
+
+    def estimate(self, latents: Float[Tensor, "b m d"], images: Float[Tensor, "b v 3 h w"]) -> Float[Tensor, "b v 7"]:
+        """Return the camera (translation, quaternion ijkr) of each image, every one estimated on its own."""
+        views = images.shape[1]
+        tokens = self.image_tokenizer(images.flatten(0, 1))
+        scenes = latents.repeat_interleave(views, dim=0)
+        return self.estimator(tokens, scenes, self.activation_checkpointing).unflatten(0, (-1, views))
+
+    def estimate_poses(self, context: Views, images: Float[Tensor, "b v 3 h w"]) -> Float[Tensor, "b v 4 4"]:
+        """Return camera-to-world matrices of images in the model's own frame of the scene."""
+        return encoding_to_c2w(self.estimate(self.encode(context), images))
+
+    def answer(self, queries: Float[Tensor, "n t d"], scene: Float[Tensor, "n m d"]) -> Float[Tensor, "n t d"]:
+        """Run the decoder on [camera tokens; latents] and return the former."""
+        x = self.transformer_input_layernorm_decoder(torch.cat([queries, scene], dim=1))
+        return run_blocks(self.transformer_decoder, x, self.activation_checkpointing)[:, : queries.shape[1]]
+
+    @torch.no_grad()
+    def attention_map(self, context: Views) -> Float[Tensor, "b n n"]:
+        """Return the last encoder layer's attention among image tokens (section 11): rows query, columns attended.
+
+        Averaged over heads; the latents' columns are cut off and rows not normalised again.
+        """
+        x = self.encoder_input(context)
+        *before, last = self.transformer_encoder
+        x = run_blocks(before, x, False)
+        assert isinstance(last, Block)
+        first = self.cfg.n_latent_vectors
+        return last.attn.weights(last.norm1(x))[:, first:, first:]

@@ -1,0 +1,1 @@
+"""Scenes: chunks, packed store, views, procedural rooms and imports."""

@@ -1,0 +1,176 @@
+"""Training samples that depend only on a seed and a position, and evaluation samples that each come exactly once."""
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from novelview.config.schema import ViewsConfig
+from novelview.errors import ConfigError, DataError
+from novelview.scenes.augment import augment
+from novelview.scenes.batch import Batch
+from novelview.scenes.frames import FrameCache, RawBatch, Sample, Store, collate
+from novelview.scenes.views import EvalEntry, long_enough, select_targets, select_views
+
+SUBSETS = {"full": 1, "large": 4, "medium": 16, "little": 64}  # one part in so many, specs/re10k_format.md section 5
+DRAWS = 100  # draws of a scene's views that may meet a damaged frame before another scene is taken
+
+
+def subset_scenes(scenes: Sequence[str], name: str) -> list[str]:
+    """Return the training subset `name` of `scenes`, in their order: nested, and the same whatever the order.
+
+    The paper's subsets are the first 1/4, 1/16 and 1/64 of RealEstate10K's chunks, but which chunks is not published;
+    here scenes are ranked by the hash of their name. Raises ConfigError for an unknown name.
+    """
+    if name not in SUBSETS:
+        raise ConfigError(f"subset={name}: choose one of {', '.join(SUBSETS)}")
+    ranked = sorted(scenes, key=lambda scene: hashlib.sha256(scene.encode()).digest())
+    kept = set(ranked[: -(-len(ranked) // SUBSETS[name])])
+    return [scene for scene in scenes if scene in kept]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a training sample consists of: row of the scene, loaded frames, positions of the targets among them."""
+
+    row: int
+    frames: list[int]
+    targets: list[int]
+
+
+class TrainSet:
+    """Random samples of a packed store's scenes (specs/uplvsm.md section 9).
+
+    Every sample is a function of `seed` and its position in the endless stream of epochs alone, so a run can start
+    anywhere without replaying what came before. Raises ConfigError when no scene is long enough for the sampler,
+    DataError when the store is empty.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        cfg: ViewsConfig,
+        seed: int = 0,
+        cache_mb: int = 512,
+        scenes: Sequence[str] | None = None,
+        threads: int = 1,
+    ) -> None:
+        self.store, self.cfg, self.seed = store, cfg, seed
+        self.scenes = list(store.scenes if scenes is None else scenes)
+        self.cache = FrameCache(store, cfg, cache_mb, threads)
+        self.long = [row for row, scene in enumerate(self.scenes) if self._sound_frames(scene)]
+        self._order: tuple[int, list[int]] = (-1, [])
+        self._check()
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def _sound_frames(self, scene: str) -> bool:
+        frames = self.store.frames(scene)
+        return long_enough(frames, self.cfg) and frames - len(self.store.bad(scene)) >= self.cfg.num_views
+
+    def _check(self) -> None:
+        if not self.scenes:
+            raise DataError("the training set has no scenes; run the preprocess stage on a data set with train scenes")
+        if self.long:
+            select_views(self.store.frames(self.scenes[self.long[0]]), random.Random(0), self.cfg)  # refuses bad ranges
+            return
+        longest = max(self.store.frames(scene) for scene in self.scenes)
+        key = "num_views" if longest < self.cfg.num_views else "min_frame_dist"
+        limit = longest if key == "num_views" else longest - 2
+        raise ConfigError(
+            f"views.{key}={getattr(self.cfg, key)}: none of the {len(self.scenes)} training scenes is long enough, "
+            f"the longest has {longest} frames; lower views.{key} to {limit} or less"
+        )
+
+    def draw(self, row: int, rng: random.Random) -> Draw:
+        """Draw views and targets of scene `row`, or of a uniformly random other scene when it cannot serve them."""
+        views = self._views(row, rng)
+        for _ in range(DRAWS):
+            if views is not None:
+                return Draw(row, views, select_targets(rng, self.cfg))
+            row = rng.choice(self.long)
+            views = self._views(row, rng)
+        raise DataError("hardly any interval of the training scenes is free of damaged frames; mend the data set")
+
+    def _views(self, row: int, rng: random.Random) -> list[int] | None:
+        scene = self.scenes[row]
+        bad = set(self.store.bad(scene))
+        for _ in range(DRAWS):
+            views = select_views(self.store.frames(scene), rng, self.cfg)
+            if views is None or not bad.intersection(views):
+                return views
+        return None
+
+    def item(self, row: int, rng: random.Random) -> Sample:
+        """Load all views drawn for scene `row`: the two ends of the interval first, then the views between."""
+        draw = self.draw(row, rng)
+        return self.cache.sample(self.scenes[draw.row], draw.frames, draw.row)
+
+    def at(self, position: int, group: int) -> Sample:
+        """Return the sample at `position` of the stream: contexts first, then targets, augmented.
+
+        `group` scenes are consumed together (processes times batch size); an epoch visits the scenes in a fresh
+        random order and drops those left over after the last whole group.
+        """
+        usable = len(self) // group * group or len(self)
+        epoch, place = divmod(position, usable)
+        rng = random.Random(f"{self.seed}/{position}")
+        draw = self.draw(self._epoch(epoch)[place], rng)
+        positions = [*range(self.cfg.num_context), *draw.targets]
+        sample = self.cache.sample(self.scenes[draw.row], draw.frames, draw.row, positions)
+        return augment(sample, self.cfg.augment, self.cfg.num_context, rng)
+
+    def _epoch(self, epoch: int) -> list[int]:
+        if self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(self.seed + epoch)
+            self._order = (epoch, torch.randperm(len(self), generator=generator).tolist())
+        return self._order[1]
+
+    def batch(self, number: int, batch_size: int, rank: int = 0, world: int = 1) -> RawBatch:
+        """Return micro-batch `number` of process `rank` of `world`, as a round-robin share of the stream."""
+        group = batch_size * world
+        places = range(number * group + rank, (number + 1) * group, world)
+        return collate([self.at(place, group) for place in places], self.cfg.num_context)
+
+
+class EvalSet:
+    """The entries of an evaluation index as samples: context views first, then targets, each entry exactly once."""
+
+    def __init__(self, store: Store, entries: Sequence[EvalEntry], cfg: ViewsConfig, cache_mb: int = 0) -> None:
+        self.store, self.entries, self.cfg = store, list(entries), cfg
+        self.cache = FrameCache(store, cfg, cache_mb)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def item(self, number: int) -> Sample:
+        """Load entry `number`; poses are normalised over its context and target views."""
+        entry = self.entries[number]
+        return self.cache.sample(entry.scene, [*entry.context, *entry.target], number)
+
+    def groups(self, batch_size: int, rank: int = 0, world: int = 1) -> list[list[int]]:
+        """Return the entry numbers of every batch of process `rank`.
+
+        Entries go to processes in turn, without padding; only entries of equal view counts and frame size share a
+        batch.
+        """
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for number in range(rank, len(self), world):
+            shapes.setdefault(self._shape(self.entries[number]), []).append(number)
+        return [
+            same[start : start + batch_size] for same in shapes.values() for start in range(0, len(same), batch_size)
+        ]
+
+    def _shape(self, entry: EvalEntry) -> tuple[int, ...]:
+        return len(entry.context), len(entry.target), *self.store.size(entry.scene, entry.context[0])
+
+    def batches(
+        self, batch_size: int, rank: int = 0, world: int = 1, device: torch.device | str = "cpu"
+    ) -> Iterator[tuple[list[int], Batch]]:
+        """Yield (entry numbers, batch) over the entries of process `rank` of `world`."""
+        for numbers in self.groups(batch_size, rank, world):
+            contexts = len(self.entries[numbers[0]].context)
+            yield numbers, collate([self.item(number) for number in numbers], contexts).to_batch(device)

@@ -1,0 +1,159 @@
+"""From a packed store to tensors: decoded and resized frames with a bounded cache, posed samples, collated batches."""
+
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from PIL.Image import Image
+from torch import Tensor
+
+from novelview.cameras.camera import resize_crop_plan
+from novelview.cameras.poses import normalise_poses
+from novelview.config.schema import ViewsConfig
+from novelview.errors import DataError
+from novelview.scenes.batch import Batch, Views
+
+
+class Store(Protocol):
+    """What samples need of a packed store (`novelview.scenes.pack.PackedStore`)."""
+
+    @property
+    def scenes(self) -> Sequence[str]: ...
+
+    def frames(self, scene: str) -> int: ...
+
+    def image(self, scene: str, index: int, /) -> Image: ...
+
+    def c2w(self, scene: str) -> Float[Tensor, "n 4 4"]: ...
+
+    def intrinsics(self, scene: str) -> Float[Tensor, "n 4"]: ...
+
+    def size(self, scene: str, index: int | None = None, /) -> tuple[int, int]: ...
+
+    def bad(self, scene: str) -> Collection[int]: ...
+
+
+@dataclass
+class Sample:
+    """Loaded views of one scene.
+
+    images: [v 3 h w] uint8 RGB; c2w: [v 4 4] normalised over the views of the sample; intrinsics: [v 4] fx fy cx cy in
+    pixels of `images`; index: [v 2], frame number and row of the scene (or evaluation entry) in its set.
+    """
+
+    scene: str
+    images: UInt8[Tensor, "v 3 h w"]
+    c2w: Float[Tensor, "v 4 4"]
+    intrinsics: Float[Tensor, "v 4"]
+    index: Int[Tensor, "v 2"]
+
+    def take(self, positions: Sequence[int]) -> "Sample":
+        """Select views by position."""
+        rows = torch.as_tensor(positions)
+        return Sample(self.scene, self.images[rows], self.c2w[rows], self.intrinsics[rows], self.index[rows])
+
+
+class FrameCache:
+    """Resized frames of a store as uint8 tensors, kept in memory up to `megabytes`.
+
+    Frames are kept until the cache is full and never evicted: epochs visit every scene once in random order, where
+    replacing the least recently used frame would throw frames out just before their next use.
+    """
+
+    def __init__(self, store: Store, cfg: ViewsConfig, megabytes: int, threads: int = 1) -> None:
+        """Decode with `threads` threads; more than one make the cache unfit for travelling to another process."""
+        self.store, self.cfg = store, cfg
+        self.room = megabytes * 2**20
+        self.kept: dict[tuple[str, int], Tensor] = {}
+        self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def frames(self, scene: str, numbers: Sequence[int]) -> list[UInt8[Tensor, "3 h w"]]:
+        """Return frames of `scene`, resized and cropped for the network."""
+        missing = [number for number in dict.fromkeys(numbers) if (scene, number) not in self.kept]
+        decode = self.pool.map if self.pool else map
+        fresh = dict(zip(missing, decode(lambda number: self._decoded(scene, number), missing), strict=True))
+        for number, image in fresh.items():
+            self._keep((scene, number), image)
+        return [fresh[number] if number in fresh else self.kept[scene, number] for number in numbers]
+
+    def _decoded(self, scene: str, number: int) -> UInt8[Tensor, "3 h w"]:
+        plan = resize_crop_plan(*self.store.size(scene, number), self.cfg)
+        return plan.image(self.store.image(scene, number))
+
+    def _keep(self, key: tuple[str, int], image: Tensor) -> None:
+        if self.room >= image.nbytes:
+            self.room -= image.nbytes
+            self.kept[key] = image
+
+    def posed(self, scene: str, frames: Sequence[int]) -> tuple[Float[Tensor, "v 4 4"], Float[Tensor, "v 4"]]:
+        """Return camera-to-world matrices normalised over `frames`, and intrinsics in network pixels."""
+        rows = torch.as_tensor(frames)
+        c2w = normalise_poses(self.store.c2w(scene)[rows], self.cfg.scene_scale_factor)
+        relative = self.store.intrinsics(scene)[rows].double()
+        intrinsics = torch.empty(len(frames), 4)
+        sizes = [self.store.size(scene, frame) for frame in frames]
+        for size in set(sizes):
+            same = [number for number, other in enumerate(sizes) if other == size]
+            pixels = relative[same] * torch.tensor([size[1], size[0], size[1], size[0]])
+            intrinsics[same] = resize_crop_plan(*size, self.cfg).intrinsics(pixels).float()
+        return c2w, intrinsics
+
+    def sample(self, scene: str, frames: Sequence[int], row: int, positions: Sequence[int] | None = None) -> Sample:
+        """Load `frames` of `scene`; with `positions` only those of them, their poses still normalised over all."""
+        wanted = list(range(len(frames))) if positions is None else list(positions)
+        c2w, intrinsics = self.posed(scene, frames)
+        numbers = [frames[position] for position in wanted]
+        images = self._stack(scene, self.frames(scene, numbers))
+        index = torch.tensor([[number, row] for number in numbers])
+        return Sample(scene, images, c2w[wanted], intrinsics[wanted], index)
+
+    def _stack(self, scene: str, images: list[Tensor]) -> Tensor:
+        if len({image.shape for image in images}) > 1:
+            raise DataError(f"scene {scene}: its frames differ in size after resizing; set views.square_crop=true")
+        return torch.stack(images)
+
+
+class RawBatch(NamedTuple):
+    """A batch as it travels between processes and to the device: images stay uint8, contexts come first."""
+
+    scene: list[str]
+    images: UInt8[Tensor, "b v 3 h w"]
+    c2w: Float[Tensor, "b v 4 4"]
+    intrinsics: Float[Tensor, "b v 4"]
+    frame: Int[Tensor, "b v"]
+    contexts: int
+
+    def to_batch(self, device: torch.device | str = "cpu") -> Batch:
+        """Move to `device`, bring images to [0,1] and split contexts from targets."""
+        moved: list[Any] = [
+            field.to(device, non_blocking=True) for field in (self.images, self.c2w, self.intrinsics, self.frame)
+        ]
+        views = Views(moved[0].float().div_(255), *moved[1:])
+        count = views.c2w.shape[1]
+        return Batch(self.scene, views.span(0, self.contexts), views.span(self.contexts, count))
+
+
+def collate(samples: Sequence[Sample], contexts: int) -> RawBatch:
+    """Stack samples of equal shape. Raises DataError naming two scenes whose frames differ in size."""
+    first = samples[0]
+    for sample in samples:
+        if sample.images.shape != first.images.shape:
+            raise DataError(
+                f"scenes {first.scene} and {sample.scene} give frames of {_size(first)} and {_size(sample)} pixels, "
+                "which one batch cannot hold; set views.square_crop=true with views.portrait=fit, or a batch size of 1"
+            )
+    return RawBatch(
+        [sample.scene for sample in samples],
+        torch.stack([sample.images for sample in samples]),
+        torch.stack([sample.c2w for sample in samples]),
+        torch.stack([sample.intrinsics for sample in samples]),
+        torch.stack([sample.index[:, 0] for sample in samples]),
+        contexts,
+    )
+
+
+def _size(sample: Sample) -> str:
+    return f"{sample.images.shape[-1]}x{sample.images.shape[-2]}"

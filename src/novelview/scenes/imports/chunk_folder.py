@@ -1,0 +1,69 @@
+"""Chunks already on disk: verified and listed where they lie, never copied (specs/re10k_format.md section 1)."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from novelview.config.sources import ChunksSource
+from novelview.downloads.fetch import fetch
+from novelview.downloads.registry import read_registry
+from novelview.errors import DataError
+from novelview.files import read_json, sha256, write_bytes, write_json
+from novelview.scenes.chunks import chunk_files
+from novelview.scenes.views import load_index
+
+SPLITS = ("train", "test")
+
+
+def link(path: Path, source: ChunksSource, folder: Path, workers: int = 0, progress: bool = True) -> dict[str, Any]:
+    """Check an existing {train,test}/*.torch folder and write indices/ and scenes.json; returns the manifest's entries.
+
+    The manifest gets `root`, the absolute folder the listed chunks are relative to, and their sizes and SHA-256.
+    Raises DataError when a split's index.json and its chunks do not name each other, or an index cannot be read.
+    """
+    splits = [split for split in SPLITS if (path / split).is_dir()]
+    if not splits:
+        raise DataError(f"{path}: has neither train/ nor test/; give the folder above them as path=FOLDER")
+    scenes = {split: _check_split(path / split) for split in splits}
+    for name, given in source.indices.items():
+        file = _index_file(path, name, given)
+        load_index(file)
+        write_bytes(folder / "indices" / f"{name}.json", file.read_bytes())
+    write_json(folder / "scenes.json", {key: {"set": "test"} for key in scenes.get("test", [])})
+    chunks = [file for split in splits for file in chunk_files(path / split)]
+    return {"root": str(path.resolve()), "files": _checksums(path, chunks, workers, progress)}
+
+
+def _check_split(folder: Path) -> list[str]:
+    """Return the split's scene keys, every chunk named by index.json and existing."""
+    index = read_json(folder / "index.json")
+    if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
+        raise DataError(f"{folder / 'index.json'}: is no mapping from scenes to chunks; fetch it again")
+    found, named = {file.name for file in chunk_files(folder)}, set(index.values())
+    if named - found:
+        raise DataError(f"{folder}: index.json names {min(named - found)}, which is missing; fetch that chunk")
+    if found - named:
+        raise DataError(f"{folder}: {min(found - named)} is not in index.json; remove it, or fetch the index again")
+    return sorted(index)
+
+
+def _index_file(path: Path, name: str, given: str) -> Path:
+    for candidate in (Path(given).expanduser(), path / given):
+        if candidate.is_file():
+            return candidate
+    if given in read_registry():
+        return fetch(given)
+    raise DataError(
+        f"source.indices.{name}={given}: neither a file here or in {path} nor an entry of conf/registry.yaml"
+    )
+
+
+def _checksums(path: Path, chunks: list[Path], workers: int, progress: bool) -> dict[str, dict[str, Any]]:
+    def entry(file: Path) -> dict[str, Any]:
+        return {"bytes": file.stat().st_size, "sha256": sha256(file)}
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        found = tqdm(pool.map(entry, chunks), total=len(chunks), unit="chunk", desc="checksums", disable=not progress)
+        return {str(file.relative_to(path)): item for file, item in zip(chunks, found, strict=True)}

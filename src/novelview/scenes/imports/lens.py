@@ -1,0 +1,134 @@
+"""Lenses of imported cameras, and the removal of their distortion.
+
+Pixel coordinates put the centre of the first pixel at (0.5, 0.5), as COLMAP, nerfstudio and RealEstate10K do.
+The distortion polynomials are OpenCV's: radial 1 + k1 r^2 + k2 r^4 + k3 r^6 + k4 r^8 with tangential p1, p2, or the
+fisheye model theta (1 + k1 theta^2 + ... + k4 theta^8).
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from PIL import Image
+
+from novelview.errors import DataError
+
+WIDEST = math.tan(math.radians(60))  # a flat picture wider than 120 degrees is mostly smeared border
+ZOOMS = (0.25, 8.0)
+STEPS = 40
+
+
+@dataclass(frozen=True)
+class Lens:
+    """Intrinsics in pixels of a width x height picture, with distortion k1..k4, p1, p2."""
+
+    width: int
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    radial: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    tangential: tuple[float, float] = (0.0, 0.0)
+    fisheye: bool = False
+
+    @property
+    def distorted(self) -> bool:
+        """Whether straight lines come out bent."""
+        return self.fisheye or any(self.radial) or any(self.tangential)
+
+    def scaled(self, width: int, height: int) -> "Lens":
+        """Return the same lens for the picture resampled to width x height."""
+        across, down = width / self.width, height / self.height
+        focal = {"fx": self.fx * across, "fy": self.fy * down, "cx": self.cx * across, "cy": self.cy * down}
+        return replace(self, width=width, height=height, **focal)
+
+    def normalised(self) -> tuple[float, float, float, float]:
+        """Return fx/W, fy/H, cx/W, cy/H."""
+        return self.fx / self.width, self.fy / self.height, self.cx / self.width, self.cy / self.height
+
+    def project(self, rays: Float[NDArray, "... 2"]) -> Float[NDArray, "... 2"]:
+        """Return the distorted pixel of each undistorted ray (x/z, y/z)."""
+        bent = self._fisheye(rays) if self.fisheye else self._polynomial(rays)
+        return bent * (self.fx, self.fy) + (self.cx, self.cy)
+
+    def _polynomial(self, rays: Float[NDArray, "... 2"]) -> Float[NDArray, "... 2"]:
+        x, y = rays[..., 0], rays[..., 1]
+        square, (p1, p2) = x * x + y * y, self.tangential
+        factor = self._radial(square)
+        return np.stack(
+            [
+                x * factor + 2 * p1 * x * y + p2 * (square + 2 * x * x),
+                y * factor + p1 * (square + 2 * y * y) + 2 * p2 * x * y,
+            ],
+            axis=-1,
+        )
+
+    def _fisheye(self, rays: Float[NDArray, "... 2"]) -> Float[NDArray, "... 2"]:
+        radius = np.linalg.norm(rays, axis=-1, keepdims=True)
+        theta = np.arctan(radius)
+        bent = theta * self._radial(theta * theta)
+        return rays * np.divide(bent, radius, out=np.ones_like(radius), where=radius > 1e-12)
+
+    def _radial(self, square: NDArray) -> NDArray:
+        k1, k2, k3, k4 = self.radial
+        return 1 + square * (k1 + square * (k2 + square * (k3 + square * k4)))
+
+    def unfolded(self, radius: float) -> bool:
+        """Whether the distortion grows all the way out to `radius`; past its turning point pictures fold over."""
+        radii = np.linspace(0, radius, 200)
+        angle = np.arctan(radii) if self.fisheye else radii
+        return bool((np.diff(angle * self._radial(angle * angle)) > 0).all())
+
+
+def flatten(lens: Lens) -> Lens:
+    """Return the distortion-free lens with the same picture size and principal point and the widest view in which
+    every pixel is covered by the distorted picture: only the focal lengths are zoomed, so nothing is filled in.
+
+    Raises DataError when no zoom between 0.25 and 8 does that, i.e. when the parameters are implausible.
+    """
+    if not lens.distorted:
+        return lens
+    low, high = ZOOMS
+    if not _covered(lens, high):
+        raise DataError(f"distortion {lens.radial + lens.tangential} cannot be removed; check the lens parameters")
+    for _ in range(STEPS):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if _covered(lens, middle) else (middle, high)
+    return _flat(lens, high)
+
+
+def _flat(lens: Lens, zoom: float) -> Lens:
+    none = {"radial": (0.0,) * 4, "tangential": (0.0, 0.0), "fisheye": False}
+    return replace(lens, fx=lens.fx * zoom, fy=lens.fy * zoom, **none)
+
+
+def _covered(lens: Lens, zoom: float) -> bool:
+    """Whether the border of the zoomed flat picture lies inside the distorted one, short of any fold."""
+    flat = _flat(lens, zoom)
+    along = np.linspace(0, 1, 129)
+    edges = [(along, 0 * along), (along, 0 * along + 1), (0 * along, along), (0 * along + 1, along)]
+    border = np.concatenate([np.stack(edge, -1) for edge in edges]) * (lens.width, lens.height)
+    rays = (border - (flat.cx, flat.cy)) / (flat.fx, flat.fy)
+    reach = float(np.linalg.norm(rays, axis=-1).max())
+    if reach > WIDEST or not lens.unfolded(reach):
+        return False
+    pixels = lens.project(rays)
+    return bool((pixels >= 0).all() and (pixels <= (lens.width, lens.height)).all())
+
+
+def undistort(image: Image.Image, lens: Lens, flat: Lens) -> Image.Image:
+    """Resample an RGB picture taken through `lens` to the flat lens, bicubically."""
+    columns, rows = np.meshgrid(np.arange(flat.width) + 0.5, np.arange(flat.height) + 0.5)
+    rays = np.stack([(columns - flat.cx) / flat.fx, (rows - flat.cy) / flat.fy], -1)
+    grid = 2 * lens.project(rays) / (lens.width, lens.height) - 1
+    source = torch.from_numpy(np.asarray(image, np.float32)).permute(2, 0, 1)[None]
+    target = torch.from_numpy(grid.astype(np.float32))[None]
+    sampled = torch.nn.functional.grid_sample(
+        source, target, mode="bicubic", padding_mode="border", align_corners=False
+    )
+    pixels = sampled[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
+    return Image.fromarray(pixels.numpy())

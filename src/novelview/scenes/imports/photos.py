@@ -1,0 +1,137 @@
+"""A folder of plain photographs: poses and intrinsics by pycolmap, in a process of its own."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from novelview.config.sources import PhotosSource
+from novelview.errors import DataError
+from novelview.scenes.imports.colmap import read_model
+from novelview.scenes.imports.pixels import eight_bit
+from novelview.scenes.imports.scene import SUFFIXES, ImportedFrame, ImportedScene, natural
+
+logger = logging.getLogger(__name__)
+ORIENTATION = 0x0112
+FEWEST = 3
+SAME_SHAPE = 0.01  # relative difference of aspect ratio that still is the same shape
+ADVICE = "take more overlapping, sharp photographs of a scene that stands still"
+
+
+def load(path: Path, source: PhotosSource, log: Path, threads: int = 0) -> ImportedScene:
+    """Reconstruct the photographs in `path` in natural name order; the reconstruction's output goes to `log`.
+
+    Raises DataError, one line, for a missing folder, unreadable photographs, or too few of them registered.
+    The same photographs, seed and a single thread (`runtime.threads=1`) give the same poses.
+    """
+    photographs = list_photographs(path)
+    with tempfile.TemporaryDirectory(prefix="novelview-photos-") as work:
+        copies = _upright_copies(photographs, Path(work) / "images")
+        _refuse_mixed(copies, Path(work) / "images", source.single_camera)
+        model = _run(Path(work), list(copies), source, log, threads)
+        lenses, poses = read_model(model) if model.is_dir() else ({}, [])
+    registered = {copies[entry.name]: entry for entry in poses}
+    _judge(path, photographs, len(registered), source, log)
+    frames = [
+        ImportedFrame(photo, photo.name, np.linalg.inv(entry.w2c), lenses[entry.camera])
+        for photo, entry in sorted(registered.items(), key=lambda item: natural(item[0].name))
+    ]
+    unregistered = [photo.name for photo in photographs if photo not in registered]
+    return ImportedScene(path, frames, upright=True, unregistered=unregistered)
+
+
+def list_photographs(path: Path) -> list[Path]:
+    """Return the photographs of a folder in natural order; raises DataError when it is missing or holds too few."""
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder; give the photographs' folder as path=FOLDER")
+    found = [item for item in path.iterdir() if item.suffix.lower() in SUFFIXES and not item.name.startswith(".")]
+    if len(found) < FEWEST:
+        raise DataError(
+            f"{path}: {len(found)} photographs ({', '.join(SUFFIXES)}) here, at least {FEWEST} are needed; "
+            "correct the path or convert the photographs"
+        )
+    return sorted(found, key=lambda item: natural(item.name))
+
+
+def _upright_copies(photographs: list[Path], folder: Path) -> dict[str, Path]:
+    """Lay the photographs out for pycolmap under plain names: links, or upright copies where EXIF turns them."""
+    folder.mkdir()
+    copies: dict[str, Path] = {}
+    for number, photo in enumerate(photographs):
+        try:
+            with Image.open(photo) as image:
+                turned = image.getexif().get(ORIENTATION, 1) != 1
+                linked = not turned and image.format in ("JPEG", "PNG") and not image.mode.startswith("I")
+                image.load()
+                name = f"{number:06d}{photo.suffix.lower() if linked else '.jpg'}"
+                if linked:
+                    (folder / name).symlink_to(photo.absolute())
+                else:
+                    upright = ImageOps.exif_transpose(image)
+                    # The EXIF block keeps the focal length, pycolmap's first guess.
+                    eight_bit(upright).convert("RGB").save(folder / name, quality=97, exif=upright.getexif())
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(f"{photo}: unreadable photograph ({error}); replace or remove it") from None
+        copies[name] = photo
+    return copies
+
+
+def _refuse_mixed(copies: dict[str, Path], folder: Path, single_camera: bool) -> None:
+    """Raise DataError, before minutes of reconstruction, for photographs that cannot become one data set."""
+    sizes = {}
+    for name, photo in copies.items():
+        with Image.open(folder / name) as image:
+            sizes[photo] = image.size
+    first, (width, height) = next(iter(sizes.items()))
+    for photo, (across, down) in sizes.items():
+        if abs(across / down * height / width - 1) > SAME_SHAPE:
+            advice = "import photographs of different shapes or orientations as separate data sets"
+        elif (across, down) != (width, height) and single_camera:
+            advice = "set source.single_camera=false if they were taken at different resolutions"
+        else:
+            continue
+        raise DataError(f"{photo}: {across}x{down}, but {first.name} is {width}x{height}; {advice}")
+
+
+def _run(work: Path, names: list[str], source: PhotosSource, log: Path, threads: int) -> Path:
+    job = {
+        "images": str(work / "images"),
+        "database": str(work / "database.db"),
+        "models": str(work / "models"),
+        "model": str(work / "model"),
+        "names": names,
+        "camera_model": source.camera_model,
+        "single_camera": source.single_camera,
+        "seed": source.seed,
+        "threads": threads or -1,
+    }
+    (work / "models").mkdir()
+    (work / "job.json").write_text(json.dumps(job))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    logger.info("reconstructing %d photographs; log: %s", len(names), log)
+    command = [sys.executable, "-m", "novelview.scenes.imports.reconstruct", str(work / "job.json")]
+    with open(log, "wb") as stream:
+        status = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, env=_environment(threads)).returncode
+    if status:
+        last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
+        raise DataError(f"pycolmap ended with status {status} ({last[0][:160]}); see {log}")
+    return work / "model"
+
+
+def _environment(threads: int) -> dict[str, str]:
+    return {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+
+
+def _judge(path: Path, photographs: list[Path], registered: int, source: PhotosSource, log: Path) -> None:
+    count = len(photographs)
+    if registered < max(FEWEST, source.min_registered * count):
+        raise DataError(
+            f"{path}: {registered} of {count} photographs could be registered, source.min_registered="
+            f"{source.min_registered} asks for {source.min_registered:.0%}; {ADVICE}, or lower it; log: {log}"
+        )

@@ -1,0 +1,71 @@
+"""Training batches in order: in the main process, or ahead of it in worker processes, with the same content."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from novelview.errors import NovelviewError
+from novelview.scenes.batch import Batch
+from novelview.scenes.dataset import TrainSet
+from novelview.scenes.frames import RawBatch
+
+PREFETCH = 4  # batches a worker prepares ahead
+
+
+class _Share(Dataset[RawBatch | NovelviewError]):
+    """Micro-batches of one process, by number; errors travel as values, since workers would wrap them in tracebacks."""
+
+    def __init__(self, data: TrainSet, batch_size: int, rank: int, world: int) -> None:
+        self.data, self.batch_size, self.rank, self.world = data, batch_size, rank, world
+
+    def __getitem__(self, number: int) -> RawBatch | NovelviewError:
+        try:
+            return self.data.batch(number, self.batch_size, self.rank, self.world)
+        except NovelviewError as error:
+            return error
+
+
+class TrainLoader:
+    """Batches of process `rank` of `world` on `device`, prepared by `workers` processes (0: this one).
+
+    A batch depends on the set's seed, its number, `rank`, `world` and `batch_size` alone, never on `workers`.
+    """
+
+    def __init__(
+        self,
+        data: TrainSet,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+        workers: int = 0,
+    ) -> None:
+        self.share = _Share(data, batch_size, rank, world)
+        self.device, self.workers = torch.device(device), workers
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """Yield micro-batches number `start` to `stop` - 1; raises DataError when frames cannot be read."""
+        for raw in self._raw(range(start, stop)):
+            if isinstance(raw, NovelviewError):
+                raise raw
+            yield raw.to_batch(self.device)
+
+    def _raw(self, numbers: range) -> Iterator[RawBatch | NovelviewError]:
+        if not self.workers:
+            return map(self.share.__getitem__, numbers)
+        loader = DataLoader(
+            self.share,
+            batch_size=None,
+            sampler=numbers,
+            num_workers=self.workers,
+            prefetch_factor=PREFETCH,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=_one_thread,
+            generator=torch.Generator(),  # the loader must not draw from the generator that training saves
+        )
+        return iter(loader)
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)

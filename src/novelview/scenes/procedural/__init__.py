@@ -1,0 +1,9 @@
+"""Procedural rooms: boxes, spheres and panels in a room, covered with photographs, filmed by a moving camera."""
+
+from novelview.scenes.procedural.generate import generate
+from novelview.scenes.procedural.layout import Room, room_for
+from novelview.scenes.procedural.overlapping import overlap
+from novelview.scenes.procedural.shading import render_frames
+from novelview.scenes.procedural.tracing import render_depth
+
+__all__ = ["Room", "generate", "overlap", "render_depth", "render_frames", "room_for"]

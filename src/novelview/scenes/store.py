@@ -1,0 +1,223 @@
+"""The packed store's reader: any frame of any scene without touching its neighbours.
+
+A split folder holds `shard-*.bin` (undecoded frames one after the other, one shard a source chunk) and
+`index.safetensors`; the folder above holds `manifest.json` with the size and SHA-256 of every file. Reads are
+single positioned reads, so a store may be shared by threads and forked workers; pickling one reopens it.
+"""
+
+import io
+import json
+import mmap
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.numpy import save
+from torch import Tensor
+
+from novelview.errors import DataError
+from novelview.files import read_json, sha256, write_bytes
+
+FORMAT = "1"
+INDEX = "index.safetensors"
+MANIFEST = "manifest.json"
+HASHED = 2**26  # bytes of an index up to which opening a store compares its checksum
+ADVICE = "run the preprocess stage again"
+DTYPES = {"I64": np.int64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "F32": np.float32}
+
+Columns = dict[str, NDArray[Any]]
+
+
+def write_columns(path: Path | str, columns: Columns, meta: dict[str, Any]) -> None:
+    """Write named arrays and JSON metadata as one safetensors file, atomically; equal values give equal bytes."""
+    # One metadata entry only: safetensors writes several in a random order.
+    header = {"meta": json.dumps(meta)}
+    write_bytes(path, save({name: np.ascontiguousarray(column) for name, column in columns.items()}, header))
+
+
+def map_columns(path: Path | str) -> tuple[Columns, dict[str, Any]]:
+    """Map the arrays of a file made by `write_columns` without reading them, so a 10-million-frame index opens at once.
+
+    Raises DataError when the file is missing or not such a file.
+    """
+    try:
+        with open(path, "rb") as stream:
+            content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        start = 8 + int.from_bytes(content[:8], "little")
+        header = json.loads(content[8:start])
+        meta = json.loads(header.pop("__metadata__")["meta"])
+        return {name: _view(content, start, entry) for name, entry in header.items()}, meta
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; {ADVICE}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: damaged index ({error}); {ADVICE}") from None
+
+
+def _view(content: mmap.mmap, start: int, entry: dict[str, Any]) -> NDArray[Any]:
+    first, last = entry["data_offsets"]
+    dtype = np.dtype(DTYPES[entry["dtype"]])
+    flat = np.frombuffer(content, dtype, (last - first) // dtype.itemsize, start + first) if last > first else ()
+    return np.asarray(flat, dtype).reshape(entry["shape"])
+
+
+def join(words: list[str]) -> NDArray[np.uint8]:
+    """Return strings as one array of UTF-8 bytes, separated by newlines."""
+    return np.frombuffer("\n".join(" ".join(word.splitlines()) for word in words).encode(), np.uint8)
+
+
+def split(column: NDArray[np.uint8]) -> list[str]:
+    """Return the strings of `join`."""
+    return bytes(column).decode().split("\n")
+
+
+class PackedStore:
+    """One split of a packed data set; `PackedStore("data/rooms/packed/train")`.
+
+    Raises DataError, one line, when the store is missing, unfinished, or its files are not those of its manifest.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        """Map the index and compare every file's size, and a small index's checksum, with the manifest.
+
+        `verify` compares all checksums.
+        """
+        self.folder = Path(folder)
+        self._files = _check_files(self.folder)
+        self._columns, meta = map_columns(self.folder / INDEX)
+        if meta.get("format") != FORMAT:
+            raise DataError(f"{self.folder}: store format {meta.get('format')}, this program reads {FORMAT}; {ADVICE}")
+        self._shards: list[str] = meta["shards"]
+        self.scenes: list[str] = split(self._columns["name"])
+        self._rows = {name: row for row, name in enumerate(self.scenes)}
+
+    def __reduce__(self) -> tuple:
+        return PackedStore, (self.folder,)
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __contains__(self, scene: object) -> bool:
+        return scene in self._rows
+
+    def frames(self, scene: str) -> int:
+        """Return how many frames a scene has, damaged ones included."""
+        return int(self._columns["count"][self._row(scene)])
+
+    def jpeg(self, scene: str, index: int) -> bytes:
+        """Return a frame's undecoded bytes, exactly those of the source chunk.
+
+        Raises DataError for a frame that does not exist, was damaged in the source, or changed on disk since.
+        """
+        at, where = self._frame(scene, index), f"{self.folder}: scene {scene} frame {index}"
+        if self._columns["bad"][at]:
+            raise DataError(f"{where}: damaged in the source; leave it out of the views")
+        shard = self.folder / self._shards[int(self._columns["shard"][self._row(scene)])]
+        length, offset = int(self._columns["length"][at]), int(self._columns["offset"][at])
+        descriptor = os.open(shard, os.O_RDONLY)
+        try:
+            content = os.pread(descriptor, length, offset)
+        finally:
+            os.close(descriptor)
+        if zlib.crc32(content) != int(self._columns["crc"][at]):
+            raise DataError(f"{where}: its bytes in {shard.name} changed since packing; {ADVICE}")
+        return content
+
+    def image(self, scene: str, index: int) -> Image.Image:
+        """Return a frame decoded to RGB at its stored size."""
+        return Image.open(io.BytesIO(self.jpeg(scene, index))).convert("RGB")
+
+    def w2c(self, scene: str) -> Float[Tensor, "n 4 4"]:
+        """Return the world-to-camera matrices, float32 as in the chunk, OpenCV axes."""
+        rows = self._take("w2c", scene)
+        return torch.from_numpy(np.concatenate([rows, np.broadcast_to(BOTTOM, (len(rows), 1, 4))], axis=1))
+
+    def c2w(self, scene: str) -> Float[Tensor, "n 4 4"]:
+        """Return the camera-to-world matrices, inverted in float64, then float32 (specs/re10k_format.md section 3)."""
+        return torch.from_numpy(np.linalg.inv(self.w2c(scene).numpy().astype(np.float64)).astype(np.float32))
+
+    def intrinsics(self, scene: str) -> Float[Tensor, "n 4"]:
+        """Return fx/W fy/H cx/W cy/H of every frame, float32 as in the chunk."""
+        return torch.from_numpy(np.array(self._take("intrinsics", scene)))
+
+    def timestamps(self, scene: str) -> Int[Tensor, " n"]:
+        """Return the frames' times in microseconds."""
+        return torch.from_numpy(np.array(self._take("timestamp", scene)))
+
+    def size(self, scene: str, index: int | None = None) -> tuple[int, int]:
+        """Return (height, width) of a frame; without `index`, of the scene's first undamaged one.
+
+        Sizes may differ within a scene; a damaged frame's size is (0, 0).
+        """
+        if index is None:
+            index = int(self._take("bad", scene).argmin())
+        height, width = self._columns["size"][self._frame(scene, index)]
+        return int(height), int(width)
+
+    def bad(self, scene: str) -> set[int]:
+        """Return the numbers of the scene's damaged frames."""
+        return set(np.flatnonzero(self._take("bad", scene)).tolist())
+
+    def url(self, scene: str) -> str:
+        """Return where the scene's video came from; may be empty."""
+        return split(self._columns["url"])[self._row(scene)]
+
+    def verify(self) -> None:
+        """Compare the SHA-256 of this split's files with the manifest; raises DataError naming the first wrong one."""
+        for name, entry in self._files.items():
+            if sha256(self.folder / name) != entry["sha256"]:
+                raise DataError(f"{self.folder / name}: content differs from the manifest; {ADVICE}")
+
+    def _row(self, scene: str) -> int:
+        row = self._rows.get(scene)
+        if row is None:
+            raise DataError(
+                f"{self.folder}: no scene '{scene}' among its {len(self)}; check the evaluation index's keys"
+            )
+        return row
+
+    def _frame(self, scene: str, frame: int) -> int:
+        frames = self.frames(scene)
+        if not 0 <= frame < frames:
+            raise DataError(f"{self.folder}: scene {scene} has frames 0 to {frames - 1}, not {frame}; check the index")
+        return int(self._columns["start"][self._row(scene)]) + frame
+
+    def _take(self, column: str, scene: str) -> NDArray[Any]:
+        start = int(self._columns["start"][self._row(scene)])
+        return self._columns[column][start : start + self.frames(scene)]
+
+
+BOTTOM = np.array([[[0, 0, 0, 1]]], np.float32)
+
+
+def _check_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the manifest's entries of one split by file name, all of them present with the right size."""
+    manifest = folder.parent / MANIFEST
+    content = read_json(manifest)
+    try:
+        return _list_files(folder, manifest, content)
+    except (KeyError, TypeError, AttributeError):
+        raise DataError(f"{manifest}: is not the manifest of a packed store; {ADVICE}") from None
+
+
+def _list_files(folder: Path, manifest: Path, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    if folder.name not in content["splits"]:
+        raise DataError(f"{manifest}: lists no split '{folder.name}'; {ADVICE}")
+    prefix = f"{folder.name}/"
+    files = {name.removeprefix(prefix): entry for name, entry in content["files"].items() if name.startswith(prefix)}
+    if INDEX not in files:
+        raise DataError(f"{manifest}: lists no {prefix}{INDEX}; {ADVICE}")
+    for name, entry in files.items():
+        path = folder / name
+        found = path.stat().st_size if path.is_file() else None
+        if found != entry["bytes"]:
+            state = "missing" if found is None else f"{found} bytes instead of {entry['bytes']}"
+            raise DataError(f"{path}: {state}; {ADVICE}")
+    if files[INDEX]["bytes"] <= HASHED and sha256(folder / INDEX) != files[INDEX]["sha256"]:
+        raise DataError(f"{folder / INDEX}: content differs from the manifest; {ADVICE}")
+    return files

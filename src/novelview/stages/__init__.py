@@ -1,0 +1,1 @@
+"""Command lines, one a stage of the workflow."""

@@ -1,0 +1,141 @@
+"""Stage `download`: any source to chunks; `python -m novelview.stages.download source=photos path=FOLDER`."""
+
+import logging
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from novelview.config.compose import resolved
+from novelview.config.schema import DownloadStage
+from novelview.errors import ConfigError
+from novelview.files import sha256, write_json
+from novelview.scenes.disk import locating
+from novelview.stages.cli import run_stage
+
+logger = logging.getLogger(__name__)
+
+
+def download(cfg: DownloadStage) -> None:
+    """Fill {io.out} with train/, test/, indices/, scenes.json and, last, manifest.json.
+
+    Everything is made in a sibling folder that takes the final name when it is complete, so a stopped run leaves
+    the old data or none. Raises NovelviewError for anything wrong with the source.
+    """
+    source: Any = cfg.source
+    if source.kind not in SOURCES:
+        raise ConfigError(f"source.kind={source.kind}: choose one of {', '.join(SOURCES)}")
+    out = Path(cfg.io["out"]).expanduser()
+    _refuse_foreign(out, cfg.path)
+    with locating(out), _replacing_folder(out) as folder:
+        extra = SOURCES[source.kind](cfg, folder)
+        files = extra.pop("files", {}) | _list(folder)
+        write_json(folder / "manifest.json", {"files": files, "source": resolved(cfg)["source"], **extra})
+
+
+def _rooms(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
+    from novelview.scenes.procedural import generate
+
+    source: Any = cfg.source
+    generate(source, folder, cfg.runtime.workers, cfg.runtime.progress)
+    return {}
+
+
+def _chunks(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
+    from novelview.scenes.imports.chunk_folder import link
+
+    source: Any = cfg.source
+    return link(_path(cfg), source, folder, cfg.runtime.workers, cfg.runtime.progress)
+
+
+def _transforms(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
+    from novelview.scenes.imports import transforms, write
+
+    source: Any = cfg.source
+    return write.write_scene(transforms.load(_path(cfg), source), source, folder, cfg.dataset, cfg.runtime.progress)
+
+
+def _colmap(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
+    from novelview.scenes.imports import colmap, write
+
+    source: Any = cfg.source
+    return write.write_scene(colmap.load(_path(cfg), source), source, folder, cfg.dataset, cfg.runtime.progress)
+
+
+def _opencv_cameras(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
+    from novelview.scenes.imports import opencv_cameras, write
+
+    source: Any = cfg.source
+    scene = opencv_cameras.load(_path(cfg), source)
+    return write.write_scene(scene, source, folder, cfg.dataset, cfg.runtime.progress)
+
+
+def _photos(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
+    from novelview.scenes.imports import photos, write
+
+    source: Any = cfg.source
+    # Beside the final folder: the log of a failed reconstruction must outlive the unfinished download.
+    log = Path(cfg.io["out"]).absolute().parent / "pycolmap.log"
+    scene = photos.load(_path(cfg), source, log, cfg.runtime.threads)
+    return write.write_scene(scene, source, folder, cfg.dataset, cfg.runtime.progress)
+
+
+SOURCES: dict[str, Callable[[DownloadStage, Path], dict[str, Any]]] = {
+    "rooms": _rooms,
+    "chunks": _chunks,
+    "transforms": _transforms,
+    "colmap": _colmap,
+    "opencv_cameras": _opencv_cameras,
+    "photos": _photos,
+}
+
+
+def _path(cfg: DownloadStage) -> Path:
+    if not cfg.path:
+        raise ConfigError(f"source={cfg.source.kind} reads a folder of yours: give it as path=FOLDER")
+    return Path(cfg.path).expanduser().absolute()
+
+
+MADE = {"train", "test", "indices", "scenes.json", "import.json", "manifest.json"}
+
+
+def _refuse_foreign(out: Path, path: str | None) -> None:
+    """Raise ConfigError where `out`, which is replaced whole, holds anything but an earlier download, or the source."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"io.out={out}: is a file; give the name of a folder")
+    source = Path(path).expanduser().resolve() if path else None
+    if source and (source == out.resolve() or out.resolve() in source.parents):
+        raise ConfigError(f"io.out={out}: holds the source {path}, and it is replaced whole; choose another folder")
+    strange = sorted(item.name for item in out.iterdir() if item.name not in MADE) if out.exists() else []
+    if strange:
+        raise ConfigError(
+            f"io.out={out}: holds {strange[0]}, which no download made, and it is replaced whole; choose another folder"
+        )
+
+
+@contextmanager
+def _replacing_folder(final: Path) -> Iterator[Path]:
+    """Yield an empty sibling of `final`; on success it takes the name, on failure it is removed."""
+    partial, old = (final.with_name(f".{final.name}.{word}") for word in ("partial", "old"))
+    for stale in (partial, old):
+        shutil.rmtree(stale, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if final.exists():
+            final.rename(old)
+        partial.rename(final)
+    finally:
+        for stale in (partial, old):
+            shutil.rmtree(stale, ignore_errors=True)
+
+
+def _list(folder: Path) -> dict[str, dict[str, Any]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage("download", download))

@@ -1,0 +1,90 @@
+"""Stage `evaluate`: python -m novelview.stages.evaluate dataset=NAME io.weights=FILE io.out=FOLDER."""
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from novelview.config.compose import digest, digest_of
+from novelview.config.schema import EvaluateStage, ViewsConfig
+from novelview.config.validate import validate
+from novelview.errors import CheckpointError, ConfigError, DataError
+from novelview.evaluation.protocol import Task
+from novelview.evaluation.report import Subject, evaluate_to
+from novelview.files import read_json, sha256
+from novelview.models.weights import load_weights
+from novelview.scenes.store import PackedStore
+from novelview.scenes.views import EvalEntry, load_index
+from novelview.stages.cli import run_stage
+from novelview.training.distributed import team
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(cfg: EvaluateStage) -> None:
+    """Score the weights `io.weights` on the splits `eval.splits` of the packed data set, into `io.out`.
+
+    Under torchrun the entries are shared between the processes. Raises NovelviewError, one line, for a missing split,
+    an unfit index, or weights that are not ours.
+    """
+    started = time.monotonic()
+    weights, raw = Path(cfg.io["weights"]), Path(cfg.io["raw"])
+    store = PackedStore(Path(cfg.io["packed"]) / "test")
+    task = Task.of(store, read_indices(raw / "indices", cfg.eval.splits), read_sets(raw / "scenes.json"))
+    with team(cfg.runtime) as ranks:
+        model, config = load_weights(weights)
+        subject = Subject(model.to(ranks.device).eval(), config["model"]["name"], views_of(config, weights))
+        facts = {"dataset": cfg.dataset, "scale": cfg.scale, "digest": digest(cfg), "weights": about(weights, config)}
+        run = cfg.runtime
+        evaluate_to(Path(cfg.io["out"]), subject, store, task, cfg.eval, ranks, facts, run.cache_mb, run.progress)
+        if ranks.leads:
+            log.info("evaluated %s: %d entries in %.0f s", weights, len(task.entries), time.monotonic() - started)
+
+
+def read_indices(folder: Path, splits: Sequence[str]) -> dict[str, list[EvalEntry]]:
+    """Read the evaluation index of every split; raises DataError naming the splits that exist."""
+    known = sorted(path.stem for path in folder.glob("*.json"))
+    for split in splits:
+        if split not in known:
+            there = f"choose among {', '.join(known)}" if known else "run the download stage first"
+            raise DataError(f"{folder}: no index of split '{split}' (eval.splits); {there}")
+    return {split: load_index(folder / f"{split}.json") for split in splits}
+
+
+def read_sets(path: Path) -> dict[str, str]:
+    """Return scene -> name of its set, from the download stage's scenes.json."""
+    content = read_json(path)
+    try:
+        return {scene: str(facts["set"]) for scene, facts in content.items()}
+    except (AttributeError, KeyError, TypeError):
+        raise DataError(f"{path}: does not map scenes to their set; run the download stage again") from None
+
+
+def views_of(config: dict[str, Any], weights: Path) -> ViewsConfig:
+    """Return how the weights saw views in training: image size, cropping, pose scale."""
+    try:
+        views = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ViewsConfig), config["views"]))
+        validate(views)
+    except (KeyError, ValueError, ConfigError, OmegaConfBaseException) as error:
+        raise CheckpointError(f"{weights}: no usable 'views' in its header ({error}); train it again") from None
+    assert isinstance(views, ViewsConfig)
+    return views
+
+
+def about(weights: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Return what the summary says of the weights: their training configuration, its digest, the file's checksum."""
+    return {"digest": digest_of(config), "sha256": sha256(weights), "config": config}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage; returns the exit status."""
+    return run_stage("evaluate", evaluate, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

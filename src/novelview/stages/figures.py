@@ -1,0 +1,41 @@
+"""Stage `figures`: python -m novelview.stages.figures figure=NAME io.inputs=[..] io.curves=[..] io.out=STEM."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from novelview.config.schema import FiguresStage
+from novelview.errors import ConfigError
+from novelview.figures.attention import attention
+from novelview.figures.camera_paths import camera_paths
+from novelview.figures.gaps import gaps
+from novelview.figures.qualitative import qualitative
+from novelview.figures.results_table import results_table
+from novelview.figures.training_curves import training_curves
+from novelview.stages.cli import run_stage
+
+FROM_EVALUATIONS: dict[str, Callable[[list[Path], Path], list[Path]]] = {
+    "qualitative": qualitative,
+    "attention": attention,
+    "camera_paths": camera_paths,
+    "gaps": gaps,
+}
+
+
+def figures(cfg: FiguresStage) -> None:
+    """Draw `cfg.figure` to the stem `io.out`: `io.inputs` are evaluation folders, `io.curves` training logs."""
+    stem = Path(cfg.io["out"])
+    folders, logs = ([Path(path) for path in cfg.io.get(key) or []] for key in ("inputs", "curves"))
+    if cfg.figure in FROM_EVALUATIONS:
+        FROM_EVALUATIONS[cfg.figure](folders, stem)
+    elif cfg.figure == "training_curves":
+        training_curves(logs, stem)
+    elif cfg.figure == "results_table":
+        results_table(folders, stem, cfg.study)
+    else:
+        known = ", ".join([*FROM_EVALUATIONS, "training_curves", "results_table"])
+        raise ConfigError(f"figure '{cfg.figure}' does not exist; choose one of {known}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage("figures", figures))

@@ -1,0 +1,18 @@
+"""Stage `report`: python -m novelview.stages.report study=NAME io.inputs=[FOLDER,...] io.figures=FOLDER io.out=FILE."""
+
+import sys
+from pathlib import Path
+
+from novelview.config.schema import ReportStage
+from novelview.figures.report import write_report
+from novelview.stages.cli import run_stage
+
+
+def report(cfg: ReportStage) -> None:
+    """Write the page: `io.inputs` evaluation folders, `io.curves` training logs, `io.figures` the figures' folder."""
+    folders, logs = ([Path(path) for path in cfg.io.get(key) or []] for key in ("inputs", "curves"))
+    write_report(folders, logs, Path(cfg.io["figures"]), Path(cfg.io["out"]), cfg.study, cfg.scale)
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage("report", report))

@@ -1,0 +1,20 @@
+"""Stage `train` (phases pretrain and finetune): packed scenes to weights. torchrun starts it on several devices."""
+
+import sys
+
+from novelview.config.schema import TrainStage
+from novelview.files import require_writable
+from novelview.stages.cli import run_stage
+
+
+def train(config: TrainStage) -> int:
+    """Train one model; see `novelview.training.loop.train`. Outputs that cannot be written are refused at once."""
+    for key in ("out", "log"):
+        require_writable(config.io[key], f"io.{key}")
+    from novelview.training.loop import train as run
+
+    return run(config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage("train", train))

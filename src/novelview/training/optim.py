@@ -1,0 +1,132 @@
+"""The optimisation recipe: parameter groups, learning-rate schedule, and the rule of one update.
+
+Source: specs/uplvsm.md section 8 and, for what is mended, section 14 (B5, B6).
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from novelview.config.schema import TrainConfig
+
+INFINITE_GRADIENT = 1e-6  # what an infinite gradient entry is replaced with
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split the trainable parameters: 1-D ones and those marked `_no_weight_decay` are not decayed, all others are."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    free = [parameter for parameter in trainable if not is_decayed(parameter)]
+    decayed = [parameter for parameter in trainable if is_decayed(parameter)]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+def is_decayed(parameter: Tensor) -> bool:
+    """Tell whether weight decay applies to `parameter`."""
+    return parameter.dim() != 1 and not getattr(parameter, "_no_weight_decay", False)
+
+
+def learning_rate(step: int, base: float, warmup: int, total: int, kind: str) -> float:
+    """Return the learning rate of update `step` (0-based): linear warm-up from 0, then `kind`.
+
+    cosine: half a cosine period down to 0 at `total`; linear: straight to 0; constant: stays at `base`.
+    """
+    if step < warmup:
+        return base * step / max(1, warmup)
+    if kind == "constant":
+        return base
+    done = (step - warmup) / max(1, total - warmup)
+    if kind == "linear":
+        return base * max(0.0, 1 - done)
+    return base * max(0.0, 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def adamw(model: nn.Module, cfg: TrainConfig, fused: bool = False) -> torch.optim.AdamW:
+    """Build AdamW with the recipe's groups; the learning rate starts at 0 and is set before every update."""
+    groups = parameter_groups(model, cfg.weight_decay)
+    return torch.optim.AdamW(groups, lr=0.0, betas=(cfg.beta1, cfg.beta2), eps=cfg.eps, fused=fused)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What became of one update: pre-clip gradient norm, the rate it used or would have, and why it was skipped."""
+
+    grad_norm: float
+    lr: float
+    skipped: str | None = None  # None | nonfinite (loss) | norm (gradient above the allowed factor)
+
+
+class Updater:
+    """Applies accumulated gradients by the recipe's rule and counts what it did.
+
+    `scheduled` is the position in the learning-rate schedule, `applied` the number of updates that changed weights.
+    `agree(flag)` turns one process' "my loss is not finite" into every process' answer, so replicas never part.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        cfg: TrainConfig,
+        agree: Callable[[bool], bool] = bool,
+        scaler: torch.amp.grad_scaler.GradScaler | None = None,
+    ) -> None:
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer, self.cfg, self.agree = optimizer, cfg, agree
+        self.scaler = scaler or torch.amp.grad_scaler.GradScaler("cpu", enabled=False)
+        self.scheduled = self.applied = 0
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next update."""
+        cfg = self.cfg
+        return learning_rate(self.scheduled, cfg.lr, cfg.warmup, cfg.steps, cfg.schedule)
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of one micro-batch's loss."""
+        self.scaler.scale(loss / self.cfg.grad_accum).backward()
+
+    def update(self, losses: Iterable[Tensor]) -> Update:
+        """Apply the accumulated gradients of micro-batches with these losses, then clear them.
+
+        A non-finite loss on any process skips the update on all and leaves the schedule where it is; a norm above
+        `clip_norm * allowed_gradnorm_factor` skips it and advances the schedule if `schedule_on_skip`.
+        """
+        lr = self.lr
+        finite = all(bool(torch.isfinite(loss).all()) for loss in losses)
+        if self.agree(not finite):
+            self.optimizer.zero_grad(set_to_none=True)
+            return Update(math.nan, lr, "nonfinite")
+        norm = self._clip()
+        skip = not norm <= self.cfg.clip_norm * self.cfg.allowed_gradnorm_factor
+        self._apply(lr, skip)
+        self.scheduled += int(not skip or self.cfg.schedule_on_skip)
+        return Update(norm, lr, "norm" if skip else None)
+
+    def _clip(self) -> float:
+        self.scaler.unscale_(self.optimizer)
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        for gradient in gradients:
+            gradient.nan_to_num_(nan=0.0, posinf=INFINITE_GRADIENT, neginf=-INFINITE_GRADIENT)
+        return float(nn.utils.clip_grad_norm_(self.parameters, self.cfg.clip_norm))
+
+    def _apply(self, lr: float, skip: bool) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        if not skip:
+            self.scaler.step(self.optimizer)
+            self.applied += 1
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters and, for fp16, the loss scale."""
+        return {"scheduled": self.scheduled, "applied": self.applied, "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.scheduled, self.applied = state["scheduled"], state["applied"]
+        self.scaler.load_state_dict(state["scaler"])

@@ -1,0 +1,120 @@
+"""What a run begins with: the model, perhaps earlier weights, and the run's identity."""
+
+import hashlib
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from novelview.config.compose import digest, resolved
+from novelview.config.digest import source_digest
+from novelview.config.models import DinoConfig, ModelConfig
+from novelview.config.schema import TrainStage
+from novelview.errors import CheckpointError
+from novelview.files import sha256
+from novelview.models.published import load_published
+from novelview.models.registry import build
+from novelview.models.weights import ForeignWeightsError, read_config
+from novelview.training.distributed import Team
+
+log = logging.getLogger(__name__)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch's generators on every device; nothing in training draws from another."""
+    torch.manual_seed(seed)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let GPUs multiply fp32 matrices in TF32."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def build_model(cfg: TrainStage, team: Team) -> nn.Module:
+    """Build the configured model on the team's device, from earlier weights (`io.init`) when given.
+
+    Every process builds the same model. Raises CheckpointError when the weights are another model's.
+    """
+    start = Path(cfg.io["init"]) if cfg.io.get("init") else None
+    seed_everything(cfg.train.seed)
+    model = build(_without_backbone(cfg.model) if start else cfg.model)
+    if start:
+        load_init(model, cfg, start)
+    if team.leads:
+        log.info("starting point: %s", _origin(cfg, start))
+    seed_everything(cfg.train.seed + team.rank)
+    allow_tf32(cfg.train.tf32)
+    model.activation_checkpointing = cfg.train.activation_checkpointing
+    model = model.to(team.device)
+    if cfg.train.compile:
+        model.compile()
+    return model
+
+
+def _origin(cfg: TrainStage, start: Path | None) -> str:
+    weights = getattr(getattr(cfg.model, "dino", None), "weights", None)
+    if start or weights:
+        return str(start or f"public image tokenizer weights in {weights}, everything else from scratch")
+    return "everything from scratch (neither io.init nor model.dino.weights is set)"
+
+
+def _without_backbone(node: ModelConfig) -> ModelConfig:
+    """Spare reading pretrained backbone weights that the starting weights replace."""
+    dino: DinoConfig | None = getattr(node, "dino", None)
+    return node if dino is None else replace(node, **{"dino": replace(dino, weights=None)})
+
+
+def load_init(model: nn.Module, cfg: TrainStage, path: Path) -> None:
+    """Copy weights from `path`: ours, whose header must describe this model, or a published checkpoint."""
+    try:
+        theirs = read_config(path)["model"]
+    except ForeignWeightsError:  # a published file, or a damaged one, which load_published tells apart
+        theirs = None
+    other = difference(theirs, resolved(cfg)["model"]) if theirs else None
+    if other:
+        raise CheckpointError(f"{path}: weights of another model: {other}; choose the weights or the model to fit")
+    load_published(path, model)
+
+
+INITIAL = (  # keys that choose initial values alone: weights of one choice fit a model of another
+    *("dino.weights", "dino.patch_std", "dino.patch_centred", "dino.pos_init", "dino.pos_gain"),
+    *("transformer.init_gain", "transformer.qk_norm_init", "pose_head_std", "pose_identity_bias"),
+)
+
+
+def difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str | None:
+    """Return the first key in which two model nodes differ, with both values; initial values do not count."""
+    left, right = _flat(theirs), _flat(ours)
+    for key in sorted({*left, *right} - {*INITIAL}, key=lambda key: (key != "name", key)):
+        if left.get(key) != right.get(key):
+            return f"model.{key} is {left.get(key)} there and {right.get(key)} here"
+    return None
+
+
+def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def identity(cfg: TrainStage) -> str:
+    """Return 16 hex digits over all that the weights depend on: configuration, code, data and the starting weights.
+
+    Raises CheckpointError when there are no such starting weights.
+    """
+    init = cfg.io.get("init")
+    if init and not Path(init).is_file():
+        raise CheckpointError(f"{init}: no such file; io.init names the weights to start from")
+    parts = {
+        "config": digest(cfg),
+        "code": source_digest("train"),
+        "data": sha256(Path(cfg.io["packed"]) / "manifest.json"),
+        "init": sha256(init) if init else None,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,45 @@
+"""Everything that looks on while a run trains: its log, the progress display, wandb."""
+
+from typing import Any
+
+from novelview.config.compose import resolved
+from novelview.config.schema import TrainStage
+from novelview.training import tracking
+from novelview.training.distributed import Team
+from novelview.training.optim import Update
+from novelview.training.progress import Progress
+from novelview.training.record import Record
+
+
+class Watch:
+    """Takes in every step on the leading process; elsewhere it only keeps the rows that travel in the checkpoint."""
+
+    def __init__(self, cfg: TrainStage, team: Team, identity: str, start: int, total: int, record: Record) -> None:
+        self.record, self.total, self.leads = record, total, team.leads
+        images = cfg.train.batch_size * cfg.train.grad_accum * team.world
+        views = images * (cfg.views.num_context + cfg.views.num_target)
+        self.progress = Progress(total, start, views, enabled=cfg.runtime.progress and team.leads)
+        mode = cfg.runtime.wandb if team.leads else "disabled"
+        name = f"{cfg.model.name}-{cfg.phase}-{cfg.dataset}-{cfg.subset}-x{cfg.views.image_size}"
+        self.tracker = tracking.start(mode, identity, cfg.io["checkpoints"], name, resolved(cfg))
+
+    def step(self, number: int, values: dict[str, float], update: Update) -> None:
+        """Log step `number`."""
+        entry = {**values, "lr": update.lr, "grad_norm": update.grad_norm, "skipped": float(update.skipped is not None)}
+        row = self.record.add(number, entry)
+        self.progress.step()
+        if row is not None and self.leads:
+            self.record.write_if_due()
+            self.progress.row(row)
+            self.tracker.row(row)
+
+    def close(self) -> None:
+        """Stop watching."""
+        self.progress.close()
+        self.tracker.finish()
+
+    def __enter__(self) -> "Watch":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
