@@ -1,0 +1,20 @@
+"""The plan of this call: every path, override and digest comes from it."""
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(workflow.basedir)
+sys.path.insert(0, str(ROOT / "src"))
+
+from novelview.config.workflow import enter, plan
+
+# Rules call `python -m novelview...`: the interpreter that runs Snakemake, the sources and configs of this checkout.
+enter(ROOT)
+PLAN = plan(config)
+
+
+wildcard_constraints:
+    model="[a-z0-9]+",
+    subset="[A-Za-z0-9_.-]+",
+    res="[0-9]+",

@@ -1,0 +1,60 @@
+"""Data: any source to chunks, chunks to the packed store."""
+
+
+rule download_source:
+    output:
+        manifest="data/{dataset}/raw/manifest.json",
+    log:
+        "logs/download/{dataset}.log",
+    benchmark:
+        "benchmarks/download/{dataset}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 2
+    resources:
+        mem_mb=3000,
+        runtime=240,
+    params:
+        **PLAN.stage("download"),
+        out=subpath(output.manifest, parent=True),
+    message:
+        "Fetching or generating the data set {wildcards.dataset}"
+    shell:
+        "python -m novelview.stages.download {params.overrides} --expect-digest {params.digest}"
+        " io.out={params.out} runtime.workers={threads} 2>&1 | tee {log}"
+
+
+rule pack_scenes:
+    input:
+        manifest="data/{dataset}/raw/manifest.json",
+    output:
+        manifest="data/{dataset}/packed/manifest.json",
+    log:
+        "logs/preprocess/{dataset}.log",
+    benchmark:
+        "benchmarks/preprocess/{dataset}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 2
+    resources:
+        mem_mb=3000,
+        runtime=240,
+    params:
+        **PLAN.stage("preprocess"),
+        raw=subpath(input.manifest, parent=True),
+        out=subpath(output.manifest, parent=True),
+    message:
+        "Packing the frames of {wildcards.dataset}"
+    shell:
+        "python -m novelview.stages.preprocess {params.overrides} --expect-digest {params.digest}"
+        " io.raw={params.raw} io.out={params.out} runtime.workers={threads} 2>&1 | tee {log}"
+
+
+rule download:
+    input:
+        f"data/{PLAN.dataset}/raw/manifest.json",
+
+
+rule preprocess:
+    input:
+        f"data/{PLAN.dataset}/packed/manifest.json",

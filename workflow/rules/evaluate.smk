@@ -1,0 +1,40 @@
+"""Evaluation: per-target rows, summary with intervals, pictures, poses and videos of every trained model."""
+
+
+rule evaluate_model:
+    input:
+        packed=f"data/{PLAN.dataset}/packed/manifest.json",
+        raw=f"data/{PLAN.dataset}/raw/manifest.json",
+        weights="results/{scale}/models/{model}/{subset}/x{res}/model.safetensors",
+    output:
+        summary="results/{scale}/models/{model}/{subset}/x{res}/evaluation/summary.json",
+        rows="results/{scale}/models/{model}/{subset}/x{res}/evaluation/rows.csv",
+        gallery="results/{scale}/models/{model}/{subset}/x{res}/evaluation/gallery.safetensors",
+    log:
+        "logs/evaluate/{scale}-{model}-{subset}-x{res}.log",
+    benchmark:
+        "benchmarks/evaluate/{scale}-{model}-{subset}-x{res}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: PLAN.train_threads
+    resources:
+        mem_mb=3000,
+        runtime=240,
+        gpu=PLAN.gpus,
+    params:
+        **PLAN.stage("evaluate"),
+        packed=subpath(input.packed, parent=True),
+        raw=subpath(input.raw, parent=True),
+        out=subpath(output.summary, parent=True),
+        launcher=lambda wildcards, resources: PLAN.launcher(resources.gpu),
+    message:
+        "Evaluating {wildcards.model} at {wildcards.res}"
+    shell:
+        "{params.launcher} -m novelview.stages.evaluate {params.overrides} --expect-digest {params.digest}"
+        " io.packed={params.packed} io.raw={params.raw} io.weights={input.weights} io.out={params.out}"
+        " runtime.threads={threads} 2>&1 | tee {log}"
+
+
+rule evaluate:
+    input:
+        [f"{run}/evaluation/summary.json" for run in PLAN.runs()],

@@ -1,0 +1,112 @@
+"""Figures, tables and the report: each is a rule instance of its own and can be deleted and redrawn alone."""
+
+
+rule draw_figure:
+    input:
+        summaries=[f"{run}/evaluation/summary.json" for run in PLAN.runs()],
+        galleries=[f"{run}/evaluation/gallery.safetensors" for run in PLAN.runs()],
+        curves=[f"{run}/train.csv" for run in PLAN.runs()],
+    output:
+        svg=f"{PLAN.results}/figures/{{figure}}.svg",
+        png=report(
+            f"{PLAN.results}/figures/{{figure}}.png",
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
+    log:
+        f"logs/figures/{PLAN.tag}-{{figure}}.log",
+    benchmark:
+        f"benchmarks/figures/{PLAN.tag}-{{figure}}.tsv"
+    wildcard_constraints:
+        figure="|".join(PLAN.figures),
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=1500,
+        runtime=20,
+    params:
+        overrides=lambda wildcards: PLAN.stage("figures", figure=wildcards.figure)["overrides"],
+        digest=lambda wildcards: PLAN.stage("figures", figure=wildcards.figure)["digest"],
+        source=PLAN.stage("figures")["source"],
+        inputs=PLAN.listed([f"{run}/evaluation" for run in PLAN.runs()]),
+        curves=PLAN.listed([f"{run}/train.csv" for run in PLAN.runs()]),
+        stem=f"{PLAN.results}/figures/{{figure}}",
+    message:
+        "Drawing {wildcards.figure}"
+    shell:
+        "python -m novelview.stages.figures {params.overrides} --expect-digest {params.digest}"
+        " io.inputs={params.inputs} io.curves={params.curves} io.out={params.stem} 2>&1 | tee {log}"
+
+
+rule write_table:
+    input:
+        summaries=[f"{run}/evaluation/summary.json" for run in PLAN.runs()],
+    output:
+        md=f"{PLAN.results}/tables/{{table}}.md",
+        tex=f"{PLAN.results}/tables/{{table}}.tex",
+        csv=report(
+            f"{PLAN.results}/tables/{{table}}.csv",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
+    log:
+        f"logs/figures/{PLAN.tag}-{{table}}.log",
+    benchmark:
+        f"benchmarks/figures/{PLAN.tag}-{{table}}.tsv"
+    wildcard_constraints:
+        table="|".join(PLAN.tables),
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=1500,
+        runtime=20,
+    params:
+        overrides=lambda wildcards: PLAN.stage("figures", figure=wildcards.table)["overrides"],
+        digest=lambda wildcards: PLAN.stage("figures", figure=wildcards.table)["digest"],
+        source=PLAN.stage("figures")["source"],
+        inputs=PLAN.listed([f"{run}/evaluation" for run in PLAN.runs()]),
+        stem=f"{PLAN.results}/tables/{{table}}",
+    message:
+        "Writing {wildcards.table}"
+    shell:
+        "python -m novelview.stages.figures {params.overrides} --expect-digest {params.digest}"
+        " io.inputs={params.inputs} io.out={params.stem} 2>&1 | tee {log}"
+
+
+rule write_report:
+    input:
+        summaries=[f"{run}/evaluation/summary.json" for run in PLAN.runs()],
+        galleries=[f"{run}/evaluation/gallery.safetensors" for run in PLAN.runs()],
+        curves=[f"{run}/train.csv" for run in PLAN.runs()],
+        figures=[f"{PLAN.results}/figures/{figure}.png" for figure in PLAN.figures],
+        tables=[f"{PLAN.results}/tables/{table}.md" for table in PLAN.tables],
+    output:
+        f"{PLAN.results}/report/index.html",
+    log:
+        f"logs/report/{PLAN.tag}.log",
+    benchmark:
+        f"benchmarks/report/{PLAN.tag}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=1500,
+        runtime=20,
+    params:
+        **PLAN.stage("report"),
+        inputs=PLAN.listed([f"{run}/evaluation" for run in PLAN.runs()]),
+        curves=PLAN.listed([f"{run}/train.csv" for run in PLAN.runs()]),
+        figures=lambda wildcards, input: Path(input.figures[0]).parent,
+    message:
+        "Writing the report"
+    shell:
+        "python -m novelview.stages.report {params.overrides} --expect-digest {params.digest}"
+        " io.inputs={params.inputs} io.curves={params.curves} io.figures={params.figures} io.out={output}"
+        " 2>&1 | tee {log}"
+
+
+rule figures:
+    input:
+        [f"{PLAN.results}/figures/{figure}.png" for figure in PLAN.figures],
+        [f"{PLAN.results}/tables/{table}.md" for table in PLAN.tables],
