@@ -1,0 +1,142 @@
+"""COLMAP models read as pycolmap reads them; photographs reconstructed in a process of their own."""
+
+import io
+import json
+
+import numpy as np
+import pycolmap
+import pytest
+import torch
+from import_samples import fake_model, look_at, picture, run
+from PIL import Image
+from scipy.spatial.transform import Rotation
+from skimage import data
+
+from novelview.config.sources import (
+    ColmapSource,
+    PhotosSource,
+)
+from novelview.errors import DataError
+from novelview.scenes.chunks import read_chunk
+from novelview.scenes.imports import colmap, photos
+
+
+@pytest.fixture
+def reconstruction(tmp_path):
+    """A synthetic model written in both formats, and its pictures."""
+    options = pycolmap.SyntheticDatasetOptions(num_rigs=2, num_cameras_per_rig=1, num_frames_per_rig=5, num_points3D=30)
+    made = pycolmap.synthesize_dataset(options)
+    for suffix in ("bin", "txt"):
+        folder = tmp_path / suffix / "sparse" / "0"
+        folder.mkdir(parents=True)
+        made.write_binary(folder) if suffix == "bin" else made.write_text(folder)
+        for number, image in enumerate(made.images.values()):
+            camera = made.cameras[image.camera_id]
+            picture(tmp_path / suffix / "images" / image.name, number, (camera.width // 8, camera.height // 8))
+    return tmp_path, made
+
+
+@pytest.mark.parametrize("suffix", ["bin", "txt"])
+def test_colmap_models_read_as_pycolmap_reads_them(reconstruction, suffix):
+    folder, made = reconstruction
+    _, found = colmap.read_model(folder / suffix / "sparse" / "0")
+    truth = {image.name: image.cam_from_world().matrix() for image in made.images.values()}
+    assert {pose.name for pose in found} == set(truth)
+    assert all(np.allclose(pose.w2c[:3], truth[pose.name], atol=1e-9) for pose in found)
+    scene = colmap.load(folder / suffix, ColmapSource())
+    focal = {camera.camera_id: camera.focal_length for camera in made.cameras.values()}
+    assert all(frame.lens.fx in focal.values() for frame in scene.frames) and len(scene.frames) == len(truth)
+
+
+def test_colmap_imports(reconstruction):
+    folder, _ = reconstruction
+    out = run(ColmapSource(held_out=2), folder / "bin", folder / "raw")
+    assert len(read_chunk(out / "test" / "000000.torch")[0].images) == 10
+
+
+def test_other_colmap_lenses_are_refused_by_name(tmp_path):
+    (tmp_path / "cameras.txt").write_text("# comment\n1 FULL_OPENCV 64 48 " + "1 " * 12 + "\n")
+    (tmp_path / "images.txt").write_text("1 1 0 0 0 0 0 0 1 a.png\n\n")
+    with pytest.raises(DataError, match="camera model FULL_OPENCV is not supported"):
+        colmap.read_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cameras.bin", "images.bin"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7])
+def test_truncated_colmap_models_are_refused(reconstruction, name, share):
+    path = reconstruction[0] / "bin" / "sparse" / "0" / name
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(DataError, match=rf"{name}: damaged"):
+        colmap.read_model(path.parent)
+
+
+def test_photographs_turned_by_exif_come_out_upright(tmp_path, monkeypatch):
+    upright = np.zeros((64, 48, 3), np.uint8)
+    upright[:20] = 255
+    for row in range(6):
+        exif = Image.Exif()
+        exif[photos.ORIENTATION] = 6
+        path = tmp_path / "in" / f"{row}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.rot90(upright)).save(path, exif=exif, quality=95)
+    monkeypatch.setattr(photos, "_run", fake_model("1 SIMPLE_PINHOLE 48 64 50 24 32\n"))
+    out = run(PhotosSource(held_out=2), tmp_path / "in", tmp_path / "raw")
+    image = Image.open(io.BytesIO(bytes(read_chunk(out / "test" / "000000.torch")[0].images[0].tolist())))
+    assert image.size == (48, 64) and np.abs(np.asarray(image).astype(int) - upright).mean() < 3
+
+
+def test_unregistered_photographs_are_listed(tmp_path, monkeypatch):
+    for row in range(10):
+        picture(tmp_path / "in" / f"p{row}.jpg", row)
+    monkeypatch.setattr(photos, "_run", fake_model("1 SIMPLE_PINHOLE 64 48 50 32 24\n", lambda row: row not in (3, 9)))
+    out = run(PhotosSource(held_out=2), tmp_path / "in", tmp_path / "raw")
+    report = json.loads((out / "import.json").read_text())
+    assert report["unregistered"] == ["p3.jpg", "p9.jpg"] and len(report["pictures"]) == 8
+    with pytest.raises(DataError, match=r"8 of 10 photographs could be registered.*min_registered=0\.9"):
+        run(PhotosSource(held_out=2, min_registered=0.9), tmp_path / "in", tmp_path / "raw")
+
+
+def test_photographs_without_structure_fail_with_counts_and_a_log(tmp_path):
+    for row in range(4):
+        picture(tmp_path / "in" / f"p{row}.jpg", row)
+    with pytest.raises(DataError, match=r"0 of 4 photographs could be registered") as caught:
+        run(PhotosSource(held_out=1), tmp_path / "in", tmp_path / "data" / "raw")
+    log = tmp_path / "data" / "pycolmap.log"
+    assert "\n" not in str(caught.value) and str(log) in str(caught.value) and log.stat().st_size > 0
+
+
+def corner(c2w: np.ndarray, width: int = 320, height: int = 240, focal: float = 300.0) -> np.ndarray:
+    """Ray-cast a corner of three textured walls."""
+    pixels = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), -1)
+    rays = np.concatenate([(pixels - (width / 2, height / 2)) / focal, np.ones((height, width, 1))], -1) @ c2w[:3, :3].T
+    textures = [data.astronaut(), data.coffee(), data.rocket()]
+    image, nearest = np.zeros((height, width, 3)), np.full((height, width), np.inf)
+    for axis, texture in enumerate(textures):
+        with np.errstate(divide="ignore"):
+            depth = (2.0 - c2w[axis, 3]) / rays[..., axis]
+        points = c2w[:3, 3] + depth[..., None] * rays
+        u, v = (np.delete(points, axis, -1)[..., k] for k in (0, 1))
+        rows, columns = (
+            np.mod(x * 150, size).astype(int) for x, size in ((v, texture.shape[0]), (u, texture.shape[1]))
+        )
+        hit = (depth > 0) & (depth < nearest)
+        image[hit], nearest[hit] = texture[rows, columns][hit], depth[hit]
+    return image.astype(np.uint8)
+
+
+def rotation_errors(found: torch.Tensor, truth: np.ndarray) -> np.ndarray:
+    """Degrees between relative rotations to the first camera, which no similarity changes."""
+    relative = [m[:, :3, :3].transpose(0, 2, 1) @ m[0, :3, :3] for m in (found.numpy().astype(float), truth)]
+    return np.degrees(Rotation.from_matrix(relative[0].transpose(0, 2, 1) @ relative[1]).magnitude())
+
+
+def test_real_reconstruction_finds_the_cameras_and_repeats_itself(tmp_path):
+    truth = [look_at(np.array([0.25 * i - 1, 0.1 * i - 1, -2.0]), np.array([1.2, 1.0, 1.2])) for i in range(8)]
+    (tmp_path / "in").mkdir()
+    for row, c2w in enumerate(truth):
+        Image.fromarray(corner(c2w)).save(tmp_path / "in" / f"p{row}.jpg", quality=95)
+    scenes = [photos.load(tmp_path / "in", PhotosSource(), tmp_path / "log", threads=1) for _ in range(2)]
+    found = np.stack([frame.c2w for frame in scenes[0].frames])
+    assert len(found) == 8 and rotation_errors(torch.from_numpy(found), np.stack(truth)).max() < 1.0
+    assert abs(scenes[0].frames[0].lens.fx / 300 - 1) < 0.05
+    assert np.array_equal(found, np.stack([frame.c2w for frame in scenes[1].frames]))

@@ -1,0 +1,171 @@
+"""Mistakes in imported collections: one line that names the file and the key. Chunks on disk are checked too."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from import_samples import lact, nerf, picture, run
+
+from novelview.config.schema import DownloadStage
+from novelview.config.sources import (
+    ChunksSource,
+    ColmapSource,
+    OpencvCamerasSource,
+    PhotosSource,
+    TransformsSource,
+)
+from novelview.errors import ConfigError, DataError, NovelviewError
+from novelview.files import sha256
+from novelview.scenes.imports import transforms
+from novelview.stages.download import download
+
+
+def chunks(folder: Path) -> Path:
+    made = run(TransformsSource(held_out=2), nerf(folder / "in", 6), folder / "made")
+    (made / "manifest.json").unlink()
+    return made
+
+
+def test_chunks_are_listed_where_they_lie(tmp_path):
+    made = chunks(tmp_path)
+    source = ChunksSource(indices={"small": "indices/held_out.json"})
+    out = run(source, made, tmp_path / "raw")
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["root"] == str(made) and manifest["files"]["train/000000.torch"]["bytes"] > 0
+    assert manifest["files"]["test/000000.torch"]["sha256"] == sha256(made / "test" / "000000.torch")
+    assert (out / "indices" / "small.json").read_bytes() == (made / "indices" / "held_out.json").read_bytes()
+    assert not list(out.rglob("*.torch"))
+
+
+def drop_chunk(made: Path) -> None:
+    (made / "test" / "000000.torch").unlink()
+
+
+def extra_chunk(made: Path) -> None:
+    (made / "test" / "000001.torch").write_bytes(b"x")
+
+
+def no_index(made: Path) -> None:
+    (made / "test" / "index.json").unlink()
+
+
+def wrong_index(made: Path) -> None:
+    (made / "test" / "index.json").write_text("[1]")
+
+
+@pytest.mark.parametrize("damage", [drop_chunk, extra_chunk, no_index, wrong_index])
+def test_chunks_and_index_must_agree(tmp_path, damage):
+    made = chunks(tmp_path)
+    damage(made)
+    with pytest.raises(DataError) as caught:
+        run(ChunksSource(), made, tmp_path / "raw")
+    assert "\n" not in str(caught.value) and str(made / "test") in str(caught.value)
+
+
+def test_unknown_index_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"source\.indices\.small=nowhere"):
+        run(ChunksSource(indices={"small": "nowhere"}), chunks(tmp_path), tmp_path / "raw")
+
+
+NERF_ERRORS = {
+    "no focal length": ({"fl_x": None}, {}, "neither 'fl_x' nor 'camera_angle_x'"),
+    "focal length of the wrong type": ({"fl_x": "long"}, {}, "'fl_x' is 'long', not a number"),
+    "negative focal length": ({"fl_x": -5.0}, {}, "focal length 'fl_x' is -5.0"),
+    "absurd field of view": ({"fl_x": None, "camera_angle_x": 4.0}, {}, "between 0 and pi"),
+    "no frames": ({"frames": None}, {}, "holds no list of frames"),
+    "empty frames": ({"frames": []}, {}, "holds no list of frames"),
+    "no file path": ({}, {"file_path": None}, "key 'file_path' is missing"),
+    "no matrix": ({}, {"transform_matrix": None}, "key 'transform_matrix' is missing"),
+    "ragged matrix": ({}, {"transform_matrix": [[1, 2], [3]]}, "no finite 4x4 matrix"),
+    "scaled rotation": ({}, {"transform_matrix": (2 * np.eye(4)).tolist()}, "not orthonormal"),
+    "mirrored rotation": ({}, {"transform_matrix": np.diag([1, 1, -1, 1]).tolist()}, "not orthonormal"),
+    "nan in matrix": ({}, {"transform_matrix": (np.eye(4) * float("nan")).tolist()}, "no finite 4x4"),
+    "unknown camera model": ({"camera_model": "EQUIRECTANGULAR"}, {}, "camera_model EQUIRECTANGULAR"),
+    "another shape of picture": ({"w": 48, "h": 64}, {}, "picture of 64x48 but its camera says 48x64"),
+    "folding distortion": ({"k1": -80.0}, {}, "cannot be removed"),
+    "too many held out": ({}, {}, "source.held_out"),
+}
+
+
+@pytest.mark.parametrize("name", NERF_ERRORS)
+def test_transforms_errors_are_one_line(tmp_path, name):
+    top, frame, message = NERF_ERRORS[name]
+    folder = nerf(tmp_path / "in", 6, frame, **top)
+    held_out = 5 if name == "too many held out" else 2
+    with pytest.raises(DataError) as caught:
+        run(TransformsSource(held_out=held_out), folder, tmp_path / "raw")
+    assert message in str(caught.value) and "\n" not in str(caught.value) and not (tmp_path / "raw").exists()
+
+
+def test_repeated_frames_are_refused(tmp_path):
+    folder = nerf(tmp_path, 4)
+    content = json.loads((folder / "transforms.json").read_text())
+    content["frames"].append(content["frames"][0])
+    (folder / "transforms.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="named twice"):
+        transforms.load(folder, TransformsSource())
+
+
+LACT_ERRORS = {
+    "no w2c": ({"w2c": None}, "key 'w2c' is missing"),
+    "no focal length": ({"fx": None}, "key 'fx' is missing"),
+    "no path": ({"file_path": ""}, "key 'file_path' is missing"),
+    "no picture": ({"file_path": "gone.png"}, "pictures do not exist, first gone.png"),
+    "sheared": ({"w2c": (np.eye(4) + np.eye(4, k=1)).tolist()}, "not orthonormal"),
+}
+
+
+@pytest.mark.parametrize("name", LACT_ERRORS)
+def test_opencv_camera_errors_are_one_line(tmp_path, name):
+    frame, message = LACT_ERRORS[name]
+    with pytest.raises(DataError) as caught:
+        run(OpencvCamerasSource(held_out=2), lact(tmp_path / "in", 6, **frame), tmp_path / "raw")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+SOURCES = [TransformsSource, OpencvCamerasSource, ColmapSource, PhotosSource, ChunksSource]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_missing_and_empty_folders_are_one_line(tmp_path, source):
+    for path in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(DataError) as caught:
+            run(source(), path, tmp_path / "out" / "raw")
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_path_is_asked_for(tmp_path, source):
+    with pytest.raises(ConfigError, match="path=FOLDER"):
+        download(DownloadStage(source=source(), path=None, dataset="d", io={"out": str(tmp_path / "raw")}))
+
+
+@pytest.mark.parametrize("source", [TransformsSource, OpencvCamerasSource])
+def test_broken_json_is_named(tmp_path, source):
+    for name in ("transforms.json", "opencv_cameras.json"):
+        (tmp_path / name).write_text("{")
+    with pytest.raises(NovelviewError, match="not valid JSON"):
+        run(source(), tmp_path, tmp_path / "raw")
+
+
+def test_mixed_sizes_are_named(tmp_path):
+    folder = lact(tmp_path / "in", 6)
+    picture(folder / "renderings" / "00000004.png", 0, (48, 64))
+    with pytest.raises(DataError, match=r"00000004\.png: 48x64 after conversion, but .*64x48"):
+        run(OpencvCamerasSource(held_out=2), folder, tmp_path / "raw")
+
+
+def test_unreadable_photograph_is_named(tmp_path):
+    for row in range(4):
+        picture(tmp_path / "in" / f"p{row}.jpg", row)
+    whole = (tmp_path / "in" / "p2.jpg").read_bytes()
+    (tmp_path / "in" / "p2.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"p2\.jpg: unreadable photograph"):
+        run(PhotosSource(held_out=1), tmp_path / "in", tmp_path / "raw")
+
+
+@pytest.mark.parametrize("wrong", [{"jpeg_quality": 0}, {"max_side": -1}, {"background": 2.0}])
+def test_values_out_of_range_are_named(tmp_path, wrong):
+    with pytest.raises(ConfigError, match=rf"source\.{next(iter(wrong))}="):
+        run(OpencvCamerasSource(held_out=2, **wrong), lact(tmp_path / "in", 6), tmp_path / "raw")

@@ -1,0 +1,109 @@
+"""Metrics: PSNR by hand, scikit-image's SSIM, and LPIPS only from a file that is there."""
+
+import pytest
+import torch
+from skimage.metrics import structural_similarity
+
+from novelview.errors import DataError
+from novelview.evaluation.metrics import open_lpips, psnr, ssim
+
+BLOCKS = ((0, 4), (4, 9), (9, 16), (16, 23), (23, 30))
+WIDTHS = {0: 64, 2: 64, 5: 128, 7: 128, 10: 256, 12: 256, 14: 256, 17: 512, 19: 512, 21: 512, 24: 512, 26: 512, 28: 512}
+
+
+def pictures(*shape: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.rand(shape, generator=generator)
+    return target + 0.2 * torch.randn(shape, generator=generator), target
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 11, 11), (2, 3, 24, 40), (2, 2, 3, 13, 30)])
+def test_ssim_is_scikit_images(shape):
+    pred, target = pictures(*shape)
+    found = ssim(pred, target)
+    assert found.shape == shape[:-3]
+    settings = {"win_size": 11, "gaussian_weights": True, "channel_axis": 0, "data_range": 1.0}
+    pairs = zip(pred.flatten(0, -4).double().numpy(), target.flatten(0, -4).double().numpy(), strict=True)
+    expected = [structural_similarity(one, other, **settings) for one, other in pairs]
+    torch.testing.assert_close(found.flatten().double(), torch.tensor(expected).double(), atol=1e-6, rtol=0)
+
+
+def test_psnr_clamps_and_averages_within_an_image():
+    target = torch.zeros(2, 3, 4, 4)
+    pred = torch.stack([torch.full((3, 4, 4), 0.1), torch.full((3, 4, 4), -5.0)])
+    torch.testing.assert_close(psnr(pred, target), torch.tensor([20.0, 100.0]))
+
+
+def test_ssim_refuses_images_smaller_than_its_window():
+    with pytest.raises(DataError, match="10x14 images"):
+        ssim(torch.zeros(1, 3, 14, 10), torch.zeros(1, 3, 14, 10))
+
+
+@pytest.fixture(scope="module")
+def vgg16(tmp_path_factory):
+    """A random VGG-16 in torchvision's format."""
+    generator, inputs, state = torch.Generator().manual_seed(3), 3, {}
+    for layer, width in WIDTHS.items():
+        scale = (2 / (9 * inputs)) ** 0.5
+        state[f"features.{layer}.weight"] = scale * torch.randn(width, inputs, 3, 3, generator=generator)
+        state[f"features.{layer}.bias"] = 0.01 * torch.randn(width, generator=generator)
+        inputs = width
+    state["classifier.0.weight"] = torch.zeros(2, 2)
+    path = tmp_path_factory.mktemp("pretrained") / "vgg16.pth"
+    torch.save(state, path)
+    return path
+
+
+def by_hand(path, pred, target):
+    """LPIPS as its paper defines it: unit-length features, squared difference, calibrated sum, spatial mean."""
+    from novelview.compat import import_lpips
+
+    package = import_lpips()
+    state = torch.load(path, weights_only=True)
+    lins = package.LPIPS(net="vgg", version="0.1", pnet_rand=True, verbose=False).lins
+    shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
+    one, other = (((2 * image - 1) - shift.view(3, 1, 1)) / scale.view(3, 1, 1) for image in (pred, target))
+    total = torch.zeros(len(pred))
+    for (start, stop), lin in zip(BLOCKS, lins, strict=True):
+        for layer in range(start, stop):
+            one, other = (_layer(state, layer, image) for image in (one, other))
+        units = [image / (image.square().sum(1, keepdim=True).sqrt() + 1e-10) for image in (one, other)]
+        total = total + lin.model[-1]((units[0] - units[1]) ** 2).mean(dim=(1, 2, 3))
+    return total.detach()
+
+
+def _layer(state, layer, image):
+    if layer in WIDTHS:
+        return torch.conv2d(image, state[f"features.{layer}.weight"], state[f"features.{layer}.bias"], padding=1)
+    return torch.max_pool2d(image, 2) if layer in (4, 9, 16, 23) else image.relu()
+
+
+def test_lpips_from_a_local_backbone(vgg16):
+    metric, reason = open_lpips(str(vgg16))
+    assert metric is not None and reason is None
+    pred, target = pictures(2, 3, 32, 32)
+    found = metric(pred, target)
+    torch.testing.assert_close(found, by_hand(vgg16, pred, target), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(metric(target, target), torch.zeros(2))
+    torch.testing.assert_close(metric(pred[:, None], target[:, None]), found[:, None], atol=1e-6, rtol=1e-5)
+
+
+def test_lpips_without_weights_gives_a_reason_not_a_number(tmp_path):
+    missing = str(tmp_path / "vgg16.pth")
+    assert open_lpips(missing) == (None, f"n/a (weights not downloaded: {missing})")
+    assert open_lpips(None) == (None, "n/a (switched off: eval.lpips_weights=null)")
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
+def test_lpips_refuses_a_file_of_another_kind(tmp_path, content):
+    path = tmp_path / "vgg16.pth"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"vgg16\.pth: not torchvision's VGG-16 weights"):
+        open_lpips(str(path))
+
+
+def test_lpips_refuses_weights_of_another_shape(vgg16, tmp_path):
+    state = torch.load(vgg16, weights_only=True) | {"features.0.weight": torch.zeros(8, 3, 3, 3)}
+    torch.save(state, tmp_path / "vgg16.pth")
+    with pytest.raises(DataError, match="other shapes"):
+        open_lpips(str(tmp_path / "vgg16.pth"))

@@ -1,0 +1,134 @@
+"""The report: one file, no other file or network needed, every sample and every loss in it."""
+
+import base64
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from synthetic_results import SETS, STUDY, write_results
+
+from novelview.config.schema import ReportStage, Study
+from novelview.errors import DataError
+from novelview.figures.provenance import duration
+from novelview.figures.training_curves import training_curves
+from novelview.stages.report import report
+
+
+class Page(HTMLParser):
+    """Collects what a page refers to, its element names and the text of its JSON script."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.references: list[str] = []
+        self.ids: list[str] = []
+        self.counts: dict[str, int] = {}
+        self.samples = ""
+        self.inside = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        found = dict(attrs)
+        self.references += [
+            str(value) for name, value in attrs if name in {"src", "href", "srcset", "poster", "action"}
+        ]
+        self.ids += [found["id"] or ""] if "id" in found else []
+        self.inside = tag == "script" and found.get("id") == "samples"
+
+    def handle_data(self, data: str) -> None:
+        self.samples += data if self.inside else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = False
+
+
+def write(root: Path, out: Path, study: Study = STUDY, scale: str = "demo") -> str:
+    folders, logs = write_results(root / "results")
+    training_curves(logs, root / "figures" / "training_curves")
+    io = {"figures": str(root / "figures"), "out": str(out)}
+    io |= {"inputs": [str(path) for path in folders], "curves": [str(path) for path in logs]}
+    report(ReportStage(study=study, scale=scale, io=io))
+    return out.read_text()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    root = tmp_path_factory.mktemp("report")
+    return write(root, root / "report" / "index.html")
+
+
+def test_page_needs_no_other_file(page: str) -> None:
+    parsed = Page(page)
+    assert all(reference.startswith(("data:", "#")) for reference in parsed.references)
+    assert all(reference[1:] in parsed.ids for reference in parsed.references if reference.startswith("#"))
+    assert "@import" not in page and "url(" not in page.split("</style>")[0]
+    assert parsed.counts["video"] == 1 and "link" not in parsed.counts
+
+
+def test_page_holds_every_sample_of_every_model(page: str) -> None:
+    models = json.loads(Page(page).samples)
+    assert [model["name"] for model in models] == ["PT-LVSM, 28 px", "UP-LVSM, 28 px"]
+    for model in models:
+        assert [sample["name"] for sample in model["samples"]] == [
+            f"{name}, gap23, {name}-{number}, frame 11" for number, name in enumerate(SETS)
+        ]
+        for sample in model["samples"]:
+            pictures = [sample[name] for name in ("target", "render", "nearest", "error", "context0", "context1")]
+            assert all(base64.b64decode(one.partition(",")[2])[8:12] == b"WEBP" for one in pictures)
+            assert sample["psnr"] == "12.34" and sample["frames"] == [0, 23]
+
+
+def test_page_shows_losses_as_plainly_as_wins(page: str) -> None:
+    assert "PT-LVSM at 28 px, large, seen set: −0.70 dB [−0.95, −0.45] against the mean of the context views" in page
+    assert "PT-LVSM at 28 px, gap23, seen set: +1.40 dB [1.15, 1.65] over the mean of the context views" in page
+    assert '<li class="loss">' in page and '<li class="win">' in page and '<li class="tie">' in page
+    assert '<td class="number loss">−0.70<small>[−0.95, −0.45] M</small></td>' in page
+
+
+def test_page_says_what_it_is(page: str, tmp_path: Path) -> None:
+    assert "blurry by construction" in page
+    assert "Made‑up &lt;study&gt;" in page and "<study>" not in page
+    assert "n/a (weights not downloaded)" in page and "What differs" in page
+    assert "0123456789ab" in page and "777" in page and "torch 2.13.0" in page and "2 min 30 s" in page
+    assert "blurry by construction" not in write(tmp_path, tmp_path / "index.html", scale="paper")
+
+
+def test_page_has_no_machine_paths(page: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert str(tmp_path_factory.getbasetemp()) not in page and str(Path.home()) + "/" not in page
+
+
+def test_page_repeats_byte_for_byte(page: str, tmp_path: Path) -> None:
+    assert write(tmp_path, tmp_path / "index.html") == page
+
+
+def test_page_without_pictures_videos_or_published_rows(tmp_path: Path) -> None:
+    folders, _ = write_results(tmp_path / "results")
+    for folder in folders:
+        for name in ("gallery.safetensors", "path_seen-0.mp4"):
+            (folder / name).unlink(missing_ok=True)
+    (tmp_path / "figures").mkdir()
+    io = {"inputs": [str(path) for path in folders], "curves": [], "figures": str(tmp_path / "figures")}
+    report(ReportStage(study=Study(name="photos"), io=io | {"out": str(tmp_path / "index.html")}))
+    text = (tmp_path / "index.html").read_text()
+    parsed = Page(text)
+    assert not {"compare", "videos", "gaps"} & set(parsed.ids) and "<script" not in text
+    assert "No published rows exist for this study." in text
+    assert all(reference[1:] in parsed.ids for reference in parsed.references if reference.startswith("#"))
+
+
+def test_missing_inputs_are_one_line(tmp_path: Path) -> None:
+    folders, _ = write_results(tmp_path / "results")
+    io = {"inputs": [str(folders[0])], "figures": str(tmp_path / "gone"), "out": str(tmp_path / "index.html")}
+    with pytest.raises(DataError, match=r"gone: no folder of figures here; run the figures stage first$"):
+        report(ReportStage(study=STUDY, io=io))
+    with pytest.raises(DataError, match=r"report: no evaluation folders given"):
+        report(ReportStage(study=STUDY, io=io | {"inputs": [], "figures": str(tmp_path)}))
+    assert not (tmp_path / "index.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "unknown"), (45.4, "45 s"), (125, "2 min 05 s"), (12_000, "3 h 20 min")]
+)
+def test_duration(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,63 @@
+"""The source digest covers the import closure and nothing but code."""
+
+import shutil
+from modulefinder import ModuleFinder
+from pathlib import Path
+
+import pytest
+
+from novelview.config import digest as subject
+
+STAGES = ["download", "preprocess", "train", "evaluate", "figures", "report"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_closure_is_what_modulefinder_finds(stage: str) -> None:
+    roots = [str(folder.parent) for folder in subject.package_roots().values()]
+    finder = ModuleFinder(path=roots)
+    entry = subject.module_file(f"novelview.stages.{stage}")
+    assert entry is not None
+    finder.run_script(str(entry))
+    found = {name for name in finder.modules if name.split(".")[0] in subject.PACKAGES}
+    assert found | {f"novelview.stages.{stage}"} <= set(subject.closure(f"novelview.stages.{stage}"))
+    assert found > {"novelview.errors", "novelview.config.compose", "novelview.stages.cli"}
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    roots = {name: tmp_path / name for name in subject.PACKAGES}
+    for name, folder in subject.package_roots().items():
+        shutil.copytree(folder, roots[name], ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(subject, "package_roots", lambda: roots)
+    _forget()
+    yield tmp_path / "novelview"
+    monkeypatch.undo()
+    _forget()
+
+
+def _forget() -> None:
+    for function in (subject.imports_of, subject.closure, subject.source_digest):
+        function.cache_clear()
+
+
+def _changed_by(path: Path, text: str) -> set[str]:
+    before = {stage: subject.source_digest(stage) for stage in STAGES}
+    path.write_text(text)
+    _forget()
+    return {stage for stage in STAGES if subject.source_digest(stage) != before[stage]}
+
+
+def test_an_edit_changes_exactly_the_stages_that_import_it(copy: Path) -> None:
+    edited = copy / "training" / "optim.py"
+    assert _changed_by(edited, edited.read_text() + "\nEXTRA = 1\n") == {"train"}
+
+
+def test_a_helper_below_everything_changes_every_stage(copy: Path) -> None:
+    edited = copy / "files.py"
+    assert _changed_by(edited, edited.read_text() + "\nEXTRA = 1\n") == set(STAGES)
+
+
+def test_comments_and_docstrings_change_nothing(copy: Path) -> None:
+    edited = copy / "files.py"
+    text = edited.read_text().replace('"""Files that appear whole', '"""Whole files, files that appear whole')
+    assert _changed_by(edited, "# a remark\n\n" + text) == set()

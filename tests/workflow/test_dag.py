@@ -1,0 +1,96 @@
+"""The DAG as Snakemake plans it: one command, single stages by name, mistakes as one line, exact reruns."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RULES = {
+    "download_source": 1,
+    "pack_scenes": 1,
+    "pretrain_model": 2,
+    "finetune_model": 2,
+    "evaluate_model": 4,
+    "draw_figure": 5,
+    "write_table": 1,
+    "write_report": 1,
+}
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--directory", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def planned(done: subprocess.CompletedProcess) -> dict[str, int]:
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, _, stats = (done.stdout + done.stderr).partition("Job stats:")
+    found = re.findall(r"^(\w+) +(\d+)$", stats, re.MULTILINE)
+    return {name: int(count) for name, count in found if name in RULES}
+
+
+def test_an_empty_folder_plans_the_whole_study(tmp_path: Path) -> None:
+    assert planned(snakemake(tmp_path, "-n")) == RULES
+
+
+@pytest.mark.parametrize(
+    ("target", "last"),
+    [
+        ("download", "download_source"),
+        ("preprocess", "pack_scenes"),
+        ("pretrain", "pretrain_model"),
+        ("finetune", "finetune_model"),
+        ("evaluate", "evaluate_model"),
+        ("figures", "write_table"),
+    ],
+)
+def test_a_single_stage_is_called_by_its_name(tmp_path: Path, target: str, last: str) -> None:
+    names = list(RULES)
+    wanted = {name: RULES[name] for name in names[: names.index(last) + 1]}
+    assert planned(snakemake(tmp_path, "-n", target)) == wanted
+
+
+def test_photographs_are_a_study_of_their_own(tmp_path: Path) -> None:
+    done = snakemake(tmp_path, "-n", "--config", "study=photos", "source=transforms", "path=somewhere", "name=garden")
+    assert planned(done)["evaluate_model"] == 4
+    assert "data/garden/packed" in done.stdout + done.stderr
+    assert "results/demo/photos-garden/report/index.html" in done.stdout + done.stderr
+
+
+def test_paper_scale_runs_the_same_rules(tmp_path: Path) -> None:
+    done = snakemake(tmp_path, "-n", "--config", "scale=paper")
+    assert planned(done) == RULES
+    assert "results/paper/models/uplvsm/re10k-full/x518/model.safetensors" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (["set=model.widht=3"], ["model.widht"]),
+        (["set=train.lr=fast"], ["train.lr", "fast"]),
+        (["set=nonsense"], ["nonsense"]),
+        (["set=views.image_size=57"], ["views.image_size=57"]),
+        (["set=eval.splits=small"], ["eval.splits"]),
+        (["study=nerf"], ["nerf", "less3depend"]),
+        (["scale=huge"], ["huge", "demo"]),
+        (["colour=red"], ["colour"]),
+        (["source=video"], ["video"]),
+        (["study=photos", "source=photos", "path=.", "name=my garden"], ["dataset=my garden"]),
+        (["study=photos", "source=photos"], ["source=photos", "path=FOLDER"]),
+        (["set=train.steps='3"], ["quote"]),
+    ],
+)
+def test_a_mistake_fails_the_dry_run_with_one_line(tmp_path: Path, config: list[str], words: list[str]) -> None:
+    done = snakemake(tmp_path, "-n", "--config", *config)
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("Using workflow specific profile")]
+    assert len(errors) == 1 and errors[0].startswith("error: "), done.stderr
+    assert all(word in errors[0] for word in words), errors[0]
+
+
+def test_lint_finds_nothing() -> None:
+    done = subprocess.run([sys.executable, "-m", "snakemake", "--lint"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and "Congratulations" in done.stdout + done.stderr, done.stdout + done.stderr
