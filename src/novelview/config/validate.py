@@ -112,8 +112,9 @@ def _check_together(config: Any) -> None:
         _check_views(views or config)
     if views is not None and model is not None:
         _check_model(views, model)
-    if hasattr(config, "train"):
-        _check_losses(config.train.losses)
+    train = getattr(config, "train", None)
+    if train is not None:
+        _check_losses(train.losses)
 
 
 def _check_losses(losses: Any) -> None:
