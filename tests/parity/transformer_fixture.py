@@ -1,4 +1,4 @@
-"""What the checks of UP-LVSM and PT-LVSM fixtures share: the model, the views, the training step, comparisons."""
+"""What the checks of UP-LVSM, PT-LVSM and LVSM fixtures share: the model, the views, the training step, comparisons."""
 
 import json
 from pathlib import Path
@@ -9,9 +9,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from novelview.cameras.paths import interpolate
+from novelview.cameras.plucker import plucker
 from novelview.config.models import DinoConfig, ModelConfig, TransformerConfig
 from novelview.config.schema import LossConfig, TrainConfig
 from novelview.losses.photometric import PhotometricLoss
+from novelview.models.lvsm import LVSM
 from novelview.models.published import load_published
 from novelview.models.registry import build
 from novelview.models.render import ViewModel
@@ -23,15 +25,41 @@ VALUE_ATOL, VALUE_RTOL = 2e-5, 2e-6  # of intermediate tokens, whose entries are
 GRADIENT_RTOL = 2e-5
 
 
-def transformer_config(config: dict[str, Any]) -> TransformerConfig:
+def transformer_config(config: dict[str, Any], qk_norm_eps: float = 1e-3) -> TransformerConfig:
     node = config["config"]["model"]["transformer"]
     return TransformerConfig(
         d=node["d"],
         d_head=node["d_head"],
         qk_norm=node.get("use_qk_norm", False),
+        qk_norm_eps=qk_norm_eps,
         special_init=node.get("special_init", False),
         depth_init=node.get("depth_init", False),
     )
+
+
+def lvsm_options(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what the nodes of both LVSM variants have in common; RMSNorm's eps is LVSM's 1e-5."""
+    node = config["config"]["model"]
+    tokenizers = (node["image_tokenizer"], node["target_pose_tokenizer"])
+    assert [tokenizer["in_channels"] for tokenizer in tokenizers] == [9, 6]
+    (patch,) = {tokenizer["patch_size"] for tokenizer in tokenizers}
+    return {"patch_size": patch, "transformer": transformer_config(config, qk_norm_eps=1e-5)}
+
+
+def lvsm_tokens(model: LVSM, context: Views, target: Views) -> tuple[dict[str, Tensor], Tensor]:
+    """Return what both LVSM variants embed, by recorded name, and the cameras' tokens [b*v n d]."""
+    assert context.images is not None
+    size = context.images.shape[-2:]
+    rays = plucker(target.c2w, target.intrinsics, *size)
+    queries = model.target_pose_tokenizer(rays.flatten(0, 1))
+    views, patches = context.c2w.shape[1], queries.shape[1]
+    values = {
+        "input_image_tokens": model.context_tokens(context).unflatten(1, (views, patches)),
+        "posed_input_first": model.posed_images(context),
+        "target_pose_cond_first": rays,
+        "target_pose_tokens": queries.unflatten(0, rays.shape[:2]),
+    }
+    return values, queries
 
 
 def dino_config(config: dict[str, Any]) -> DinoConfig:
@@ -171,3 +199,12 @@ def verify_video(
     first = context.take(torch.arange(context.c2w.shape[1])[None])
     ours = model.render_path(first, poses[None], lenses[None])
     close("video", ours, load_file(folder / "video.safetensors")["video_first"], atol=2e-5)
+
+
+def verify_context_video(folder: Path, config: dict[str, Any], model: ViewModel) -> None:
+    """Frames between the input cameras of the first scene, where the fixture has any."""
+    if not config.get("video"):
+        assert not (folder / "video.safetensors").exists()
+        return
+    context, _ = load_views(folder, config, "eval")
+    verify_video(folder, config, model, context, context.c2w[0], context.intrinsics[0])

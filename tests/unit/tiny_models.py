@@ -1,13 +1,23 @@
 """Models of a few thousand weights and views for them."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from novelview.cameras.poses import encoding_to_c2w
-from novelview.config.models import DinoConfig, ModelConfig, PTLVSMConfig, TransformerConfig, UPLVSMConfig
-from novelview.models.registry import MODELS, build
+from novelview.config.models import (
+    DinoConfig,
+    LVSMDecoderOnlyConfig,
+    LVSMEncoderDecoderConfig,
+    ModelConfig,
+    PTLVSMConfig,
+    TransformerConfig,
+    UPLVSMConfig,
+)
+from novelview.models.registry import build
 from novelview.models.render import ViewModel
 from novelview.models.uplvsm import UPLVSM
 from novelview.scenes.batch import Views
@@ -15,13 +25,18 @@ from novelview.scenes.batch import Views
 TRANSFORMER = TransformerConfig(d=32, d_head=16)
 DINO = DinoConfig(img_size=70, embed_dim=32, depth=1, num_heads=2)
 LAYERS = {"encoder_n_layer": 2, "estimator_n_layer": 1, "decoder_n_layer": 2, "n_latent_vectors": 6}
-NAMES = sorted(MODELS)
+ENCODER_DECODER = {"patch_size": 14, "encoder_n_layer": 2, "decoder_n_layer": 2, "n_latent_vectors": 6}
+SMALL: dict[str, Callable[..., ModelConfig]] = {
+    "uplvsm": partial(UPLVSMConfig, dino=DINO, **LAYERS),
+    "ptlvsm": partial(PTLVSMConfig, dino=DINO, n_layer=2),
+    "lvsm_decoder_only": partial(LVSMDecoderOnlyConfig, patch_size=14, n_layer=2),
+    "lvsm_encoder_decoder": partial(LVSMEncoderDecoderConfig, **ENCODER_DECODER),
+}
+NAMES = sorted(SMALL)
 
 
 def config(name: str, **changes: Any) -> ModelConfig:
-    if name == "uplvsm":
-        return UPLVSMConfig(**{"transformer": TRANSFORMER, "dino": DINO, **LAYERS, **changes})
-    return PTLVSMConfig(**{"transformer": TRANSFORMER, "dino": DINO, "n_layer": 2, **changes})
+    return SMALL[name](**{"transformer": TRANSFORMER, **changes})
 
 
 def model_of(name: str, **changes: Any) -> ViewModel:

@@ -39,6 +39,8 @@ SOURCES: dict[str, type[sources.SourceConfig]] = {
 MODELS: dict[str, type[models.ModelConfig]] = {
     "uplvsm": models.UPLVSMConfig,
     "ptlvsm": models.PTLVSMConfig,
+    "lvsm_decoder_only": models.LVSMDecoderOnlyConfig,
+    "lvsm_encoder_decoder": models.LVSMEncoderDecoderConfig,
 }
 RUN_ONLY = ("runtime", "io")
 

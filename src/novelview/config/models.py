@@ -74,3 +74,30 @@ class UPLVSMConfig(ModelConfig):
     decoder_as_canonical: bool = False
     pose_head_std: float = 0.02
     pose_identity_bias: bool = False  # quaternion head starts at the identity rotation; published false
+
+
+@dataclass
+class LVSMConfig(ModelConfig):
+    """What both variants of LVSM have (specs/lvsm.md sections 2 and 3)."""
+
+    patch_size: int = 8  # published 8; 16 is faster and worse
+    transformer: TransformerConfig = field(default_factory=lambda: TransformerConfig(qk_norm_eps=1e-5))
+
+
+@dataclass
+class LVSMDecoderOnlyConfig(LVSMConfig):
+    """LVSM, decoder-only (specs/lvsm.md section 4)."""
+
+    name: str = "lvsm_decoder_only"
+    n_layer: int = 24
+
+
+@dataclass
+class LVSMEncoderDecoderConfig(LVSMConfig):
+    """LVSM, encoder-decoder (specs/lvsm.md section 5)."""
+
+    name: str = "lvsm_encoder_decoder"
+    encoder_n_layer: int = 12
+    decoder_n_layer: int = 12
+    n_latent_vectors: int = 3072
+    decoder_init_last_only: bool = False  # quirk of the reference before June 2025, see docs/quirks.md

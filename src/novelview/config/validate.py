@@ -38,6 +38,8 @@ POSITIVE = {
     "TransformerConfig": ("d", "d_head", "qk_norm_eps", "init_gain"),
     "PTLVSMConfig": ("patch_size", "n_layer"),
     "UPLVSMConfig": ("patch_size", "encoder_n_layer", "estimator_n_layer", "decoder_n_layer", "n_latent_vectors"),
+    "LVSMDecoderOnlyConfig": ("patch_size", "n_layer"),
+    "LVSMEncoderDecoderConfig": ("patch_size", "encoder_n_layer", "decoder_n_layer", "n_latent_vectors"),
 }
 NOT_NEGATIVE = {
     "TrainConfig": ("warmup", "weight_decay"),
@@ -136,11 +138,18 @@ def _check_views(views: Any) -> None:
 
 
 def _check_model(views: Any, model: Any) -> None:
-    transformer, dino = model.transformer, model.dino
     if views.patch_size != model.patch_size:
         raise ConfigError(f"views.patch_size={views.patch_size}: the model's patch_size is {model.patch_size}")
-    if transformer.d % transformer.d_head:
+    transformer, dino = getattr(model, "transformer", None), getattr(model, "dino", None)
+    if transformer is not None and transformer.d % transformer.d_head:
         raise ConfigError(f"model.transformer.d={transformer.d}: not a multiple of d_head={transformer.d_head}")
+    if transformer is not None and dino is not None:
+        _check_dino(transformer, dino)
+    if getattr(model, "decoder_init_last_only", False) and not (transformer and transformer.special_init):
+        raise ConfigError("model.decoder_init_last_only=true: needs model.transformer.special_init=true")
+
+
+def _check_dino(transformer: Any, dino: Any) -> None:
     if dino.embed_dim != transformer.d:
         raise ConfigError(f"model.dino.embed_dim={dino.embed_dim}: must equal model.transformer.d={transformer.d}")
     if dino.embed_dim % dino.num_heads:

@@ -7,21 +7,17 @@ from torch import Tensor, nn
 from novelview.cameras.poses import canonicalise
 from novelview.config.models import PTLVSMConfig
 from novelview.models.dinov2 import image_tokenizer
-from novelview.models.layers import make_blocks, run_blocks
-from novelview.models.render import Render, ViewModel
+from novelview.models.layers import make_blocks
+from novelview.models.schemes import DecoderOnly, PosedTargets
 from novelview.models.tokens import image_token_decoder, pose_tokenizer
 from novelview.scenes.batch import Views
 
 
-class PTLVSM(ViewModel):
+class PTLVSM(PosedTargets, DecoderOnly):
     """Renders known target cameras from views of which only the first one's camera is known.
 
     Attribute and parameter names are those of the published checkpoints.
     """
-
-    needs_context_poses = True  # of the first context view alone
-    needs_target_poses = True
-    needs_target_images = False
 
     def __init__(self, cfg: PTLVSMConfig) -> None:
         super().__init__()
@@ -34,15 +30,6 @@ class PTLVSM(ViewModel):
         self.transformer_blocks = make_blocks(cfg.transformer, cfg.n_layer)
         self.transformer_input_layernorm = nn.LayerNorm(d, bias=False)
 
-    def forward(self, context: Views, target: Views) -> Render:
-        """Render the target cameras [b v] from context images [b c 3 h w] and the first context camera.
-
-        Raises DataError without poses or when image sides are no multiple of the patch.
-        """
-        height, width = self.checked(context).shape[-2:]
-        c2w = self.cameras(context, self.posed(target, "target"))
-        return Render(self.decode(self.encode(context), c2w, target.intrinsics, height, width))
-
     def cameras(self, context: Views, c2w: Float[Tensor, "b n 4 4"]) -> Float[Tensor, "b n 4 4"]:
         """Express cameras relative to context view 0 with `canonical_camera`, else leave them as they are."""
         first = self.posed(context, "context")[:, :1]
@@ -51,8 +38,3 @@ class PTLVSM(ViewModel):
     def encode(self, context: Views) -> Float[Tensor, "b n d"]:
         """Return the image tokens of all context views, the first one's marked with its camera."""
         return self.marked_tokens(context, self.cameras(context, self.posed(context, "context")[:, :1])[:, 0])
-
-    def answer(self, queries: Float[Tensor, "n t d"], scene: Float[Tensor, "n m d"]) -> Float[Tensor, "n t d"]:
-        """Run the decoder on [image tokens; camera tokens] and return the latter."""
-        x = self.transformer_input_layernorm(torch.cat([scene, queries], dim=1))
-        return run_blocks(self.transformer_blocks, x, self.activation_checkpointing)[:, scene.shape[1] :]

@@ -1,7 +1,14 @@
 """The registry: a model is one file, one configuration node and one line here."""
 
-from novelview.config.models import ModelConfig, PTLVSMConfig, UPLVSMConfig
+from novelview.config.models import (
+    LVSMDecoderOnlyConfig,
+    LVSMEncoderDecoderConfig,
+    ModelConfig,
+    PTLVSMConfig,
+    UPLVSMConfig,
+)
 from novelview.errors import ConfigError
+from novelview.models.lvsm import LVSMDecoderOnly, LVSMEncoderDecoder
 from novelview.models.ptlvsm import PTLVSM
 from novelview.models.render import ViewModel
 from novelview.models.uplvsm import UPLVSM
@@ -9,6 +16,8 @@ from novelview.models.uplvsm import UPLVSM
 MODELS: dict[str, tuple[type[ModelConfig], type[ViewModel]]] = {
     "uplvsm": (UPLVSMConfig, UPLVSM),
     "ptlvsm": (PTLVSMConfig, PTLVSM),
+    "lvsm_decoder_only": (LVSMDecoderOnlyConfig, LVSMDecoderOnly),
+    "lvsm_encoder_decoder": (LVSMEncoderDecoderConfig, LVSMEncoderDecoder),
 }
 
 

@@ -33,11 +33,16 @@ def unpatchify(x: Float[Tensor, "n t k"], patch: int, height: int, width: int) -
     return grid.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
 
-def pose_tokenizer(d: int, patch: int, gain: float) -> nn.Sequential:
-    """Build the tokenizer of a Plücker map: patches of 6 channels through one bias-free linear layer."""
-    tokenizer = nn.Sequential(Patchify(patch), nn.Linear(6 * patch * patch, d, bias=False))
+def patch_tokenizer(channels: int, d: int, patch: int, gain: float) -> nn.Sequential:
+    """Build the tokenizer of a map: patches of `channels` channels through one bias-free linear layer."""
+    tokenizer = nn.Sequential(Patchify(patch), nn.Linear(channels * patch * patch, d, bias=False))
     init_linears(tokenizer, BASE_STD * gain)
     return tokenizer
+
+
+def pose_tokenizer(d: int, patch: int, gain: float) -> nn.Sequential:
+    """Build the tokenizer of a Plücker map."""
+    return patch_tokenizer(6, d, patch, gain)
 
 
 def image_token_decoder(d: int, patch: int, gain: float) -> nn.Sequential:

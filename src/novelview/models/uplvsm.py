@@ -8,7 +8,8 @@ from novelview.cameras.poses import encoding_to_c2w
 from novelview.config.models import UPLVSMConfig
 from novelview.models.dinov2 import DinoMlp, image_tokenizer
 from novelview.models.layers import BASE_STD, Block, init_linears, make_blocks, run_blocks
-from novelview.models.render import Render, ViewModel
+from novelview.models.render import Render
+from novelview.models.schemes import EncoderDecoder
 from novelview.models.tokens import image_token_decoder, pose_tokenizer
 from novelview.scenes.batch import Views
 
@@ -54,7 +55,7 @@ class PoseEstimator(nn.Module):
             return torch.cat([translation, quaternion / length], dim=-1)
 
 
-class UPLVSM(ViewModel):
+class UPLVSM(EncoderDecoder):
     """Renders target views from unposed context views and a 7-number camera estimated from each target image.
 
     Attribute and parameter names are those of the published checkpoints.
@@ -93,16 +94,11 @@ class UPLVSM(ViewModel):
         render = self.decode(latents, c2w, target.intrinsics, *images.shape[-2:])
         return Render(render, {"pose_enc": encoding, "pose_c2w": c2w, "latents": latents})
 
-    def encoder_input(self, context: Views) -> Float[Tensor, "b n d"]:
-        """Return the encoder's sequence: learnt latents, then the tokens of every context view."""
+    def context_tokens(self, context: Views) -> Float[Tensor, "b n d"]:
+        """Return the image tokens of all context views, the first one marked as the canonical one."""
         count, lenses = len(context.intrinsics), context.intrinsics
-        tokens = self.marked_tokens(context, torch.eye(4, device=lenses.device, dtype=lenses.dtype).expand(count, 4, 4))
-        return torch.cat([self.n_light_field_latent.to(tokens.dtype).expand(count, -1, -1), tokens], dim=1)
-
-    def encode(self, context: Views) -> Float[Tensor, "b m d"]:
-        """Return the scene's latents; the first context view is marked as the canonical one."""
-        x = run_blocks(self.transformer_encoder, self.encoder_input(context), self.activation_checkpointing)
-        return x[:, : self.cfg.n_latent_vectors]
+        identity = torch.eye(4, device=lenses.device, dtype=lenses.dtype).expand(count, 4, 4)
+        return self.marked_tokens(context, identity)
 
     def estimate(self, latents: Float[Tensor, "b m d"], images: Float[Tensor, "b v 3 h w"]) -> Float[Tensor, "b v 7"]:
         """Return the camera (translation, quaternion ijkr) of each image, every one estimated on its own."""
@@ -114,21 +110,3 @@ class UPLVSM(ViewModel):
     def estimate_poses(self, context: Views, images: Float[Tensor, "b v 3 h w"]) -> Float[Tensor, "b v 4 4"]:
         """Return camera-to-world matrices of images in the model's own frame of the scene."""
         return encoding_to_c2w(self.estimate(self.encode(context), images))
-
-    def answer(self, queries: Float[Tensor, "n t d"], scene: Float[Tensor, "n m d"]) -> Float[Tensor, "n t d"]:
-        """Run the decoder on [camera tokens; latents] and return the former."""
-        x = self.transformer_input_layernorm_decoder(torch.cat([queries, scene], dim=1))
-        return run_blocks(self.transformer_decoder, x, self.activation_checkpointing)[:, : queries.shape[1]]
-
-    @torch.no_grad()
-    def attention_map(self, context: Views) -> Float[Tensor, "b n n"]:
-        """Return the last encoder layer's attention among image tokens (section 11): rows query, columns attended.
-
-        Averaged over heads; the latents' columns are cut off and rows not normalised again.
-        """
-        x = self.encoder_input(context)
-        *before, last = self.transformer_encoder
-        x = run_blocks(before, x, False)
-        assert isinstance(last, Block)
-        first = self.cfg.n_latent_vectors
-        return last.attn.weights(last.norm1(x))[:, first:, first:]

@@ -10,9 +10,9 @@ from transformer_fixture import (
     load_model,
     load_views,
     transformer_config,
+    verify_context_video,
     verify_eval_loss,
     verify_training_step,
-    verify_video,
 )
 
 from novelview.cameras.plucker import plucker
@@ -71,8 +71,4 @@ def check_evaluation_loss(folder: Path, config: dict[str, Any]) -> None:
 @torch.no_grad()
 def check_video(folder: Path, config: dict[str, Any]) -> None:
     """Frames between the input cameras, first scene."""
-    if not config.get("video"):
-        assert not (folder / "video.safetensors").exists()
-        return
-    context, _ = load_views(folder, config, "eval")
-    verify_video(folder, config, _model(folder, config), context, context.c2w[0], context.intrinsics[0])
+    verify_context_video(folder, config, _model(folder, config))

@@ -7,9 +7,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformer_fixture import dino_config, transformer_config
+from transformer_fixture import dino_config, lvsm_options, transformer_config
 
-from novelview.config.models import ModelConfig, PTLVSMConfig, UPLVSMConfig
+from novelview.config.models import (
+    LVSMDecoderOnlyConfig,
+    LVSMEncoderDecoderConfig,
+    ModelConfig,
+    PTLVSMConfig,
+    UPLVSMConfig,
+)
 from novelview.config.schema import LossConfig, TrainConfig
 from novelview.losses.photometric import PhotometricLoss
 from novelview.models.published import load_published
@@ -26,18 +32,27 @@ WEIGHT_RTOL = 4e-7  # of final parameter norms
 
 def _record(folder: Path) -> dict[str, Any]:
     record = json.loads((folder / "trajectory.json").read_text())
-    return {**record, "config": record["config"]["parameters"]}
+    return {**record, "config": record["config"].get("parameters", record["config"])}  # LVSM has no such wrapper
 
 
 def _model(record: dict[str, Any]) -> ModelConfig:
     node = record["config"]["model"]
     sizes = node["transformer"]
+    if "LVSM_scene" in node["class_name"]:
+        return _lvsm(record, sizes)
     shared = {"patch_size": node["image_tokenizer"]["patch_size"], "dino": dino_config(record)}
     if node["class_name"].endswith("unposedLVSM"):
         names = ("encoder_n_layer", "estimator_n_layer", "decoder_n_layer", "n_latent_vectors")
         return UPLVSMConfig(transformer=transformer_config(record), **shared, **{name: sizes[name] for name in names})
     assert node["class_name"].endswith("posedTargetLVSM"), f"unknown model {node['class_name']}"
     return PTLVSMConfig(transformer=transformer_config(record), **shared, n_layer=sizes["n_layer"])
+
+
+def _lvsm(record: dict[str, Any], sizes: dict[str, Any]) -> ModelConfig:
+    if "n_layer" in sizes:
+        return LVSMDecoderOnlyConfig(**lvsm_options(record), n_layer=sizes["n_layer"])
+    names = ("encoder_n_layer", "decoder_n_layer", "n_latent_vectors")
+    return LVSMEncoderDecoderConfig(**lvsm_options(record), **{name: sizes[name] for name in names})
 
 
 def _recipe(record: dict[str, Any]) -> TrainConfig:

@@ -1,0 +1,163 @@
+"""LVSM: published sizes and names, what it reads and refuses, initialisation, its quirk."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import TRANSFORMER, model_of, views
+from torch import nn
+
+from novelview.config.compose import compose
+from novelview.config.models import TransformerConfig
+from novelview.errors import CheckpointError, ConfigError, DataError
+from novelview.models.lvsm import LVSMEncoderDecoder
+from novelview.models.published import load_published
+from novelview.models.registry import MODELS, build
+from novelview.models.render import ViewModel
+
+NAMES = ("lvsm_decoder_only", "lvsm_encoder_decoder")
+PHASES = ("pretrain", "finetune")
+RECIPE = (256, 8, 8, 2, 6)  # size, patch, views, contexts, targets
+BLOCK = {
+    "norm1.weight": (768,),
+    "attn.to_qkv.weight": (2304, 768),
+    "attn.fc.weight": (768, 768),
+    "attn.q_norm.weight": (64,),
+    "attn.k_norm.weight": (64,),
+    "norm2.weight": (768,),
+    "mlp.mlp.0.weight": (3072, 768),
+    "mlp.mlp.2.weight": (768, 3072),
+}
+SHARED = {
+    "image_tokenizer.1.weight": (768, 576),
+    "target_pose_tokenizer.1.weight": (768, 384),
+    "image_token_decoder.0.weight": (768,),
+    "image_token_decoder.1.weight": (192, 768),
+}
+OWN = {
+    "lvsm_decoder_only": {"transformer_input_layernorm.weight": (768,)},
+    "lvsm_encoder_decoder": {
+        "n_light_field_latent": (3072, 768),
+        "transformer_input_layernorm_decoder.weight": (768,),
+    },
+}
+STACKS = {
+    "lvsm_decoder_only": {"transformer_blocks": 24},
+    "lvsm_encoder_decoder": {"transformer_encoder": 12, "transformer_decoder": 12},
+}
+
+
+def _published(name: str) -> ViewModel:
+    with torch.device("meta"):
+        return build(MODELS[name][0]())
+
+
+@pytest.mark.parametrize(("name", "parameters"), [(NAMES[0], 170_795_520), (NAMES[1], 173_154_816)])
+def test_published_sizes_and_names(name: str, parameters: int) -> None:
+    model = _published(name)
+    blocks = {
+        f"{stack}.{index}.{key}": shape
+        for stack, count in STACKS[name].items()
+        for index in range(count)
+        for key, shape in BLOCK.items()
+    }
+    assert {key: tuple(value.shape) for key, value in model.state_dict().items()} == SHARED | OWN[name] | blocks
+    assert sum(value.numel() for value in model.parameters()) == parameters
+    assert sum(value.numel() for value in model.parameters() if value.dim() == 1) == 41_472
+    norms = [module.eps for module in model.modules() if hasattr(module, "eps")]
+    assert set(norms) == {1e-5}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_it_reads_every_context_pose_and_no_target_image(name: str) -> None:
+    model, context, target = model_of(name), views(3, 1), views(2, 2)
+    render = model(context, target).images
+    assert torch.equal(model(context, dataclasses.replace(target, images=None)).images, render)
+    for view in range(3):
+        moved = context.c2w.clone()
+        moved[:, view, :3, 3] += 0.5
+        assert not torch.equal(model(dataclasses.replace(context, c2w=moved), target).images, render), view
+    assert (model.needs_context_poses, model.needs_target_poses, model.needs_target_images) == (True, True, False)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_missing_poses_are_one_line(name: str) -> None:
+    model, context, target = model_of(name), views(2, 1), views(1, 2)
+    with pytest.raises(DataError, match="needs the poses of context views"):
+        model(dataclasses.replace(context, c2w=None), target)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="needs the poses of target views"):
+        model(context, dataclasses.replace(target, c2w=None))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_of_another_model_or_size_is_one_line(name: str, tmp_path: Path) -> None:
+    (other,) = set(NAMES) - {name}
+    torch.save({"model": model_of(other).state_dict()}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="lacks the weight"):
+        load_published(tmp_path / "other.pt", model_of(name))
+    finer = model_of(name, patch_size=7)
+    torch.save({"model": finer.state_dict()}, tmp_path / "finer.pt")
+    with pytest.raises(CheckpointError, match=r"image_token_decoder.1.weight' is \(147, 32\), this model's is \(588"):
+        load_published(tmp_path / "finer.pt", model_of(name))
+
+
+def _deviations(model: nn.Module) -> list[float]:
+    return [layer.weight.std().item() for layer in model.modules() if isinstance(layer, nn.Linear)]
+
+
+@pytest.mark.parametrize("quirk", [False, True])
+def test_the_decoder_of_the_older_reference_kept_default_values_but_for_its_last_block(quirk: bool) -> None:
+    wide = TransformerConfig(d=128, d_head=64)
+    model = model_of(
+        "lvsm_encoder_decoder", transformer=wide, encoder_n_layer=3, decoder_n_layer=3, decoder_init_last_only=quirk
+    )
+    assert isinstance(model, LVSMEncoderDecoder)
+    for index in range(3):
+        depth = 0.02 / math.sqrt(2 * (index + 1))
+        assert _deviations(model.transformer_encoder[index]) == pytest.approx([depth] * 4, rel=0.05)
+        uniform = [1 / math.sqrt(3 * inputs) for inputs in (128, 128, 128, 512)]  # bounds 1/sqrt(inputs)
+        expected = uniform if quirk and index < 2 else [depth] * 4
+        assert _deviations(model.transformer_decoder[index]) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_qk_norm_there_are_no_such_weights(name: str) -> None:
+    model = model_of(name, transformer=dataclasses.replace(TRANSFORMER, qk_norm=False))
+    assert not [key for key in model.state_dict() if "q_norm" in key or "k_norm" in key]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["views.image_size=250"], "views.image_size=250: not a multiple"),
+        (["model.patch_size=16", "views.patch_size=8"], "the model's patch_size is 16"),
+        (["views.num_target=9"], "views.num_target=9: views.num_views leaves 8"),
+        (["model.n_layer=0"], "model.n_layer=0: must be greater than 0"),
+        (["model.transformer.d_head=100"], "not a multiple of d_head"),
+        (["model.encoder_n_layer=3"], "encoder_n_layer"),
+    ],
+)
+def test_wrong_keys_are_one_line(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        compose("train", ["model=lvsm_decoder_only", "scale=paper", *words])
+    assert "\n" not in str(caught.value)
+
+
+def test_the_quirk_needs_the_initialisation_it_broke() -> None:
+    words = ["model.decoder_init_last_only=true", "model.transformer.special_init=false"]
+    with pytest.raises(ConfigError, match="decoder_init_last_only=true: needs"):
+        compose("train", ["model=lvsm_encoder_decoder", "scale=paper", *words])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_published_recipe(name: str) -> None:
+    pretrain, finetune = (compose("train", [f"model={name}", f"phase={phase}", "scale=paper"]) for phase in PHASES)
+    views_, train = pretrain.views, pretrain.train
+    assert (views_.image_size, views_.patch_size, views_.num_views, views_.num_context, views_.num_target) == RECIPE
+    assert (views_.min_frame_dist, views_.max_frame_dist, views_.scene_scale_factor) == (25, 192, 1.35)
+    assert (train.lr, train.steps, train.warmup, train.allowed_gradnorm_factor) == (4e-4, 100_000, 3_000, 5)
+    assert train.batch_size * train.grad_accum * 8 == 512
+    assert finetune.views.image_size == 512
