@@ -1,13 +1,18 @@
 """Downloads from a server on this machine that breaks off, lies and refuses: a file comes whole or not at all."""
 
 import hashlib
-import threading
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import io
+import zipfile
+from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
+import file_server
 import pytest
+from file_server import FileServer
 
+from novelview.config.compose import conf_dir
 from novelview.downloads import transfer
 from novelview.downloads.fetch import fetch
 from novelview.downloads.registry import Entry, read_registry
@@ -16,80 +21,27 @@ from novelview.stages.fetch import main
 
 CONTENT = bytes(range(256)) * 800  # about 200 kB
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
-
-
-@dataclass
-class Server:
-    """What the server does: `script` holds one instruction a request, then it serves the file as it should.
-
-    Instructions: an int N breaks off after N bytes; a pair (status, headers) refuses; "whole" ignores ranges;
-    "unsized" announces no length.
-    """
-
-    content: bytes = CONTENT
-    etag: str | None = '"v1"'
-    script: list = field(default_factory=list)
-    asked: list[tuple[str | None, str | None]] = field(default_factory=list)
-    url: str = ""
+NAME = "/weights.pth"
 
 
 @pytest.fixture
-def server(monkeypatch):
-    state = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            state.asked.append((self.headers["Range"], self.headers["If-Range"]))
-            order = state.script.pop(0) if state.script else None
-            if isinstance(order, tuple):
-                return self.answer(order[0], b"", order[1])
-            start = self.start() if order != "whole" else 0
-            if start is not None and start >= len(state.content):
-                return self.answer(416, b"", {"Content-Range": f"bytes */{len(state.content)}"})
-            ranged = {"Content-Range": f"bytes {start}-{len(state.content) - 1}/{len(state.content)}"} if start else {}
-            version = {"ETag": state.etag} if state.etag else {}
-            self.answer(206 if start else 200, state.content[start or 0 :], {**ranged, **version}, order)
-
-        def start(self) -> int | None:
-            asked, version = self.headers["Range"], self.headers["If-Range"]
-            if not asked or (version and version != state.etag):
-                return 0
-            return int(asked.removeprefix("bytes=").removesuffix("-"))
-
-        def answer(self, status: int, body: bytes, headers: dict[str, str], order=None) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            if order != "unsized":
-                self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body[:order] if isinstance(order, int) else body)
-            self.close_connection = True
-
-        def log_message(self, *_) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        state.url = f"http://127.0.0.1:{running.server_port}/weights.pth"
-        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
-        monkeypatch.setattr(transfer.time, "sleep", lambda seconds: waits.append(seconds))
-        waits.clear()
-        yield state
-        running.shutdown()
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    waits.clear()
+    monkeypatch.setattr(transfer.time, "sleep", waits.append)
+    with file_server.running({NAME: CONTENT}) as running:
+        yield running
 
 
 waits: list[float] = []
 
 
-def get(server: Server, path: Path, digest: str | None = DIGEST, size: int | None = None) -> bytes:
+def get(server: FileServer, path: Path, digest: str | None = DIGEST, size: int | None = None) -> bytes:
     transfer.download(server.url, path, digest, size)
     assert [item.name for item in path.parent.iterdir()] == [path.name]
     return path.read_bytes()
 
 
-def refused(server: Server, path: Path, digest: str | None = DIGEST, size: int | None = None) -> str:
+def refused(server: FileServer, path: Path, digest: str | None = DIGEST, size: int | None = None) -> str:
     with pytest.raises(DataError) as caught:
         transfer.download(server.url, path, digest, size)
     assert not path.exists() and "\n" not in str(caught.value)
@@ -129,7 +81,7 @@ def test_attempts_are_bounded(server, tmp_path):
 def test_a_new_version_starts_over(server, tmp_path):
     server.script = [60_000] + [(503, {})] * (transfer.ATTEMPTS - 1)
     refused(server, tmp_path / "weights.pth", None)
-    server.content, server.etag = CONTENT[::-1], '"v2"'
+    server.files[NAME], server.etag = CONTENT[::-1], '"v2"'
     assert get(server, tmp_path / "weights.pth", None) == CONTENT[::-1]
 
 
@@ -157,12 +109,12 @@ def test_a_partial_file_longer_than_the_file_starts_over(server, tmp_path):
 
 
 def test_wrong_bytes_are_deleted_and_named(server, tmp_path):
-    server.content = b"<html>sign in</html>"
+    server.files[NAME] = b"<html>sign in</html>"
     line = refused(server, tmp_path / "weights.pth")
     assert f"instead of {DIGEST}" in line and not list(tmp_path.iterdir())
 
 
-def test_a_wrong_size_is_deleted_and_named(server, tmp_path):
+def test_a_wrong_size_is_refused_before_the_first_byte(server, tmp_path):
     assert f"{len(CONTENT)} bytes instead of 5" in refused(server, tmp_path / "weights.pth", None, 5)
     assert not list(tmp_path.iterdir())
 
@@ -201,10 +153,91 @@ def test_two_fetches_of_one_file_do_not_mix(server, tmp_path):
     assert get(server, tmp_path / "weights.pth") == CONTENT
 
 
+def test_a_date_to_wait_for_is_understood(server, tmp_path):
+    server.script = [(503, {"Retry-After": formatdate(transfer.time.time() + 30, usegmt=True)})]
+    assert get(server, tmp_path / "weights.pth") == CONTENT
+    assert 25 < waits[0] <= 30
+
+
+def test_a_length_cut_short_with_the_content_is_found(server, tmp_path):
+    server.script = ["short"]
+    assert f"instead of {DIGEST}" in refused(server, tmp_path / "weights.pth") and not list(tmp_path.iterdir())
+
+
+def test_a_length_longer_than_the_content_is_asked_about_again(server, tmp_path):
+    server.script = ["long"]
+    assert get(server, tmp_path / "weights.pth", None) == CONTENT
+    assert server.asked[1] == (f"bytes={len(CONTENT)}-", '"v1"')
+
+
+def test_bytes_after_a_break_that_are_another_version_never_mix(server, tmp_path):
+    server.script = [60_000, (206, {"Content-Range": "bytes 0-9/10"})]
+    assert get(server, tmp_path / "weights.pth") == CONTENT
+
+
+# --- mirrors and files without a checksum
+
+
+def test_the_next_address_is_tried(server, tmp_path):
+    server.files["/copy/weights.pth"] = CONTENT
+    server.script = [(404, {})]
+    assert fetch("it", tmp_path, entry(server, mirrors=[f"{server.root}/copy/weights.pth"])).read_bytes() == CONTENT
+    assert server.paths == [NAME, "/copy/weights.pth"]
+
+
+def test_wrong_bytes_at_one_address_do_not_spoil_the_next(server, tmp_path):
+    server.files[NAME] = b"<html>moved</html>"
+    server.files["/copy/weights.pth"] = CONTENT
+    assert fetch("it", tmp_path, entry(server, mirrors=[f"{server.root}/copy/weights.pth"])).read_bytes() == CONTENT
+
+
+def test_when_every_address_fails_each_reason_is_told(server, tmp_path):
+    mirrors = [f"{server.root}/gone.pth", "http://127.0.0.1:1/weights.pth"]
+    server.script = [(403, {})]
+    with pytest.raises(
+        DataError, match=r"says 403 .* \| .*gone.pth: the server says 404 .* \| .*connection lost"
+    ) as caught:
+        fetch("it", tmp_path, entry(server, mirrors=mirrors))
+    assert "\n" not in str(caught.value) and not (tmp_path / "sub/weights.pth").exists()
+
+
+def archive() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as stream:
+        stream.writestr("data.pkl", CONTENT)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "order", "words"),
+    [
+        (b"<!DOCTYPE html><html>sign in</html>", None, "another content than a .pth file"),
+        (archive(), "short", "its archive is cut short"),
+        (archive(), None, None),
+    ],
+)
+def test_without_a_checksum_the_kind_is_checked(server, tmp_path, content, order, words):
+    server.files[NAME] = content
+    server.script = [order] if order else []
+    registry = entry(server, sha256=None)
+    if words is None:
+        assert fetch("it", tmp_path, registry).read_bytes() == content
+    else:
+        with pytest.raises(DataError, match=words):
+            fetch("it", tmp_path, registry)
+        assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_without_a_checksum_the_rough_size_is_checked(server, tmp_path):
+    server.files[NAME] = archive()
+    with pytest.raises(DataError, match="instead of about 500000000"):
+        fetch("it", tmp_path, entry(server, sha256=None, about_mb=500))
+
+
 # --- registry and command
 
 
-def entry(server: Server, **changes) -> dict[str, Entry]:
+def entry(server: FileServer, **changes: Any) -> dict[str, Entry]:
     facts = {"purpose": "a test", "path": "sub/weights.pth", "licence": "CC0-1.0", "citation": "nobody 2026"}
     return {"it": Entry(**{"name": "it", **facts, "url": server.url, "sha256": DIGEST, **changes})}
 
@@ -230,10 +263,16 @@ def test_a_right_file_is_kept_and_a_wrong_one_replaced(server, tmp_path):
 
 def test_the_shipped_registry_is_sound():
     registry = read_registry()
-    assert {"vgg16", "vgg19", "dinov2_vitb14_reg", "overlap_small", "evaluation_index_re10k"} <= registry.keys()
+    backbones = {"vgg16", "vgg19", "alexnet", "dinov2_vitb14_reg"}
+    published = {"uplvsm_x224", "uplvsm_x518", "lvsm_decoder_only_256", "pmloss", "depthsplat_small_re10k"}
+    data = {"re10k", "dl3dv_chunked", "dl3dv_benchmark", "overlap_small", "evaluation_index_re10k", "dl3dv_bound_aware"}
+    assert backbones | published | data <= registry.keys()
+    assert sum(name.startswith("lact_") for name in registry) == 10
+    assert sum(name.startswith("lvsm_") for name in registry) == 4
     assert len({item.path for item in registry.values()}) == len(registry)
     for item in registry.values():
-        assert (item.url or "https://").startswith("https://") and item.licence and item.citation
+        assert all(address.startswith(("https://", "hf://")) for address in item.addresses)
+        assert item.licence and item.citation and item.purpose
         assert item.sha256 is None or set(item.sha256) <= set("0123456789abcdef")
         assert not Path(item.path).is_absolute() and ".." not in Path(item.path).parts
 
@@ -241,7 +280,13 @@ def test_the_shipped_registry_is_sound():
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [
-        ("a: {purpose: x, path: p, licence: l, citation: c}", "a: needs a url, or a repo and a file"),
+        ("a: {purpose: x, path: p, licence: l, citation: c}", "a: needs a url, or a repo and its file or files"),
+        ("a: {repo: r/r, file: f, files: ['*']}", "a: needs a url, or a repo and its file or files"),
+        (
+            "a: {url: u, path: p, licence: l, citation: c, purpose: x, mirrors: [ftp://x]}",
+            "mirror 'ftp://x' is neither",
+        ),
+        ("a: 3", "a: needs a url"),
         ("a: {url: u, path: p, licence: l, citation: c}", "a: key 'purpose' is missing"),
         ("a: {url: u, sha1: 0}", "a: unknown key 'sha1'"),
         ("- a", "a registry is a table of names"),
@@ -265,74 +310,9 @@ def test_the_command_names_what_there_is(capsys, tmp_path):
     )
 
 
-# --- the hub
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """A hub that answers for one file of one repository; returns its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.answer(b"")
-
-        def do_GET(self) -> None:
-            self.answer(CONTENT)
-
-        def answer(self, body: bytes) -> None:
-            known = self.path == "/someone/thing/resolve/main/weights.pt"
-            self.send_response(200 if known else 404)
-            if known:
-                self.send_header("ETag", f'"{DIGEST}"')
-                self.send_header("X-Repo-Commit", "a" * 40)
-                self.send_header("Content-Length", str(len(CONTENT)))
-            else:
-                self.send_header("X-Error-Code", "EntryNotFound")
-                self.send_header("Content-Length", "0")
-            self.end_headers()
-            if known:
-                self.wfile.write(body)
-
-        def log_message(self, *_) -> None:
-            pass
-
-    from huggingface_hub import constants
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        address = f"http://127.0.0.1:{running.server_port}"
-        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        yield address
-        running.shutdown()
-
-
-def from_hub(file: str = "weights.pt", **changes) -> dict[str, Entry]:
-    facts = {"purpose": "a test", "path": "sub/weights.pt", "licence": "CC0-1.0", "citation": "nobody 2026"}
-    return {"it": Entry(**{"name": "it", **facts, "repo": "someone/thing", "file": file, "sha256": DIGEST, **changes})}
-
-
-def test_a_file_of_the_hub(hub, tmp_path):
-    assert fetch("it", tmp_path, from_hub()).read_bytes() == CONTENT
-
-
-def test_a_file_the_hub_does_not_have_is_a_one_line_error(hub, tmp_path):
-    with pytest.raises(DataError, match=r"gone\.pt at main: not fetched") as caught:
-        fetch("it", tmp_path, from_hub("gone.pt"))
-    assert "\n" not in str(caught.value) and not (tmp_path / "sub/weights.pt").exists()
-
-
-def test_a_wrong_file_of_the_hub_is_deleted(hub, tmp_path):
-    with pytest.raises(DataError, match="SHA-256"):
-        fetch("it", tmp_path, from_hub(sha256="0" * 64))
-    assert not [path for path in tmp_path.rglob("weights.pt") if path.is_file()]
-
-
-def test_offline_means_no_request(hub, tmp_path, monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match="not fetched: HF_HUB_OFFLINE is set"):
-        fetch("it", tmp_path, from_hub())
+def test_every_evaluation_index_is_pinned():
+    text = (conf_dir() / "registry.yaml").read_text()
+    for name, item in read_registry().items():
+        if item.path.startswith("indices/"):
+            assert item.sha256 and len(item.sha256) == 64, name
+    assert "/main/" not in text and "/master/" not in text

@@ -1,7 +1,7 @@
 """The table of what can be fetched, `conf/registry.yaml`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,19 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from novelview.config.compose import conf_dir
+from novelview.downloads.address import HubAddress, is_remote
 from novelview.errors import ConfigError
+
+LISTING = "fetched.json"  # in a complete folder: where it came from, every file's size and digest
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One published file: from `url`, or from `repo` and `file` on the Hugging Face hub.
+    """One published thing: a file from `url`, a `file` of a repository on the hub, or a folder of one (`files`).
 
-    path: where it lands below the chosen folder; sha256: the digest or its first digits; size: bytes; about_mb: rough
-    size in 10^6 bytes.
+    path: where it lands below the chosen folder; mirrors: further addresses (http(s):// or hf://), tried in turn;
+    sha256: the digest or its first digits; size: bytes; about_mb: rough size in 10^6 bytes; gated: the hub asks for an
+    account that accepted the terms; adopt: overrides of stage `adopt` under which a checkpoint is this project's model.
     """
 
     name: str
@@ -28,16 +32,31 @@ class Entry:
     citation: str
     url: str | None = None
     repo: str | None = None
+    repo_type: str = "model"
     file: str | None = None
+    files: list[str] = field(default_factory=list)
     revision: str = "main"
+    mirrors: list[str] = field(default_factory=list)
     sha256: str | None = None
     size: int | None = None
     about_mb: float | None = None
+    gated: bool = False
+    adopt: list[str] = field(default_factory=list)
 
     @property
-    def origin(self) -> str:
-        """Where the file comes from, for people."""
-        return self.url or f"Hugging Face {self.repo}, {self.file} at {self.revision}"
+    def is_folder(self) -> bool:
+        """Whether the entry is a folder of files."""
+        return bool(self.files)
+
+    @property
+    def address(self) -> HubAddress | None:
+        """The entry's place on the hub, or None for one from a url."""
+        return HubAddress(self.repo, self.repo_type, self.file or "", self.revision) if self.repo else None
+
+    @property
+    def addresses(self) -> list[str]:
+        """Every address in the order it is tried."""
+        return [self.url or str(self.address), *self.mirrors]
 
     @property
     def bytes(self) -> int | None:
@@ -58,15 +77,20 @@ def read_registry(path: Path | None = None) -> dict[str, Entry]:
 
 
 def _entry(source: Path, name: str, node: Any) -> Entry:
-    if not isinstance(node, Mapping) or not ("url" in node or {"repo", "file"} <= node.keys()):
-        raise ConfigError(f"{source}: {name}: needs a url, or a repo and a file")
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{source}: {name}: needs a url, or a repo and its file or files")
     known = {field.name for field in fields(Entry)}
     unknown = sorted(str(key) for key in node.keys() - known)
     if unknown:
         raise ConfigError(f"{source}: {name}: unknown key '{unknown[0]}'")
+    if not ("url" in node or ("repo" in node and ("file" in node) != ("files" in node))):
+        raise ConfigError(f"{source}: {name}: needs a url, or a repo and its file or files")
     missing = sorted({"purpose", "path", "licence", "citation"} - node.keys())
     if missing:
         raise ConfigError(f"{source}: {name}: key '{missing[0]}' is missing")
+    local = [mirror for mirror in node.get("mirrors", []) if not is_remote(str(mirror))]
+    if local:
+        raise ConfigError(f"{source}: {name}: mirror '{local[0]}' is neither http(s):// nor hf://")
     return Entry(name=name, **{str(key): value for key, value in node.items()})
 
 
@@ -75,3 +99,22 @@ def find(registry: Mapping[str, Entry], name: str) -> Entry:
     if name not in registry:
         raise ConfigError(f"'{name}' is not in conf/registry.yaml; choose among {', '.join(registry)}")
     return registry[name]
+
+
+def targets(registry: Mapping[str, Entry]) -> dict[str, str]:
+    """Return the file that stands for each entry, below the chosen folder -> the entry's name."""
+    return {f"{entry.path}/{LISTING}" if entry.is_folder else entry.path: name for name, entry in registry.items()}
+
+
+def needed(config: Any, registry: Mapping[str, Entry]) -> list[str]:
+    """Return the registry's files that a training or evaluation configuration cannot do without, as its keys name them.
+
+    An evaluation does without LPIPS where the backbone is absent, so it needs none; a loss with weight 0 needs none.
+    """
+    train, dino = getattr(config, "train", None), getattr(getattr(config, "model", None), "dino", None)
+    wanted = [dino.weights] if dino is not None else []
+    if train is not None:
+        losses = train.losses
+        wanted += [losses.vgg_weights if losses.perceptual > 0 else None]
+        wanted += [losses.lpips_weights if losses.lpips > 0 else None]
+    return [path for path in wanted if path in targets(registry)]

@@ -9,14 +9,15 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO, Any
 
 from tqdm import tqdm
 
+from novelview.downloads.verify import mismatch
 from novelview.errors import DataError
-from novelview.files import sha256
 
 log = logging.getLogger(__name__)
 
@@ -37,21 +38,36 @@ class _TryAgain(Exception):
         self.wait = wait
 
 
-def download(url: str, path: Path, digest: str | None = None, size: int | None = None, first_wait: float = 1.0) -> None:
+class Missing(DataError):
+    """The server says that there is no such file."""
+
+
+def download(
+    url: str,
+    path: Path,
+    digest: str | None = None,
+    size: int | None = None,
+    check: Callable[[Path], str | None] | None = None,
+    attempts: int = ATTEMPTS,
+    progress: bool = True,
+) -> None:
     """Fetch `url` to `path`; what has arrived so far waits in `path`.part and is continued by the next call.
 
-    digest: SHA-256 or its first digits; size: bytes. Both are verified before the file gets its name, as is the length
-    the server announces. first_wait: seconds before the second attempt, doubled for each further one. Raises DataError,
-    one line, when the server refuses, the disk is too full, another process fetches the same file, the attempts are
-    used up, or the content is not what it should be.
+    digest: SHA-256 or its first digits; size: bytes; check: returns what is wrong with a file, or None. All are applied
+    before the file gets its name, as is the length the server announces. Between attempts it waits 1, 2, 4 ... seconds,
+    or what the server asks for. Raises DataError, one line, when the server refuses (`Missing` for 404 and 410), the
+    disk is too full, another process fetches the same file, the attempts are used up, or the content is wrong.
     """
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(part) as stream:
         if digest is None and not _tag(part).exists():
             stream.truncate(0)  # nothing would tell whether the rest belongs to the same version
-        _attempts(url, stream, part, size, first_wait)
-        _verify(part, url, digest, size)
+        _attempts(url, stream, part, size, attempts, progress)
+        wrong = mismatch(part, digest, size) or (check(part) if check else None)
+        if wrong:
+            _discard(part)
+            raise DataError(f"{url}: what arrived has {wrong}; it was deleted, try again later or mend the registry")
         os.fsync(stream.fileno())
         os.replace(part, path)
         _tag(part).unlink(missing_ok=True)
@@ -67,28 +83,28 @@ def _locked(part: Path) -> Iterator[IO[bytes]]:
         yield stream
 
 
-def _attempts(url: str, stream: IO[bytes], part: Path, size: int | None, first_wait: float) -> None:
-    for attempt in range(1, ATTEMPTS + 1):
+def _attempts(url: str, stream: IO[bytes], part: Path, size: int | None, attempts: int, progress: bool) -> None:
+    for attempt in range(1, attempts + 1):
         try:
-            return _attempt(url, stream, part, size)
+            return _attempt(url, stream, part, size, progress)
         except _TryAgain as reason:
-            if attempt == ATTEMPTS:
-                raise DataError(f"{url}: {reason} after {ATTEMPTS} attempts; run again to continue") from None
-            wait = min(max(first_wait * 2 ** (attempt - 1), reason.wait), LONGEST_WAIT)
-            log.warning("%s: %s; attempt %d of %d in %.0f s", url, reason, attempt + 1, ATTEMPTS, wait)
+            if attempt == attempts:
+                raise DataError(f"{url}: {reason} after {attempts} attempts; run again to continue") from None
+            wait = min(max(2.0 ** (attempt - 1), reason.wait), LONGEST_WAIT)
+            log.warning("%s: %s; attempt %d of %d in %.0f s", url, reason, attempt + 1, attempts, wait)
             time.sleep(wait)
 
 
-def _attempt(url: str, stream: IO[bytes], part: Path, size: int | None) -> None:
+def _attempt(url: str, stream: IO[bytes], part: Path, size: int | None, progress: bool) -> None:
     """Continue the file behind `stream` to its end."""
     have = os.fstat(stream.fileno()).st_size
     try:
         with urllib.request.urlopen(_request(url, have, part), timeout=TIMEOUT) as response:
             have = _continue_at(response, stream, have)
             _remember(response, part)
-            total = have + int(response.headers["Content-Length"]) if response.headers["Content-Length"] else size
+            total = _announced(response, have, size, url, part)
             check_disk(part.parent, total - have if total else 0)
-            _receive(response, stream, have, total)
+            _receive(response, stream, have, total, progress)
     except urllib.error.HTTPError as error:
         _refused(url, error, stream, part, have)
     except LOST as error:
@@ -129,9 +145,21 @@ def _continue_at(response: Any, stream: IO[bytes], have: int) -> int:
     return 0
 
 
-def _receive(response: Any, stream: IO[bytes], have: int, total: int | None) -> None:
+def _announced(response: Any, have: int, size: int | None, url: str, part: Path) -> int | None:
+    """Return the length of the whole file as the server has it; one of another length than `size` is not fetched."""
+    length = response.headers["Content-Length"] or ""
+    if not length.isdigit():
+        return size
+    total = have + int(length)
+    if size is not None and total != size:
+        _discard(part)
+        raise DataError(f"{url}: the server has {total} bytes instead of {size}; try again later or mend the registry")
+    return total
+
+
+def _receive(response: Any, stream: IO[bytes], have: int, total: int | None, progress: bool) -> None:
     # disable=None: no bar where the output is a file
-    with tqdm(total=total, initial=have, unit="B", unit_scale=True, disable=None) as bar:
+    with tqdm(total=total, initial=have, unit="B", unit_scale=True, disable=None if progress else True) as bar:
         while piece := response.read(PIECE):
             stream.write(piece)
             have += len(piece)
@@ -150,9 +178,19 @@ def _refused(url: str, error: urllib.error.HTTPError, stream: IO[bytes], part: P
     if error.code not in PASSING:
         if not have:
             part.unlink(missing_ok=True)
-        raise DataError(f"{url}: the server says {error.code} {error.reason}; check the address and your access to it")
-    wait = error.headers["Retry-After"] or ""
-    raise _TryAgain(f"the server says {error.code} {error.reason}", float(wait) if wait.isdigit() else 0.0)
+        line = f"{url}: the server says {error.code} {error.reason}; check the address and your access to it"
+        raise Missing(line) if error.code in (404, 410) else DataError(line)
+    raise _TryAgain(f"the server says {error.code} {error.reason}", _seconds(error.headers["Retry-After"]))
+
+
+def _seconds(text: str | None) -> float:
+    """Return the seconds a Retry-After header asks for, given as a number or as a date."""
+    if text and text.strip().isdigit():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text or "").timestamp() - time.time())
+    except ValueError:
+        return 0.0
 
 
 def check_disk(folder: Path, needed: int) -> None:
@@ -164,20 +202,6 @@ def check_disk(folder: Path, needed: int) -> None:
         )
 
 
-def _verify(part: Path, url: str, digest: str | None, size: int | None) -> None:
-    wrong = mismatch(part, digest, size)
-    if wrong:
-        part.unlink()
-        _tag(part).unlink(missing_ok=True)
-        raise DataError(f"{url}: what arrived has {wrong}; it was deleted, try again later or mend conf/registry.yaml")
-
-
-def mismatch(path: Path, digest: str | None, size: int | None) -> str | None:
-    """Return in words how a file differs from its size in bytes and its SHA-256 (or first digits), or None."""
-    found = path.stat().st_size
-    if size is not None and found != size:
-        return f"{found} bytes instead of {size}"
-    if digest is None:
-        return None
-    own = sha256(path)
-    return None if own.startswith(digest.lower()) else f"SHA-256 {own[: max(12, len(digest))]} instead of {digest}"
+def _discard(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _tag(part).unlink(missing_ok=True)

@@ -44,10 +44,18 @@ def _rooms(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
 
 
 def _chunks(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
+    from novelview.downloads.address import is_remote
+    from novelview.downloads.chunk_sets import fetch_chunks
     from novelview.scenes.imports.chunk_folder import link
 
     source: Any = cfg.source
-    return link(_path(cfg), source, folder, cfg.runtime.workers, cfg.runtime.progress)
+    if cfg.path and is_remote(cfg.path):
+        # Beside the final folder, which is replaced whole: a stopped download is continued.
+        place = Path(cfg.io["out"]).expanduser().absolute().parent / "chunks"
+        path = fetch_chunks(cfg.path, place, cfg.runtime.progress)
+    else:
+        path = _path(cfg)
+    return link(path, source, folder, cfg.runtime.workers, cfg.runtime.progress)
 
 
 def _transforms(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
@@ -105,7 +113,7 @@ def _refuse_foreign(out: Path, path: str | None) -> None:
     """Raise ConfigError where `out`, which is replaced whole, holds anything but an earlier download, or the source."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"io.out={out}: is a file; give the name of a folder")
-    source = Path(path).expanduser().resolve() if path else None
+    source = Path(path).expanduser().resolve() if path and "://" not in path else None
     if source and (source == out.resolve() or out.resolve() in source.parents):
         raise ConfigError(f"io.out={out}: holds the source {path}, and it is replaced whole; choose another folder")
     strange = sorted(item.name for item in out.iterdir() if item.name not in MADE) if out.exists() else []
