@@ -1,0 +1,86 @@
+"""Start a stage as one process, as one process a GPU of this node, or as one process a GPU of several SLURM nodes.
+
+`python -m novelview.stages.launch --gpus 8 --nodes 2 novelview.stages.train key=value ...` becomes, by exec,
+
+* without several GPUs or nodes: `python -m novelview.stages.train ...`;
+* on one node: `torchrun --standalone --nproc-per-node 8 -m novelview.stages.train ...`;
+* on several: `srun` starts this command once a node with `--join`, and each starts `torchrun` for its GPUs.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+
+from novelview.errors import ConfigError
+from novelview.stages.cli import USER_ERROR
+
+Words = list[str]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+
+
+def words(gpus: int, nodes: int, cpus: int, join: bool, command: Words, environment: Mapping[str, str]) -> Words:
+    """Return the program to exec for `command` (module, arguments) on `gpus` GPUs in all, spread over `nodes` nodes.
+
+    `cpus`: cores `srun` gives each node. `join`: this is one of the nodes already. Raises ConfigError, one line, when
+    the GPUs do not divide over the nodes, or several nodes are asked for outside a SLURM job.
+    """
+    if nodes < 1 or gpus < 0 or gpus % nodes:
+        raise ConfigError(
+            f"gpu={gpus}, nodes={nodes}: give every node the same number of GPUs, gpu=nodes x GPUs a node"
+        )
+    processes = max(1, gpus // nodes)
+    if nodes > 1 and not join:
+        return [*_srun(gpus, nodes, cpus, environment), "--join", *command]
+    if join:
+        return [*TORCHRUN, *_rendezvous(nodes, environment), f"--nproc-per-node={processes}", "-m", *command]
+    if processes > 1:
+        return [*TORCHRUN, "--standalone", f"--nproc-per-node={processes}", "-m", *command]
+    return [sys.executable, "-m", *command]
+
+
+def _srun(gpus: int, nodes: int, cpus: int, environment: Mapping[str, str]) -> Words:
+    if "SLURM_JOB_ID" not in environment:
+        raise ConfigError(f"nodes={nodes}: several nodes need a SLURM job; submit with --profile profiles/slurm")
+    place = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={cpus}"]
+    devices = [f"--gpus-per-node={gpus // nodes}"] if gpus else []
+    again = ["-m", "novelview.stages.launch", f"--gpus={gpus}", f"--nodes={nodes}", f"--cpus={cpus}"]
+    # One node that fails ends the others at once instead of leaving them to wait for it.
+    return ["srun", *place, *devices, "--kill-on-bad-exit=1", sys.executable, *again]
+
+
+def _rendezvous(nodes: int, environment: Mapping[str, str]) -> Words:
+    """Return where the nodes meet: fixed ranks, so that a resumed process finds its own random state again."""
+    try:
+        job, rank = int(environment["SLURM_JOB_ID"]), int(environment["SLURM_NODEID"])
+        address = environment.get("MASTER_ADDR") or environment["SLURM_LAUNCH_NODE_IPADDR"]
+    except KeyError as error:
+        raise ConfigError(f"--join without {error.args[0]}: srun starts this, not you; leave --join away") from None
+    port = environment.get("MASTER_PORT") or str(15000 + job % 10000)  # below the ports systems hand out
+    return [f"--nnodes={nodes}", f"--node-rank={rank}", f"--master-addr={address}", f"--master-port={port}"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Replace this process by the stage; return the exit status of a mistake, told in one line."""
+    parser = argparse.ArgumentParser(prog="python -m novelview.stages.launch", description=__doc__)
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs in all; 0 or 1 is one process")
+    parser.add_argument("--nodes", type=int, default=1, help="SLURM nodes the GPUs are spread over")
+    parser.add_argument("--cpus", type=int, default=1, help="cores a node, for srun")
+    parser.add_argument("--join", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="module ...", help="what python -m would run")
+    given = parser.parse_args(argv)
+    if not given.command:
+        parser.error("name the module to start, such as novelview.stages.train")
+    try:
+        program = words(given.gpus, given.nodes, given.cpus, given.join, given.command, os.environ)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    # srun and torchrun outlive the warning ahead of the time limit; the training processes listen to it again.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    os.execvp(program[0], program)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
