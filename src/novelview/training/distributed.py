@@ -47,6 +47,11 @@ class Team:
         dist.all_gather_object(values, value)
         return values
 
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self.world > 1:
+            dist.barrier()
+
     def mean(self, values: Sequence[float]) -> list[float]:
         """Return the means of `values` over the processes."""
         if self.world == 1:

@@ -101,6 +101,8 @@ class Run:
         last = self.done == self.cfg.train.steps
         if last or (self.done < self.cfg.train.steps and (due or stop)):
             self._save()
+        if stop:
+            self.team.wait()  # torchrun kills the others as soon as one ends, perhaps while the first still writes
         return stop
 
     def _save(self) -> None:
