@@ -14,7 +14,7 @@ from novelview.errors import ConfigError
 class PublishedRow:
     """One published result; what a source does not state is None.
 
-    table: main, ablation, scaling, scaling_gain or transfer; model: our registry name, None for methods we do not
+    table: main, ablation, depth, low_resource, objects, scaling, scaling_gain or transfer; model: our registry name, None for methods we do not
     have; split: our split name; grade: primary (the authors' own page or repository) or secondary (a summary of it).
     """
 
@@ -27,6 +27,7 @@ class PublishedRow:
     dataset: str | None = None
     split: str | None = None
     resolution: int | None = None
+    layers: int | None = None
     train_scenes: int | None = None
     psnr: float | None = None
     ssim: float | None = None

@@ -49,6 +49,6 @@ def _differences(rows: list[PublishedRow], evaluations: list[Evaluation]) -> str
         {f"{row.dataset} at {row.resolution} px, {row.train_scenes or '?'} training scenes" for row in rows}
     )
     own = dict.fromkeys(f"{item.dataset} at {item.resolution} px" for item in evaluations)
-    same = {"re10k at 224 px"} & set(own)
+    same = {f"re10k at {row.resolution} px" for row in rows if row.dataset == "RealEstate10K"} & set(own)
     verdict = "the rows of the same data and size may be compared" if same else "the rows are not comparable in level"
     return f"What differs: published {'; '.join(theirs) or 'nothing'}; ours {', '.join(own)}: {verdict}."
