@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from novelview.config import models, schema, sources
+from novelview.config import models, release, schema, sources
 from novelview.config.literal import literal
 from novelview.config.validate import validate
 from novelview.errors import ConfigError
@@ -27,6 +27,8 @@ STAGES: dict[str, type] = {
     "evaluate": schema.EvaluateStage,
     "figures": schema.FiguresStage,
     "report": schema.ReportStage,
+    "adopt": release.AdoptStage,
+    "publish": release.PublishStage,
 }
 SOURCES: dict[str, type[sources.SourceConfig]] = {
     "rooms": sources.RoomsSource,

@@ -118,3 +118,12 @@ def needed(config: Any, registry: Mapping[str, Entry]) -> list[str]:
         wanted += [losses.vgg_weights if losses.perceptual > 0 else None]
         wanted += [losses.lpips_weights if losses.lpips > 0 else None]
     return [path for path in wanted if path in targets(registry)]
+
+
+def adoption(registry: Mapping[str, Entry], name: str) -> list[str]:
+    """Return the overrides of stage `adopt` that describe a checkpoint; raises ConfigError for any other entry."""
+    entry = find(registry, name)
+    if not entry.adopt:
+        known = ", ".join(other for other, item in registry.items() if item.adopt)
+        raise ConfigError(f"'{name}' is no checkpoint of a model of this project; choose among {known}")
+    return list(entry.adopt)

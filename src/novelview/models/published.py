@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from novelview.errors import CheckpointError
 
 IGNORED = ("loss_computer.",)
-WRAPPERS = ("module.", "_orig_mod.")
+NESTED = ("model", "state_dict")
+WRAPPERS = ("module.",)  # of DistributedDataParallel, outermost
+WITHIN = re.compile(r"(?<![^.])(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")  # at any depth
 
 
 def load_published(path: Path | str, model: nn.Module) -> None:
@@ -36,7 +38,10 @@ def _tied(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, T
 
 
 def read_state(path: Path | str) -> dict[str, Tensor]:
-    """Read a state dict, bare or inside a training state's `model`, without the prefixes of wrappers; runs no code."""
+    """Read a state dict, bare or inside a training state, without the prefixes of wrappers; runs no code.
+
+    In a training state the weights are under `model` or `state_dict`.
+    """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give the path of a downloaded checkpoint")
@@ -47,9 +52,11 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     except Exception as error:  # both readers fail in as many ways as there are damaged files
         reason = next(iter(str(error).splitlines()), "")[:120] or type(error).__name__
         raise CheckpointError(f"{path}: not a checkpoint of weights ({reason}); fetch it again") from None
-    state = loaded.get("model", loaded) if isinstance(loaded, Mapping) else None
+    state = _innermost(loaded)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
-        raise CheckpointError(f"{path}: holds no weights; expected named tensors, or a training state with 'model'")
+        raise CheckpointError(
+            f"{path}: holds no weights; expected named tensors, or a training state with 'model' or 'state_dict'"
+        )
     return {_unwrapped(str(key)): value for key, value in state.items()}
 
 
@@ -64,7 +71,18 @@ def _unpickled(path: Path) -> object:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
+def _innermost(loaded: object) -> object:
+    """Return what `model` or `state_dict` holds, however deep."""
+    while isinstance(loaded, Mapping):
+        inner = next((loaded[name] for name in NESTED if isinstance(loaded.get(name), Mapping)), None)
+        if inner is None:
+            return loaded
+        loaded = inner
+    return None
+
+
 def _unwrapped(key: str) -> str:
+    key = WITHIN.sub("", key)
     while key.startswith(WRAPPERS):
         key = key.partition(".")[2]
     return key

@@ -67,11 +67,11 @@ def read_config(path: Path | str) -> dict[str, Any]:
             metadata = stream.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ForeignWeightsError(
-            f"{path}: no weights of novelview, or damaged ({str(error)[:80]}); published checkpoints go to io.init"
+            f"{path}: no weights of novelview, or damaged ({str(error)[:80]}); published ones go through stage adopt"
         ) from None
     if metadata.get("format") != FORMAT:
         raise ForeignWeightsError(
-            f"{path}: not weights written by novelview; import published checkpoints with io.init"
+            f"{path}: not weights written by novelview; published ones go through stage adopt or to io.init"
         )
     return _parsed(path, metadata.get("config", ""))
 

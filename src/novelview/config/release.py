@@ -1,0 +1,29 @@
+"""Configuration nodes of what comes in from elsewhere and what goes out: stages `adopt` and `publish`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from novelview.config.schema import RuntimeConfig, TrainStage
+
+
+@dataclass
+class AdoptStage(TrainStage):
+    """Stage `adopt`: a published checkpoint to this project's weights, described like a training of our own."""
+
+    dataset: str = "unknown"  # what the checkpoint was trained on
+    subset: str = "published"
+    name: str | None = None  # entry of conf/registry.yaml, fetched where it is not there yet
+    file: str | None = None  # or a checkpoint of one's own
+
+
+@dataclass
+class PublishStage:
+    """Stage `publish`: weights, configuration and model card as a folder, and to the hub where `repo` is named."""
+
+    repo: str | None = None  # owner/name on the Hugging Face hub; null only writes the folder
+    private: bool = False
+    licence: str = (
+        "other"  # a licence identifier of the hub; the weights' own terms, data and starting point considered
+    )
+    io: dict[str, Any] = field(default_factory=dict)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)

@@ -1,0 +1,158 @@
+"""Stage `adopt`: a published checkpoint becomes weights like any of ours, and nothing that does not fit does."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import fake_hub
+import pytest
+import torch
+from fake_hub import FakeHub
+from published_checkpoint import overrides, write_checkpoint
+
+from novelview.config.compose import compose
+from novelview.downloads.registry import adoption, read_registry
+from novelview.errors import CheckpointError, ConfigError
+from novelview.models.registry import build
+from novelview.models.weights import load_weights, read_config
+from novelview.stages.adopt import main
+from novelview.training.start import load_init
+
+
+@pytest.mark.parametrize("kind", ["uplvsm", "ptlvsm"])
+@pytest.mark.parametrize(
+    ("prefix", "nest"),
+    [("", "model"), ("module.", "state_dict"), ("_orig_mod.module.", "model"), ("module._orig_mod.", "model")],
+)
+def test_a_published_checkpoint_becomes_ours(tmp_path: Path, kind: str, prefix: str, nest: str) -> None:
+    weights = write_checkpoint(tmp_path / "ckpt.pt", kind, prefix, nest)
+    out = tmp_path / "deep/model.safetensors"
+    assert main([f"file={tmp_path}/ckpt.pt", *overrides(kind, 56), f"io.out={out}", "dataset=re10k"]) == 0
+    model, config = load_weights(out)
+    state = model.state_dict()
+    assert state.keys() == weights.keys() and all(torch.equal(state[key], weights[key]) for key in weights)
+    assert config["model"]["name"] == kind and config["views"]["image_size"] == 56 and config["dataset"] == "re10k"
+    assert config["adopted"]["file"] == "ckpt.pt" and len(config["adopted"]["sha256"]) == 64
+    assert str(tmp_path) not in str(config)
+
+
+def test_the_same_checkpoint_gives_the_same_bytes(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "ckpt.pt", "uplvsm")
+    for name in ("a", "b"):
+        assert (
+            main([f"file={tmp_path}/ckpt.pt", *overrides("uplvsm", 56), f"io.out={tmp_path}/{name}.safetensors"]) == 0
+        )
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_wrapped_submodules_are_unwrapped(tmp_path: Path) -> None:
+    weights = write_checkpoint(tmp_path / "plain.pt", "uplvsm", "")
+    deep = {
+        key.replace("transformer_encoder.0.", "transformer_encoder.0._checkpoint_wrapped_module."): value
+        for key, value in weights.items()
+    }
+    assert deep.keys() != weights.keys()
+    torch.save({"model": deep}, tmp_path / "deep.pt")
+    assert main([f"file={tmp_path}/deep.pt", *overrides("uplvsm", 56), f"io.out={tmp_path}/m.safetensors"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["file={folder}/gone.pt"], "gone.pt: no such file"),
+        (["file={folder}"], "no such file"),
+        ([], "give either name=ENTRY"),
+        (["name=uplvsm_x224", "file={folder}/ckpt.pt"], "give either name=ENTRY"),
+        (["name=vgg16"], "'vgg16' is no checkpoint of a model of this project; choose among uplvsm_x224"),
+        (["name=none"], "'none' is not in conf/registry.yaml"),
+        (["file={folder}/ckpt.pt", "model.encoder_n_layer=3"], "lacks the weight 'transformer_encoder.2"),
+        (["file={folder}/ckpt.pt", "model.n_latent_vectors=11"], r"weight 'n_light_field_latent' is (10, 48)"),
+        (["file={folder}/ckpt.pt", "io.out={folder}"], "is a folder"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], line: str
+) -> None:
+    write_checkpoint(tmp_path / "ckpt.pt", "uplvsm")
+    given = [word.format(folder=tmp_path) for word in words]
+    out = [f"io.out={tmp_path}/out/model.safetensors"]
+    assert main([*overrides("uplvsm", 56), *out, *given]) == 2
+    error = capsys.readouterr().err.strip()
+    assert line in error and "\n" not in error
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["ckpt.pt"]
+
+
+def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"model": {"a": torch.zeros(1)}, "config": Path("x")}, tmp_path / "ckpt.pt")
+    assert main([f"file={tmp_path}/ckpt.pt", *overrides("uplvsm", 56), f"io.out={tmp_path}/m.safetensors"]) == 2
+    assert "only tensors are loaded, no code is run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [name for name, entry in read_registry().items() if entry.adopt])
+def test_every_checkpoint_of_the_registry_has_a_model(name: str) -> None:
+    cfg = compose("adopt", [*adoption(read_registry(), name), f"name={name}"])
+    assert cfg.name == name and cfg.scale == "paper"
+    sizes = {"x224": 224, "x518": 518, "256": 256, "512": 512}
+    expected = next((size for ending, size in sizes.items() if name.endswith(f"_{ending}")), None)
+    assert expected is None or cfg.views.image_size == expected
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    with fake_hub.running() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        yield running
+
+
+def test_a_name_is_fetched_and_adopted(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_checkpoint(tmp_path / "ckpt.pt", "uplvsm")
+    hub.add("littlekoyo/Less3Depend", {"uplvsm_x224.pt": (tmp_path / "ckpt.pt").read_bytes()})
+    monkeypatch.chdir(tmp_path)
+    out = f"io.out={tmp_path}/m.safetensors"
+    assert main(["name=uplvsm_x224", *overrides("uplvsm", 56), out]) == 0
+    facts = read_config(tmp_path / "m.safetensors")["adopted"]
+    assert facts["name"] == "uplvsm_x224" and "littlekoyo/Less3Depend" in facts["origin"] and facts["licence"]
+    assert (tmp_path / "pretrained/uplvsm_x224.pt").is_file()
+
+
+# --- the second resolution (specs/uplvsm.md section 13)
+
+
+def _train(words: list[str]):
+    return compose("train", ["phase=finetune", *words])
+
+
+@pytest.mark.parametrize("source", ["adopted", "published"])
+def test_the_second_resolution_starts_from_the_very_weights(tmp_path: Path, source: str) -> None:
+    """No parameter changes shape; the table is read as stored at its own grid and resized at the smaller one."""
+    weights = write_checkpoint(tmp_path / "ckpt.pt", "uplvsm")
+    start = tmp_path / "ckpt.pt"
+    if source == "adopted":
+        start = tmp_path / "model.safetensors"
+        assert main([f"file={tmp_path}/ckpt.pt", *overrides("uplvsm", 56), f"io.out={start}"]) == 0
+    cfg = _train(overrides("uplvsm", 70))
+    model = build(cfg.model)
+    load_init(model, cfg, start)
+    vit = model.image_tokenizer[1].dino_vit
+    images = torch.rand(1, 3, 70, 70, generator=torch.Generator().manual_seed(0))
+    embedded = vit.patch_embed(images) + weights["image_tokenizer.1.dino_vit.pos_embed"][:, 1:]
+    seen = []
+    vit.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    vit(images)
+    assert torch.equal(seen[0][:, 5:], embedded)
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+
+
+def test_weights_of_another_size_do_not_start_a_finetuning(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "ckpt.pt", "uplvsm")
+    assert main([f"file={tmp_path}/ckpt.pt", *overrides("uplvsm", 56), f"io.out={tmp_path}/m.safetensors"]) == 0
+    cfg = _train([*overrides("uplvsm", 70), "model.dino.img_size=56"])
+    with pytest.raises(CheckpointError, match=r"model\.dino\.img_size is 70 there and 56 here"):
+        load_init(build(cfg.model), cfg, tmp_path / "m.safetensors")
+
+
+def test_no_adoption_without_a_description() -> None:
+    with pytest.raises(ConfigError, match="no checkpoint of a model"):
+        adoption(read_registry(), "re10k")
