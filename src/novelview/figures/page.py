@@ -21,6 +21,10 @@ FIGURES = {
         "PSNR against context gap and overlap",
         "Bars are 95 % bootstrap intervals; each model stands beside the trivial baselines at its own resolution.",
     ),
+    "depth": (
+        "PSNR against depth",
+        "Filled: the main recipe; open: the shorter one of the ablation. Bars are 95 % bootstrap intervals.",
+    ),
     "qualitative": (
         "Pictures",
         "Each row is one target view: what was given, the target, the copy of the nearest context view, and every "
@@ -60,7 +64,7 @@ def figure_blocks(folder: Path) -> list[dict[str, str]]:
 def comparison_data(evaluations: list[Evaluation]) -> Markup:
     """Return every kept sample of every model as JSON for the slider; empty when no pictures were kept."""
     kept = [item for item in evaluations if (item.folder / "gallery.safetensors").is_file()]
-    kept.sort(key=lambda item: -item.resolution)
+    kept.sort(key=lambda item: item.resolution, reverse=True)
     models = [{"name": who(item), "samples": [_sample(one) for one in read_gallery(item)]} for item in kept]
     models = [model for model in models if model["samples"]]
     # "</" would end the script element early; JSON reads the escaped form as the same string.

@@ -10,6 +10,7 @@ from novelview.config.schema import Study
 from novelview.errors import DataError
 from novelview.figures import page
 from novelview.figures.curves import read_curve
+from novelview.figures.depth_table import depth_rows
 from novelview.figures.gallery import finest
 from novelview.figures.provenance import provenance
 from novelview.figures.qualitative import ERROR_LIMIT
@@ -34,6 +35,7 @@ SECTIONS = (
     ("compare", "Compare"),
     ("videos", "Videos"),
     ("gaps", "Gaps"),
+    ("depth", "Depth"),
     ("qualitative", "Pictures"),
     ("attention", "Attention"),
     ("camera_paths", "Cameras"),
@@ -73,6 +75,7 @@ def report_content(
     """Return everything the template prints."""
     found = statements(evaluations)
     tables = results_tables(evaluations, study)
+    further = [depth_rows(evaluations, study)] if "depth_table" in study.tables else []
     content = {
         "title": study.title or study.name,
         "study": study.name,
@@ -81,7 +84,7 @@ def report_content(
         "blurry": BLURRY if scale == "demo" else "",
         "tiles": tiles(evaluations, found),
         "statements": page.statement_groups(found),
-        "tables": page.table_blocks(tables),
+        "tables": page.table_blocks([*tables, *further]),
         "comparisons": page.comparison_data(evaluations),
         "error_limit": ERROR_LIMIT,
         "videos": page.video_blocks(evaluations),

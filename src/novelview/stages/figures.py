@@ -4,10 +4,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from novelview.config.schema import FiguresStage
+from novelview.config.schema import FiguresStage, Study
 from novelview.errors import ConfigError
 from novelview.figures.attention import attention
 from novelview.figures.camera_paths import camera_paths
+from novelview.figures.depth import depth
+from novelview.figures.depth_table import depth_table
 from novelview.figures.gaps import gaps
 from novelview.figures.qualitative import qualitative
 from novelview.figures.results_table import results_table
@@ -20,6 +22,11 @@ FROM_EVALUATIONS: dict[str, Callable[[list[Path], Path], list[Path]]] = {
     "camera_paths": camera_paths,
     "gaps": gaps,
 }
+BESIDE_PUBLISHED: dict[str, Callable[[list[Path], Path, Study], list[Path]]] = {
+    "results_table": results_table,
+    "depth": depth,
+    "depth_table": depth_table,
+}
 
 
 def figures(cfg: FiguresStage) -> None:
@@ -30,10 +37,10 @@ def figures(cfg: FiguresStage) -> None:
         FROM_EVALUATIONS[cfg.figure](folders, stem)
     elif cfg.figure == "training_curves":
         training_curves(logs, stem)
-    elif cfg.figure == "results_table":
-        results_table(folders, stem, cfg.study)
+    elif cfg.figure in BESIDE_PUBLISHED:
+        BESIDE_PUBLISHED[cfg.figure](folders, stem, cfg.study)
     else:
-        known = ", ".join([*FROM_EVALUATIONS, "training_curves", "results_table"])
+        known = ", ".join([*FROM_EVALUATIONS, "training_curves", *BESIDE_PUBLISHED])
         raise ConfigError(f"figure '{cfg.figure}' does not exist; choose one of {known}")
 
 
