@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "src"))
 
+from novelview.config.plan import one_of
 from novelview.config.workflow import enter, plan
 
 # Rules call `python -m novelview...`: the interpreter that runs Snakemake, the sources and configs of this checkout.
@@ -15,6 +16,6 @@ PLAN = plan(config)
 
 
 wildcard_constraints:
-    model="[a-z0-9]+",
-    subset="[A-Za-z0-9_.-]+",
-    res="[0-9]+",
+    run="[a-z0-9_]+",
+    data="[A-Za-z0-9_.-]+",
+    res="[0-9]+(x[0-9]+)?",

@@ -5,15 +5,17 @@ rule evaluate_model:
     input:
         packed=f"data/{PLAN.dataset}/packed/manifest.json",
         raw=f"data/{PLAN.dataset}/raw/manifest.json",
-        weights="results/{scale}/models/{model}/{subset}/x{res}/model.safetensors",
+        weights=lambda wildcards: PLAN.at(wildcards).weights,
     output:
-        summary="results/{scale}/models/{model}/{subset}/x{res}/evaluation/summary.json",
-        rows="results/{scale}/models/{model}/{subset}/x{res}/evaluation/rows.csv",
-        gallery="results/{scale}/models/{model}/{subset}/x{res}/evaluation/gallery.safetensors",
+        summary=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/evaluation/summary.json",
+        rows=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/evaluation/rows.csv",
+        gallery=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/evaluation/gallery.safetensors",
     log:
-        "logs/evaluate/{scale}-{model}-{subset}-x{res}.log",
+        f"logs/evaluate/{PLAN.scale}-{{run}}-{{data}}-x{{res}}.log",
     benchmark:
-        "benchmarks/evaluate/{scale}-{model}-{subset}-x{res}.tsv"
+        f"benchmarks/evaluate/{PLAN.scale}-{{run}}-{{data}}-x{{res}}.tsv"
+    wildcard_constraints:
+        run=PLAN.only(PLAN.runs()),
     conda:
         "../../environment.yml"
     threads: PLAN.train_threads
@@ -28,7 +30,7 @@ rule evaluate_model:
         out=subpath(output.summary, parent=True),
         launcher=lambda wildcards, resources: PLAN.launcher(resources.gpu),
     message:
-        "Evaluating {wildcards.model} at {wildcards.res}"
+        "Evaluating {wildcards.run} at {wildcards.res}"
     shell:
         "{params.launcher} -m novelview.stages.evaluate {params.overrides} --expect-digest {params.digest}"
         " io.packed={params.packed} io.raw={params.raw} io.weights={input.weights} io.out={params.out}"
@@ -37,4 +39,4 @@ rule evaluate_model:
 
 rule evaluate:
     input:
-        [f"{run}/evaluation/summary.json" for run in PLAN.runs()],
+        [f"{run.folder}/evaluation/summary.json" for run in PLAN.runs()],

@@ -3,9 +3,9 @@
 
 rule draw_figure:
     input:
-        summaries=[f"{run}/evaluation/summary.json" for run in PLAN.runs()],
-        galleries=[f"{run}/evaluation/gallery.safetensors" for run in PLAN.runs()],
-        curves=[f"{run}/train.csv" for run in PLAN.runs()],
+        summaries=[f"{run.folder}/evaluation/summary.json" for run in PLAN.runs()],
+        galleries=[f"{run.folder}/evaluation/gallery.safetensors" for run in PLAN.runs()],
+        curves=[f"{run.folder}/train.csv" for run in PLAN.runs(trained=True)],
     output:
         svg=f"{PLAN.results}/figures/{{figure}}.svg",
         png=report(
@@ -19,18 +19,18 @@ rule draw_figure:
     benchmark:
         f"benchmarks/figures/{PLAN.tag}-{{figure}}.tsv"
     wildcard_constraints:
-        figure="|".join(PLAN.figures),
+        figure=one_of(PLAN.figures),
     conda:
         "../../environment.yml"
     resources:
         mem_mb=1500,
         runtime=20,
     params:
-        overrides=lambda wildcards: PLAN.stage("figures", figure=wildcards.figure)["overrides"],
-        digest=lambda wildcards: PLAN.stage("figures", figure=wildcards.figure)["digest"],
+        overrides=lambda wildcards: PLAN.figure(wildcards.figure)["overrides"],
+        digest=lambda wildcards: PLAN.figure(wildcards.figure)["digest"],
         source=PLAN.stage("figures")["source"],
-        inputs=PLAN.listed([f"{run}/evaluation" for run in PLAN.runs()]),
-        curves=PLAN.listed([f"{run}/train.csv" for run in PLAN.runs()]),
+        inputs=PLAN.listed([f"{run.folder}/evaluation" for run in PLAN.runs()]),
+        curves=PLAN.listed([f"{run.folder}/train.csv" for run in PLAN.runs(trained=True)]),
         stem=f"{PLAN.results}/figures/{{figure}}",
     message:
         "Drawing {wildcards.figure}"
@@ -41,7 +41,7 @@ rule draw_figure:
 
 rule write_table:
     input:
-        summaries=[f"{run}/evaluation/summary.json" for run in PLAN.runs()],
+        summaries=[f"{run.folder}/evaluation/summary.json" for run in PLAN.runs()],
     output:
         md=f"{PLAN.results}/tables/{{table}}.md",
         tex=f"{PLAN.results}/tables/{{table}}.tex",
@@ -56,17 +56,17 @@ rule write_table:
     benchmark:
         f"benchmarks/figures/{PLAN.tag}-{{table}}.tsv"
     wildcard_constraints:
-        table="|".join(PLAN.tables),
+        table=one_of(PLAN.tables),
     conda:
         "../../environment.yml"
     resources:
         mem_mb=1500,
         runtime=20,
     params:
-        overrides=lambda wildcards: PLAN.stage("figures", figure=wildcards.table)["overrides"],
-        digest=lambda wildcards: PLAN.stage("figures", figure=wildcards.table)["digest"],
+        overrides=lambda wildcards: PLAN.figure(wildcards.table)["overrides"],
+        digest=lambda wildcards: PLAN.figure(wildcards.table)["digest"],
         source=PLAN.stage("figures")["source"],
-        inputs=PLAN.listed([f"{run}/evaluation" for run in PLAN.runs()]),
+        inputs=PLAN.listed([f"{run.folder}/evaluation" for run in PLAN.runs()]),
         stem=f"{PLAN.results}/tables/{{table}}",
     message:
         "Writing {wildcards.table}"
@@ -77,11 +77,12 @@ rule write_table:
 
 rule write_report:
     input:
-        summaries=[f"{run}/evaluation/summary.json" for run in PLAN.runs()],
-        galleries=[f"{run}/evaluation/gallery.safetensors" for run in PLAN.runs()],
-        curves=[f"{run}/train.csv" for run in PLAN.runs()],
+        summaries=[f"{run.folder}/evaluation/summary.json" for run in PLAN.runs()],
+        galleries=[f"{run.folder}/evaluation/gallery.safetensors" for run in PLAN.runs()],
+        curves=[f"{run.folder}/train.csv" for run in PLAN.runs(trained=True)],
         figures=[f"{PLAN.results}/figures/{figure}.png" for figure in PLAN.figures],
         tables=[f"{PLAN.results}/tables/{table}.md" for table in PLAN.tables],
+        extras=PLAN.extras,
     output:
         f"{PLAN.results}/report/index.html",
     log:
@@ -95,9 +96,9 @@ rule write_report:
         runtime=20,
     params:
         **PLAN.stage("report"),
-        inputs=PLAN.listed([f"{run}/evaluation" for run in PLAN.runs()]),
-        curves=PLAN.listed([f"{run}/train.csv" for run in PLAN.runs()]),
-        figures=lambda wildcards, input: Path(input.figures[0]).parent,
+        inputs=PLAN.listed([f"{run.folder}/evaluation" for run in PLAN.runs()]),
+        curves=PLAN.listed([f"{run.folder}/train.csv" for run in PLAN.runs(trained=True)]),
+        figures=f"{PLAN.results}/figures",
     message:
         "Writing the report"
     shell:

@@ -1,18 +1,18 @@
-"""Training: the same body twice, from nothing at the small resolution and from those weights at the large one."""
+"""Training: the same body twice, from nothing in the first phase and from the weights before in every later one."""
 
 
 rule pretrain_model:
     input:
         packed=f"data/{PLAN.dataset}/packed/manifest.json",
     output:
-        weights="results/{scale}/models/{model}/{subset}/x{res}/model.safetensors",
-        curve="results/{scale}/models/{model}/{subset}/x{res}/train.csv",
+        weights=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/model.safetensors",
+        curve=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/train.csv",
     log:
-        "logs/pretrain/{scale}-{model}-{subset}-x{res}.log",
+        f"logs/pretrain/{PLAN.scale}-{{run}}-{{data}}-x{{res}}.log",
     benchmark:
-        "benchmarks/pretrain/{scale}-{model}-{subset}-x{res}.tsv"
+        f"benchmarks/pretrain/{PLAN.scale}-{{run}}-{{data}}-x{{res}}.tsv"
     wildcard_constraints:
-        res=PLAN.sizes("pretrain"),
+        run=PLAN.only(PLAN.runs(trained=True, first=True)),
     conda:
         "../../environment.yml"
     threads: PLAN.train_threads
@@ -21,13 +21,13 @@ rule pretrain_model:
         runtime=2880,
         gpu=PLAN.gpus,
     params:
-        overrides=lambda wildcards: PLAN.stage("train", wildcards.model, "pretrain")["overrides"],
-        digest=lambda wildcards: PLAN.stage("train", wildcards.model, "pretrain")["digest"],
-        source=lambda wildcards: PLAN.stage("train", wildcards.model, "pretrain")["source"],
+        overrides=lambda wildcards: PLAN.train(wildcards)["overrides"],
+        digest=lambda wildcards: PLAN.train(wildcards)["digest"],
+        source=lambda wildcards: PLAN.train(wildcards)["source"],
         packed=subpath(input.packed, parent=True),
         launcher=lambda wildcards, resources: PLAN.launcher(resources.gpu),
     message:
-        "Pretraining {wildcards.model} at {wildcards.res} on {wildcards.subset}"
+        "Pretraining {wildcards.run} at {wildcards.res} on {wildcards.data}"
     shell:
         "{params.launcher} -m novelview.stages.train {params.overrides} --expect-digest {params.digest}"
         " io.packed={params.packed} io.out={output.weights} io.log={output.curve}"
@@ -37,16 +37,16 @@ rule pretrain_model:
 rule finetune_model:
     input:
         packed=f"data/{PLAN.dataset}/packed/manifest.json",
-        init=lambda wildcards: f"{PLAN.run(wildcards.model, 'pretrain')}/model.safetensors",
+        init=lambda wildcards: PLAN.at(wildcards).start,
     output:
-        weights="results/{scale}/models/{model}/{subset}/x{res}/model.safetensors",
-        curve="results/{scale}/models/{model}/{subset}/x{res}/train.csv",
+        weights=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/model.safetensors",
+        curve=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/train.csv",
     log:
-        "logs/finetune/{scale}-{model}-{subset}-x{res}.log",
+        f"logs/finetune/{PLAN.scale}-{{run}}-{{data}}-x{{res}}.log",
     benchmark:
-        "benchmarks/finetune/{scale}-{model}-{subset}-x{res}.tsv"
+        f"benchmarks/finetune/{PLAN.scale}-{{run}}-{{data}}-x{{res}}.tsv"
     wildcard_constraints:
-        res=PLAN.sizes("finetune"),
+        run=PLAN.only(PLAN.runs(trained=True, first=False)),
     conda:
         "../../environment.yml"
     threads: PLAN.train_threads
@@ -55,13 +55,13 @@ rule finetune_model:
         runtime=2880,
         gpu=PLAN.gpus,
     params:
-        overrides=lambda wildcards: PLAN.stage("train", wildcards.model, "finetune")["overrides"],
-        digest=lambda wildcards: PLAN.stage("train", wildcards.model, "finetune")["digest"],
-        source=lambda wildcards: PLAN.stage("train", wildcards.model, "finetune")["source"],
+        overrides=lambda wildcards: PLAN.train(wildcards)["overrides"],
+        digest=lambda wildcards: PLAN.train(wildcards)["digest"],
+        source=lambda wildcards: PLAN.train(wildcards)["source"],
         packed=subpath(input.packed, parent=True),
         launcher=lambda wildcards, resources: PLAN.launcher(resources.gpu),
     message:
-        "Finetuning {wildcards.model} at {wildcards.res} on {wildcards.subset}"
+        "Finetuning {wildcards.run} at {wildcards.res} on {wildcards.data}"
     shell:
         "{params.launcher} -m novelview.stages.train {params.overrides} --expect-digest {params.digest}"
         " io.packed={params.packed} io.init={input.init} io.out={output.weights} io.log={output.curve}"
@@ -70,9 +70,9 @@ rule finetune_model:
 
 rule pretrain:
     input:
-        [f"{run}/model.safetensors" for run in PLAN.runs(["pretrain"])],
+        [run.weights for run in PLAN.runs(trained=True, first=True)],
 
 
 rule finetune:
     input:
-        [f"{run}/model.safetensors" for run in PLAN.runs(["finetune"])],
+        [run.weights for run in PLAN.runs(trained=True, first=False)],

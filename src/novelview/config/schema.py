@@ -46,19 +46,23 @@ class AugmentConfig:
 
 @dataclass
 class ViewsConfig:
-    """Which frames make a sample and how they are resized (specs/uplvsm.md section 9)."""
+    """Which frames make a sample and how they are resized (specs/uplvsm.md section 9, specs/lact.md section 8)."""
 
-    image_size: int = 224
+    image_size: int = 224  # height in pixels; also the width unless image_width says otherwise
+    image_width: int = 0  # width in pixels where it differs from the height (resize=cover); 0: square
     patch_size: int = 14
+    resize: str = "height"  # height: to image_size, then square_crop | cover: scaled to cover height x width, cropped
     square_crop: bool = True
     portrait: str = "fit"  # fit: the shorter side becomes image_size | reference: quirk, see docs/quirks.md
+    sampler: str = "interval"  # interval: contexts are its 2 ends | random: first num_context in, last num_target out
     num_views: int = 8
     num_context: int = 2
     num_target: int = 6
     min_frame_dist: int = 25
     max_frame_dist: int = 192
     target_has_input: bool = True
-    scene_scale_factor: float = 1.35
+    pose_normalisation: str = "scene"  # scene: mean frame of all views, scaled | none: poses as they come (objects)
+    scene_scale_factor: float = 1.35  # largest coordinate of a camera centre becomes 1 / this; LaCT takes 1
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
@@ -69,6 +73,7 @@ class LossConfig:
     mse: float = 1.0
     perceptual: float = 0.5
     lpips: float = 0.0
+    lpips_from: int = 0  # first step (0-based) whose loss has the LPIPS term; LaCT: 5000
     lpips_weights: str | None = "pretrained/vgg16-397923af.pth"  # backbone, needed when lpips > 0
     vgg_weights: str | None = "pretrained/imagenet-vgg-verydeep-19.mat"  # needed when perceptual > 0
 
@@ -89,6 +94,7 @@ class TrainConfig:
     eps: float = 1e-8
     weight_decay: float = 0.05
     clip_norm: float = 1.0
+    clip_from: int = 0  # first step (0-based) whose gradient is clipped, and skipped when too large; LaCT: 1000
     allowed_gradnorm_factor: float = 4.0  # a norm above clip_norm times this skips the update
     amp: str = "bf16"  # bf16 | fp16 | none
     tf32: bool = True
@@ -101,9 +107,14 @@ class TrainConfig:
 
 @dataclass
 class EvalConfig:
-    """Evaluation protocol (specs/uplvsm.md section 10)."""
+    """Evaluation protocol (specs/uplvsm.md section 10, for chosen views specs/lact.md section 9)."""
 
     splits: list[str] = field(default_factory=lambda: ["small", "medium", "large", "extrapolation", "full"])
+    select: str = "index"  # index: the views of `splits` | random | uniform (in frame order) | kmeans (camera centres)
+    num_context: int = 2  # context views a scene, unless select=index
+    context_counts: list[int] = field(default_factory=list)  # several numbers instead: a split each, the same targets
+    num_target: int = 0  # target views a scene, unless select=index; 0: all that are left
+    num_views: int = 0  # frames drawn at random from each scene before selecting; 0: all of them
     batch_size: int = 8
     amp: str = "none"  # none | bf16 (the reference evaluates inside bf16 autocast, see docs/quirks.md)
     bootstrap: int = 1000
@@ -111,7 +122,9 @@ class EvalConfig:
     lpips_weights: str | None = "pretrained/vgg16-397923af.pth"  # backbone; absent: the column reads n/a
     gallery: int = 6  # samples whose pictures are kept for the figures
     swap_poses: bool = True  # also score renders made with another target's pose
-    video_frames: int = 24  # frames between the two context poses
+    video_frames: int = 24  # frames from each context pose to the next
+    video_loop: bool = True  # the path returns to the first context
+    video_order: bool = False  # contexts in the order of the nearest next, not as they come
     video_scenes: int = 2
     pose_scenes: int = 6  # scenes whose cameras are estimated along their whole path, by models that estimate them
 
@@ -127,18 +140,29 @@ class StudyData:
 
 
 @dataclass
+class Variant:
+    """A run of a study under a name of its own: a model with further overrides of stage train."""
+
+    model: str = MISSING
+    train: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Study:
     """One file of conf/study."""
 
     name: str = MISSING
     title: str = ""
-    published: str | None = None
-    models: list[str] = field(default_factory=list)
+    published: str | None = None  # a key of evaluation/published.yaml
+    variants: dict[str, Variant] = field(default_factory=dict)  # runs that are not a model of conf/model as it stands
+    models: list[str] = field(default_factory=list)  # the runs: models of conf/model, or variants
     figures: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=lambda: ["results_table"])
-    phases: list[str] = field(default_factory=list)
+    phases: list[str] = field(default_factory=list)  # the first from nothing, each later one from the one before
+    subsets: dict[str, list[str]] = field(default_factory=dict)  # scale -> training subsets; absent: full
+    extras: list[str] = field(default_factory=list)  # files below the study's results that the report waits for
     data: dict[str, StudyData] = field(default_factory=dict)
-    overrides: dict[str, list[str]] = field(default_factory=dict)
+    overrides: dict[str, list[str]] = field(default_factory=dict)  # stage -> overrides
 
 
 @dataclass
@@ -169,9 +193,10 @@ class TrainStage:
     """Stages `pretrain` and `finetune`: the same body, the phase chooses the recipe."""
 
     scale: str = "demo"
-    phase: str = "pretrain"  # pretrain | finetune
+    phase: str = "pretrain"  # a file of conf/phase; its recipe is conf/recipe/<scale>/<model>/<phase>.yaml
     dataset: str = "rooms"
-    subset: str = "full"
+    subset: str = "full"  # full | large | medium | little: all, 1/4, 1/16, 1/64 of the training chunks
+    variant: str = ""  # the run's name in tables and figures, when it is not the model's
     model: ModelConfig = MISSING
     views: ViewsConfig = field(default_factory=ViewsConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

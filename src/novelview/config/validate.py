@@ -6,20 +6,27 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from novelview.config.models import LaCTConfig
 from novelview.config.rooms import check_source
 from novelview.config.schema import ViewsConfig
 from novelview.config.sources import RoomsSource
+from novelview.config.subsets import SUBSETS
 from novelview.errors import ConfigError
 
 CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("RuntimeConfig", "device"): ("auto", "cpu", "cuda"),
     ("RuntimeConfig", "wandb"): ("online", "offline", "disabled"),
     ("ViewsConfig", "portrait"): ("fit", "reference"),
+    ("ViewsConfig", "resize"): ("height", "cover"),
+    ("ViewsConfig", "sampler"): ("interval", "random"),
+    ("ViewsConfig", "pose_normalisation"): ("scene", "none"),
+    ("EvalConfig", "select"): ("index", "random", "uniform", "kmeans"),
     ("TrainConfig", "schedule"): ("cosine", "linear", "constant"),
     ("TrainConfig", "amp"): ("bf16", "fp16", "none"),
     ("EvalConfig", "amp"): ("bf16", "none"),
-    ("TrainStage", "phase"): ("pretrain", "finetune"),
+    ("TrainStage", "subset"): tuple(SUBSETS),
     ("DinoConfig", "pos_init"): ("normal", "sincos"),
+    ("TTTConfig", "precision"): ("accurate", "reference"),
     ("PhotosSource", "camera_model"): (
         "SIMPLE_PINHOLE",
         "PINHOLE",
@@ -32,7 +39,7 @@ CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
 POSITIVE = {
     "ViewsConfig": ("image_size", "patch_size", "num_context", "num_target", "min_frame_dist", "scene_scale_factor"),
     "TrainConfig": ("steps", "batch_size", "grad_accum", "lr", "clip_norm", "allowed_gradnorm_factor", "eps"),
-    "EvalConfig": ("batch_size", "bootstrap"),
+    "EvalConfig": ("batch_size", "bootstrap", "num_context"),
     "RuntimeConfig": ("log_every", "keep_checkpoints"),
     "DinoConfig": ("img_size", "patch_size", "embed_dim", "num_heads"),
     "TransformerConfig": ("d", "d_head", "qk_norm_eps", "init_gain"),
@@ -40,15 +47,19 @@ POSITIVE = {
     "UPLVSMConfig": ("patch_size", "encoder_n_layer", "estimator_n_layer", "decoder_n_layer", "n_latent_vectors"),
     "LVSMDecoderOnlyConfig": ("patch_size", "n_layer"),
     "LVSMEncoderDecoderConfig": ("patch_size", "encoder_n_layer", "decoder_n_layer", "n_latent_vectors"),
+    "TTTConfig": ("d_head", "inter_multi", "base_lr"),
+    "LaCTConfig": ("patch_size", "d", "d_head", "n_layer", "mlp_multi", "init_gain"),
 }
 NOT_NEGATIVE = {
-    "TrainConfig": ("warmup", "weight_decay"),
+    "ViewsConfig": ("image_width",),
+    "TrainConfig": ("warmup", "weight_decay", "clip_from"),
     "RuntimeConfig": ("threads", "workers", "cache_mb", "checkpoint_seconds"),
     "PackConfig": ("max_bad_frames", "max_bad_chunks"),
-    "LossConfig": ("mse", "perceptual", "lpips"),
-    "EvalConfig": ("gallery", "video_scenes", "pose_scenes"),
+    "LossConfig": ("mse", "perceptual", "lpips", "lpips_from"),
+    "EvalConfig": ("gallery", "video_scenes", "pose_scenes", "num_views", "num_target"),
     "DinoConfig": ("depth", "num_register_tokens"),
     "PhotosSource": ("max_side", "context_gap"),
+    "TTTConfig": ("steps",),
 }
 BETWEEN = {
     ("TrainConfig", "beta1"): (0, 0.999999),
@@ -89,7 +100,7 @@ def _check(owner: str, name: str, key: str, value: Any) -> None:
     low, high = BETWEEN.get((owner, name), (-math.inf, math.inf))
     if (owner, name) in BETWEEN and not low <= value <= high:
         raise ConfigError(f"{key}={value}: must lie between {low} and {high}")
-    if name in ("dataset", "subset") and isinstance(value, str) and not NAME.fullmatch(value):
+    if name in ("dataset", "phase") and isinstance(value, str) and not NAME.fullmatch(value):
         raise ConfigError(f"{key}={value}: names a folder; use letters, digits, . _ - and begin with no . or -")
     _check_number(key, value)
 
@@ -126,13 +137,36 @@ def _check_losses(losses: Any) -> None:
 
 
 def _check_views(views: Any) -> None:
-    if views.image_size % views.patch_size:
-        raise ConfigError(f"views.image_size={views.image_size}: not a multiple of views.patch_size={views.patch_size}")
+    for key in ("image_size", "image_width"):
+        if getattr(views, key) % views.patch_size:
+            raise ConfigError(
+                f"views.{key}={getattr(views, key)}: not a multiple of views.patch_size={views.patch_size}"
+            )
+    if views.image_width not in (0, views.image_size) and views.resize != "cover":
+        raise ConfigError(f"views.image_width={views.image_width}: rectangles need views.resize=cover")
+    if views.sampler == "random":
+        _check_random(views)
+    else:
+        _check_interval(views)
+
+
+def _check_random(views: Any) -> None:
+    for key in ("num_context", "num_target"):
+        if getattr(views, key) > views.num_views:
+            raise ConfigError(
+                f"views.{key}={getattr(views, key)}: above views.num_views={views.num_views}, the views drawn"
+            )
+
+
+def _check_interval(views: Any) -> None:
     pool = views.num_views if views.target_has_input else views.num_views - views.num_context
     if views.num_target > pool:
         raise ConfigError(f"views.num_target={views.num_target}: views.num_views leaves {pool}")
     if views.num_context != 2:
-        raise ConfigError(f"views.num_context={views.num_context}: training takes the 2 ends of an interval")
+        raise ConfigError(
+            f"views.num_context={views.num_context}: training takes the 2 ends of an interval; "
+            "any number goes with views.sampler=random"
+        )
     if views.min_frame_dist > views.max_frame_dist:
         raise ConfigError(f"views.min_frame_dist={views.min_frame_dist}: above max_frame_dist={views.max_frame_dist}")
 
@@ -145,8 +179,18 @@ def _check_model(views: Any, model: Any) -> None:
         raise ConfigError(f"model.transformer.d={transformer.d}: not a multiple of d_head={transformer.d_head}")
     if transformer is not None and dino is not None:
         _check_dino(transformer, dino)
+    if isinstance(model, LaCTConfig):
+        _check_lact(model)
     if getattr(model, "decoder_init_last_only", False) and not (transformer and transformer.special_init):
         raise ConfigError("model.decoder_init_last_only=true: needs model.transformer.special_init=true")
+
+
+def _check_lact(model: LaCTConfig) -> None:
+    for key, width in (("d_head", model.d_head), ("ttt.d_head", model.ttt.d_head)):
+        if model.d % width:
+            raise ConfigError(f"model.d={model.d}: not a multiple of model.{key}={width}")
+    if int(model.ttt.d_head * model.ttt.inter_multi) < 1:
+        raise ConfigError(f"model.ttt.inter_multi={model.ttt.inter_multi}: leaves no hidden unit; raise it")
 
 
 def _check_dino(transformer: Any, dino: Any) -> None:

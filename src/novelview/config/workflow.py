@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from novelview.config.study import Plan
+from novelview.config.plan import Plan
 from novelview.errors import NovelviewError
 
 

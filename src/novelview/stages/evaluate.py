@@ -18,6 +18,7 @@ from novelview.evaluation.protocol import Task
 from novelview.evaluation.report import Subject, evaluate_to
 from novelview.files import read_json, sha256
 from novelview.models.weights import load_weights
+from novelview.scenes.selection import selected_splits
 from novelview.scenes.store import PackedStore
 from novelview.scenes.views import EvalEntry, load_index
 from novelview.stages.cli import run_stage
@@ -29,16 +30,21 @@ log = logging.getLogger(__name__)
 def evaluate(cfg: EvaluateStage) -> None:
     """Score the weights `io.weights` on the splits `eval.splits` of the packed data set, into `io.out`.
 
+    With `eval.select` the views are chosen here (`novelview.scenes.selection`), and the splits are named after how.
     Under torchrun the entries are shared between the processes. Raises NovelviewError, one line, for a missing split,
     an unfit index, or weights that are not ours.
     """
     started = time.monotonic()
     weights, raw = Path(cfg.io["weights"]), Path(cfg.io["raw"])
     store = PackedStore(Path(cfg.io["packed"]) / "test")
-    task = Task.of(store, read_indices(raw / "indices", cfg.eval.splits), read_sets(raw / "scenes.json"))
+    chosen = cfg.eval.select != "index"
+    entries = selected_splits(store, cfg.eval) if chosen else read_indices(raw / "indices", cfg.eval.splits)
+    task = Task.of(store, entries, read_sets(raw / "scenes.json"))
     with team(cfg.runtime) as ranks:
         model, config = load_weights(weights)
-        subject = Subject(model.to(ranks.device).eval(), config["model"]["name"], views_of(config, weights))
+        subject = Subject(
+            model.to(ranks.device).eval(), config.get("variant") or config["model"]["name"], views_of(config, weights)
+        )
         facts = {"dataset": cfg.dataset, "scale": cfg.scale, "digest": digest(cfg), "weights": about(weights, config)}
         run = cfg.runtime
         evaluate_to(Path(cfg.io["out"]), subject, store, task, cfg.eval, ranks, facts, run.cache_mb, run.progress)

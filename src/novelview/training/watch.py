@@ -3,6 +3,7 @@
 from typing import Any
 
 from novelview.config.compose import resolved
+from novelview.config.resolution import size_name
 from novelview.config.schema import TrainStage
 from novelview.training import tracking
 from novelview.training.distributed import Team
@@ -20,7 +21,7 @@ class Watch:
         views = images * (cfg.views.num_context + cfg.views.num_target)
         self.progress = Progress(total, start, views, enabled=cfg.runtime.progress and team.leads)
         mode = cfg.runtime.wandb if team.leads else "disabled"
-        name = f"{cfg.model.name}-{cfg.phase}-{cfg.dataset}-{cfg.subset}-x{cfg.views.image_size}"
+        name = f"{cfg.variant or cfg.model.name}-{cfg.phase}-{cfg.dataset}-{cfg.subset}-x{size_name(cfg.views)}"
         self.tracker = tracking.start(mode, identity, cfg.io["checkpoints"], name, resolved(cfg))
 
     def step(self, number: int, values: dict[str, float], update: Update) -> None:

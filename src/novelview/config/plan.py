@@ -1,0 +1,173 @@
+"""A study as the workflow sees it: which stages run, with which overrides, and where their files lie."""
+
+import functools
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from novelview.config.compose import compose, digest
+from novelview.config.digest import source_digest
+from novelview.config.init import read_init
+from novelview.config.runs import Run, make_runs
+from novelview.config.schema import ViewsConfig
+from novelview.config.settings import assign, check_keys
+from novelview.config.study import load_study, variant_of
+from novelview.errors import ConfigError
+
+SCALING = "scaling"  # the figure and the table of a study with several training subsets
+
+
+class Plan:
+    """Overrides, digests and paths of every stage of one `snakemake --config ...` call."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """Check the workflow's own configuration and every stage's; raises ConfigError, one line."""
+        check_keys(config)
+        self.scale = str(config.get("scale", "demo"))
+        self.study = load_study(str(config.get("study", "less3depend")))
+        if self.scale not in self.study.data:
+            raise ConfigError(f"scale '{self.scale}' does not exist; choose one of {', '.join(self.study.data)}")
+        self.data = self.study.data[self.scale]
+        self.path = config.get("path") or self.data.path
+        self.source = str(config.get("source") or self.data.source)
+        self.dataset = str(config.get("name") or self.data.dataset)
+        self._set, self.run_only = assign(config.get("set"))
+        init = read_init(config.get("init"), self.study)
+        self.all = make_runs(self.study, self.scale, self.dataset, init, self.resolution)
+        self._by_place = {run.place: run for run in self.all}
+        self._check()
+
+    def _check(self) -> None:
+        compose("preprocess", [*self.overrides("preprocess"), *self.run_only])
+        needs_path = compose("download", self.overrides("download")).source.kind != "rooms"
+        if needs_path and not self.path:
+            raise ConfigError(f"source={self.source} reads a folder of yours: give it as --config path=FOLDER")
+        for stage in ("download", "preprocess", "evaluate", "figures", "report"):
+            self.stage(stage)
+
+    def overrides(
+        self, stage: str, name: str = "", phase: str = "", subset: str = "full", figure: str = "-"
+    ) -> list[str]:
+        """Return the Hydra overrides of a stage, most general first; name: the run's, for stage `train`."""
+        own = {
+            "download": [
+                f"source={self.source}",
+                f"dataset={self.dataset}",
+                *([f"path={self.path}"] if self.path else []),
+            ],
+            "preprocess": [f"dataset={self.dataset}"],
+            "train": [*self._of_run(name), f"phase={phase}", f"dataset={self.dataset}", f"subset={subset}"],
+            "evaluate": [f"dataset={self.dataset}", f"eval={self.data.eval}", "io.weights=-", "io.out=-"],
+            "figures": [f"study={self.study.name}", f"figure={figure}", "io.out=-"],
+            "report": [f"study={self.study.name}", "io.figures=-", "io.out=-"],
+        }[stage]
+        study = self.study.overrides.get(stage, [])
+        variant = variant_of(self.study, name).train if stage == "train" else []
+        return [f"scale={self.scale}", *own, *study, *variant, *self._set.get(stage, [])]
+
+    def _of_run(self, name: str) -> list[str]:
+        model = variant_of(self.study, name).model
+        return [f"model={model}", *([f"variant={name}"] if name != model else [])]
+
+    @functools.cache  # noqa: B019 - one plan lives as long as the process
+    def stage(
+        self, stage: str, name: str = "", phase: str = "", subset: str = "full", figure: str = "-"
+    ) -> dict[str, str]:
+        """Return a rule's params: the overrides as shell words, the configuration's and the sources' digests."""
+        overrides = self.overrides(stage, name, phase, subset, figure)
+        config = compose(stage, overrides)
+        words = [word for word in overrides if not word.startswith("io.")]
+        return {
+            "overrides": " ".join(shlex.quote(word) for word in words),
+            "digest": digest(config),
+            "source": source_digest(stage),
+        }
+
+    @functools.cache  # noqa: B019
+    def resolution(self, name: str, phase: str) -> str:
+        """Return the image size a run is trained at in a phase, as paths have it: `126`, or height x width."""
+        return size_name(compose("train", self.overrides("train", name, phase)).views)
+
+    def runs(self, *, trained: bool = False, first: bool | None = None) -> list[Run]:
+        """Return the study's runs; trained: without adopted ones; first: those from nothing, or those from weights."""
+        kept = [run for run in self.all if not (trained and run.adopted)]
+        return kept if first is None else [run for run in kept if bool(run.start) != first]
+
+    def at(self, wildcards: Any) -> Run:
+        """Return the run whose folder the wildcards `run`, `data` and `res` make up."""
+        return self._by_place[f"{wildcards.run}/{wildcards.data}/x{wildcards.res}"]
+
+    def only(self, runs: Sequence[Run]) -> str:
+        """Return a constraint of the wildcard `run` under which a rule's output matches these runs' folders alone."""
+        places = "|".join(re.escape(run.place) for run in runs)
+        # Looking ahead, because a constraint of one wildcard cannot depend on another's value.
+        return f"(?=(?:{places})/)[a-z0-9_]+" if places else "(?!)"
+
+    def train(self, wildcards: Any) -> dict[str, str]:
+        """Return the params of a training rule."""
+        run = self.at(wildcards)
+        return self.stage("train", run.name, run.phase, run.subset)
+
+    def figure(self, name: str) -> dict[str, str]:
+        """Return the params of the rule that draws a figure or writes a table."""
+        return self.stage("figures", figure=name)
+
+    @property
+    def figures(self) -> list[str]:
+        """Return the study's figures; several subsets at this scale add the scaling figure."""
+        return [*self.study.figures, *self._scaling]
+
+    @property
+    def tables(self) -> list[str]:
+        """Return the study's tables; several subsets at this scale add the scaling table."""
+        return [*self.study.tables, *(f"{name}_table" for name in self._scaling)]
+
+    @property
+    def _scaling(self) -> list[str]:
+        return [SCALING] if len({run.subset for run in self.runs(trained=True)}) > 1 else []
+
+    @property
+    def extras(self) -> list[str]:
+        """Return further files the report waits for; a rule of its own makes each."""
+        return [f"{self.results}/{name}" for name in self.study.extras]
+
+    @property
+    def tag(self) -> str:
+        """Return the study's name in the names of log files."""
+        return self.results.removeprefix("results/").replace("/", "-")
+
+    @property
+    def train_threads(self) -> int:
+        """Return threads a training or evaluation job takes: one at demo scale, so two jobs share two cores."""
+        return {"demo": 1}.get(self.scale, 8)
+
+    @property
+    def gpus(self) -> int:
+        """Return GPUs a training or evaluation job asks a cluster for."""
+        return {"demo": 0, "mini": 1}.get(self.scale, 8)
+
+    def launcher(self, gpus: int) -> str:
+        """Return the command that starts a module: one process a GPU through torchrun where there are several."""
+        return f"torchrun --standalone --nproc-per-node {gpus}" if gpus > 1 else "python"
+
+    def listed(self, paths: Sequence[str]) -> str:
+        """Return paths as one shell word that Hydra reads as a list."""
+        return shlex.quote(f"[{','.join(paths)}]")
+
+    @property
+    def results(self) -> str:
+        """Return the folder of the study's tables, figures and report."""
+        suffix = "" if self.dataset == self.data.dataset else f"-{self.dataset}"
+        return f"results/{self.scale}/{self.study.name}{suffix}"
+
+
+def size_name(views: ViewsConfig) -> str:
+    """Return the image size of a run as paths have it: `126`, or `72x128`, height x width, where they differ."""
+    square = views.image_width in (0, views.image_size)
+    return str(views.image_size) if square else f"{views.image_size}x{views.image_width}"
+
+
+def one_of(names: Sequence[str]) -> str:
+    """Return a wildcard constraint that matches any of the names, and nothing where there are none."""
+    return "|".join(re.escape(name) for name in names) or "(?!)"
