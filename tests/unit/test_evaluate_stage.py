@@ -78,7 +78,7 @@ def test_both_models_leave_a_whole_folder(data, tmp_path):
     for model in ("uplvsm", "ptlvsm"):
         assert run(data, tmp_path / model, model) == 0
         told = json.loads((tmp_path / model / "summary.json").read_text())
-        assert (told["model"], told["resolution"], told["dataset"]) == (model, 28, "rooms")
+        assert (told["model"], told["resolution"], told["dataset"]) == (model, "28", "rooms")
         assert told["weights"]["config"]["train"]["steps"] == 3 and len(told["weights"]["digest"]) == 12
         names = {model, f"{model}_swapped_pose", "nearest_context", "mean_context", "mean_colour"}
         rows = read_rows(tmp_path / model / "rows.csv")

@@ -360,7 +360,7 @@ def test_the_folder_of_a_model_that_estimates_poses(tmp_path):
     ]  # fmt: skip
     told = json.loads((out / "summary.json").read_text())
     assert told["given"] == {"context_poses": False, "target_poses": False, "target_images": True}
-    assert (told["model"], told["resolution"], told["dataset"]) == ("fake", 28, "fake")
+    assert (told["model"], told["resolution"], told["dataset"]) == ("fake", "28", "fake")
     assert told["lpips_reason"] == "n/a (weights not downloaded: pretrained/vgg16-397923af.pth)"
     assert all(group["lpips"] is None and group["psnr"]["low"] <= group["psnr"]["high"] for group in told["groups"])
     assert told["entries"]["near"] == {"index": 5, "evaluated": 5}

@@ -164,7 +164,7 @@ def test_camera_path_title_has_both_errors(results) -> None:
 
 def test_curves_are_named_by_their_path_and_phases_in_order(results) -> None:
     curve = read_curve(results[1][0])
-    assert (curve.model, curve.data, curve.resolution, curve.steps) == ("uplvsm", "rooms-full", 28, 150)
+    assert (curve.model, curve.data, str(curve.resolution), curve.steps) == ("uplvsm", "rooms-full", "28", 150)
     assert curve.columns["skipped"].sum() == 2 and np.isnan(curve.columns["grad_norm"][1])
     assert [len(group) for group in group_phases([curve, read_curve(results[1][1])])] == [1, 1]
 

@@ -5,16 +5,21 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from PIL import Image as Pictures
 from PIL.Image import Image, Resampling
 from torch import Tensor
 
+from novelview.config.resolution import sides
 from novelview.config.schema import ViewsConfig
 from novelview.errors import DataError
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a frame of `height` x `width` pixels becomes the network's `out_h` x `out_w`: resize, then crop."""
+    """How a frame of `height` x `width` pixels becomes the network's `out_h` x `out_w`: resize, then crop.
+
+    scale: factor of the intrinsics where it is not the ratio of the sizes, which are rounded to whole pixels.
+    """
 
     height: int
     width: int
@@ -24,20 +29,24 @@ class Plan:
     left: int
     out_h: int
     out_w: int
+    scale: float | None = None
 
     def image(self, image: Image) -> UInt8[Tensor, "3 h w"]:
-        """Resize with PIL's Lanczos filter and crop; raises DataError when the image has another size than planned."""
+        """Resize with PIL's Lanczos filter and crop; what shows through an RGBA image is white.
+
+        Raises DataError when the image has another size than planned.
+        """
         if image.size != (self.width, self.height):
             raise DataError(f"an image of {image.size} pixels where {(self.width, self.height)} was recorded")
-        colours = image if image.mode == "RGB" else image.convert("RGB")
+        colours = image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
         resized = colours.resize((self.resize_w, self.resize_h), Resampling.LANCZOS)
         cropped = resized.crop((self.left, self.top, self.left + self.out_w, self.top + self.out_h))
         # NumPy moves the axes: torch would start a team of threads in every decoding thread.
-        return torch.from_numpy(np.ascontiguousarray(np.asarray(cropped).transpose(2, 0, 1)))
+        return torch.from_numpy(np.ascontiguousarray(np.asarray(opaque(cropped)).transpose(2, 0, 1)))
 
     def intrinsics(self, intrinsics: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
         """Carry fx fy cx cy in pixels of the frame over to pixels of the network's image."""
-        across, down = self.resize_w / self.width, self.resize_h / self.height
+        across, down = self.scale or self.resize_w / self.width, self.scale or self.resize_h / self.height
         scaled = intrinsics * torch.tensor([across, down, across, down], dtype=intrinsics.dtype)
         return scaled - torch.tensor([0, 0, self.left, self.top], dtype=intrinsics.dtype)
 
@@ -45,12 +54,15 @@ class Plan:
 def resize_crop_plan(height: int, width: int, cfg: ViewsConfig) -> Plan:
     """Plan the resize and crop of a frame for `cfg.image_size` and `cfg.patch_size`.
 
-    The height becomes image_size and the width keeps the aspect up to a multiple of the patch; with `square_crop` the
-    centre square is kept. A portrait frame would give a square smaller than image_size (`portrait=reference`, a quirk);
-    with `portrait=fit` its width becomes image_size instead. Raises DataError for a frame without enough pixels.
+    resize=height: the height becomes image_size and the width keeps the aspect up to a multiple of the patch; with
+    `square_crop` the centre square is kept. A portrait frame would give a square smaller than image_size
+    (`portrait=reference`, a quirk); with `portrait=fit` its width becomes image_size instead.
+    resize=cover: `cover_plan`, whatever the frame's shape. Raises DataError for a frame without enough pixels.
     """
     if min(height, width) < 1:
         raise DataError(f"a frame of {width}x{height} pixels cannot be resized")
+    if cfg.resize == "cover":
+        return cover_plan(height, width, *sides(cfg))
     size, patch = cfg.image_size, cfg.patch_size
     if width < height and cfg.square_crop and cfg.portrait == "fit":
         resize_h, resize_w = max(size, _to_multiple(size / width * height, patch)), size

@@ -1,5 +1,6 @@
 """Camera paths through given cameras (specs/uplvsm.md section 11)."""
 
+import math
 from itertools import pairwise
 
 import torch

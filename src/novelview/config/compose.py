@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from novelview.config import models, release, schema, sources
 from novelview.config.literal import literal
+from novelview.config.resolution import Resolution
 from novelview.config.validate import validate
 from novelview.errors import ConfigError
 
@@ -59,6 +60,7 @@ def conf_dir() -> Path:
 @functools.cache
 def _register() -> None:
     store = ConfigStore.instance()
+    OmegaConf.register_new_resolver("size_name", lambda height, width: str(Resolution(height, width or height)))
     for name, node in STAGES.items():
         store.store(group="stage", name=f"{name}_schema", node=node, package="_global_")
     store.store(group="study", name="study_schema", node=schema.Study)

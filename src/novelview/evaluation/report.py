@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from novelview.config.resolution import size_name
 from novelview.config.schema import EvalConfig, ViewsConfig
 from novelview.evaluation import summary
 from novelview.evaluation.camera_path import write_clips
@@ -96,7 +97,7 @@ def _about(subject: Subject, cfg: EvalConfig) -> dict[str, Any]:
     model: nn.Module = subject.model
     return {
         "model": subject.name,
-        "resolution": subject.views.image_size,
+        "resolution": size_name(subject.views),
         "given": {
             "context_poses": bool(model.needs_context_poses),
             "target_poses": bool(model.needs_target_poses),

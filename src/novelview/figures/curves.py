@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from novelview.config.resolution import Resolution
 from novelview.errors import DataError
 
+UNKNOWN = Resolution(0, 0)
 COLUMNS = ("step", "loss", "mse", "psnr", "lr", "grad_norm", "skipped", "seconds")
 
 
@@ -23,7 +25,7 @@ class Curve:
 
     model: str
     data: str
-    resolution: int
+    resolution: Resolution
     columns: dict[str, np.ndarray]
 
     @property
@@ -53,12 +55,12 @@ def _numbers(file: Path, rows: list[dict[str, str]], name: str) -> np.ndarray:
         raise DataError(f"{file}: column '{name}' holds something other than numbers; run the training again") from None
 
 
-def _origin(file: Path) -> tuple[str, str, int]:
-    resolution = re.fullmatch(r"x(\d+)", file.parent.name)
+def _origin(file: Path) -> tuple[str, str, Resolution]:
+    resolution = re.fullmatch(r"x([1-9]\d*(x[1-9]\d*)?)", file.parent.name)
     parents = file.resolve().parents
     if resolution and len(parents) > 2:
-        return parents[2].name, parents[1].name, int(resolution.group(1))
-    return file.parent.name or file.stem, "", 0
+        return parents[2].name, parents[1].name, Resolution.parse(resolution.group(1))
+    return file.parent.name or file.stem, "", UNKNOWN
 
 
 def group_phases(curves: list[Curve]) -> list[list[Curve]]:

@@ -100,7 +100,8 @@ def video_blocks(evaluations: list[Evaluation]) -> list[dict[str, str]]:
 def statement_groups(found: list[Statement]) -> list[dict[str, Any]]:
     """Group the statements by subject, finest resolution first, each with its tally."""
     names = dict.fromkeys((item.about, item.set, item.resolution) for item in found)
-    ordered = sorted(names, key=lambda name: (name[0] != "baseline", -name[2]))
+    finest_first = sorted(names, key=lambda name: name[2], reverse=True)
+    ordered = sorted(finest_first, key=lambda name: name[0] != "baseline")
     return [_statement_group(name, found) for name in ordered]
 
 

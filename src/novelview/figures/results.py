@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from novelview.config.resolution import Resolution
 from novelview.errors import DataError
 from novelview.figures.style import BASELINES, split_order
 from novelview.files import read_json
@@ -68,9 +69,9 @@ class Evaluation:
         return str(self.summary["model"])
 
     @property
-    def resolution(self) -> int:
-        """Side of the evaluated images in pixels."""
-        return int(self.summary["resolution"])
+    def resolution(self) -> Resolution:
+        """Size of the evaluated images in pixels."""
+        return Resolution.parse(self.summary["resolution"])
 
     @property
     def dataset(self) -> str:

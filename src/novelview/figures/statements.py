@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from novelview.config.resolution import Resolution
 from novelview.figures.results import Evaluation, Margin, Score, sections
 from novelview.figures.style import SWAPPED, label, place_of
 
@@ -24,7 +25,7 @@ class Statement:
     about: str
     set: str
     split: str
-    resolution: int
+    resolution: Resolution
 
 
 def verdict(score: Score) -> str:

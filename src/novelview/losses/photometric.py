@@ -19,7 +19,7 @@ class PhotometricLoss(nn.Module):
 
     def __init__(self, cfg: LossConfig) -> None:
         super().__init__()
-        self.cfg = cfg
+        self.cfg, self.step = cfg, 0
         if cfg.mse + cfg.perceptual + cfg.lpips <= 0:
             raise ConfigError("train.losses: every weight is 0; give mse, perceptual or lpips a positive weight")
         self.perceptual = PerceptualLoss(read_matconvnet(str(cfg.vgg_weights))) if cfg.perceptual > 0 else None
@@ -32,7 +32,7 @@ class PhotometricLoss(nn.Module):
         flat = render.flatten(0, 1), target.flatten(0, 1)
         if self.perceptual is not None:
             terms["perceptual"] = self.perceptual(*flat)
-        if self.lpips is not None:
+        if self.lpips is not None and self.step >= self.cfg.lpips_from:
             terms["lpips"] = self.lpips(*flat, normalize=True).mean()
         loss = torch.stack([getattr(self.cfg, name) * value for name, value in terms.items()]).sum()
         return {"loss": loss, **terms, "psnr": -10 * mse.detach().log10()}

@@ -1,6 +1,5 @@
 """Training samples that depend only on a seed and a position, and evaluation samples that each come exactly once."""
 
-import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,23 +11,9 @@ from novelview.errors import ConfigError, DataError
 from novelview.scenes.augment import augment
 from novelview.scenes.batch import Batch
 from novelview.scenes.frames import FrameCache, RawBatch, Sample, Store, collate
-from novelview.scenes.views import EvalEntry, long_enough, select_targets, select_views
+from novelview.scenes.views import EvalEntry, long_enough, random_views, select_targets, select_views
 
-SUBSETS = {"full": 1, "large": 4, "medium": 16, "little": 64}  # one part in so many, specs/re10k_format.md section 5
 DRAWS = 100  # draws of a scene's views that may meet a damaged frame before another scene is taken
-
-
-def subset_scenes(scenes: Sequence[str], name: str) -> list[str]:
-    """Return the training subset `name` of `scenes`, in their order: nested, and the same whatever the order.
-
-    The paper's subsets are the first 1/4, 1/16 and 1/64 of RealEstate10K's chunks, but which chunks is not published;
-    here scenes are ranked by the hash of their name. Raises ConfigError for an unknown name.
-    """
-    if name not in SUBSETS:
-        raise ConfigError(f"subset={name}: choose one of {', '.join(SUBSETS)}")
-    ranked = sorted(scenes, key=lambda scene: hashlib.sha256(scene.encode()).digest())
-    kept = set(ranked[: -(-len(ranked) // SUBSETS[name])])
-    return [scene for scene in scenes if scene in kept]
 
 
 @dataclass(frozen=True)
@@ -74,11 +59,14 @@ class TrainSet:
     def _check(self) -> None:
         if not self.scenes:
             raise DataError("the training set has no scenes; run the preprocess stage on a data set with train scenes")
+        if self.long and self.cfg.sampler == "random":
+            return
         if self.long:
             select_views(self.store.frames(self.scenes[self.long[0]]), random.Random(0), self.cfg)  # refuses bad ranges
             return
         longest = max(self.store.frames(scene) for scene in self.scenes)
-        key = "num_views" if longest < self.cfg.num_views else "min_frame_dist"
+        few = longest < self.cfg.num_views or self.cfg.sampler == "random"
+        key = "num_views" if few else "min_frame_dist"
         limit = longest if key == "num_views" else longest - 2
         raise ConfigError(
             f"views.{key}={getattr(self.cfg, key)}: none of the {len(self.scenes)} training scenes is long enough, "
@@ -98,6 +86,9 @@ class TrainSet:
     def _views(self, row: int, rng: random.Random) -> list[int] | None:
         scene = self.scenes[row]
         bad = set(self.store.bad(scene))
+        if self.cfg.sampler == "random":
+            sound = [frame for frame in range(self.store.frames(scene)) if frame not in bad]
+            return random_views(sound, rng, self.cfg)
         for _ in range(DRAWS):
             views = select_views(self.store.frames(scene), rng, self.cfg)
             if views is None or not bad.intersection(views):

@@ -89,9 +89,11 @@ class FrameCache:
             self.kept[key] = image
 
     def posed(self, scene: str, frames: Sequence[int]) -> tuple[Float[Tensor, "v 4 4"], Float[Tensor, "v 4"]]:
-        """Return camera-to-world matrices normalised over `frames`, and intrinsics in network pixels."""
+        """Return camera-to-world matrices, normalised over `frames` if so configured, and network-pixel intrinsics."""
         rows = torch.as_tensor(frames)
-        c2w = normalise_poses(self.store.c2w(scene)[rows], self.cfg.scene_scale_factor)
+        c2w = self.store.c2w(scene)[rows]
+        if self.cfg.pose_normalisation == "scene":
+            c2w = normalise_poses(c2w, self.cfg.scene_scale_factor)
         relative = self.store.intrinsics(scene)[rows].double()
         intrinsics = torch.empty(len(frames), 4)
         sizes = [self.store.size(scene, frame) for frame in frames]

@@ -46,8 +46,11 @@ def select_targets(rng: random.Random, cfg: ViewsConfig) -> list[int]:
     """Choose the target views of one training sample, as positions within its `cfg.num_views` loaded views.
 
     With `target_has_input` they are drawn without replacement from all views, contexts included; otherwise they are
-    the first `num_target` views after the contexts, which the sampler already put in random order.
+    the first `num_target` views after the contexts, which the sampler already put in random order. With
+    `sampler=random` they are the last of all views.
     """
+    if cfg.sampler == "random":
+        return n_frames >= cfg.num_views
     if cfg.target_has_input:
         return rng.sample(range(cfg.num_views), cfg.num_target)
     return list(range(cfg.num_context, cfg.num_context + cfg.num_target))
@@ -57,6 +60,8 @@ def select_targets(rng: random.Random, cfg: ViewsConfig) -> list[int]:
 class EvalEntry:
     """One evaluation sample: frame numbers of context and target views in `scene`, and their overlap in [0,1]."""
 
+    if cfg.sampler == "random":
+        return list(range(cfg.num_views - cfg.num_target, cfg.num_views))
     scene: str
     context: tuple[int, ...]
     target: tuple[int, ...]

@@ -62,7 +62,8 @@ class Update:
 class Updater:
     """Applies accumulated gradients by the recipe's rule and counts what it did.
 
-    `scheduled` is the position in the learning-rate schedule, `applied` the number of updates that changed weights.
+    `seen` is the number of updates offered, `scheduled` the position in the learning-rate schedule, `applied` the
+    number of updates that changed weights.
     `agree(flag)` turns one process' "my loss is not finite" into every process' answer, so replicas never part.
     """
 
@@ -77,7 +78,7 @@ class Updater:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer, self.cfg, self.agree = optimizer, cfg, agree
         self.scaler = scaler or torch.amp.grad_scaler.GradScaler("cpu", enabled=False)
-        self.scheduled = self.applied = 0
+        self.seen = self.scheduled = self.applied = 0
 
     @property
     def lr(self) -> float:
@@ -93,25 +94,27 @@ class Updater:
         """Apply the accumulated gradients of micro-batches with these losses, then clear them.
 
         A non-finite loss on any process skips the update on all and leaves the schedule where it is; a norm above
-        `clip_norm * allowed_gradnorm_factor` skips it and advances the schedule if `schedule_on_skip`.
+        `clip_norm * allowed_gradnorm_factor` skips it and advances the schedule if `schedule_on_skip`. Before update
+        `clip_from` gradients are neither clipped nor skipped for their norm.
         """
-        lr = self.lr
+        lr, judged = self.lr, self.seen >= self.cfg.clip_from
+        self.seen += 1
         finite = all(bool(torch.isfinite(loss).all()) for loss in losses)
         if self.agree(not finite):
             self.optimizer.zero_grad(set_to_none=True)
             return Update(math.nan, lr, "nonfinite")
-        norm = self._clip()
-        skip = not norm <= self.cfg.clip_norm * self.cfg.allowed_gradnorm_factor
+        norm = self._clip(judged)
+        skip = judged and not norm <= self.cfg.clip_norm * self.cfg.allowed_gradnorm_factor
         self._apply(lr, skip)
         self.scheduled += int(not skip or self.cfg.schedule_on_skip)
         return Update(norm, lr, "norm" if skip else None)
 
-    def _clip(self) -> float:
+    def _clip(self, clip: bool = True) -> float:
         self.scaler.unscale_(self.optimizer)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         for gradient in gradients:
             gradient.nan_to_num_(nan=0.0, posinf=INFINITE_GRADIENT, neginf=-INFINITE_GRADIENT)
-        return float(nn.utils.clip_grad_norm_(self.parameters, self.cfg.clip_norm))
+        return float(nn.utils.clip_grad_norm_(self.parameters, self.cfg.clip_norm if clip else math.inf))
 
     def _apply(self, lr: float, skip: bool) -> None:
         for group in self.optimizer.param_groups:
@@ -124,9 +127,10 @@ class Updater:
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and, for fp16, the loss scale."""
-        return {"scheduled": self.scheduled, "applied": self.applied, "scaler": self.scaler.state_dict()}
+        counts = {"seen": self.seen, "scheduled": self.scheduled, "applied": self.applied}
+        return {**counts, "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.scheduled, self.applied = state["scheduled"], state["applied"]
+        self.seen, self.scheduled, self.applied = state["seen"], state["scheduled"], state["applied"]
         self.scaler.load_state_dict(state["scaler"])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from novelview.config.schema import TrainConfig
+from novelview.losses.photometric import PhotometricLoss
 from novelview.scenes.batch import Batch
 from novelview.training.distributed import Team
 from novelview.training.optim import Update, Updater, adamw
@@ -44,6 +45,8 @@ class Stepper:
 
         The model sees whole `Views`; what it may look at is its own declaration (`needs_target_images` and others).
         """
+        if isinstance(self.loss, PhotometricLoss):
+            self.loss.step = self.updater.seen
         values = []
         for number, batch in enumerate(batches, start=1):
             with self._sync(number == self.cfg.grad_accum):

@@ -18,12 +18,3 @@ def eight_bit(picture: Image.Image) -> Image.Image:
         raise ValueError("its pixels have 32 bits, of unknown range; convert it to 8 bits")
     transparent = picture.mode in TRANSPARENT or "transparency" in picture.info
     return picture.convert("RGBA" if transparent else "RGB")
-
-
-def opaque(picture: Image.Image, background: float) -> Image.Image:
-    """Return an RGB picture; transparent pixels show a grey of value `background` in [0,1]."""
-    if picture.mode == "RGB":
-        return picture
-    paper = Image.new("RGB", picture.size, (round(255 * background),) * 3)
-    paper.paste(picture, mask=picture.getchannel("A"))
-    return paper

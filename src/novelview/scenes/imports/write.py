@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from novelview.cameras.camera import opaque
 from novelview.errors import ConfigError, DataError
 from novelview.files import sha256, write_json
 from novelview.scenes.chunks import ChunkScene, ChunkWriter
 from novelview.scenes.imports.held_out import choose_held_out, held_out_entries
 from novelview.scenes.imports.lens import Lens, flatten, undistort
-from novelview.scenes.imports.pixels import eight_bit, opaque
+from novelview.scenes.imports.pixels import eight_bit
 from novelview.scenes.imports.scene import ImportedFrame, ImportedScene
 from novelview.scenes.views import save_index
 

@@ -1,0 +1,195 @@
+"""Many context views and rectangular images: sampler, pose normalisation, sizes in paths, selection for evaluation."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from novelview.cameras.camera import cover_plan, resize_crop_plan
+from novelview.cameras.poses import normalise_scene
+from novelview.config.compose import compose
+from novelview.config.resolution import Resolution, size_name
+from novelview.config.schema import EvalConfig, ViewsConfig
+from novelview.errors import ConfigError, DataError
+from novelview.scenes.dataset import TrainSet
+from novelview.scenes.frames import FrameCache
+from novelview.scenes.selection import nearest_to_means, selected_splits
+
+CFG = ViewsConfig(
+    image_size=16, image_width=24, patch_size=8, resize="cover", sampler="random", num_views=5, num_context=3,
+    num_target=4, pose_normalisation="none",
+)  # fmt: skip
+
+
+class Orbit:
+    """Two scenes of cameras on a circle of radius 2.7; frame 2 of the first is damaged."""
+
+    scenes = ["one", "two"]
+    count = 12
+
+    def frames(self, scene: str) -> int:
+        return self.count
+
+    def bad(self, scene: str) -> set[int]:
+        return {2} if scene == "one" else set()
+
+    def image(self, scene: str, index: int) -> Image.Image:
+        return Image.fromarray(np.full((20, 32, 3), 10 * index, np.uint8))
+
+    def size(self, scene: str, index: int | None = None) -> tuple[int, int]:
+        return 20, 32
+
+    def c2w(self, scene: str) -> torch.Tensor:
+        angle = torch.arange(self.count) / self.count * 2 * torch.pi
+        poses = torch.eye(4).repeat(self.count, 1, 1)
+        poses[:, 0, 3], poses[:, 1, 3] = 2.7 * angle.cos(), 2.7 * angle.sin()
+        return poses
+
+    def intrinsics(self, scene: str) -> torch.Tensor:
+        return torch.tensor([0.5, 0.8, 0.5, 0.5]).repeat(self.count, 1)
+
+
+def test_random_views_may_be_both_input_and_target() -> None:
+    data = TrainSet(Orbit(), CFG)
+    for position in range(20):
+        sample = data.at(position, 1)
+        frames = sample.index[:, 0].tolist()
+        assert sample.images.shape == (7, 3, 16, 24)
+        assert len(set(frames)) == 5 and frames[1:3] == frames[3:5], "views 1 and 2 of 5 are input and target"
+        if sample.scene == "one":
+            assert 2 not in frames
+
+
+def test_poses_of_objects_stay_where_they_are() -> None:
+    frames = [0, 3, 7]
+    raw = Orbit().c2w("one")[frames]
+    same, _ = FrameCache(Orbit(), CFG, 0).posed("one", frames)
+    torch.testing.assert_close(same, raw)
+    scene, _ = FrameCache(Orbit(), replace(CFG, pose_normalisation="scene", scene_scale_factor=1.0), 0).posed(
+        "one", frames
+    )
+    torch.testing.assert_close(scene, normalise_scene(raw))
+    assert scene[:, :3, 3].abs().max() == pytest.approx(1.0)
+
+
+def test_scenes_too_short_for_the_random_sampler_are_named() -> None:
+    with pytest.raises(ConfigError, match="views.num_views=40.*12 frames; lower views.num_views to 12"):
+        TrainSet(Orbit(), replace(CFG, num_views=40))
+
+
+@pytest.mark.parametrize(
+    ("frame", "out", "resized"),
+    [((360, 640), (72, 128), (72, 128)), ((512, 512), (24, 40), (40, 40)), ((37, 53), (18, 32), (22, 32)),
+     ((640, 360), (64, 64), (114, 64))],
+)  # fmt: skip
+def test_cover_resize_fills_the_rectangle_and_keeps_the_aspect(frame, out, resized) -> None:
+    plan = cover_plan(*frame, *out)
+    assert (plan.resize_h, plan.resize_w) == resized and (plan.out_h, plan.out_w) == out
+    assert plan.image(Image.new("RGB", frame[::-1])).shape == (3, *out)
+    fx, fy, cx, cy = plan.intrinsics(torch.tensor([100.0, 100.0, frame[1] / 2, frame[0] / 2])).tolist()
+    assert fx == pytest.approx(fy), "one scale for both axes"
+    assert abs(cx - out[1] / 2) <= 1 and abs(cy - out[0] / 2) <= 1
+
+
+def test_transparent_pixels_turn_white_after_the_resize() -> None:
+    image = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
+    assert (cover_plan(20, 20, 8, 8).image(image) == 255).all()
+
+
+def test_the_default_rule_ignores_the_width() -> None:
+    assert resize_crop_plan(360, 640, ViewsConfig()).out_w == 224
+
+
+@pytest.mark.parametrize(("height", "width", "name"), [(126, 0, "126"), (64, 64, "64"), (72, 128, "72x128")])
+def test_sizes_in_paths(height: int, width: int, name: str) -> None:
+    assert size_name(ViewsConfig(image_size=height, image_width=width)) == name
+    words = [
+        "model=lvsm_decoder_only",
+        "scale=paper",
+        f"views.image_size={height}",
+        f"views.image_width={width}",
+        "views.resize=cover",
+    ]
+    if not (height % 8 or width % 8):
+        assert f"/x{name}/" in compose("train", words).io["out"]
+
+
+def test_sizes_are_read_and_ordered() -> None:
+    read = [Resolution.parse(text) for text in ("536x960", "72x128", 256)]
+    assert [str(size) for size in sorted(read)] == ["72x128", "256", "536x960"]
+    with pytest.raises(ConfigError, match="72x128 for height x width"):
+        Resolution.parse("72 x 128")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["views.image_width=132", "views.resize=cover"], "views.image_width=132: not a multiple"),
+        (["views.image_width=128", "views.image_size=72", "views.resize=height"], "rectangles need views.resize=cover"),
+        (["views.sampler=random", "views.num_context=9", "views.num_views=8"], "above views.num_views=8"),
+        (["views.sampler=interval", "views.num_context=4"], "views.sampler=random"),
+        (["views.sampler=nearest"], "choose one of interval, random"),
+        (["views.pose_normalisation=object"], "choose one of scene, none"),
+    ],
+)
+def test_views_that_do_not_fit_are_one_line(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        compose("train", ["model=lvsm_decoder_only", "scale=paper", *words])
+
+
+@pytest.mark.parametrize("select", ["random", "uniform", "kmeans"])
+def test_selected_views_share_their_targets(select: str) -> None:
+    cfg = EvalConfig(select=select, context_counts=[2, 4, 7], num_target=3, seed=5)
+    splits = selected_splits(Orbit(), cfg)
+    assert list(splits) == [f"{select}2", f"{select}4", f"{select}7"]
+    for row, scene in enumerate(Orbit.scenes):
+        entries = [entries[row] for entries in splits.values()]
+        assert len({entry.target for entry in entries}) == 1 and len(entries[0].target) == 3
+        for entry, count in zip(entries, (2, 4, 7), strict=True):
+            assert entry.scene == scene and len(set(entry.context)) == count
+            assert not set(entry.context) & {*entry.target, *Orbit().bad(scene)}
+    assert selected_splits(Orbit(), cfg) == splits, "the same seed chooses the same views"
+    assert selected_splits(Orbit(), replace(cfg, seed=6)) != splits
+
+
+def test_all_other_views_are_targets_by_default() -> None:
+    (entry, whole) = selected_splits(Orbit(), EvalConfig(select="uniform", num_context=4))["uniform4"]
+    assert entry.context == (0, 4, 8, 11) and len(entry.target) == 7
+    assert len(whole.target) == 8
+    (few, _) = selected_splits(Orbit(), EvalConfig(select="random", num_context=4, num_views=6))["random4"]
+    assert len(few.target) == 2
+
+
+@pytest.mark.parametrize(
+    ("cfg", "said"),
+    [
+        (EvalConfig(select="uniform", num_context=10, num_target=2), "scene one has 11 usable frames, 10"),
+        (EvalConfig(select="random", num_context=11), "11 context and 1 target"),
+        (EvalConfig(select="kmeans", num_views=12), "12 are asked for"),
+    ],
+)
+def test_more_views_than_a_scene_has_are_one_line(cfg: EvalConfig, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        selected_splits(Orbit(), cfg)
+
+
+def test_k_means_takes_one_view_of_every_cluster() -> None:
+    generator = np.random.default_rng(0)
+    places = np.repeat(np.array([[0.0, 0, 0], [5, 0, 0], [0, 5, 0], [0, 0, 5]]), 6, axis=0)
+    points = places + 0.1 * generator.standard_normal(places.shape)
+    assert Counter(row // 6 for row in nearest_to_means(points, 4)) == {0: 1, 1: 1, 2: 1, 3: 1}
+    assert len(set(nearest_to_means(np.zeros((5, 3)), 3))) == 3, "cameras that all stand in one place"
+    order = list(range(24))
+    random.Random(1).shuffle(order)
+    shuffled = {order[row] // 6 for row in nearest_to_means(points[order], 4)}
+    assert len(shuffled) == 4
+
+
+@pytest.mark.parametrize("key", ["eval.num_context=0", "eval.num_target=-1", "eval.select=best"])
+def test_bad_selection_keys_are_one_line(key: str) -> None:
+    with pytest.raises(ConfigError, match=key.partition("=")[0]):
+        compose("evaluate", ["io.weights=-", "io.out=-", key])
