@@ -1,4 +1,4 @@
-"""Resizing and cropping of frames, and what they do to intrinsics (specs/uplvsm.md section 9)."""
+"""Resizing and cropping of frames, and what they do to intrinsics (specs/uplvsm.md section 9, lact.md section 8)."""
 
 from dataclasses import dataclass
 
@@ -73,6 +73,26 @@ def resize_crop_plan(height: int, width: int, cfg: ViewsConfig) -> Plan:
         raise DataError(f"a frame of {width}x{height} pixels is too narrow for patches of {patch} at size {size}")
     out_h, out_w = (side, side) if cfg.square_crop else (resize_h, resize_w)
     return Plan(height, width, resize_h, resize_w, (resize_h - out_h) // 2, (resize_w - out_w) // 2, out_h, out_w)
+
+
+def cover_plan(height: int, width: int, out_h: int, out_w: int) -> Plan:
+    """Plan the resize that just covers out_h x out_w, and the centre crop to it (specs/lact.md section 8).
+
+    The intrinsics take the exact factor, the sizes are rounded, and offsets are rounded down, as the reference does.
+    """
+    scale = max(out_h / height, out_w / width)
+    resize_h, resize_w = round(height * scale), round(width * scale)
+    top, left = (resize_h - out_h) // 2, (resize_w - out_w) // 2
+    return Plan(height, width, resize_h, resize_w, top, left, out_h, out_w, scale)
+
+
+def opaque(picture: Image, background: float = 1.0) -> Image:
+    """Return an RGB picture; transparent pixels show a grey of value `background` in [0,1]."""
+    if picture.mode == "RGB":
+        return picture
+    paper = Pictures.new("RGB", picture.size, (round(255 * background),) * 3)
+    paper.paste(picture, mask=picture.getchannel("A"))
+    return paper
 
 
 def _to_multiple(length: float, patch: int) -> int:

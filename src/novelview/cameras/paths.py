@@ -1,4 +1,4 @@
-"""Camera paths through given cameras (specs/uplvsm.md section 11)."""
+"""Camera paths: through given cameras (specs/uplvsm.md section 11), and around the origin (specs/lact.md section 9)."""
 
 import math
 from itertools import pairwise
@@ -36,6 +36,61 @@ def interpolate(
     steps = weight[:, None].to(intrinsics)
     lenses = [torch.lerp(intrinsics[start], intrinsics[end], steps) for start, end in legs]
     return torch.cat(poses).to(c2w), torch.cat(lenses)
+
+
+def along(
+    c2w: Float[Tensor, "v 4 4"],
+    intrinsics: Float[Tensor, "v 4"],
+    places: Float[Tensor, " n"],
+    blend: str = "slerp",
+) -> tuple[Float[Tensor, "n 4 4"], Float[Tensor, "n 4"]]:
+    """Return cameras at `places` of the path through `c2w`: place 1.25 lies a quarter of the way from camera 1 to 2.
+
+    places: ascending, in [0, v-1]. blend: `slerp`, as `interpolate`; `entrywise` mixes the matrices, whose rotations
+    then are none, as the reference of specs/lact.md section 9 does. Raises DataError for fewer than two cameras.
+    """
+    if len(c2w) < 2:
+        raise DataError(f"a path needs two cameras, not {len(c2w)}")
+    places = places.to(c2w.device, torch.float64)
+    legs = places.floor().long().clamp(0, len(c2w) - 2)
+    poses, lenses = [], []
+    for leg in legs.unique().tolist():
+        weight = (places - leg)[legs == leg]
+        ends = c2w[leg].double(), c2w[leg + 1].double()
+        poses.append(_leg(*ends, weight) if blend == "slerp" else torch.lerp(*ends, weight[:, None, None]))
+        lenses.append(torch.lerp(intrinsics[leg].double(), intrinsics[leg + 1].double(), weight[:, None]))
+    return torch.cat(poses).to(c2w), torch.cat(lenses).to(intrinsics)
+
+
+def turntable(
+    num_frames: int,
+    height: int,
+    width: int,
+    hfov: float = 50.0,
+    elevation: float = 30.0,
+    swing: float = 15.0,
+    min_radius: float = 1.7,
+    max_radius: float = 3.0,
+    swap_sides: bool = False,
+) -> tuple[Float[Tensor, "n 4 4"], Float[Tensor, "n 4"]]:
+    """Return cameras on a wavy circle around the origin, world z up, looking at it (specs/lact.md section 9).
+
+    Over one turn the elevation goes through elevation +- swing degrees and the distance through [min_radius,
+    max_radius] units, as sines. hfov: horizontal field of view in degrees; square pixels, principal point in the
+    middle. `swap_sides` takes height for width in the intrinsics, as the reference does (docs/quirks.md).
+    """
+    azimuth = torch.arange(num_frames, dtype=torch.float64) * (2 * math.pi / num_frames)
+    wave = torch.linspace(0, 2 * math.pi, num_frames, dtype=torch.float64).sin()
+    polar = torch.deg2rad(elevation + swing * wave)
+    radius = (min_radius + max_radius) / 2 + (max_radius - min_radius) / 2 * wave
+    outward = torch.stack([polar.cos() * azimuth.cos(), polar.cos() * azimuth.sin(), polar.sin()], dim=-1)
+    right = torch.stack([-azimuth.sin(), azimuth.cos(), torch.zeros_like(azimuth)], dim=-1)
+    down = torch.linalg.cross(-outward, right)
+    c2w = torch.eye(4, dtype=torch.float64).repeat(num_frames, 1, 1)
+    c2w[:, :3] = torch.stack([right, down, -outward, radius[:, None] * outward], dim=-1)
+    across, high = (height, width) if swap_sides else (width, height)
+    focal = across / 2 / math.tan(math.radians(hfov) / 2)
+    return c2w.float(), torch.tensor([focal, focal, across / 2, high / 2]).repeat(num_frames, 1)
 
 
 def nearest_order(centres: Float[Tensor, "v 3"]) -> list[int]:

@@ -74,6 +74,11 @@ def normalise_poses(c2w: Float[Tensor, "v 4 4"], scale_factor: float) -> Float[T
     return moved.to(c2w.dtype)
 
 
+def normalise_scene(c2w: Float[Tensor, "v 4 4"]) -> Float[Tensor, "v 4 4"]:
+    """Express cameras in their mean frame, the largest absolute coordinate of a centre being 1 (specs/lact.md 8)."""
+    return normalise_poses(c2w, 1.0)
+
+
 def canonicalise(c2w: Float[Tensor, "*b v 4 4"]) -> Float[Tensor, "*b v 4 4"]:
     """Express cameras relative to the first of them. Raises DataError when that matrix is close to singular."""
     first = c2w[..., :1, :, :].float()

@@ -14,6 +14,7 @@ from novelview.losses.perceptual import PerceptualLoss, read_matconvnet
 class PhotometricLoss(nn.Module):
     """Weighted sum of the terms with a positive weight; a term of weight 0 needs no file and is not computed.
 
+    LPIPS joins when `step`, which the training loop counts, has reached `cfg.lpips_from` (specs/lact.md section 7).
     Raises CheckpointError when the weights a term needs are not on disk, ConfigError when no term has a weight.
     """
 

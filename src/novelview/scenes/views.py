@@ -37,8 +37,19 @@ def select_views(n_frames: int, rng: random.Random, cfg: ViewsConfig) -> list[in
     return [start, end, *rng.sample(range(start + 1, end), inside)]
 
 
+def random_views(sound: Sequence[int], rng: random.Random, cfg: ViewsConfig) -> list[int] | None:
+    """Draw `cfg.num_views` of the undamaged frames of a scene, in random order; None when there are too few.
+
+    The first num_context are the inputs and the last num_target the targets: with more of both than are drawn, the
+    middle ones are both (specs/lact.md sections 7 and 8; there a short scene gives fewer views, which no batch holds).
+    """
+    return rng.sample(list(sound), cfg.num_views) if len(sound) >= cfg.num_views else None
+
+
 def long_enough(n_frames: int, cfg: ViewsConfig) -> bool:
     """Tell whether the training sampler accepts a scene of `n_frames` frames (specs/uplvsm.md section 9)."""
+    if cfg.sampler == "random":
+        return n_frames >= cfg.num_views
     return n_frames >= cfg.num_views and min(n_frames - 1, cfg.max_frame_dist) > cfg.min_frame_dist
 
 
@@ -50,7 +61,7 @@ def select_targets(rng: random.Random, cfg: ViewsConfig) -> list[int]:
     `sampler=random` they are the last of all views.
     """
     if cfg.sampler == "random":
-        return n_frames >= cfg.num_views
+        return list(range(cfg.num_views - cfg.num_target, cfg.num_views))
     if cfg.target_has_input:
         return rng.sample(range(cfg.num_views), cfg.num_target)
     return list(range(cfg.num_context, cfg.num_context + cfg.num_target))
@@ -60,8 +71,6 @@ def select_targets(rng: random.Random, cfg: ViewsConfig) -> list[int]:
 class EvalEntry:
     """One evaluation sample: frame numbers of context and target views in `scene`, and their overlap in [0,1]."""
 
-    if cfg.sampler == "random":
-        return list(range(cfg.num_views - cfg.num_target, cfg.num_views))
     scene: str
     context: tuple[int, ...]
     target: tuple[int, ...]
