@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,6 +34,23 @@ def replacing(path: Path | str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+@contextmanager
+def replacing_folder(final: Path) -> Iterator[Path]:
+    """Yield an empty sibling of `final`; on success it takes the name, on failure it is removed."""
+    partial, old = (final.with_name(f".{final.name}.{word}") for word in ("partial", "old"))
+    for stale in (partial, old):
+        shutil.rmtree(stale, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if final.exists():
+            final.rename(old)
+        partial.rename(final)
+    finally:
+        for stale in (partial, old):
+            shutil.rmtree(stale, ignore_errors=True)
 
 
 def require_writable(path: Path | str, key: str) -> None:

@@ -159,7 +159,8 @@ class Handler(BaseHTTPRequestHandler):
     def create(self, order: dict[str, Any]) -> None:
         name = f"{order.get('organization') or 'someone'}/{order['name']}"
         if f"models/{name}" in self.hub.repos:
-            return self.refuse(409)
+            known = {"error": "You already created this model repo", "url": f"{self.hub.url}/{name}", "id": name}
+            return self.answer(409, json.dumps(known).encode(), {"Content-Type": "application/json"})
         private = order.get("visibility") == "private" or bool(order.get("private"))
         self.hub.add(name, {".gitattributes": b"*.safetensors filter=lfs\n"}, private=private)
         self.json({"url": f"{self.hub.url}/{name}", "name": name, "id": name})

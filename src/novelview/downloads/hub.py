@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,11 +15,13 @@ from typing import Any, TypeVar
 from novelview.downloads.address import HubAddress
 from novelview.downloads.verify import mismatch
 from novelview.errors import DataError
+from novelview.files import replacing
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 5
 LONGEST_WAIT = 60.0
+DIGEST = re.compile(r"[0-9a-f]{64}")
 FINAL = (400, 401, 403, 404, 410, 416)
 Answer = TypeVar("Answer")
 
@@ -113,34 +116,53 @@ def download_file(address: HubAddress, commit: str, facts: Remote, path: Path, s
 
 def from_cache(address: HubAddress, path: Path) -> None:
     """Copy the file from huggingface_hub's own cache to `path`; raises DataError when it is not there."""
+    found = _from_cache(address)
+    with replacing(path) as partial:
+        shutil.copyfile(found, partial)
+
+
+def cached_file(address: HubAddress) -> Path:
+    """Return the file `address.path` in huggingface_hub's own cache, fetched unless HF_HUB_OFFLINE is set.
+
+    Its bytes are compared with the digest the hub names it by. Raises DataError, one line, when it cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+
+    given = {"repo_type": address.repo_type, "revision": address.revision, "endpoint": endpoint()}
+    if is_offline():
+        return _from_cache(address)
+    found = Path(patiently(address, lambda: hf_hub_download(address.repo, address.path, **given)))
+    stored = found.resolve()
+    wrong = mismatch(stored, stored.name, None) if DIGEST.fullmatch(stored.name) else None
+    if wrong:
+        stored.unlink()
+        raise DataError(f"{address}: what arrived has {wrong}; it was deleted, try again later")
+    return found
+
+
+def _from_cache(address: HubAddress) -> Path:
     from huggingface_hub import try_to_load_from_cache
 
     given = {"repo_type": address.repo_type, "revision": address.revision}
     found = try_to_load_from_cache(address.repo, address.path, **given)
     if not isinstance(found, str):
         raise DataError(f"{address}: not fetched: HF_HUB_OFFLINE is set; unset it where there is a network")
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.copyfile(found, partial)
-    os.replace(partial, path)
+    return Path(found)
 
 
-def patiently(address: HubAddress, call: Callable[[], Answer]) -> Answer:
+def patiently(address: HubAddress, call: Callable[[], Answer], failed: str = "not fetched") -> Answer:
     """Call the hub, again after a while when the reason may pass; raises DataError, one line, when it did not."""
     if is_offline():
         raise DataError(f"{address}: not fetched: HF_HUB_OFFLINE is set; unset it where there is a network")
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return call()
-        except (
-            Exception
-        ) as error:  # its own, the HTTP library's and the operating system's: all mean that it did not come
+        except Exception as error:  # its own, the HTTP library's, the operating system's: all mean that it failed
+            reason = _reason(address, error)
             if _is_final(error) or attempt == ATTEMPTS:
-                raise DataError(f"{address}: not fetched: {_reason(address, error)}") from None
-            wait = min(2.0**attempt, LONGEST_WAIT)
-            log.warning(
-                "%s: %s; attempt %d of %d in %.0f s", address, _reason(address, error), attempt + 1, ATTEMPTS, wait
-            )
-            time.sleep(wait)
+                raise DataError(f"{address}: {failed}: {reason}") from None
+            log.warning("%s: %s; attempt %d of %d follows", address, reason, attempt + 1, ATTEMPTS)
+            time.sleep(min(2.0 ** (attempt - 1), LONGEST_WAIT))
     raise AssertionError("the last attempt returns or raises")
 
 

@@ -1,17 +1,15 @@
 """Stage `download`: any source to chunks; `python -m novelview.stages.download source=photos path=FOLDER`."""
 
 import logging
-import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from novelview.config.compose import resolved
 from novelview.config.schema import DownloadStage
 from novelview.errors import ConfigError
-from novelview.files import sha256, write_json
+from novelview.files import replacing_folder, sha256, write_json
 from novelview.scenes.disk import locating
 from novelview.stages.cli import run_stage
 
@@ -29,7 +27,7 @@ def download(cfg: DownloadStage) -> None:
         raise ConfigError(f"source.kind={source.kind}: choose one of {', '.join(SOURCES)}")
     out = Path(cfg.io["out"]).expanduser()
     _refuse_foreign(out, cfg.path)
-    with locating(out), _replacing_folder(out) as folder:
+    with locating(out), replacing_folder(out) as folder:
         extra = SOURCES[source.kind](cfg, folder)
         files = extra.pop("files", {}) | _list(folder)
         write_json(folder / "manifest.json", {"files": files, "source": resolved(cfg)["source"], **extra})
@@ -121,23 +119,6 @@ def _refuse_foreign(out: Path, path: str | None) -> None:
         raise ConfigError(
             f"io.out={out}: holds {strange[0]}, which no download made, and it is replaced whole; choose another folder"
         )
-
-
-@contextmanager
-def _replacing_folder(final: Path) -> Iterator[Path]:
-    """Yield an empty sibling of `final`; on success it takes the name, on failure it is removed."""
-    partial, old = (final.with_name(f".{final.name}.{word}") for word in ("partial", "old"))
-    for stale in (partial, old):
-        shutil.rmtree(stale, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if final.exists():
-            final.rename(old)
-        partial.rename(final)
-    finally:
-        for stale in (partial, old):
-            shutil.rmtree(stale, ignore_errors=True)
 
 
 def _list(folder: Path) -> dict[str, dict[str, Any]]:

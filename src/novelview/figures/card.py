@@ -1,0 +1,146 @@
+"""The model card of published weights, written from the evaluation's summary alone."""
+
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from novelview.figures.results import METRICS, Evaluation, sections
+from novelview.figures.results_table import given, margin_table, number, score_table
+from novelview.figures.statements import statements
+from novelview.figures.style import label, place_of
+from novelview.figures.tables import to_markdown
+
+TEXT = """\
+---
+{{ metadata }}
+---
+
+# {{ title }}
+
+{{ name }} renders new views of a scene from a few pictures of it. Pictures are {{ size }} px; it has
+{{ "{:,}".format(summary.parameters) }} parameters.
+
+**Given** to render a target view, beside the pictures of the context views and the intrinsics of every view:
+**{{ given }}**.
+{%- if summary.given.target_images %} Its camera is estimated from the target picture itself, so these are scores of a
+model that has seen that picture.{% endif %}
+{%- if config.scale == "demo" and not adopted %}
+
+Trained at demo scale, minutes on two CPU cores and a small fraction of the published size: it shows that the whole path
+works and is of no other use.{% endif %}
+
+## Loading
+
+```python
+from novelview.models.pretrained import load_pretrained
+
+model, config = load_pretrained("{{ repo or "owner/name" }}")  # revision=... pins a commit
+render = model(context, target).images  # novelview.scenes.batch.Views in, [b v 3 h w] in [0, 1] out
+```
+
+`config.json` is the resolved training configuration; the header of `model.safetensors` holds the same.
+
+{{ tables }}
+## In words
+
+{% for statement in statements -%}
+* {{ statement.text }} ({{ statement.verdict }})
+{% endfor %}
+{{ summary.protocol }}
+
+## Training, data and licence
+
+{% if adopted -%}
+Not trained here: adopted from `{{ adopted.origin or adopted.file }}` (SHA-256 {{ adopted.sha256 }}), published under:
+{{ adopted.licence or "terms not recorded" }}.
+{%- if adopted.citation %} Please cite: {{ adopted.citation }}.{% endif %}
+{%- else -%}
+Trained on `{{ config.dataset }}`, subset {{ config.subset }}, phase {{ config.phase }}: {{ train.steps }} steps of
+{{ train.batch_size }} scenes a process, learning rate {{ train.lr }}, seed {{ train.seed }}. The data keep their own
+terms.
+{%- endif %}
+
+Licence of these weights: {{ licence }}.
+
+## Where the numbers come from
+
+Weights: SHA-256 `{{ summary.weights.sha256 }}`, training configuration `{{ summary.weights.digest }}`; evaluation
+configuration `{{ summary.digest }}`; {{ versions }}. A program wrote every number above from `evaluation/summary.json`,
+which lies beside this card, with one row a target image in `evaluation/rows.csv`.
+"""
+
+
+def model_card(evaluation: Evaluation, licence: str, repo: str | None) -> str:
+    """Return README.md: metadata with every score, then what it is, needs, scores, was trained on, and how to load it.
+
+    licence: identifier of the hub, "other" where none is chosen; repo: owner/name it goes to, None when not known yet.
+    """
+    summary = evaluation.summary
+    config = summary["weights"]["config"]
+    tables = [
+        table([evaluation], name, splits)
+        for name, splits in sections([evaluation])
+        for table in (score_table, margin_table)
+    ]
+    facts = {
+        "metadata": metadata(evaluation, licence),
+        "title": title(evaluation),
+        "name": label(evaluation.model),
+        "size": evaluation.resolution,
+        "given": given(evaluation),
+        "tables": to_markdown(tables),
+        "statements": statements([evaluation]),
+        "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
+        "adopted": _adopted(config),
+        "train": config["train"],
+    }
+    template = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(TEXT)
+    return template.render(**facts, summary=summary, config=config, licence=licence, repo=repo)
+
+
+def _adopted(config: dict[str, Any]) -> dict[str, Any] | None:
+    known = config.get("adopted")
+    return known and {"origin": None, "licence": None, "citation": None, **known}
+
+
+def title(evaluation: Evaluation) -> str:
+    """Return the card's heading, such as `UP-LVSM, re10k, 224 px`."""
+    return f"{label(evaluation.model)}, {evaluation.dataset}, {evaluation.resolution} px"
+
+
+def metadata(evaluation: Evaluation, licence: str) -> str:
+    """Return the card's head in YAML, as the hub reads it."""
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(
+        license=licence,
+        library_name="novelview",
+        pipeline_tag="image-to-image",
+        tags=["novel-view-synthesis", evaluation.summary["weights"]["config"]["model"]["name"]],
+        model_name=title(evaluation),
+        eval_results=results(evaluation),
+    )
+    return data.to_yaml()
+
+
+def results(evaluation: Evaluation) -> list[Any]:
+    """Return the model's own scores as the hub's metadata has them, metrics that were not computed left out."""
+    from huggingface_hub import EvalResult
+
+    own = [group for group in evaluation.groups if group.model == evaluation.model]
+    return [
+        EvalResult(
+            task_type="image-to-image",
+            task_name="Novel view synthesis",
+            dataset_type=evaluation.dataset,
+            dataset_name=f"{evaluation.dataset}, {place_of(group.set, group.split)}",
+            dataset_config=group.set,
+            dataset_split=group.split,
+            metric_type=metric,
+            metric_name=f"{metric.upper()}, 95 % interval {score.low:.4g} to {score.high:.4g}",
+            metric_value=float(number(score, metric)),
+        )
+        for group in own
+        for metric, score in ((metric, group.scores[metric]) for metric in METRICS)
+        if score.known
+    ]
