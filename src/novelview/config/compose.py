@@ -44,6 +44,7 @@ MODELS: dict[str, type[models.ModelConfig]] = {
     "ptlvsm": models.PTLVSMConfig,
     "lvsm_decoder_only": models.LVSMDecoderOnlyConfig,
     "lvsm_encoder_decoder": models.LVSMEncoderDecoderConfig,
+    "lact": models.LaCTConfig,
 }
 RUN_ONLY = ("runtime", "io")
 
@@ -59,8 +60,8 @@ def conf_dir() -> Path:
 
 @functools.cache
 def _register() -> None:
-    store = ConfigStore.instance()
     OmegaConf.register_new_resolver("size_name", lambda height, width: str(Resolution(height, width or height)))
+    store = ConfigStore.instance()
     for name, node in STAGES.items():
         store.store(group="stage", name=f"{name}_schema", node=node, package="_global_")
     store.store(group="study", name="study_schema", node=schema.Study)

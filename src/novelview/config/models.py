@@ -101,3 +101,29 @@ class LVSMEncoderDecoderConfig(LVSMConfig):
     decoder_n_layer: int = 12
     n_latent_vectors: int = 3072
     decoder_init_last_only: bool = False  # quirk of the reference before June 2025, see docs/quirks.md
+
+
+@dataclass
+class TTTConfig:
+    """The fast-weight layer of LaCT (specs/lact.md section 3)."""
+
+    d_head: int = 768  # width of a fast-weight head; as wide as the model: one head, as published
+    inter_multi: float = 2  # hidden width of the fast weights over d_head; published 2 or 4
+    base_lr: float = 0.01  # learning rate of a token before its projection moves it
+    steps: int = 5  # Newton-Schulz iterations of an update; 0 only normalises
+    precision: str = "accurate"  # accurate: float32 results also under autocast | reference: see docs/quirks.md
+
+
+@dataclass
+class LaCTConfig(ModelConfig):
+    """LaCT for novel view synthesis (specs/lact.md); defaults are lact_l24_d768_ttt2x."""
+
+    name: str = "lact"
+    patch_size: int = 8
+    d: int = 768
+    d_head: int = 64  # width of a head of the attention within each view
+    qk_norm: bool = True
+    n_layer: int = 24
+    mlp_multi: int = 4  # hidden width of the MLP over d
+    ttt: TTTConfig = field(default_factory=TTTConfig)
+    init_gain: float = 1.0  # multiplies the initial deviation of linear layers; published 1

@@ -1,6 +1,7 @@
-"""The registry: a model is one file, one configuration node and one line here."""
+"""The registry: a model is one file or folder, one configuration node and one line here."""
 
 from novelview.config.models import (
+    LaCTConfig,
     LVSMDecoderOnlyConfig,
     LVSMEncoderDecoderConfig,
     ModelConfig,
@@ -8,6 +9,7 @@ from novelview.config.models import (
     UPLVSMConfig,
 )
 from novelview.errors import ConfigError
+from novelview.models.lact.model import LaCT
 from novelview.models.lvsm import LVSMDecoderOnly, LVSMEncoderDecoder
 from novelview.models.ptlvsm import PTLVSM
 from novelview.models.render import ViewModel
@@ -18,6 +20,7 @@ MODELS: dict[str, tuple[type[ModelConfig], type[ViewModel]]] = {
     "ptlvsm": (PTLVSMConfig, PTLVSM),
     "lvsm_decoder_only": (LVSMDecoderOnlyConfig, LVSMDecoderOnly),
     "lvsm_encoder_decoder": (LVSMEncoderDecoderConfig, LVSMEncoderDecoder),
+    "lact": (LaCTConfig, LaCT),
 }
 
 

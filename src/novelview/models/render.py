@@ -1,7 +1,8 @@
-"""What a model returns, and what the transformer models share: encode once, decode any number of cameras."""
+"""What a model returns, and what all models share: encode a scene once, decode any number of cameras."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,13 +23,68 @@ class Render:
 
 
 class ViewModel(nn.Module, ABC):
-    """Base of models that encode context views into tokens and decode each target camera on its own."""
+    """Base of models that encode context views into a scene and decode each target camera on its own.
+
+    A scene is whatever `encode` returns and `decode` takes: tokens, or the fast weights of LaCT.
+    """
 
     needs_context_poses: bool
     needs_target_poses: bool
     needs_target_images: bool
     activation_checkpointing = False
     patch_size: int
+
+    @abstractmethod
+    def encode(self, context: Views) -> Any:
+        """Return the scene."""
+
+    @abstractmethod
+    def decode(
+        self,
+        scene: Any,
+        c2w: Float[Tensor, "b v 4 4"],
+        intrinsics: Float[Tensor, "b v 4"],
+        height: int,
+        width: int,
+    ) -> Float[Tensor, "b v 3 h w"]:
+        """Render cameras of an encoded scene, none of which sees another."""
+
+    def cameras(self, context: Views, c2w: Float[Tensor, "b n 4 4"]) -> Float[Tensor, "b n 4 4"]:
+        """Express cameras in the frame `decode` takes them in: by default the one they come in."""
+        return c2w
+
+    def render_path(
+        self, context: Views, c2w: Float[Tensor, "b n 4 4"], intrinsics: Float[Tensor, "b n 4"], chunk: int = 4
+    ) -> Float[Tensor, "b n 3 h w"]:
+        """Render cameras at the context's image size, the scene encoded once and `chunk` cameras decoded at a time.
+
+        c2w lives in the frame of the context's cameras for a posed model, in that of the model's own estimates else.
+        """
+        height, width = self.checked(context).shape[-2:]
+        scene, c2w = self.encode(context), self.cameras(context, c2w)
+        legs = zip(c2w.split(chunk, dim=1), intrinsics.split(chunk, dim=1), strict=True)
+        return torch.cat([self.decode(scene, poses, lenses, height, width) for poses, lenses in legs], dim=1)
+
+    def checked(self, views: Views, what: str = "context") -> Float[Tensor, "b v 3 h w"]:
+        """Return the images of views; raises DataError when there are none or their sides do not fit the patches."""
+        name = type(self).__name__
+        if views.images is None or views.images.shape[1] == 0:
+            raise DataError(f"{name} needs {what} images, the batch has none")
+        if views.images.shape[2] != 3:
+            raise DataError(f"{name} needs RGB {what} images, the batch has {views.images.shape[2]} channels")
+        check_size(views.images.shape[-2], views.images.shape[-1], self.patch_size)
+        return views.images
+
+    def posed(self, views: Views, what: str) -> Float[Tensor, "b v 4 4"]:
+        """Return the cameras of views; raises DataError when the batch has none."""
+        if views.c2w is None:
+            raise DataError(f"{type(self).__name__} needs the poses of {what} views, the batch has none")
+        return views.c2w
+
+
+class TokenModel(ViewModel):
+    """Models whose scene is a sequence of tokens that a transformer attends to."""
+
     image_tokenizer: nn.Module
     canonical_pose_tokenizer: nn.Module
     target_pose_tokenizer: nn.Module
@@ -63,35 +119,3 @@ class ViewModel(nn.Module, ABC):
         tokens = self.image_tokenizer(images.flatten(0, 1)).unflatten(0, (-1, images.shape[1]))
         marker = self.canonical_pose_tokenizer(plucker(first, context.intrinsics[:, 0], *images.shape[-2:]))
         return torch.cat([tokens[:, 0] + marker, tokens[:, 1:].flatten(1, 2)], dim=1)
-
-    def cameras(self, context: Views, c2w: Float[Tensor, "b n 4 4"]) -> Float[Tensor, "b n 4 4"]:
-        """Express cameras in the frame `decode` takes them in: by default the one they come in."""
-        return c2w
-
-    def render_path(
-        self, context: Views, c2w: Float[Tensor, "b n 4 4"], intrinsics: Float[Tensor, "b n 4"], chunk: int = 4
-    ) -> Float[Tensor, "b n 3 h w"]:
-        """Render cameras at the context's image size, the scene encoded once and `chunk` cameras decoded at a time.
-
-        c2w lives in the frame of the context's cameras for a posed model, in that of the model's own estimates else.
-        """
-        height, width = self.checked(context).shape[-2:]
-        scene, c2w = self.encode(context), self.cameras(context, c2w)
-        legs = zip(c2w.split(chunk, dim=1), intrinsics.split(chunk, dim=1), strict=True)
-        return torch.cat([self.decode(scene, poses, lenses, height, width) for poses, lenses in legs], dim=1)
-
-    def checked(self, views: Views, what: str = "context") -> Float[Tensor, "b v 3 h w"]:
-        """Return the images of views; raises DataError when there are none or their sides do not fit the patches."""
-        name = type(self).__name__
-        if views.images is None or views.images.shape[1] == 0:
-            raise DataError(f"{name} needs {what} images, the batch has none")
-        if views.images.shape[2] != 3:
-            raise DataError(f"{name} needs RGB {what} images, the batch has {views.images.shape[2]} channels")
-        check_size(views.images.shape[-2], views.images.shape[-1], self.patch_size)
-        return views.images
-
-    def posed(self, views: Views, what: str) -> Float[Tensor, "b v 4 4"]:
-        """Return the cameras of views; raises DataError when the batch has none."""
-        if views.c2w is None:
-            raise DataError(f"{type(self).__name__} needs the poses of {what} views, the batch has none")
-        return views.c2w

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from novelview.models.layers import Block, run_blocks
-from novelview.models.render import Render, ViewModel
+from novelview.models.render import Render, TokenModel, ViewModel
 from novelview.scenes.batch import Views
 
 
@@ -28,7 +28,7 @@ class PosedTargets(ViewModel):
         return Render(self.decode(self.encode(context), c2w, target.intrinsics, height, width))
 
 
-class DecoderOnly(ViewModel):
+class DecoderOnly(TokenModel):
     """One stack over [scene tokens; camera tokens], everything attending to everything."""
 
     transformer_blocks: nn.ModuleList
@@ -40,7 +40,7 @@ class DecoderOnly(ViewModel):
         return run_blocks(self.transformer_blocks, x, self.activation_checkpointing)[:, scene.shape[1] :]
 
 
-class EncoderDecoder(ViewModel):
+class EncoderDecoder(TokenModel):
     """A stack that gathers the context views in learnt latents, and one that answers cameras from the latents."""
 
     n_light_field_latent: nn.Parameter

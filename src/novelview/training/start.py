@@ -84,7 +84,7 @@ def load_init(model: nn.Module, cfg: TrainStage, path: Path) -> None:
 INITIAL = (  # keys that choose initial values alone: weights of one choice fit a model of another
     *("dino.weights", "dino.patch_std", "dino.patch_centred", "dino.pos_init", "dino.pos_gain"),
     *("transformer.init_gain", "transformer.qk_norm_init", "pose_head_std", "pose_identity_bias"),
-    "decoder_init_last_only",
+    *("decoder_init_last_only", "init_gain"),
 )
 
 

@@ -1,0 +1,90 @@
+"""The fast-weight operation: rows of updates and applications (specs/lact.md section 3).
+
+The one room that chooses how they are computed: the closed form of `closed_form`, or the plain formulas of `plain` with
+the reference's rounding.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from novelview.models.lact.closed_form import Apply, Update
+from novelview.models.lact.newton_schulz import newton_schulz_bfloat16
+from novelview.models.lact.plain import FastWeights, column_norms, plain_apply, plain_update
+from novelview.models.lact.products import operand_dtype
+
+
+class Row(NamedTuple):
+    """Tokens start..end: whether the weights learn from them, and then whether they are answered."""
+
+    start: int
+    end: int
+    update: bool
+    apply: bool
+
+
+def ttt_update_apply(
+    weights: FastWeights,
+    q: Float[Tensor, "n l d"],
+    k: Float[Tensor, "n t d"],
+    v: Float[Tensor, "n t d"],
+    lr: Float[Tensor, "3 n t"],
+    rows: Sequence[Row],
+    steps: int = 5,
+    precision: str = "accurate",
+) -> tuple[Float[Tensor, "n a d"], FastWeights]:
+    """Work through `rows`; return the answers of the rows that apply, joined in their order, and the last weights.
+
+    n: sequences times heads. k, v and the rates lr (of w0, w1, w2 in turn, positive) may end where the last update
+    does. steps: Newton-Schulz iterations. precision: `accurate`, float32 results of all products also under autocast,
+    which rounds operands alone; `reference`, autocast's rounding and a bfloat16 Newton-Schulz (docs/quirks.md).
+    Raises ValueError when a row reaches beyond its tokens.
+    """
+    _check(rows, q.shape[1], k.shape[1])
+    operands = operand_dtype(q.device)
+    norms = FastWeights(*(column_norms(w.detach()) for w in weights))
+    answers = [q[:, :0]]
+    for start, end, update, apply in rows:
+        if update:
+            lesson = k[:, start:end], v[:, start:end], lr[:, :, start:end]
+            weights = _updated(weights, norms, lesson, steps, precision, operands)
+        if apply:
+            answers.append(_applied(weights, q[:, start:end], precision, operands))
+    return torch.cat(answers[1:] or answers, dim=1), weights
+
+
+def _check(rows: Sequence[Row], queries: int, keys: int) -> None:
+    for row in rows:
+        last = min([queries] * row.apply + [keys] * row.update, default=queries)
+        if not 0 <= row.start < row.end <= last:
+            raise ValueError(f"{row} of {queries} queries and {keys} keys")
+
+
+def _updated(
+    weights: FastWeights,
+    norms: FastWeights,
+    lesson: tuple[Tensor, Tensor, Tensor],
+    steps: int,
+    precision: str,
+    operands: torch.dtype | None,
+) -> FastWeights:
+    if precision == "reference":
+        orthogonalise = partial(newton_schulz_bfloat16, steps=steps, autocast=operands is not None)
+        return plain_update(weights, norms, *lesson, orthogonalise)
+    return FastWeights(*Update.apply(*weights, *norms, *_rounded(lesson[:2], operands), lesson[2], steps, operands))
+
+
+def _applied(weights: FastWeights, q: Tensor, precision: str, operands: torch.dtype | None) -> Tensor:
+    if precision == "reference":
+        return plain_apply(weights, q)
+    answers: Any = Apply.apply(*weights, *_rounded([q], operands), operands)
+    return answers
+
+
+def _rounded(values: Sequence[Tensor], operands: torch.dtype | None) -> list[Tensor]:
+    """Round what products would round anyway before it is kept for the backward pass."""
+    return [value if operands is None else value.to(operands) for value in values]
