@@ -9,7 +9,7 @@ import torch
 from novelview.config.schema import AugmentConfig, ViewsConfig
 from novelview.errors import ConfigError, DataError
 from novelview.scenes.augment import augment, mirror
-from novelview.scenes.dataset import EvalSet, TrainSet, subset_scenes
+from novelview.scenes.dataset import EvalSet, TrainSet
 from novelview.scenes.frames import RawBatch, collate
 from novelview.scenes.loader import TrainLoader
 from novelview.scenes.store import PackedStore
@@ -147,16 +147,6 @@ def test_no_scene_long_enough_names_the_key_and_its_limit(store, views, said) ->
 def test_an_interval_too_short_for_its_views_is_refused_at_once(store) -> None:
     with pytest.raises(ConfigError, match="holds no 3 views"):
         TrainSet(store, replace(CFG, min_frame_dist=3))
-
-
-def test_subsets_are_nested_and_ignore_the_order() -> None:
-    scenes = [f"scene{number:03d}" for number in range(200)]
-    sizes = {name: set(subset_scenes(scenes, name)) for name in ("little", "medium", "large", "full")}
-    assert [len(kept) for kept in sizes.values()] == [4, 13, 50, 200]
-    assert sizes["little"] < sizes["medium"] < sizes["large"] < sizes["full"]
-    assert set(subset_scenes(scenes[::-1], "large")) == sizes["large"]
-    with pytest.raises(ConfigError, match="subset=small"):
-        subset_scenes(scenes, "small")
 
 
 def test_a_mirrored_scene_projects_points_to_mirrored_pixels(store) -> None:

@@ -102,3 +102,5 @@ class ChunksSource(SourceConfig):
     kind: str = "chunks"
     name: str = "re10k"
     indices: dict[str, str] = field(default_factory=dict)  # split name -> evaluation index: file, URL or registry name
+    subsets: dict[str, list[int]] = field(default_factory=dict)  # training subset -> published numbers: chunks, scenes
+    allow_partial: bool = False  # go on with a copy whose subsets have other numbers

@@ -105,6 +105,20 @@ class PackedStore:
     def __contains__(self, scene: object) -> bool:
         return scene in self._rows
 
+    @property
+    def chunks(self) -> list[str]:
+        """The split's source chunks by file name, in name order, those that could not be read included."""
+        content = read_json(self.folder.parent / MANIFEST)
+        prefix = f"{self.folder.name}/"
+        read = [name.removeprefix(prefix) for name in content["sources"] if name.startswith(prefix)]
+        lost = [entry["chunk"] for entry in content["bad_chunks"] if entry["split"] == self.folder.name]
+        return sorted([*read, *lost])
+
+    def chunk(self, scene: str) -> str:
+        """Return the file name of the source chunk a scene came in."""
+        shard = self._shards[int(self._columns["shard"][self._row(scene)])]
+        return f"{shard.removeprefix('shard-').removesuffix('.bin')}.torch"
+
     def frames(self, scene: str) -> int:
         """Return how many frames a scene has, damaged ones included."""
         return int(self._columns["count"][self._row(scene)])

@@ -11,9 +11,10 @@ from novelview.config.schema import TrainStage
 from novelview.errors import CheckpointError, NovelviewError
 from novelview.losses.photometric import PhotometricLoss
 from novelview.models.weights import save_weights
-from novelview.scenes.dataset import TrainSet, subset_scenes
+from novelview.scenes.dataset import TrainSet
 from novelview.scenes.loader import TrainLoader
 from novelview.scenes.pack import PackedStore
+from novelview.scenes.subsets import subset_scenes
 from novelview.training.checkpoint import Checkpoints, State, random_state, restore_random_state, sweep_partial
 from novelview.training.distributed import Team, team
 from novelview.training.interrupt import Interrupt, listening
@@ -182,7 +183,7 @@ class Run:
 def _loader(cfg: TrainStage, members: Team) -> TrainLoader:
     store = PackedStore(Path(cfg.io["packed"]) / "train")
     cache = cfg.runtime.cache_mb // max(1, cfg.runtime.workers)
-    scenes = subset_scenes(store.scenes, cfg.subset)
+    scenes = subset_scenes(store, cfg.subset)
     workers = cfg.runtime.workers
     threads = 1 if workers else cfg.runtime.threads or os.cpu_count() or 1
     data = TrainSet(store, cfg.views, cfg.train.seed, cache, scenes, threads)

@@ -12,6 +12,7 @@ from novelview.downloads.registry import read_registry
 from novelview.errors import DataError
 from novelview.files import read_json, sha256, write_bytes, write_json
 from novelview.scenes.chunks import chunk_files
+from novelview.scenes.subsets import check_counts
 from novelview.scenes.views import load_index
 
 SPLITS = ("train", "test")
@@ -21,23 +22,26 @@ def link(path: Path, source: ChunksSource, folder: Path, workers: int = 0, progr
     """Check an existing {train,test}/*.torch folder and write indices/ and scenes.json; returns the manifest's entries.
 
     The manifest gets `root`, the absolute folder the listed chunks are relative to, and their sizes and SHA-256.
-    Raises DataError when a split's index.json and its chunks do not name each other, or an index cannot be read.
+    Raises DataError when a split's index.json and its chunks do not name each other, an index cannot be read, or a
+    training subset has other numbers than published.
     """
     splits = [split for split in SPLITS if (path / split).is_dir()]
     if not splits:
         raise DataError(f"{path}: has neither train/ nor test/; give the folder above them as path=FOLDER")
     scenes = {split: _check_split(path / split) for split in splits}
+    if not source.allow_partial:
+        check_counts(scenes.get("train", {}), source.subsets, str(path / "train"))
     for name, given in source.indices.items():
         file = _index_file(path, name, given)
         load_index(file)
         write_bytes(folder / "indices" / f"{name}.json", file.read_bytes())
-    write_json(folder / "scenes.json", {key: {"set": "test"} for key in scenes.get("test", [])})
+    write_json(folder / "scenes.json", {key: {"set": "test"} for key in scenes.get("test", {})})
     chunks = [file for split in splits for file in chunk_files(path / split)]
     return {"root": str(path.resolve()), "files": _checksums(path, chunks, workers, progress)}
 
 
-def _check_split(folder: Path) -> list[str]:
-    """Return the split's scene keys, every chunk named by index.json and existing."""
+def _check_split(folder: Path) -> dict[str, str]:
+    """Return the split's scene keys, sorted, with their chunks, every chunk named by index.json and existing."""
     index = read_json(folder / "index.json")
     if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
         raise DataError(f"{folder / 'index.json'}: is no mapping from scenes to chunks; fetch it again")
@@ -46,7 +50,7 @@ def _check_split(folder: Path) -> list[str]:
         raise DataError(f"{folder}: index.json names {min(named - found)}, which is missing; fetch that chunk")
     if found - named:
         raise DataError(f"{folder}: {min(found - named)} is not in index.json; remove it, or fetch the index again")
-    return sorted(index)
+    return dict(sorted(index.items()))
 
 
 def _index_file(path: Path, name: str, given: str) -> Path:
