@@ -17,7 +17,9 @@ rule all:
         f"{PLAN.results}/report/index.html",
 
 
+include: "workflow/rules/fetch.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/publish.smk"

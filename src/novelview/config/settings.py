@@ -15,7 +15,7 @@ OWNERS = {
     "eval": ("evaluate",),
     "runtime": (),  # travels beside the rules' params: it never reruns anything
 }
-KEYS = ("study", "scale", "source", "path", "name", "init", "set")
+KEYS = ("study", "scale", "source", "path", "name", "init", "set", "publish", "licence")
 
 
 def check_keys(config: Mapping[str, Any]) -> None:
