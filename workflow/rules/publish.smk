@@ -21,7 +21,7 @@ rule adopt_model:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=PLAN.memory_mb,
+        mem_mb=16000,
         runtime=60,
     params:
         overrides=lambda wildcards: exchange.adoption(PLAN, wildcards)["overrides"],
@@ -47,7 +47,7 @@ rule publish_model:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=PLAN.memory_mb,
+        mem_mb=16000,
         runtime=240,
     params:
         overrides=lambda wildcards: exchange.publication(PLAN, config, wildcards)["overrides"],
