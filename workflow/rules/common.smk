@@ -1,6 +1,7 @@
 """The plan of this call: every path, override and digest comes from it."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from novelview.config.workflow import enter, plan
 # Rules call `python -m novelview...`: the interpreter that runs Snakemake, the sources and configs of this checkout.
 enter(ROOT)
 PLAN = plan(config)
+
+# A cluster's warning ahead of the time limit reaches every process of a job. Only training acts on it: Snakemake, the
+# shell and tee, which inherit this, must live until training has saved its state.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 wildcard_constraints:

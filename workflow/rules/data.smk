@@ -8,6 +8,7 @@ rule download_source:
         "logs/download/{dataset}.log",
     benchmark:
         "benchmarks/download/{dataset}.tsv"
+    localrule: PLAN.needs_network
     conda:
         "../../environment.yml"
     threads: 2

@@ -20,19 +20,21 @@ rule evaluate_model:
         "../../environment.yml"
     threads: PLAN.train_threads
     resources:
-        mem_mb=3000,
+        mem_mb=PLAN.memory_mb,
         runtime=240,
         gpu=PLAN.gpus,
+        nodes=1,
+        cpus_per_task=PLAN.cpus,
     params:
         **PLAN.stage("evaluate"),
         packed=subpath(input.packed, parent=True),
         raw=subpath(input.raw, parent=True),
         out=subpath(output.summary, parent=True),
-        launcher=lambda wildcards, resources: PLAN.launcher(resources.gpu),
     message:
         "Evaluating {wildcards.run} at {wildcards.res}"
     shell:
-        "{params.launcher} -m novelview.stages.evaluate {params.overrides} --expect-digest {params.digest}"
+        "python -m novelview.stages.launch --gpus {resources.gpu} --nodes {resources.nodes}"
+        " --cpus {resources.cpus_per_task} novelview.stages.evaluate {params.overrides} --expect-digest {params.digest}"
         " io.packed={params.packed} io.raw={params.raw} io.weights={input.weights} io.out={params.out}"
         " runtime.threads={threads} 2>&1 | tee {log}"
 

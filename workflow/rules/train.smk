@@ -17,19 +17,21 @@ rule pretrain_model:
         "../../environment.yml"
     threads: PLAN.train_threads
     resources:
-        mem_mb=4000,
+        mem_mb=PLAN.memory_mb,
         runtime=2880,
         gpu=PLAN.gpus,
+        nodes=1,
+        cpus_per_task=PLAN.cpus,
     params:
         overrides=lambda wildcards: PLAN.train(wildcards)["overrides"],
         digest=lambda wildcards: PLAN.train(wildcards)["digest"],
         source=lambda wildcards: PLAN.train(wildcards)["source"],
         packed=subpath(input.packed, parent=True),
-        launcher=lambda wildcards, resources: PLAN.launcher(resources.gpu),
     message:
         "Pretraining {wildcards.run} at {wildcards.res} on {wildcards.data}"
     shell:
-        "{params.launcher} -m novelview.stages.train {params.overrides} --expect-digest {params.digest}"
+        "python -m novelview.stages.launch --gpus {resources.gpu} --nodes {resources.nodes}"
+        " --cpus {resources.cpus_per_task} novelview.stages.train {params.overrides} --expect-digest {params.digest}"
         " io.packed={params.packed} io.out={output.weights} io.log={output.curve}"
         " io.checkpoints=checkpoints/pretrain/{params.digest} runtime.threads={threads} 2>&1 | tee {log}"
 
@@ -51,19 +53,21 @@ rule finetune_model:
         "../../environment.yml"
     threads: PLAN.train_threads
     resources:
-        mem_mb=4000,
+        mem_mb=PLAN.memory_mb,
         runtime=2880,
         gpu=PLAN.gpus,
+        nodes=1,
+        cpus_per_task=PLAN.cpus,
     params:
         overrides=lambda wildcards: PLAN.train(wildcards)["overrides"],
         digest=lambda wildcards: PLAN.train(wildcards)["digest"],
         source=lambda wildcards: PLAN.train(wildcards)["source"],
         packed=subpath(input.packed, parent=True),
-        launcher=lambda wildcards, resources: PLAN.launcher(resources.gpu),
     message:
         "Finetuning {wildcards.run} at {wildcards.res} on {wildcards.data}"
     shell:
-        "{params.launcher} -m novelview.stages.train {params.overrides} --expect-digest {params.digest}"
+        "python -m novelview.stages.launch --gpus {resources.gpu} --nodes {resources.nodes}"
+        " --cpus {resources.cpus_per_task} novelview.stages.train {params.overrides} --expect-digest {params.digest}"
         " io.packed={params.packed} io.init={input.init} io.out={output.weights} io.log={output.curve}"
         " io.checkpoints=checkpoints/finetune/{params.digest} runtime.threads={threads} 2>&1 | tee {log}"
 

@@ -147,9 +147,20 @@ class Plan:
         """Return GPUs a training or evaluation job asks a cluster for."""
         return {"demo": 0, "mini": 1}.get(self.scale, 8)
 
-    def launcher(self, gpus: int) -> str:
-        """Return the command that starts a module: one process a GPU through torchrun where there are several."""
-        return f"torchrun --standalone --nproc-per-node {gpus}" if gpus > 1 else "python"
+    @property
+    def cpus(self) -> int:
+        """Return cores a training or evaluation job asks a cluster for: the loader workers of every GPU and itself."""
+        return max(self.train_threads, 6 * self.gpus)
+
+    @property
+    def memory_mb(self) -> int:
+        """Return the main memory, in MB, a training or evaluation job asks a cluster for."""
+        return {"demo": 4000, "mini": 48000}.get(self.scale, 192000)
+
+    @property
+    def needs_network(self) -> bool:
+        """Return whether the data come over the network, so that they are fetched where Snakemake runs."""
+        return compose("download", self.overrides("download")).source.kind == "chunks"
 
     def listed(self, paths: Sequence[str]) -> str:
         """Return paths as one shell word that Hydra reads as a list."""
