@@ -1,0 +1,84 @@
+"""Compile gate: every shipped kernel configuration to machine code, without a GPU.
+
+    python -m novelview_kernels.aot [--cc 80 90] [--only NAME] [--jobs N]
+
+Prints a table; ends with status 1 when a kernel spills, exceeds shared memory, misses the tensor cores or has its wgmma
+instructions serialised.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+
+from novelview_kernels.launch import record
+
+
+def shipped() -> dict[str, object]:
+    """Return the operators' functions that launch every configuration once, by name."""
+    from novelview_kernels.attention import specimens as attention
+    from novelview_kernels.ttt import specimens as ttt
+
+    return {**attention.LAUNCHES, **ttt.LAUNCHES}
+
+
+def _cases(ccs: Sequence[int], only: str) -> list[tuple[int, str, int]]:
+    cases = []
+    for cc in ccs:
+        for name, launches in shipped().items():
+            if only in name:
+                with record(cc) as recording:
+                    launches()  # pyright: ignore[reportCallIssue]
+                cases += [(cc, name, index) for index in range(len(recording.specimens))]
+    return cases
+
+
+def check(case: tuple[int, str, int]) -> tuple[str, list[object], tuple[str, ...]]:
+    """Compile and inspect one launch; return its name, table row and problems."""
+    from novelview_kernels.inspection import compile_specimen, inspect
+
+    cc, name, index = case
+    with record(cc) as recording:
+        shipped()[name]()  # pyright: ignore[reportCallIssue]
+    specimen = recording.specimens[index]
+    title = f"{name}/{specimen.kernel.__name__}"
+    report = inspect(compile_specimen(specimen, cc), cc)
+    row = [f"sm_{cc}", title, report.registers, report.spilled, report.stack, report.shared, report.hgmma, report.hmma]
+    return title, [*row, "; ".join(report.problems) or "ok"], report.problems
+
+
+def _print(rows: Iterable[Sequence[object]]) -> None:
+    head = ["arch", "kernel", "regs", "spill", "stack", "shared", "HGMMA", "HMMA", "verdict"]
+    table = [head, *[[str(cell) for cell in row] for row in rows]]
+    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the gate; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m novelview_kernels.aot", description=__doc__.splitlines()[0])
+    parser.add_argument("--cc", type=int, nargs="+", default=[80, 90], choices=[80, 90])
+    parser.add_argument("--only", default="", help="part of a configuration's name")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    options = parser.parse_args(arguments)
+    cases = _cases(options.cc, options.only)
+    if not cases:
+        parser.error(f"no configuration is called {options.only!r}")
+    with ProcessPoolExecutor(options.jobs) as pool:
+        results = list(pool.map(check, cases))
+    _print([row for _, row, _ in results])
+    bad = sum(bool(problems) for _, _, problems in results)
+    print(f"{len(results)} kernels, {bad} with problems (Triton {_version()})")
+    return int(bad > 0)
+
+
+def _version() -> str:
+    import triton
+
+    return triton.__version__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Launch configurations of the attention kernels: one for each kernel, architecture and head width.
+
+Chosen by what compiles without spills (`python -m novelview_kernels.aot`); none has been timed on a GPU yet.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from novelview_kernels import backend
+from novelview_kernels.launch import INTERPRET
+
+HEAD_DIMS = (32, 64, 128)
+DTYPES = (torch.bfloat16, torch.float16)
+NORM_ROWS = 64
+
+
+class Tiles(NamedTuple):
+    """Query rows, key rows, warps and pipeline stages of one kernel."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+FORWARD = {
+    (90, 32): Tiles(128, 64, 8, 3),
+    (90, 64): Tiles(128, 64, 8, 3),
+    (90, 128): Tiles(128, 64, 8, 2),
+    (80, 32): Tiles(128, 64, 8, 3),
+    (80, 64): Tiles(128, 64, 8, 3),
+    (80, 128): Tiles(128, 64, 8, 2),
+}
+DQ = {
+    (90, 32): Tiles(128, 64, 8, 2),
+    (90, 64): Tiles(128, 64, 8, 2),
+    (90, 128): Tiles(128, 64, 8, 2),
+    (80, 32): Tiles(128, 64, 8, 2),
+    (80, 64): Tiles(128, 64, 8, 2),
+    (80, 128): Tiles(128, 32, 8, 2),
+}
+DKDV = {
+    (90, 32): Tiles(64, 128, 8, 2),
+    (90, 64): Tiles(64, 128, 8, 2),
+    (90, 128): Tiles(64, 128, 8, 2),
+    (80, 32): Tiles(64, 128, 8, 2),
+    (80, 64): Tiles(64, 128, 8, 2),
+    (80, 128): Tiles(32, 128, 8, 2),
+}
+INTERPRETED = Tiles(64, 64, 1, 1)  # the interpreter's cost grows with the number of tiles
+
+
+def tiles(table: dict[tuple[int, int], Tiles], cc: int, d: int) -> Tiles:
+    """Return the configuration for a compute capability; 8.6 and 8.9 use that of 8.0, anything newer that of 9.0."""
+    return INTERPRETED if cc == INTERPRET else table[90 if cc >= 90 else 80, d]
+
+
+def unsupported(qkv: Tensor) -> str:
+    """Return why no kernel takes a packed projection, or an empty string."""
+    d, dtypes = qkv.shape[-1], DTYPES
+    if backend.interpreting():
+        dtypes = (*DTYPES, torch.float32)
+    if d not in HEAD_DIMS:
+        return f"head width {d} is none of {HEAD_DIMS}"
+    if qkv.dtype not in dtypes:
+        return f"no kernel for {str(qkv.dtype).removeprefix('torch.')}"
+    if qkv.is_cuda and backend.capability(qkv.device) < 80:
+        return "compute capability below 8.0"
+    return ""

@@ -1,0 +1,1 @@
+"""Test-time training updates (formulas in README.md)."""
