@@ -111,7 +111,7 @@ def test_the_download_stage_refuses_a_partial_copy_unless_told(tmp_path: Path, m
     words = [
         f"path={tmp_path / 're10k'}",
         "source=chunks",
-        "source.subsets={little: [76, 1202]}",
+        "+source.subsets.little=[76,1202]",
         f"io.out={tmp_path / 'out'}",
         *more,
     ]
