@@ -29,6 +29,8 @@ LABELS = {
     "lvsm_two_gpus": "LVSM, two GPUs",
     "lvsm_one_gpu": "LVSM, one GPU",
     "lvsm_p16": "LVSM, larger patches",
+    "lvsm_object_decoder_only": "LVSM decoder-only, objects",
+    "lvsm_object_encoder_decoder": "LVSM encoder-decoder, objects",
     "nearest_context": "Nearest context",
     "mean_context": "Mean of contexts",
     "mean_colour": "Mean colour",
