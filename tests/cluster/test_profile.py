@@ -1,0 +1,68 @@
+"""The shipped SLURM profile on a real cluster of two nodes that are both this machine."""
+
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+from checkout import ALL, Checkout
+from conftest import Submitted, jobs, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+def asked(job: str) -> dict[str, str]:
+    """Return what SLURM was asked for by a job."""
+    told = subprocess.run(["scontrol", "-o", "show", "job", job], capture_output=True, text=True, check=True).stdout
+    return dict(word.split("=", 1) for word in told.split() if "=" in word)
+
+
+def test_the_whole_study_runs_on_the_cluster(finished: Submitted) -> None:
+    said = (finished.folder / "said").read_text()
+    assert (finished.folder / "results/demo/less3depend/report/index.html").is_file()
+    arrays = [len(ids.split(",")) for ids in re.findall(r"Submitted array job with Snakemake IDs ([\d,]+)", said)]
+    rules = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE)}
+    assert set(rules) >= ALL and max(arrays) > 1
+    assert len(jobs(said)) + sum(arrays) == rules["total"] - rules["all"]
+
+
+def test_afterwards_nothing_is_to_be_done_without_the_cluster(
+    finished: Submitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finished, "how", Checkout.how)
+    assert finished.run("-n") == set()
+    assert finished.run("-n", "--set-resources", "pretrain_model:gpu=4", "pretrain_model:nodes=2") == set()
+    assert finished.run("-n", more="train.lr=0.0011") > {"pretrain_model"}
+
+
+def test_weights_are_those_of_a_run_without_a_cluster(
+    finished: Submitted, packed: Submitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "how", Checkout.how)
+    assert packed.run("finetune") == {"pretrain_model", "finetune_model"}
+    assert len(packed.weights()) == 4 and packed.weights() == finished.weights()
+
+
+def test_account_partition_and_resources_reach_slurm(packed: Submitted) -> None:
+    profile = packed.folder / "profiles/slurm/config.yaml"
+    text = profile.read_text()
+    for key, value in {"slurm_account": "our_lab", "slurm_partition": "debug"}.items():
+        text, found = re.subn(rf"^  # {key}: .*$", f"  {key}: \"'{value}'\"", text, flags=re.MULTILINE)
+        assert found == 1
+    profile.write_text(text.replace("    runtime: 1440\n", "    runtime: 77\n    gpu: 1\n    mem_mb: 1500\n", 1))
+    job = asked(jobs(packed.finish(packed.start(packed.PRETRAINED)))[0])
+    assert (job["Account"], job["Partition"], job["TimeLimit"]) == ("our_lab", "debug", "01:17:00")
+    assert job["MinMemoryNode"] == "1500M" and job["NumNodes"] == "1" and job["TresPerJob"].endswith("gpu:1")
+
+
+def test_ctrl_c_takes_the_jobs_along(packed: Submitted) -> None:
+    process = packed.start(packed.PRETRAINED, more="train.steps=100000")
+    wait_for(packed.states, process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=120) != 0
+    end = time.monotonic() + 30
+    while packed.training() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not packed.training() and packed.states()
+    assert not subprocess.run(["squeue", "-h"], capture_output=True, text=True, check=True).stdout

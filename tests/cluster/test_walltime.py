@@ -1,0 +1,74 @@
+"""Training that runs into its time limit, or is killed, goes on in the next job and ends in the same weights."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import Submitted, jobs, wait_for
+
+pytestmark = pytest.mark.slow
+ONE_MINUTE = ("--set-resources", "pretrain_model:runtime=1", "pretrain_model:slurm_extra='--signal=USR1@10'")
+
+
+def pending(pid: int, number: int) -> bool:
+    """Tell whether a signal waits for a stopped process, which cannot take it."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd:", "ShdPnd:"))]
+    return any(mask >> (number - 1) & 1 for mask in masks)
+
+
+def pause(checkout: Submitted, process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Stop the training process after its first saved state; return it and its SLURM job.
+
+    Paused, its step lasts as long as the limit, however fast the machine is.
+    """
+    wait_for(checkout.states, process)
+    (pid,) = checkout.training()
+    os.kill(pid, signal.SIGSTOP)
+    return pid, jobs((checkout.folder / "said").read_text())[-1]
+
+
+def went_on(finished: Submitted, checkout: Submitted, said: str, log: Path) -> None:
+    """Check that a later job resumed and ended in the undisturbed run's weights."""
+    assert len(jobs(said)) == 1 + said.count("Trying to restart job") >= 2
+    assert "resuming from" in log.read_text()
+    name = checkout.PRETRAINED
+    assert checkout.weights() == {name: finished.weights()[name]}
+
+
+def slurm_log(checkout: Submitted, job: str) -> str:
+    (path,) = checkout.folder.glob(f"logs/slurm/rule_pretrain_model/*/{job}.log")
+    return path.read_text()
+
+
+@pytest.fixture
+def log(packed: Submitted) -> Path:
+    return packed.folder / "logs/pretrain/demo-uplvsm-rooms-full-x28.log"
+
+
+def test_warned_ahead_of_its_time_limit_it_saves_and_goes_on(finished: Submitted, packed: Submitted, log: Path) -> None:
+    process = packed.start(packed.PRETRAINED, *ONE_MINUTE)
+    pid, job = pause(packed, process)
+    wait_for(lambda: pending(pid, signal.SIGUSR1), process)
+    os.kill(pid, signal.SIGCONT)
+    said = packed.finish(process)
+    assert "stopped by SIGUSR1 after step" in slurm_log(packed, job)
+    went_on(finished, packed, said, log)
+
+
+def test_killed_at_its_time_limit_it_goes_on(finished: Submitted, packed: Submitted, log: Path) -> None:
+    """A step longer than the warning: the limit strikes first."""
+    process = packed.start(packed.PRETRAINED, *ONE_MINUTE)
+    _, job = pause(packed, process)
+    said = packed.finish(process)
+    assert "DUE TO TIME LIMIT" in slurm_log(packed, job)
+    went_on(finished, packed, said, log)
+
+
+def test_killed_without_a_word_it_goes_on(finished: Submitted, packed: Submitted, log: Path) -> None:
+    process = packed.start(packed.PRETRAINED)
+    _, job = pause(packed, process)
+    subprocess.run(["scancel", "--signal=KILL", "--full", job], check=True)
+    went_on(finished, packed, packed.finish(process), log)
