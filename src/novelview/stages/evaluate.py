@@ -20,6 +20,7 @@ from novelview.files import read_json, sha256
 from novelview.models.weights import load_weights
 from novelview.scenes.selection import selected_splits
 from novelview.scenes.store import PackedStore
+from novelview.scenes.subsets import subset_scenes
 from novelview.scenes.views import EvalEntry, load_index
 from novelview.stages.cli import run_stage
 from novelview.training.distributed import team
@@ -46,6 +47,7 @@ def evaluate(cfg: EvaluateStage) -> None:
             model.to(ranks.device).eval(), config.get("variant") or config["model"]["name"], views_of(config, weights)
         )
         facts = {"dataset": cfg.dataset, "scale": cfg.scale, "digest": digest(cfg), "weights": about(weights, config)}
+        facts["train_scenes"] = train_scenes(Path(cfg.io["packed"]) / "train", cfg.dataset, config)
         run = cfg.runtime
         evaluate_to(Path(cfg.io["out"]), subject, store, task, cfg.eval, ranks, facts, run.cache_mb, run.progress)
         if ranks.leads:
@@ -85,6 +87,13 @@ def views_of(config: dict[str, Any], weights: Path) -> ViewsConfig:
 def about(weights: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Return what the summary says of the weights: their training configuration, its digest, the file's checksum."""
     return {"digest": digest_of(config), "sha256": sha256(weights), "config": config}
+
+
+def train_scenes(packed: Path, dataset: str, config: dict[str, Any]) -> int | None:
+    """Return how many scenes the weights were trained on, None where that was not a subset of this data set."""
+    if config.get("dataset") != dataset or not packed.is_dir():
+        return None
+    return len(subset_scenes(PackedStore(packed), config.get("subset", "full")))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
