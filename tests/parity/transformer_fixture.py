@@ -103,6 +103,13 @@ def close(name: str, ours: Tensor, theirs: Tensor, atol: float, rtol: float = 0.
     torch.testing.assert_close(ours, theirs, atol=atol, rtol=rtol, msg=lambda text: f"{name}: {text}")
 
 
+def relative(ours: Tensor, theirs: Tensor) -> float:
+    """Return the relative L2 distance; of a zero tensor the absolute one."""
+    assert ours.shape == theirs.shape, f"{tuple(ours.shape)} instead of {tuple(theirs.shape)}"
+    theirs = theirs.double()
+    return ((ours.detach().double() - theirs).norm() / (theirs.norm() or 1.0)).item()
+
+
 def compare(folder: Path, ours: dict[str, Tensor]) -> None:
     """Compare every recorded output; names ending in `_first` hold the first scene and view only."""
     recorded = load_file(folder / "outputs.safetensors")
