@@ -58,7 +58,9 @@ def _print(rows: Iterable[Sequence[object]]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the gate; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m novelview_kernels.aot", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m novelview_kernels.aot", description="Compile every shipped kernel without a GPU."
+    )
     parser.add_argument("--cc", type=int, nargs="+", default=[80, 90], choices=[80, 90])
     parser.add_argument("--only", default="", help="part of a configuration's name")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))

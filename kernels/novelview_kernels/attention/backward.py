@@ -42,7 +42,7 @@ def dq_kernel(
     Layouts as in `forward_kernel`; dqkv [B, N, 3, H, D] contiguous; delta as lse; dw [programs, D] float32.
     """
     tile, bh = tl.program_id(0), tl.program_id(1)
-    first, end, own, own_end = segment(tile, context, view, BM, VIEWS)
+    first, end, own, own_end = segment(tile, context, view, BM, VIEWS)  # pyright: ignore[reportGeneralTypeIssues]
     rows, columns = first + tl.arange(0, BM), tl.arange(0, D)
     inside = rows < end
     row0 = bh.to(tl.int64) * tokens
@@ -117,7 +117,7 @@ def dkdv_kernel(
     queries of a key tile are contiguous. Tiles of context keys come first because they take longest.
     """
     tile, bh = tl.program_id(0), tl.program_id(1)
-    first, end, own, own_end = segment(tile, context, view, BN, VIEWS)
+    first, end, own, own_end = segment(tile, context, view, BN, VIEWS)  # pyright: ignore[reportGeneralTypeIssues]
     lo, hi = 0, tokens
     if VIEWS:
         lo = tl.where(own_end > own, own, 0)

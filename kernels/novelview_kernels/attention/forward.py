@@ -97,7 +97,7 @@ def forward_kernel(
     attends to the context and itself, the context to itself.
     """
     bh = tl.program_id(1)
-    first, end, own, own_end = segment(tl.program_id(0), context, view, BM, VIEWS)
+    first, end, own, own_end = segment(tl.program_id(0), context, view, BM, VIEWS)  # pyright: ignore[reportGeneralTypeIssues]
     rows, columns = first + tl.arange(0, BM), tl.arange(0, D)
     inside = rows < end
     q_ptr = hat_ptr + bh.to(tl.int64) * tokens * D

@@ -21,14 +21,16 @@ def attention(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return o [B, N, H, D], lse [B, H, N], hat [2, B, H, N, D], rstd [2, B, H, N] for qkv [B, N, 3, H, D]."""
     forward = run.forward if backend.interpreting() else reference.forward
-    return tuple(forward(qkv, wq, wk, eps, context, view))
+    o, lse, hat, rstd = forward(qkv, wq, wk, eps, context, view)
+    return o, lse, hat, rstd
 
 
 @attention.register_kernel("cuda")
 def _(
     qkv: Tensor, wq: Tensor, wk: Tensor, eps: float, context: int, view: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return tuple(run.forward(qkv, wq, wk, eps, context, view))
+    o, lse, hat, rstd = run.forward(qkv, wq, wk, eps, context, view)
+    return o, lse, hat, rstd
 
 
 @attention.register_fake

@@ -13,7 +13,7 @@ LOG2E = 1.0 / math.log(2.0)
 
 
 class Saved(NamedTuple):
-    """What forward returns: output [B, N, H, D], base-2 log-sum-exp [B, H, N], q-hat and k-hat [2, B, H, N, D], rstd."""
+    """Forward's results: output [B, N, H, D], base-2 log-sum-exp [B, H, N], q-hat and k-hat [2, B, H, N, D]; rstd."""
 
     o: Tensor
     lse: Tensor
