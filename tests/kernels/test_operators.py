@@ -4,11 +4,10 @@ import re
 
 import pytest
 import torch
-from torch import Tensor
-
 from novelview_kernels import backend, context_attention, qk_attention, table
 from novelview_kernels.attention import configs, reference
 from novelview_kernels.attention.op import attention, attention_backward
+from torch import Tensor
 
 
 def _qkv(n: int = 24, d: int = 32, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,7 +77,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("call", "says"), WRONG, ids=["packing", "weight", "ragged", "no-view"])
-def test_wrong_shapes_say_what_is_wrong(call, says: str) -> None:  # noqa: ANN001
+def test_wrong_shapes_say_what_is_wrong(call, says: str) -> None:
     qkv, wq, _ = _qkv()
     with pytest.raises(ValueError, match=re.escape(says)):
         call(qkv, wq)
@@ -97,14 +96,14 @@ def test_kernels_take_what_the_table_of_tiles_lists() -> None:
     assert configs.unsupported(_qkv()[0]) == "no kernel for float32"
 
 
-def _table(tmp_path, rows: list[str]):  # noqa: ANN001, ANN202
+def _table(tmp_path, rows: list[str]):
     file = tmp_path / "table.csv"
     file.write_text(",".join(table.COLUMNS) + "\n" + "".join(f"{row},x,gpu,2.11,3.6,2026\n" for row in rows))
     table.measurements.cache_clear()
     return file
 
 
-def test_only_a_measurement_nearby_that_favours_us_chooses_triton(tmp_path) -> None:  # noqa: ANN001
+def test_only_a_measurement_nearby_that_favours_us_chooses_triton(tmp_path) -> None:
     rows = [
         "op,90,bfloat16,forward,b=1 h=12 n=1280 d=64,1.0,2.0",
         "op,90,bfloat16,forward,b=8 h=12 n=5120 d=64,3.0,2.0",
