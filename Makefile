@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin
 CORES ?= all
 
-.PHONY: install demo locked-demo test test-all lint clean docs bench
+.PHONY: install demo locked-demo test test-all test-cluster lint clean docs bench
 
 install: $(STAMP)
 
@@ -32,6 +32,10 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(RUN)/python -m pytest
+
+# Needs root and the Debian packages slurm-wlm and munge, and says so where they are missing; test-all skips these tests there.
+test-cluster: $(STAMP)
+	NOVELVIEW_REQUIRE_CLUSTER=1 $(RUN)/python -m pytest tests/cluster
 
 lint: $(STAMP)
 	$(RUN)/ruff check .
