@@ -16,6 +16,8 @@ from novelview.models.lvsm import LVSMEncoderDecoder
 from novelview.models.published import load_published
 from novelview.models.registry import MODELS, build
 from novelview.models.render import ViewModel
+from novelview.models.weights import save_weights
+from novelview.training.start import load_init
 
 NAMES = ("lvsm_decoder_only", "lvsm_encoder_decoder")
 PHASES = ("pretrain", "finetune")
@@ -161,3 +163,12 @@ def test_the_published_recipe(name: str) -> None:
     assert (train.lr, train.steps, train.warmup, train.allowed_gradnorm_factor) == (4e-4, 100_000, 3_000, 5)
     assert train.batch_size * train.grad_accum * 8 == 512
     assert finetune.views.image_size == 512
+
+
+def test_weights_of_the_other_variant_are_no_starting_point(tmp_path: Path) -> None:
+    model = model_of("lvsm_decoder_only")
+    save_weights(tmp_path / "model.safetensors", model, {"model": dataclasses.asdict(model.cfg)})
+    config = compose("train", ["model=lvsm_encoder_decoder", "scale=demo"])
+    words = "model.name is lvsm_decoder_only there and lvsm_encoder_decoder here"
+    with pytest.raises(CheckpointError, match=f"weights of another model: {words}"):
+        load_init(model_of("lvsm_encoder_decoder"), config, tmp_path / "model.safetensors")
