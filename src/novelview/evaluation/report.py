@@ -14,6 +14,7 @@ from torch import nn
 from novelview.config.resolution import size_name
 from novelview.config.schema import EvalConfig, ViewsConfig
 from novelview.evaluation import summary
+from novelview.evaluation.bootstrap import LEVEL
 from novelview.evaluation.camera_path import write_clips
 from novelview.evaluation.gallery import Gallery, choose
 from novelview.evaluation.metrics import open_lpips
@@ -112,7 +113,7 @@ def _about(subject: Subject, cfg: EvalConfig) -> dict[str, Any]:
 
 def _scores(rows: Sequence[Row], name: str, cfg: EvalConfig) -> dict[str, Any]:
     return {
-        "bootstrap": {"resamples": cfg.bootstrap, "seed": cfg.seed, "level": summary.LEVEL},
+        "bootstrap": {"resamples": cfg.bootstrap, "seed": cfg.seed, "level": LEVEL},
         "groups": summary.groups(rows, cfg.bootstrap, cfg.seed),
         "paired": summary.paired(rows, name, cfg.bootstrap, cfg.seed),
     }

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from novelview.evaluation.baselines import BASELINES
+from novelview.evaluation.bootstrap import bounds, clusters, draws
 from novelview.evaluation.protocol import SWAPPED
 from novelview.evaluation.rows import Row
 
 METRICS = ("psnr", "ssim", "lpips")
-LEVEL = 95.0
 Key = tuple[str, str]  # set, split
 Image = tuple[str, int, int]  # scene, entry, frame
 
@@ -92,21 +92,11 @@ def _metric(
 
 def interval(values: Float[np.ndarray, " n"], scenes: Sequence[str], resamples: int, seed: int) -> dict[str, float]:
     """Return {mean, low, high}: the mean of `values` and its bootstrap interval; scenes: the scene of every value."""
-    labels = np.unique(scenes, return_inverse=True)[1]
-    if labels.max() == 0:
-        labels = np.arange(len(values))
+    labels = clusters(scenes)
     sums, counts = np.bincount(labels, values), np.bincount(labels)
-    drawn = _draws(len(counts), resamples, seed)
-    means = (drawn @ sums) / (drawn @ counts)
-    tail = (100 - LEVEL) / 2
-    low, high = np.percentile(means, [tail, 100 - tail])
+    drawn = draws(len(counts), resamples, seed)
+    low, high = bounds((drawn @ sums) / (drawn @ counts))
     return {"mean": _number(np.mean(values)), "low": _number(low), "high": _number(high)}
-
-
-def _draws(clusters: int, resamples: int, seed: int) -> Int[np.ndarray, "resamples clusters"]:
-    """Return how often each cluster is drawn in each resample."""
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples)
 
 
 def _seed(seed: int, key: Key) -> int:

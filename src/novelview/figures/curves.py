@@ -2,12 +2,14 @@
 
 import csv
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from novelview.config.resolution import Resolution
+from novelview.config.subsets import SUBSETS
 from novelview.errors import DataError
 
 UNKNOWN = Resolution(0, 0)
@@ -29,9 +31,22 @@ class Curve:
     columns: dict[str, np.ndarray]
 
     @property
+    def subset(self) -> str:
+        """Name of the training subset, from the name of the data: `rooms-little`."""
+        found = re.search(rf"-({'|'.join(SUBSETS)})(?=-|$)", self.data)
+        return found[1] if found else "full"
+
+    @property
     def steps(self) -> int:
         """Number of the last step logged."""
         return int(self.columns["step"][-1])
+
+
+def read_curves(paths: Sequence[Path]) -> list[Curve]:
+    """Read training logs; of runs that differ in the training subset alone the largest is kept."""
+    found = sorted((read_curve(path) for path in paths), key=lambda curve: -SUBSETS[curve.subset])
+    kept = {(curve.model, curve.data.replace(f"-{curve.subset}", ""), curve.resolution): curve for curve in found}
+    return list(kept.values())
 
 
 def read_curve(path: Path | str) -> Curve:

@@ -25,6 +25,11 @@ FIGURES = {
         "PSNR against depth",
         "Filled: the main recipe; open: the shorter one of the ablation. Bars are 95 % bootstrap intervals.",
     ),
+    "scaling": (
+        "PSNR against training scenes",
+        "Lines are least-squares fits on the logarithm of the number of scenes. Bars are 95 % bootstrap intervals over "
+        "test scenes; hollow: published slopes, of other data and sizes than a demo's.",
+    ),
     "qualitative": (
         "Pictures",
         "Each row is one target view: what was given, the target, the copy of the nearest context view, and every "
@@ -135,7 +140,7 @@ def input_rows(evaluations: list[Evaluation]) -> list[dict[str, str]]:
         {
             "model": label(item.model),
             "resolution": f"{item.resolution} px",
-            "data": item.dataset,
+            "data": item.dataset if item.subset == "full" else f"{item.dataset}, {item.subset}",
             "given": given(item),
         }
         for item in evaluations

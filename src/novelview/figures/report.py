@@ -9,13 +9,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from novelview.config.schema import Study
 from novelview.errors import DataError
 from novelview.figures import page
-from novelview.figures.curves import read_curve
+from novelview.figures.curves import read_curves
 from novelview.figures.depth_table import depth_rows
 from novelview.figures.gallery import finest
 from novelview.figures.provenance import provenance
 from novelview.figures.qualitative import ERROR_LIMIT
 from novelview.figures.results import Evaluation, read_evaluations, sections
 from novelview.figures.results_table import resampled, results_tables
+from novelview.figures.scaling_table import scaling_rows
 from novelview.figures.statements import Statement, difference, statements, verdict
 from novelview.figures.style import place_of
 from novelview.files import write_text
@@ -36,6 +37,7 @@ SECTIONS = (
     ("videos", "Videos"),
     ("gaps", "Gaps"),
     ("depth", "Depth"),
+    ("scaling", "Scaling"),
     ("qualitative", "Pictures"),
     ("attention", "Attention"),
     ("camera_paths", "Cameras"),
@@ -58,6 +60,7 @@ def write_report(folders: list[Path], logs: list[Path], figures: Path, out: Path
     """
     if not figures.is_dir():
         raise DataError(f"{figures}: no folder of figures here; run the figures stage first")
+    every = read_evaluations(folders, "report", subsets=True)
     evaluations = read_evaluations(folders, "report")
     environment = Environment(
         loader=PackageLoader("novelview.figures"),
@@ -66,6 +69,8 @@ def write_report(folders: list[Path], logs: list[Path], figures: Path, out: Path
         keep_trailing_newline=True,
     )
     content = report_content(evaluations, logs, figures, study, scale)
+    if len({item.subset for item in every}) > 1:
+        content["tables"] += page.table_blocks([scaling_rows(every, study)])
     write_text(out, environment.get_template("report.html.j2").render(content))
 
 
@@ -94,7 +99,7 @@ def report_content(
         "protocol": tables[-1].notes,
         "resampled": resampled(evaluations),
         "sets_note": page.sets_note(evaluations),
-        "provenance": provenance(evaluations, [read_curve(path) for path in logs]),
+        "provenance": provenance(evaluations, read_curves(logs)),
     }
     return content | {"sections": _present(content)}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from novelview.config.resolution import Resolution
+from novelview.config.subsets import SUBSETS
 from novelview.errors import DataError
 from novelview.figures.style import BASELINES, split_order
 from novelview.files import read_json
@@ -78,6 +79,11 @@ class Evaluation:
         """Name of the data set."""
         return str(self.summary["dataset"])
 
+    @property
+    def subset(self) -> str:
+        """Name of the training subset."""
+        return str(self.summary.get("weights", {}).get("config", {}).get("subset", "full"))
+
     @cached_property
     def groups(self) -> list[Group]:
         """Every score, sets and splits in reading order."""
@@ -133,12 +139,18 @@ def read_evaluation(folder: Path | str) -> Evaluation:
     return Evaluation(path, summary)
 
 
-def read_evaluations(folders: list[Path], figure: str) -> list[Evaluation]:
-    """Read the evaluation folders of a figure, models in name order, resolutions ascending; DataError when none."""
+def read_evaluations(folders: list[Path], figure: str, subsets: bool = False) -> list[Evaluation]:
+    """Read the evaluation folders of a figure, models in name order, resolutions ascending; DataError when none.
+
+    Of runs that differ in the training subset alone the largest is kept; subsets: all of them, small ones first.
+    """
     if not folders:
         raise DataError(f"figure {figure}: no evaluation folders given; name them as io.inputs=[FOLDER,...]")
     found = [read_evaluation(folder) for folder in folders]
-    return sorted(found, key=lambda item: (item.dataset, item.model, item.resolution))
+    found.sort(key=lambda item: (item.dataset, item.model, item.resolution, -SUBSETS.get(item.subset, 1)))
+    if subsets:
+        return found
+    return list({(item.dataset, item.model, item.resolution): item for item in found}.values())
 
 
 def sections(evaluations: list[Evaluation]) -> list[tuple[str, list[str]]]:

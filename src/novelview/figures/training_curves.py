@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from novelview.errors import DataError
-from novelview.figures.curves import Curve, group_phases, read_curve
+from novelview.figures.curves import Curve, group_phases, read_curves
 from novelview.figures.style import LOSS, MUTED, colour, label, save, use_style
 
 PANELS = (
@@ -24,7 +24,7 @@ def training_curves(logs: list[Path], stem: Path) -> list[Path]:
     if not logs:
         raise DataError("figure training_curves: no training logs given; name them as io.curves=[.../train.csv]")
     use_style()
-    groups = group_phases([read_curve(path) for path in logs])
+    groups = group_phases(read_curves(logs))
     figure, axes = plt.subplots(2, 2, figsize=(9.2, 5.6), sharex=True, layout="constrained")
     for axis, (column, title, scale) in zip(axes.flat, PANELS, strict=True):
         for group in groups:

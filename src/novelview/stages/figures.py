@@ -13,6 +13,8 @@ from novelview.figures.depth_table import depth_table
 from novelview.figures.gaps import gaps
 from novelview.figures.qualitative import qualitative
 from novelview.figures.results_table import results_table
+from novelview.figures.scaling import scaling
+from novelview.figures.scaling_table import scaling_table
 from novelview.figures.training_curves import training_curves
 from novelview.stages.cli import run_stage
 
@@ -26,6 +28,8 @@ BESIDE_PUBLISHED: dict[str, Callable[[list[Path], Path, Study], list[Path]]] = {
     "results_table": results_table,
     "depth": depth,
     "depth_table": depth_table,
+    "scaling": scaling,
+    "scaling_table": scaling_table,
 }
 
 

@@ -1,0 +1,118 @@
+"""Scaling: slopes are those put into the rows, intervals come from scenes, published slopes stand beside them."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_results import STUDY, write_log
+
+from novelview.config.schema import FiguresStage
+from novelview.errors import DataError
+from novelview.evaluation.rows import Row, write_rows
+from novelview.figures.curves import read_curves
+from novelview.figures.results import read_evaluations
+from novelview.figures.scaling_table import scaling_rows
+from novelview.figures.slopes import fit, lines
+from novelview.stages.figures import figures
+
+SCENES = {"little": 4, "medium": 16, "large": 64, "full": 256}
+SLOPES = {"uplvsm": 2.5, "ptlvsm": 0.5}
+
+
+def write_run(root: Path, model: str, subset: str, spread: float = 0.0, noise: float = 0.0) -> Path:
+    """Write one evaluation of 6 scenes of 2 images whose mean PSNR grows by the model's slope per subset.
+
+    spread: dB between scenes, the same for all subsets; noise: dB by which a scene's gain differs from the mean.
+    """
+    run = root / model / f"rooms-{subset}" / "x56"
+    (run / "evaluation").mkdir(parents=True)
+    write_log(run / "train.csv")
+    step = list(SCENES).index(subset)
+    offsets = np.linspace(-1, 1, 6)
+    psnr = 15 + SLOPES[model] * step + spread * offsets + noise * step * offsets[::-1] ** 3
+    rows = [
+        Row(model, f"scene{scene}", "seen", "full", scene, frame, float(psnr[scene]), 0.5, None)
+        for scene in range(6)
+        for frame in (3, 5)
+    ]
+    write_rows(run / "evaluation/rows.csv", rows)
+    score = {"mean": float(psnr.mean()), "low": float(psnr.mean()) - 0.5, "high": float(psnr.mean()) + 0.5}
+    group = {"model": model, "set": "seen", "split": "full", "scenes": 6, "count": 12, "resampled": "scenes"}
+    summary = {
+        **{"model": model, "resolution": 56, "dataset": "rooms", "paired": [], "train_scenes": SCENES[subset]},
+        "weights": {"config": {"subset": subset}},
+        "groups": [group | {"psnr": score, "ssim": None, "lpips": None}],
+    }
+    (run / "evaluation/summary.json").write_text(json.dumps(summary))
+    return run / "evaluation"
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    return [write_run(tmp_path, model, subset, 2.0, 0.3) for model in SLOPES for subset in SCENES]
+
+
+def test_slopes_are_gains_per_four_times_the_scenes(folders: list[Path]) -> None:
+    found = {line.model: line for line in lines(read_evaluations(folders, "scaling", subsets=True))}
+    for model, slope in SLOPES.items():
+        line = found[model]
+        assert line.scenes == (4, 16, 64, 256) and line.subsets == tuple(SCENES)
+        assert line.slope.mean == pytest.approx(slope, abs=1e-5) and line.at(64) == pytest.approx(15 + 2 * slope)
+        assert line.slope.low < slope - 0.05 and line.slope.high > slope + 0.05
+
+
+def test_what_all_subsets_share_leaves_the_interval(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path, "uplvsm", subset, spread=5.0) for subset in SCENES]
+    (line,) = lines(read_evaluations(folders, "scaling", subsets=True))
+    assert line.slope.high - line.slope.low < 1e-5
+
+
+def test_a_fit_of_uneven_counts_is_least_squares() -> None:
+    scenes, psnr = (1202, 4121, 16449, 66033), np.array([21.0, 23.7, 26.1, 28.8])
+    slope, level = fit(scenes, psnr)
+    residual = psnr - (level + slope * np.log(scenes) / np.log(4))
+    assert abs(residual.sum()) < 1e-9 and abs(residual @ np.log(scenes)) < 1e-8
+    assert slope == pytest.approx(2.68, abs=0.05)
+
+
+def test_figure_and_table_stand_beside_the_published_slopes(folders: list[Path], tmp_path: Path) -> None:
+    for name in ("scaling", "scaling_table"):
+        io = {"inputs": [str(folder) for folder in folders], "out": str(tmp_path / "drawn" / name)}
+        figures(FiguresStage(study=STUDY, figure=name, io=io))
+    written = {path.name for path in (tmp_path / "drawn").iterdir()}
+    assert written == {f"scaling.{end}" for end in ("svg", "png")} | {
+        f"scaling_table.{e}" for e in ("md", "tex", "csv")
+    }
+    text = (tmp_path / "drawn/scaling_table.md").read_text()
+    for gain in ("+0.12", "+0.39", "+0.64", "+1.72", "+2.63"):
+        assert f"| {gain} |" in text
+    with open(tmp_path / "drawn/scaling_table.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["subset"], int(row["scenes"])) for row in rows[:4]] == list(SCENES.items()) and len(rows) == 8
+
+
+def test_other_tables_and_curves_show_the_largest_subset(folders: list[Path]) -> None:
+    kept = read_evaluations(folders, "results_table")
+    assert [(item.model, item.subset) for item in kept] == [("ptlvsm", "full"), ("uplvsm", "full")]
+    curves = read_curves([folder.parent / "train.csv" for folder in folders])
+    assert sorted((curve.model, curve.data) for curve in curves) == [("ptlvsm", "rooms-full"), ("uplvsm", "rooms-full")]
+
+
+def test_one_subset_alone_or_other_images_are_one_line(tmp_path: Path) -> None:
+    one = write_run(tmp_path, "uplvsm", "little")
+    with pytest.raises(DataError, match="trained on two subsets or more"):
+        lines(read_evaluations([one], "scaling", subsets=True))
+    other = write_run(tmp_path, "uplvsm", "full")
+    text = (other / "rows.csv").read_text()
+    (other / "rows.csv").write_text(text.replace("scene5", "scene9"))
+    with pytest.raises(DataError, match="judged on other images"):
+        lines(read_evaluations([one, other], "scaling", subsets=True))
+
+
+def test_a_model_missing_on_a_subset_leaves_a_gap_in_the_table(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path, "uplvsm", subset) for subset in SCENES]
+    folders += [write_run(tmp_path, "ptlvsm", subset) for subset in ("little", "full")]
+    rows = scaling_rows(read_evaluations(folders, "scaling", subsets=True), STUDY).rows
+    assert [cell.text for cell in rows[0].cells][:4] == ["15.00", "–", "–", "16.50"]
