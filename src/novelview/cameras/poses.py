@@ -1,5 +1,7 @@
 """Pose encodings and normalisation of a scene's cameras (specs/uplvsm.md sections 3, 5 and 9)."""
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -60,18 +62,36 @@ def normalise_poses(c2w: Float[Tensor, "v 4 4"], scale_factor: float) -> Float[T
     The mean frame has the mean centre, the mean viewing direction as z and the mean down vector for y. Cameras that
     all stand in one place keep that place as the origin.
     """
+    return mean_frame(c2w, scale_factor).enter(c2w)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame of coordinates: cameras enter it by the rigid `motion` [4 4], then their centres are multiplied."""
+
+    motion: Float[Tensor, "4 4"]
+    scale: Float[Tensor, ""]
+
+    def enter(self, c2w: Float[Tensor, "v 4 4"]) -> Float[Tensor, "v 4 4"]:
+        """Express cameras in this frame."""
+        moved = self.motion @ c2w.double()
+        moved[:, :3, 3] *= self.scale
+        return moved.to(c2w.dtype)
+
+
+def mean_frame(c2w: Float[Tensor, "v 4 4"], scale_factor: float) -> Frame:
+    """Return the frame `normalise_poses` expresses cameras in, into which others of the same scene may follow."""
     poses = c2w.double()
     forward = normalize(poses[:, :3, 2].mean(dim=0), dim=0)
     right = normalize(torch.linalg.cross(poses[:, :3, 1].mean(dim=0), forward), dim=0)
     down = normalize(torch.linalg.cross(forward, right), dim=0)
     mean = torch.eye(4, dtype=poses.dtype)
     mean[:3] = torch.stack([right, down, forward, poses[:, :3, 3].mean(dim=0)], dim=1)
-    moved = torch.linalg.inv(mean) @ poses
-    extent = moved[:, :3, 3].abs().max()
+    motion = torch.linalg.inv(mean)
+    extent = (motion @ poses)[:, :3, 3].abs().max()
     # Centres that differ by rounding alone are one place: dividing by their spread would blow the noise up.
     apart = extent > ROUNDING * poses[:, :3, 3].abs().max()
-    moved[:, :3, 3] *= 1 / (scale_factor * extent) if apart else 0
-    return moved.to(c2w.dtype)
+    return Frame(motion, 1 / (scale_factor * extent) if apart else torch.zeros_like(extent))
 
 
 def normalise_scene(c2w: Float[Tensor, "v 4 4"]) -> Float[Tensor, "v 4 4"]:

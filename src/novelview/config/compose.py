@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from novelview.config import models, release, schema, sources
+from novelview.config import models, release, schema, sources, viewing
 from novelview.config.literal import literal
 from novelview.config.resolution import Resolution
 from novelview.config.validate import validate
@@ -30,6 +30,8 @@ STAGES: dict[str, type] = {
     "report": schema.ReportStage,
     "adopt": release.AdoptStage,
     "publish": release.PublishStage,
+    "render": viewing.RenderStage,
+    "latency": viewing.LatencyStage,
 }
 SOURCES: dict[str, type[sources.SourceConfig]] = {
     "rooms": sources.RoomsSource,
@@ -65,6 +67,7 @@ def _register() -> None:
     for name, node in STAGES.items():
         store.store(group="stage", name=f"{name}_schema", node=node, package="_global_")
     store.store(group="study", name="study_schema", node=schema.Study)
+    store.store(group="camera_path", name="camera_path_schema", node=viewing.PathConfig)
     for name, node in SOURCES.items():
         store.store(group="source", name=f"{name}_schema", node=node)
     for name, node in MODELS.items():

@@ -32,7 +32,7 @@ class Resolution:
         """Read `126` or `72x128`; raises ConfigError for anything else."""
         found = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", str(text))
         if not found:
-            raise ConfigError(f"size {text!r}: write 256 for a square or 72x128 for height x width")
+            raise ConfigError(f"image size {text!r}: write 256 for a square or 72x128 for height x width")
         return cls(int(found[1]), int(found[2] or found[1]))
 
 

@@ -20,6 +20,12 @@ CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("ViewsConfig", "resize"): ("height", "cover"),
     ("ViewsConfig", "sampler"): ("interval", "random"),
     ("ViewsConfig", "pose_normalisation"): ("scene", "none"),
+    ("RenderStage", "select"): ("uniform", "random", "kmeans"),
+    ("RenderStage", "split"): ("test", "train"),
+    ("RenderStage", "amp"): ("bf16", "none"),
+    ("LatencyStage", "amp"): ("bf16", "none"),
+    ("RenderStage", "path"): ("turntable", "interpolate"),
+    ("PathConfig", "blend"): ("slerp", "entrywise"),
     ("EvalConfig", "select"): ("index", "random", "uniform", "kmeans"),
     ("TrainConfig", "schedule"): ("cosine", "linear", "constant"),
     ("TrainConfig", "amp"): ("bf16", "fp16", "none"),
@@ -40,6 +46,9 @@ POSITIVE = {
     "ViewsConfig": ("image_size", "patch_size", "num_context", "num_target", "min_frame_dist", "scene_scale_factor"),
     "TrainConfig": ("steps", "batch_size", "grad_accum", "lr", "clip_norm", "allowed_gradnorm_factor", "eps"),
     "EvalConfig": ("batch_size", "bootstrap", "num_context"),
+    "RenderStage": ("views", "frames", "chunk", "fps"),
+    "LatencyStage": ("repeats", "renders"),
+    "PathConfig": ("min_radius", "max_radius"),
     "RuntimeConfig": ("log_every", "keep_checkpoints"),
     "DinoConfig": ("img_size", "patch_size", "embed_dim", "num_heads"),
     "TransformerConfig": ("d", "d_head", "qk_norm_eps", "init_gain"),
@@ -59,16 +68,19 @@ NOT_NEGATIVE = {
     "EvalConfig": ("gallery", "video_scenes", "pose_scenes", "num_views", "num_target"),
     "DinoConfig": ("depth", "num_register_tokens"),
     "PhotosSource": ("max_side", "context_gap"),
+    "PathConfig": ("frames_per_leg", "between"),
     "TTTConfig": ("steps",),
 }
 BETWEEN = {
     ("TrainConfig", "beta1"): (0, 0.999999),
     ("TrainConfig", "beta2"): (0, 0.999999),
     ("EvalConfig", "video_frames"): (2, 10_000),
+    ("PathConfig", "hfov"): (0.1, 179.9),
+    ("PathConfig", "elevation"): (-90, 90),
     ("PhotosSource", "min_registered"): (0, 1),
 }
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # goes into paths and shell commands
-OPTIONAL_IO = ("init", "inputs", "curves")
+OPTIONAL_IO = ("init", "inputs", "curves", "images", "save_state", "load_state")
 
 
 def validate(config: Any) -> None:
@@ -120,10 +132,11 @@ def _check_io(paths: Mapping[str, Any]) -> None:
 def _check_together(config: Any) -> None:
     if isinstance(getattr(config, "source", None), RoomsSource):
         check_source(config.source)
-    views, model = getattr(config, "views", None), getattr(config, "model", None)
-    if views is not None or isinstance(config, ViewsConfig):
-        _check_views(views or config)
-    if views is not None and model is not None:
+    views = config if isinstance(config, ViewsConfig) else getattr(config, "views", None)
+    model = getattr(config, "model", None)
+    if isinstance(views, ViewsConfig):
+        _check_views(views)
+    if isinstance(views, ViewsConfig) and model is not None:
         _check_model(views, model)
     train = getattr(config, "train", None)
     if train is not None:

@@ -1,0 +1,104 @@
+"""An encoded scene on disk: encoded once, viewed by any later process that has the weights.
+
+A safetensors file of the scene's tensors (`tokens`, or the fast weights `blocks.{i}.w0|w1|w2` of LaCT) and of its
+context cameras (`context.c2w` [v 4 4] in the frame of the sample, `context.intrinsics` [v 4] in pixels). The metadata
+key `scene` is a JSON object: SHA-256 of the weights, scene, frames, size, and the frame's motion and scale, if any.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from novelview.cameras.poses import Frame
+from novelview.errors import CheckpointError
+from novelview.files import sha256, write_bytes
+from novelview.models.lact.model import SceneState
+from novelview.models.lact.plain import FastWeights
+
+FORMAT = "novelview-scene-1"
+
+
+@dataclass
+class Encoded:
+    """A scene as a model's `encode` left it, and what a viewer must know of it.
+
+    scene: tokens [1 n d] or fast weights; c2w, intrinsics: the context cameras, normalised as in training; their frame
+    is in the facts, None where poses stay as they come.
+    """
+
+    scene: Any
+    c2w: Float[Tensor, "v 4 4"]
+    intrinsics: Float[Tensor, "v 4"]
+    facts: "Facts"
+
+    @property
+    def frame(self) -> Frame | None:
+        """Return the frame that world cameras must enter to be rendered."""
+        if self.facts.motion is None:
+            return None
+        return Frame(torch.tensor(self.facts.motion).double(), torch.tensor(self.facts.scale).double())
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the header of a scene file says."""
+
+    weights: str  # SHA-256
+    scene: str
+    frames: list[int]
+    height: int
+    width: int
+    motion: list[list[float]] | None = None
+    scale: float = 1.0
+
+
+def save_scene(path: Path | str, encoded: Encoded) -> None:
+    """Write an encoded scene atomically."""
+    tensors = {**tensors_of(encoded.scene), "context.c2w": encoded.c2w, "context.intrinsics": encoded.intrinsics}
+    metadata = {"format": FORMAT, "scene": json.dumps(asdict(encoded.facts))}
+    write_bytes(path, save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata))
+
+
+def load_scene(path: Path | str, weights: Path | str, device: torch.device) -> Encoded:
+    """Read an encoded scene; raises CheckpointError for a damaged file, or one that other weights encoded."""
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: no such file; write it with io.save_state, or correct io.load_state")
+    try:
+        with safe_open(str(path), "pt", device=str(device)) as stream:
+            facts = Facts(**json.loads((stream.metadata() or {})["scene"]))
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - it has no __iter__
+        c2w, intrinsics = tensors.pop("context.c2w"), tensors.pop("context.intrinsics")
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+        raise CheckpointError(f"{path}: not an encoded scene ({str(error)[:80]}); write it again") from None
+    if facts.weights != sha256(weights):
+        raise CheckpointError(f"{path}: encoded by other weights than {weights}; encode the scene again")
+    return Encoded(scene_of(tensors), c2w, intrinsics, facts)
+
+
+def tensors_of(scene: Tensor | SceneState) -> dict[str, Tensor]:
+    """Return what an encoded scene consists of, by name."""
+    if isinstance(scene, Tensor):
+        return {"tokens": scene}
+    return {
+        f"blocks.{number}.{name}": value
+        for number, weights in enumerate(scene.blocks)
+        for name, value in weights._asdict().items()
+    }
+
+
+def scene_of(tensors: dict[str, Tensor]) -> Tensor | SceneState:
+    """Return the scene that `tensors_of` took apart."""
+    if "tokens" in tensors:
+        return tensors["tokens"]
+    blocks = [
+        FastWeights(*(tensors[f"blocks.{number}.{name}"] for name in FastWeights._fields))
+        for number in range(len(tensors) // len(FastWeights._fields))
+    ]
+    return SceneState(blocks, 1)

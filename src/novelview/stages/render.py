@@ -1,0 +1,124 @@
+"""Stage `render`: python -m novelview.stages.render io.weights=FILE io.out=clip.mp4 [path=...] [views=20]."""
+
+import logging
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from novelview.cameras.paths import turntable
+from novelview.config.resolution import Resolution
+from novelview.config.schema import ViewsConfig
+from novelview.config.viewing import RenderStage
+from novelview.errors import ConfigError, DataError
+from novelview.evaluation.gallery import to_uint8
+from novelview.evaluation.scene_file import Encoded, load_scene, save_scene
+from novelview.evaluation.video import enlarge, write_video
+from novelview.evaluation.viewing import Cameras, Viewer, encode_scene, path_cameras
+from novelview.files import replacing, require_writable
+from novelview.models.render import ViewModel
+from novelview.models.weights import load_weights
+from novelview.scenes.batch import Views
+from novelview.scenes.selection import choose, pool_of
+from novelview.scenes.store import PackedStore
+from novelview.stages.cli import run_stage
+from novelview.stages.evaluate import views_of
+from novelview.training.distributed import team
+
+log = logging.getLogger(__name__)
+
+
+def render(cfg: RenderStage) -> None:
+    """Encode `views` context views of a scene once, render the cameras of `path` and write them as MP4 to `io.out`.
+
+    `io.images` also gets the pictures as PNG files; `io.save_state` keeps the encoded scene, `io.load_state` takes one
+    instead of encoding, without the data set. Raises NovelviewError, one line, for more views than the scene has, a
+    size that does not fit the patches, or a model without target poses on a turntable.
+    """
+    require_writable(cfg.io["out"], "io.out")
+    weights = Path(cfg.io["weights"])
+    model, config = load_weights(weights)
+    _check(cfg, model)
+    with team(cfg.runtime) as ranks, torch.no_grad():
+        model = model.to(ranks.device).eval()
+        started = time.monotonic()
+        encoded = _encoded(cfg, model, weights, views_of(config, weights), ranks.device)
+        seconds = [time.monotonic() - started]
+        if cfg.io.get("save_state"):
+            save_scene(cfg.io["save_state"], encoded)
+        facts = encoded.facts
+        viewer = Viewer(model, encoded.scene, facts.height, facts.width, cfg.amp)
+        started = time.monotonic()
+        frames = [to_uint8(part).cpu() for part in viewer.pictures(cameras(cfg, encoded, model), cfg.chunk)]
+        seconds.append(time.monotonic() - started)
+    pictures = torch.cat(frames).permute(0, 2, 3, 1).numpy()
+    _write(cfg, pictures)
+    log.info(
+        "scene %s: %d context views in %.2f s, %d frames of %dx%d in %.2f s (%.0f ms each); clip: %s",
+        *(facts.scene, len(facts.frames), seconds[0], len(pictures), facts.width, facts.height, seconds[1]),
+        *(1000 * seconds[1] / len(pictures), cfg.io["out"]),
+    )
+
+
+def _check(cfg: RenderStage, model: ViewModel) -> None:
+    if not model.needs_target_poses:
+        raise ConfigError(
+            f"{type(model).__name__} takes no target poses, so no given camera can be rendered; its clips come with "
+            "the evaluate stage, along the cameras it estimates"
+        )
+
+
+def _encoded(cfg: RenderStage, model: ViewModel, weights: Path, views: ViewsConfig, device: torch.device) -> Encoded:
+    if cfg.io.get("load_state"):
+        return load_scene(cfg.io["load_state"], weights, device)
+    store = PackedStore(Path(cfg.io["packed"]) / cfg.split)
+    if not len(store):
+        raise DataError(f"{cfg.io['packed']}: split {cfg.split} has no scenes; choose the other as split=")
+    scene = cfg.scene or store.scenes[0]
+    pool = pool_of(store, scene, cfg.seed)
+    if cfg.views > len(pool.order):
+        raise DataError(f"views={cfg.views}: scene {scene} has {len(pool.order)} usable frames; ask for fewer")
+    frames = sorted(choose(pool, pool.order, cfg.select, cfg.views))
+    return encode_scene(model, weights, store, scene, frames, sized(views, cfg.resolution), device, cfg.amp)
+
+
+def sized(views: ViewsConfig, size: str) -> ViewsConfig:
+    """Return how views are resized for pictures of `size`; raises ConfigError when the patches do not fit into it."""
+    if not size:
+        return views
+    wanted = Resolution.parse(size)
+    if wanted.height % views.patch_size or wanted.width % views.patch_size:
+        raise ConfigError(f"resolution={size}: both sides must be multiples of the patch size, {views.patch_size}")
+    return replace(views, image_size=wanted.height, image_width=wanted.width, resize="cover")
+
+
+def cameras(cfg: RenderStage, encoded: Encoded, model: ViewModel) -> Cameras:
+    """Return the cameras of the clip, in the frame in which the model decodes the scene."""
+    facts, frame = encoded.facts, encoded.frame
+    seen = encoded.c2w.cpu(), encoded.intrinsics.cpu()
+    if cfg.path == "turntable":
+        path = cfg.camera_path
+        shape = (path.hfov, path.elevation, path.swing, path.min_radius, path.max_radius, path.swap_sides)
+        c2w, intrinsics = turntable(cfg.frames, facts.height, facts.width, *shape)
+        c2w = frame.enter(c2w) if frame is not None else c2w  # out of the world, into which no context looks any more
+    else:
+        c2w, intrinsics = path_cameras(cfg.camera_path, cfg.frames, *seen)
+    context = Views(None, *(part[None] for part in seen))
+    return model.cameras(context, c2w[None])[0], intrinsics
+
+
+def _write(cfg: RenderStage, pictures: np.ndarray) -> None:
+    write_video(cfg.io["out"], enlarge(pictures), cfg.fps)
+    for number, picture in enumerate(pictures if cfg.io.get("images") else ()):
+        path = Path(cfg.io["images"]) / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            Image.fromarray(picture).save(partial, "PNG")
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage("render", render))
