@@ -6,6 +6,7 @@ rule draw_figure:
         summaries=[f"{run.folder}/evaluation/summary.json" for run in PLAN.runs()],
         galleries=[f"{run.folder}/evaluation/gallery.safetensors" for run in PLAN.runs()],
         curves=[f"{run.folder}/train.csv" for run in PLAN.runs(trained=True)],
+        extras=PLAN.extras,
     output:
         svg=f"{PLAN.results}/figures/{{figure}}.svg",
         png=report(
@@ -31,12 +32,14 @@ rule draw_figure:
         source=PLAN.stage("figures")["source"],
         inputs=PLAN.listed([f"{run.folder}/evaluation" for run in PLAN.runs()]),
         curves=PLAN.listed([f"{run.folder}/train.csv" for run in PLAN.runs(trained=True)]),
+        extras=PLAN.listed(PLAN.extras),
         stem=f"{PLAN.results}/figures/{{figure}}",
     message:
         "Drawing {wildcards.figure}"
     shell:
         "python -m novelview.stages.figures {params.overrides} --expect-digest {params.digest}"
-        " io.inputs={params.inputs} io.curves={params.curves} io.out={params.stem} 2>&1 | tee {log}"
+        " io.inputs={params.inputs} io.curves={params.curves} io.extras={params.extras}"
+        " io.out={params.stem} 2>&1 | tee {log}"
 
 
 rule write_table:

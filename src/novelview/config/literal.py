@@ -3,7 +3,7 @@
 import os
 import re
 
-LISTS = ("io.inputs", "io.curves")
+LISTS = ("io.inputs", "io.curves", "io.extras", "io.models")
 
 
 def literal(override: str) -> str:

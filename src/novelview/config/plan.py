@@ -4,13 +4,14 @@ import functools
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from novelview.config.compose import compose, digest
 from novelview.config.digest import source_digest
 from novelview.config.init import read_init
+from novelview.config.resolution import size_name
 from novelview.config.runs import Run, make_runs
-from novelview.config.schema import ViewsConfig
 from novelview.config.settings import assign, check_keys
 from novelview.config.study import load_study, variant_of
 from novelview.errors import ConfigError
@@ -40,7 +41,7 @@ class Plan:
 
     def _check(self) -> None:
         compose("preprocess", [*self.overrides("preprocess"), *self.run_only])
-        needs_path = compose("download", self.overrides("download")).source.kind != "rooms"
+        needs_path = self.composed("download").source.kind != "rooms"
         if needs_path and not self.path:
             raise ConfigError(f"source={self.source} reads a folder of yours: give it as --config path=FOLDER")
         for stage in ("download", "preprocess", "evaluate", "figures", "report"):
@@ -59,6 +60,7 @@ class Plan:
             "preprocess": [f"dataset={self.dataset}"],
             "train": [*self._of_run(name), f"phase={phase}", f"dataset={self.dataset}", f"subset={subset}"],
             "evaluate": [f"dataset={self.dataset}", f"eval={self.data.eval}", "io.weights=-", "io.out=-"],
+            "latency": [f"dataset={self.dataset}", "io.out=-"],
             "figures": [f"study={self.study.name}", f"figure={figure}", "io.out=-"],
             "report": [f"study={self.study.name}", "io.figures=-", "io.out=-"],
         }[stage]
@@ -75,8 +77,8 @@ class Plan:
         self, stage: str, name: str = "", phase: str = "", subset: str = "full", figure: str = "-"
     ) -> dict[str, str]:
         """Return a rule's params: the overrides as shell words, the configuration's and the sources' digests."""
+        config = self.composed(stage, name, phase, subset, figure)
         overrides = self.overrides(stage, name, phase, subset, figure)
-        config = compose(stage, overrides)
         words = [word for word in overrides if not word.startswith("io.")]
         return {
             "overrides": " ".join(shlex.quote(word) for word in words),
@@ -84,10 +86,20 @@ class Plan:
             "source": source_digest(stage),
         }
 
+    def composed(self, stage: str, name: str = "", phase: str = "", subset: str = "full", figure: str = "-") -> Any:
+        """Return a stage's configuration; name: the run's, for stage `train`."""
+        # Hydra takes its time: what differs in the subset or the figure alone is composed once.
+        config = self._composed(stage, name, phase)
+        own = {"train": {"subset": subset}, "figures": {"figure": figure}}.get(stage, {})
+        return replace(config, **own)
+
     @functools.cache  # noqa: B019
+    def _composed(self, stage: str, name: str, phase: str) -> Any:
+        return compose(stage, self.overrides(stage, name, phase))
+
     def resolution(self, name: str, phase: str) -> str:
         """Return the image size a run is trained at in a phase, as paths have it: `126`, or height x width."""
-        return size_name(compose("train", self.overrides("train", name, phase)).views)
+        return size_name(self.composed("train", name, phase).views)
 
     def runs(self, *, trained: bool = False, first: bool | None = None) -> list[Run]:
         """Return the study's runs; trained: without adopted ones; first: those from nothing, or those from weights."""
@@ -171,12 +183,6 @@ class Plan:
         """Return the folder of the study's tables, figures and report."""
         suffix = "" if self.dataset == self.data.dataset else f"-{self.dataset}"
         return f"results/{self.scale}/{self.study.name}{suffix}"
-
-
-def size_name(views: ViewsConfig) -> str:
-    """Return the image size of a run as paths have it: `126`, or `72x128`, height x width, where they differ."""
-    square = views.image_width in (0, views.image_size)
-    return str(views.image_size) if square else f"{views.image_size}x{views.image_width}"
 
 
 def one_of(names: Sequence[str]) -> str:

@@ -80,7 +80,7 @@ BETWEEN = {
     ("PhotosSource", "min_registered"): (0, 1),
 }
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # goes into paths and shell commands
-OPTIONAL_IO = ("init", "inputs", "curves", "images", "save_state", "load_state")
+OPTIONAL_IO = ("init", "inputs", "curves", "extras", "models", "images", "save_state", "load_state")
 
 
 def validate(config: Any) -> None:

@@ -17,6 +17,11 @@ from novelview.figures.style import label, title_of
 from novelview.figures.tables import Table, to_html
 
 FIGURES = {
+    "views": (
+        "Number of context views",
+        "The same target views from more and more context views, with 95 % bootstrap intervals; beside it the median "
+        "time to reconstruct a scene and, once it is reconstructed, to render a view of it.",
+    ),
     "gaps": (
         "PSNR against context gap and overlap",
         "Bars are 95 % bootstrap intervals; each model stands beside the trivial baselines at its own resolution.",

@@ -36,6 +36,7 @@ SECTIONS = (
     ("compare", "Compare"),
     ("videos", "Videos"),
     ("gaps", "Gaps"),
+    ("views", "Views"),
     ("depth", "Depth"),
     ("scaling", "Scaling"),
     ("qualitative", "Pictures"),

@@ -16,6 +16,7 @@ from novelview.figures.results_table import results_table
 from novelview.figures.scaling import scaling
 from novelview.figures.scaling_table import scaling_table
 from novelview.figures.training_curves import training_curves
+from novelview.figures.views import views
 from novelview.stages.cli import run_stage
 
 FROM_EVALUATIONS: dict[str, Callable[[list[Path], Path], list[Path]]] = {
@@ -34,17 +35,22 @@ BESIDE_PUBLISHED: dict[str, Callable[[list[Path], Path, Study], list[Path]]] = {
 
 
 def figures(cfg: FiguresStage) -> None:
-    """Draw `cfg.figure` to the stem `io.out`: `io.inputs` are evaluation folders, `io.curves` training logs."""
+    """Draw `cfg.figure` to the stem `io.out`.
+
+    `io.inputs` are evaluation folders, `io.curves` training logs, `io.extras` further files the study has made.
+    """
     stem = Path(cfg.io["out"])
-    folders, logs = ([Path(path) for path in cfg.io.get(key) or []] for key in ("inputs", "curves"))
+    folders, logs, extras = ([Path(path) for path in cfg.io.get(key) or []] for key in ("inputs", "curves", "extras"))
     if cfg.figure in FROM_EVALUATIONS:
         FROM_EVALUATIONS[cfg.figure](folders, stem)
     elif cfg.figure == "training_curves":
         training_curves(logs, stem)
+    elif cfg.figure == "views":
+        views(folders, stem, extras)
     elif cfg.figure in BESIDE_PUBLISHED:
         BESIDE_PUBLISHED[cfg.figure](folders, stem, cfg.study)
     else:
-        known = ", ".join([*FROM_EVALUATIONS, "training_curves", *BESIDE_PUBLISHED])
+        known = ", ".join([*FROM_EVALUATIONS, "training_curves", "views", *BESIDE_PUBLISHED])
         raise ConfigError(f"figure '{cfg.figure}' does not exist; choose one of {known}")
 
 

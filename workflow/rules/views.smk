@@ -1,0 +1,30 @@
+"""What views cost: reconstruction and rendering timed by number of context views and image size."""
+
+
+rule measure_latency:
+    input:
+        packed=f"data/{PLAN.dataset}/packed/manifest.json",
+        weights=[run.weights for run in PLAN.runs()],
+    output:
+        f"{PLAN.results}/latency.csv",
+    log:
+        f"logs/latency/{PLAN.tag}.log",
+    benchmark:
+        f"benchmarks/latency/{PLAN.tag}.tsv"
+    conda:
+        "../../environment.yml"
+    # Every core: what is timed must not share the machine with other jobs.
+    threads: workflow.cores
+    resources:
+        mem_mb=PLAN.memory_mb,
+        runtime=60,
+        gpu=min(PLAN.gpus, 1),
+    params:
+        **PLAN.stage("latency"),
+        packed=subpath(input.packed, parent=True),
+        models=PLAN.listed([run.weights for run in PLAN.runs()]),
+    message:
+        "Timing reconstruction and rendering"
+    shell:
+        "python -m novelview.stages.latency {params.overrides} --expect-digest {params.digest}"
+        " io.packed={params.packed} io.models={params.models} io.out={output} runtime.threads={threads} 2>&1 | tee {log}"
