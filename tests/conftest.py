@@ -14,6 +14,14 @@ from novelview.scenes.chunks import ChunkScene, write_chunk
 from novelview.scenes.pack import pack_chunks
 
 MakePacked = Callable[..., Path]
+LONGEST = ("workflow", "resilience", "kernels")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the folders with the longest files first: workers take whole files, and all wait for the last one."""
+    items.sort(
+        key=lambda item: next((rank for rank, name in enumerate(LONGEST) if name in item.path.parts), len(LONGEST))
+    )
 
 
 def _jpeg(generator: np.random.Generator, height: int, width: int) -> bytes:
