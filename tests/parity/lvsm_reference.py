@@ -214,7 +214,8 @@ def train_step(config: dict[str, Any], weights: Weights, inputs: Weights) -> dic
 def _path(config: dict[str, Any], context: Weights) -> Weights:
     """Return the cameras of the first scene's video: linear centres and lenses, spherical rotations."""
     c2w, lenses, video = context["c2w"][0], context["fxfycxcy"][0], config["video"]
-    stops = [*range(len(c2w)), *([0] if video["loop_video"] else [])]
+    stops = _nearest_next(c2w[:, :3, 3]) if video["order_poses"] else list(range(len(c2w)))
+    stops += [stops[0]] if video["loop_video"] else []
     poses, kinds = [], []
     for start, end in pairwise(stops):
         turn = Slerp([0, 1], Rotation.from_matrix(c2w[[start, end], :3, :3].numpy()))
@@ -224,3 +225,11 @@ def _path(config: dict[str, Any], context: Weights) -> Weights:
             poses.append(pose)
             kinds.append(torch.lerp(lenses[start], lenses[end], float(weight)))
     return {"c2w": torch.stack(poses)[None], "fxfycxcy": torch.stack(kinds)[None]}
+
+
+def _nearest_next(centres: Tensor) -> list[int]:
+    order = [0]
+    while len(order) < len(centres):
+        left = sorted(set(range(len(centres))) - set(order))
+        order.append(min(left, key=lambda view: float((centres[view] - centres[order[-1]]).norm())))
+    return order

@@ -19,7 +19,7 @@ ENCODER_DECODER = {"encoder_n_layer": 3, "decoder_n_layer": 1, "n_latent_vectors
 
 def _config(sizes: dict[str, int], **changes: Any) -> dict[str, Any]:
     chosen = {"height": 24, "width": 40, "views": 5, "inputs": 2, "patch": 8, "d": 48, "d_head": 12, "qk": True}
-    chosen |= {"loop": True, **changes}
+    chosen |= {"loop": True, "order": False, **changes}
     kind = "lvsm_decoder_only" if "n_layer" in sizes else "lvsm_encoder_decoder"
     transformer = {"d": chosen["d"], "d_head": chosen["d_head"], "use_qk_norm": chosen["qk"], **sizes}
     tokenizers = {
@@ -34,7 +34,7 @@ def _config(sizes: dict[str, int], **changes: Any) -> dict[str, Any]:
         **{name: chosen[name] for name in ("height", "width", "views")},
         "batch": 2,
         "seed": 5,
-        "video": {"num_frames": 3, "loop_video": chosen["loop"], "order_poses": False},
+        "video": {"num_frames": 3, "loop_video": chosen["loop"], "order_poses": chosen["order"]},
     }
 
 
@@ -51,7 +51,7 @@ def _check(folder: Path, names: tuple[str, ...] = ()) -> None:
     [
         {"sizes": DECODER_ONLY},
         {"sizes": ENCODER_DECODER},
-        {"sizes": DECODER_ONLY, "qk": False, "patch": 4, "inputs": 3, "views": 6, "loop": False},
+        {"sizes": DECODER_ONLY, "qk": False, "patch": 4, "inputs": 4, "views": 6, "loop": False, "order": True},
         {"sizes": ENCODER_DECODER, "qk": False, "d": 40, "d_head": 40, "height": 40, "width": 16},
     ],
     ids=["decoder-only", "encoder-decoder", "decoder-only-plain", "encoder-decoder-plain"],
