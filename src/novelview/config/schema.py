@@ -23,7 +23,8 @@ class RuntimeConfig:
     log_every: int = 50
     checkpoint_seconds: float = 600.0  # wall-clock distance of resumable checkpoints
     keep_checkpoints: int = 2
-    wandb: str = "offline"  # online | offline | disabled
+    wandb: str = "offline"  # online | offline | disabled; the key is WANDB_API_KEY or `wandb login`, never a key here
+    wandb_pictures: int = 10  # log rows between pictures sent to wandb; 0: none
     progress: bool = True
 
 

@@ -62,7 +62,7 @@ POSITIVE = {
 NOT_NEGATIVE = {
     "ViewsConfig": ("image_width",),
     "TrainConfig": ("warmup", "weight_decay", "clip_from"),
-    "RuntimeConfig": ("threads", "workers", "cache_mb", "checkpoint_seconds"),
+    "RuntimeConfig": ("threads", "workers", "cache_mb", "checkpoint_seconds", "wandb_pictures"),
     "PackConfig": ("max_bad_frames", "max_bad_chunks"),
     "LossConfig": ("mse", "perceptual", "lpips", "lpips_from"),
     "EvalConfig": ("gallery", "video_scenes", "pose_scenes", "num_views", "num_target"),

@@ -87,7 +87,7 @@ class Run:
             values, update = self.stepper.step(itertools.islice(batches, accum))
             self.done += 1
             self._check(update)
-            watch.step(self.done, values, update)
+            watch.step(self.done, values, update, self.stepper.preview)
             if self._save_if_due():
                 return False
             if self.done == steps:

@@ -12,6 +12,7 @@ from novelview.losses.photometric import PhotometricLoss
 from novelview.scenes.batch import Batch
 from novelview.training.distributed import Team
 from novelview.training.optim import Update, Updater, adamw
+from novelview.training.preview import side_by_side
 
 LOGGED = ("loss", "mse", "psnr")
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "none": torch.float32}
@@ -30,6 +31,7 @@ class Stepper:
         self.model, self.loss, self.cfg, self.team = model, loss, cfg, team
         cuda = team.device.type == "cuda"
         self.wrapped = self._wrap(cuda)
+        self.preview: Tensor | None = None  # the latest micro-batch, for people to look at
         self.optimizer = adamw(model, cfg, fused=cuda)
         scaler = torch.amp.grad_scaler.GradScaler(team.device.type, enabled=cfg.amp == "fp16")
         self.updater = Updater(model, self.optimizer, cfg, team.agree, scaler)
@@ -64,7 +66,9 @@ class Stepper:
         truth = batch.target.images
         assert truth is not None, "training targets have pictures"
         with self.autocast():
-            losses = self.loss(self.wrapped(batch.context, batch.target).images, truth)
+            render = self.wrapped(batch.context, batch.target).images
+            losses = self.loss(render, truth)
+        self.preview = side_by_side(batch, render)
         self.updater.backward(losses["loss"])
         return torch.stack([losses[name].detach().float() for name in LOGGED])
 

@@ -2,12 +2,15 @@
 
 from typing import Any
 
-from novelview.config.compose import resolved
+from torch import Tensor
+
+from novelview.config.compose import digest, resolved
 from novelview.config.resolution import size_name
 from novelview.config.schema import TrainStage
 from novelview.training import tracking
 from novelview.training.distributed import Team
 from novelview.training.optim import Update
+from novelview.training.preview import to_bytes
 from novelview.training.progress import Progress
 from novelview.training.record import Record
 
@@ -22,10 +25,11 @@ class Watch:
         self.progress = Progress(total, start, views, enabled=cfg.runtime.progress and team.leads)
         mode = cfg.runtime.wandb if team.leads else "disabled"
         name = f"{cfg.variant or cfg.model.name}-{cfg.phase}-{cfg.dataset}-{cfg.subset}-x{size_name(cfg.views)}"
-        self.tracker = tracking.start(mode, identity, cfg.io["checkpoints"], name, resolved(cfg))
+        self.pictures_every, self.rows = cfg.runtime.wandb_pictures, 0
+        self.tracker = tracking.start(mode, run_id(cfg, identity), cfg.io["checkpoints"], name, resolved(cfg))
 
-    def step(self, number: int, values: dict[str, float], update: Update) -> None:
-        """Log step `number`."""
+    def step(self, number: int, values: dict[str, float], update: Update, preview: Tensor | None = None) -> None:
+        """Log step `number`; preview: a picture [3 h w] in [0,1] of what it made."""
         entry = {**values, "lr": update.lr, "grad_norm": update.grad_norm, "skipped": float(update.skipped is not None)}
         row = self.record.add(number, entry)
         self.progress.step()
@@ -33,6 +37,14 @@ class Watch:
             self.record.write_if_due()
             self.progress.row(row)
             self.tracker.row(row)
+            self._show(number, preview)
+
+    def _show(self, number: int, preview: Tensor | None) -> None:
+        """Send the picture of the first row, of every so many after it, and of the last step."""
+        wanted = self.pictures_every and (self.rows % self.pictures_every == 0 or number == self.total)
+        if wanted and preview is not None and self.tracker.run is not None:
+            self.tracker.picture(float(number), to_bytes(preview), "context views, target, render")
+        self.rows += 1
 
     def close(self) -> None:
         """Stop watching."""
@@ -44,3 +56,11 @@ class Watch:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def run_id(cfg: TrainStage, identity: str) -> str:
+    """Return the wandb run's id: the stage's configuration digest, then what else the weights depend on, shortened.
+
+    A resumed training keeps it; other code, data or starting weights under the same configuration are another run.
+    """
+    return f"{digest(cfg)}-{identity[:8]}"
