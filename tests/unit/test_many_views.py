@@ -28,7 +28,7 @@ CFG = ViewsConfig(
 class Orbit:
     """Two scenes of cameras on a circle of radius 2.7; frame 2 of the first is damaged."""
 
-    scenes = ["one", "two"]
+    scenes = ("one", "two")
     count = 12
 
     def frames(self, scene: str) -> int:
@@ -77,7 +77,7 @@ def test_poses_of_objects_stay_where_they_are() -> None:
 
 
 def test_scenes_too_short_for_the_random_sampler_are_named() -> None:
-    with pytest.raises(ConfigError, match="views.num_views=40.*12 frames; lower views.num_views to 12"):
+    with pytest.raises(ConfigError, match=r"views.num_views=40.*12 frames; lower views.num_views to 12"):
         TrainSet(Orbit(), replace(CFG, num_views=40))
 
 

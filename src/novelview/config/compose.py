@@ -40,6 +40,7 @@ SOURCES: dict[str, type[sources.SourceConfig]] = {
     "colmap": sources.ColmapSource,
     "opencv_cameras": sources.OpencvCamerasSource,
     "chunks": sources.ChunksSource,
+    "dl3dv": sources.Dl3dvSource,
 }
 MODELS: dict[str, type[models.ModelConfig]] = {
     "uplvsm": models.UPLVSMConfig,

@@ -172,7 +172,7 @@ class Plan:
     @property
     def needs_network(self) -> bool:
         """Return whether the data come over the network, so that they are fetched where Snakemake runs."""
-        return compose("download", self.overrides("download")).source.kind == "chunks"
+        return compose("download", self.overrides("download")).source.kind in ("chunks", "dl3dv")
 
     def listed(self, paths: Sequence[str]) -> str:
         """Return paths as one shell word that Hydra reads as a list."""

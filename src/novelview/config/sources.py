@@ -93,6 +93,23 @@ class OpencvCamerasSource(SourceConfig):
     jpeg_quality: int = 95
     background: float = 1.0  # value in [0,1] composited behind transparent pixels
     allow_missing: bool = False
+    split: str = "held_out"  # of a list of scenes: held_out frames of each kept back | test | train: whole scenes
+
+
+@dataclass
+class Dl3dvSource(SourceConfig):
+    """DL3DV scenes, from a folder or the hub: undistorted, resized pictures (specs/lact.md section 8)."""
+
+    kind: str = "dl3dv"
+    name: str = "dl3dv"
+    subset: str = "hash"  # hash: the scenes in `hashes` | full: all of the repository, hundreds of gigabytes
+    hashes: list[str] = field(default_factory=list)  # scenes; empty, with a folder: all there
+    images: str = "images_4"  # images_4: 960x540 | images_8 | images_2 | images: full size
+    split: str = "test"  # test | train | held_out: whole scenes in one split, or `held_out` frames of each kept back
+    held_out: int = 10
+    max_side: int = 0  # longer side pictures are shrunk to; 0 keeps their size
+    jpeg_quality: int = 95
+    allow_missing: bool = False
 
 
 @dataclass

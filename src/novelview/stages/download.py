@@ -72,10 +72,27 @@ def _colmap(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
 
 def _opencv_cameras(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
     from novelview.scenes.imports import opencv_cameras, write
+    from novelview.scenes.imports.collection import write_collection
 
     source: Any = cfg.source
+    scenes = opencv_cameras.listed(_path(cfg), source)
+    if scenes:
+        return write_collection({source.split: scenes}, source, folder, cfg.dataset, cfg.runtime.progress)
     scene = opencv_cameras.load(_path(cfg), source)
     return write.write_scene(scene, source, folder, cfg.dataset, cfg.runtime.progress)
+
+
+def _dl3dv(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
+    from novelview.downloads.address import is_remote
+    from novelview.scenes.imports import dl3dv
+    from novelview.scenes.imports.collection import write_collection
+
+    source: Any = cfg.source
+    address = cfg.path or dl3dv.BENCHMARK
+    # Beside the final folder, which is replaced whole: a stopped download is continued.
+    place = Path(cfg.io["out"]).expanduser().absolute().parent
+    path = dl3dv.fetch(address, source, place) if is_remote(address) else _path(cfg)
+    return write_collection(dl3dv.groups(path, source), source, folder, cfg.dataset, cfg.runtime.progress)
 
 
 def _photos(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
@@ -95,6 +112,7 @@ SOURCES: dict[str, Callable[[DownloadStage, Path], dict[str, Any]]] = {
     "colmap": _colmap,
     "opencv_cameras": _opencv_cameras,
     "photos": _photos,
+    "dl3dv": _dl3dv,
 }
 
 

@@ -19,6 +19,7 @@ from novelview.errors import DataError
 WIDEST = math.tan(math.radians(60))  # a flat picture wider than 120 degrees is mostly smeared border
 ZOOMS = (0.25, 8.0)
 STEPS = 40
+BORDER = 65  # points along each side of the picture
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,15 @@ class Lens:
         """Return the distorted pixel of each undistorted ray (x/z, y/z)."""
         bent = self._fisheye(rays) if self.fisheye else self._polynomial(rays)
         return bent * (self.fx, self.fy) + (self.cx, self.cy)
+
+    def unproject(self, pixels: Float[NDArray, "... 2"]) -> Float[NDArray, "... 2"]:
+        """Return the undistorted ray (x/z, y/z) of each distorted pixel, by fixed-point iteration."""
+        bent = (pixels - (self.cx, self.cy)) / (self.fx, self.fy)
+        rays = bent
+        with np.errstate(over="ignore", invalid="ignore"):  # a lens that folds its picture over diverges
+            for _ in range(STEPS):
+                rays = rays - (self.project(rays) - pixels) / (self.fx, self.fy)
+        return rays
 
     def _polynomial(self, rays: Float[NDArray, "... 2"]) -> Float[NDArray, "... 2"]:
         x, y = rays[..., 0], rays[..., 1]
@@ -99,6 +109,32 @@ def flatten(lens: Lens) -> Lens:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if _covered(lens, middle) else (middle, high)
     return _flat(lens, high)
+
+
+def inner_lens(lens: Lens) -> Lens:
+    """Return the distortion-free lens that sees the largest upright rectangle the distorted picture covers, stretched
+    to the picture's size: OpenCV's optimal new camera matrix at alpha 0 (specs/lact.md section 8).
+
+    Unlike `flatten` focal lengths change independently and the principal point moves. Raises DataError for parameters
+    under which the picture folds over.
+    """
+    if not lens.distorted:
+        return lens
+    along = np.linspace(0, 1, BORDER)
+    sides = [[0 * along, along], [0 * along + 1, along], [along, 0 * along], [along, 0 * along + 1]]
+    border = np.stack([np.stack(side, -1) for side in sides]) * (lens.width, lens.height)
+    rays = lens.unproject(border)
+    left, right = rays[0, :, 0].max(), rays[1, :, 0].min()
+    top, bottom = rays[2, :, 1].max(), rays[3, :, 1].min()
+    with np.errstate(over="ignore", invalid="ignore"):
+        exact = np.abs(lens.project(rays) - border).max() < 1e-2
+    if not (
+        exact and left < 0 < right and top < 0 < bottom and lens.unfolded(float(np.linalg.norm(rays, axis=-1).max()))
+    ):
+        raise DataError(f"distortion {lens.radial + lens.tangential} cannot be removed; check the lens parameters")
+    fx, fy = lens.width / (right - left), lens.height / (bottom - top)
+    none = {"radial": (0.0,) * 4, "tangential": (0.0, 0.0), "fisheye": False}
+    return replace(lens, fx=float(fx), fy=float(fy), cx=float(-fx * left), cy=float(-fy * top), **none)
 
 
 def _flat(lens: Lens, zoom: float) -> Lens:

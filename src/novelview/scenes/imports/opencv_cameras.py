@@ -3,6 +3,7 @@
 Intrinsics are in pixels of the stored picture; `w` and `h` are not read; `w2c` is world-to-camera with OpenCV axes.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,24 @@ def load(path: Path, source: OpencvCamerasSource) -> ImportedScene:
     )
     frames, missing = ordered(file, frames, missing, source.allow_missing)
     return ImportedScene(file, frames, background=source.background, missing=missing)
+
+
+def listed(path: Path, source: OpencvCamerasSource) -> dict[str, ImportedScene]:
+    """Return the scenes of a list file: a JSON array of paths to opencv_cameras.json, relative to the list's folder.
+
+    Empty when `path` is no list. Scenes are named after their folders. Raises DataError for a path that is none.
+    """
+    content = read_json(path, "correct it") if path.is_file() else None
+    if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):
+        return {}
+    found: dict[str, ImportedScene] = {}
+    for name in content:
+        file = path.parent / name
+        if not file.is_file():
+            raise DataError(f"{path}: names {name}, which does not exist; correct the list")
+        key = re.sub(r"[^A-Za-z0-9._-]+", "-", file.parent.name) or "scene"
+        found[key if key not in found else f"{key}-{len(found)}"] = load(file, source)
+    return found
 
 
 def _existing(folder: Path, name: str) -> Path | None:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from novelview.errors import DataError
-from novelview.scenes.imports.lens import Lens
+from novelview.scenes.imports.lens import Lens, flatten
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
 ORTHONORMAL = 1e-3
@@ -35,6 +35,7 @@ class ImportedScene:
 
     upright: apply the EXIF orientation; off for sources whose cameras describe the stored pixels.
     background: value in [0,1] behind transparent pixels.
+    flatten: what a lens becomes when its distortion is removed.
     missing, unregistered: files named by the source without a picture, photographs without a pose.
     """
 
@@ -42,6 +43,7 @@ class ImportedScene:
     frames: list[ImportedFrame]
     upright: bool = False
     background: float = 1.0
+    flatten: Callable[[Lens], Lens] = flatten
     missing: list[str] = field(default_factory=list)
     unregistered: list[str] = field(default_factory=list)
 

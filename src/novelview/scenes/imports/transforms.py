@@ -5,7 +5,7 @@ frame, as fl_x or camera_angle_x; distortion is OpenCV's (k1..k4, p1, p2) or its
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,11 @@ MODELS = {
 OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
-def load(path: Path, source: TransformsSource) -> ImportedScene:
-    """Read a transforms.json, given itself or its folder; raises DataError naming file, frame and key."""
+def load(path: Path, source: TransformsSource, find: Callable[[Path, str], Path | None] | None = None) -> ImportedScene:
+    """Read a transforms.json, given itself or its folder; raises DataError naming file, frame and key.
+
+    find: (folder, name) -> the picture of a frame, or None; by default the file of that name.
+    """
     file = path / "transforms.json" if path.is_dir() else path
     if not file.is_file():
         raise DataError(f"{file}: no such file; give path=FOLDER with a transforms.json, or the file itself")
@@ -49,7 +52,10 @@ def load(path: Path, source: TransformsSource) -> ImportedScene:
         raise DataError(f"{file}: key 'frames' is missing; is it a transforms.json?")
     entries = content.pop("frames", None)
     frames, missing = named_frames(
-        file, entries, find_picture, lambda picture, name, entry: _frame(file, name, picture, {**content, **entry})
+        file,
+        entries,
+        find or find_picture,
+        lambda picture, name, entry: _frame(file, name, picture, {**content, **entry}),
     )
     frames, missing = ordered(file, frames, missing, source.allow_missing)
     return ImportedScene(file, frames, background=source.background, missing=missing)

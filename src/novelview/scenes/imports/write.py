@@ -19,7 +19,7 @@ from novelview.errors import ConfigError, DataError
 from novelview.files import sha256, write_json
 from novelview.scenes.chunks import ChunkScene, ChunkWriter
 from novelview.scenes.imports.held_out import choose_held_out, held_out_entries
-from novelview.scenes.imports.lens import Lens, flatten, undistort
+from novelview.scenes.imports.lens import Lens, undistort
 from novelview.scenes.imports.pixels import eight_bit
 from novelview.scenes.imports.scene import ImportedFrame, ImportedScene
 from novelview.scenes.views import save_index
@@ -47,26 +47,27 @@ def write_scene(
     indices/held_out.json has one entry a held-out frame; import.json lists the pictures by frame number and everything
     left out. Raises DataError, one line, for unreadable pictures, sizes that do not fit, or too few pictures.
     """
-    _check(source, scene.background)
+    check(source, scene.background)
     try:
         held_out = choose_held_out(len(scene.frames), source.held_out)
     except DataError as error:
         raise DataError(f"{scene.where}: {error}") from None
-    images, cameras, size = _convert(scene, source, progress)
+    images, cameras, size = convert(scene, source, progress)
     key = scene_key(scene, dataset)
     whole = ChunkScene(key, "", torch.arange(len(images)), torch.from_numpy(cameras), images)
     _write_split(folder / "test", whole)
-    _write_split(folder / "train", _take(whole, [row for row in range(len(images)) if row not in set(held_out)]))
+    _write_split(folder / "train", take(whole, [row for row in range(len(images)) if row not in set(held_out)]))
     centres = np.stack([frame.c2w[:3, 3] for frame in scene.frames])
     entries = held_out_entries(key, centres, held_out, getattr(source, "context_gap", 0))
     save_index(folder / "indices" / "held_out.json", entries)
     write_json(folder / "scenes.json", {key: {"set": "held_out"}})
-    report = _report(scene, key, held_out, size)
-    write_json(folder / "import.json", report)
-    return {"import": {name: len(value) for name, value in report.items() if isinstance(value, list)}}
+    found = report(scene, key, held_out, size)
+    write_json(folder / "import.json", found)
+    return {"import": {name: len(value) for name, value in found.items() if isinstance(value, list)}}
 
 
-def _check(source: ImportSource, background: float) -> None:
+def check(source: ImportSource, background: float) -> None:
+    """Raise ConfigError for a quality, size or background out of range."""
     if not 1 <= source.jpeg_quality <= 100:
         raise ConfigError(f"source.jpeg_quality={source.jpeg_quality}: must lie between 1 and 100")
     if source.max_side < 0:
@@ -84,9 +85,10 @@ def scene_key(scene: ImportedScene, dataset: str) -> str:
     return total.hexdigest()[:16]
 
 
-def _convert(
+def convert(
     scene: ImportedScene, source: ImportSource, progress: bool
 ) -> tuple[list[bytes], Float[NDArray, "n 18"], tuple[int, int]]:
+    """Return the JPEG bytes and camera rows of a scene's frames, and their common (width, height)."""
     flat: dict[Lens, Lens] = {}
     images: list[bytes] = []
     cameras: list[list[float]] = []
@@ -95,7 +97,7 @@ def _convert(
         picture = open_picture(frame, scene.upright)
         lens = _fit(frame, picture)
         if lens not in flat:
-            flat[lens] = _flatten(lens, frame)
+            flat[lens] = _flatten(scene, lens, frame)
         picture = develop(picture, lens, flat[lens], source.max_side, scene.background)
         _same_size(sizes, picture, scene.frames)
         sizes.append(picture.size)
@@ -136,9 +138,9 @@ def _fit(frame: ImportedFrame, picture: Image.Image) -> Lens:
     return lens.scaled(width, height)
 
 
-def _flatten(lens: Lens, frame: ImportedFrame) -> Lens:
+def _flatten(scene: ImportedScene, lens: Lens, frame: ImportedFrame) -> Lens:
     try:
-        return flatten(lens)
+        return scene.flatten(lens)
     except DataError as error:
         raise DataError(f"{frame.name}: {error}") from None
 
@@ -173,7 +175,8 @@ def _encode(picture: Image.Image, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def _take(scene: ChunkScene, rows: list[int]) -> ChunkScene:
+def take(scene: ChunkScene, rows: list[int]) -> ChunkScene:
+    """Return a scene with some of its frames; timestamps keep the frame numbers."""
     images = [scene.images[row] for row in rows]
     return ChunkScene(scene.key, scene.url, scene.timestamps[rows], scene.cameras[rows], images)
 
@@ -183,7 +186,8 @@ def _write_split(folder: Path, scene: ChunkScene) -> None:
         writer.add(scene)
 
 
-def _report(scene: ImportedScene, key: str, held_out: list[int], size: tuple[int, int]) -> dict[str, Any]:
+def report(scene: ImportedScene, key: str, held_out: list[int], size: tuple[int, int]) -> dict[str, Any]:
+    """Return what import.json says of a scene, and log what was left out."""
     for reason, names in (("without a picture", scene.missing), ("without a pose", scene.unregistered)):
         if names:
             logger.warning("%s: left out %d %s: %s", scene.where, len(names), reason, ", ".join(names))
