@@ -90,14 +90,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def finished(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Submitted:
-    """The whole tiny study, run through the cluster."""
-    checkout = Submitted(tmp_path_factory.mktemp("finished"))
-    checkout.finish(checkout.start())
+def trained(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Submitted:
+    """One model pretrained through the cluster: three jobs, one after the other."""
+    checkout = Submitted(tmp_path_factory.mktemp("trained"))
+    checkout.finish(checkout.start(checkout.PRETRAINED))
     return checkout
 
 
 @pytest.fixture
-def packed(finished: Submitted, tmp_path: Path) -> Submitted:
+def packed(trained: Submitted, tmp_path: Path) -> Submitted:
     """A checkout of its own with packed data: its first job trains."""
-    return Submitted(tmp_path / "checkout", finished)
+    return Submitted(tmp_path / "checkout", trained)

@@ -17,22 +17,24 @@ def resources(*values: str, extra: str = "--signal=USR1@10 --gpus-per-node=1") -
 
 
 @pytest.fixture(scope="module")
-def one_node(finished: Submitted, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def one_node(trained: Submitted, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The weights of two processes on one node."""
-    checkout = Submitted(tmp_path_factory.mktemp("one_node"), finished)
+    checkout = Submitted(tmp_path_factory.mktemp("one_node"), trained)
     checkout.finish(checkout.start(checkout.PRETRAINED, *resources("gpu=2", extra="--signal=USR1@10")))
-    return checkout.weights()[checkout.PRETRAINED]
+    return checkout.weights()
 
 
-def test_two_nodes_equal_one_with_as_many_processes(one_node: bytes, finished: Submitted, packed: Submitted) -> None:
+def test_two_nodes_equal_one_with_as_many_processes(
+    one_node: dict[str, bytes], trained: Submitted, packed: Submitted
+) -> None:
     said = packed.finish(packed.start(packed.PRETRAINED, *resources(*TWO_NODES)))
     told = subprocess.run(["squeue", "-h", "-t", "all", "-j", jobs(said)[0], "-o", "%D %N"], capture_output=True)
     assert told.stdout.split()[:1] == [b"2"]
-    assert packed.weights() == {packed.PRETRAINED: one_node}
-    assert one_node != finished.weights()[packed.PRETRAINED], "two processes saw the batches of one"
+    assert packed.weights() == one_node
+    assert one_node != trained.weights(), "two processes saw the batches of one"
 
 
-def test_two_nodes_stop_and_go_on_together(one_node: bytes, packed: Submitted) -> None:
+def test_two_nodes_stop_and_go_on_together(one_node: dict[str, bytes], packed: Submitted) -> None:
     """The warning reaches the processes on both nodes; the state is whole when both have gone."""
     process = packed.start(packed.PRETRAINED, *resources(*TWO_NODES))
     wait_for(packed.states, process)
@@ -50,4 +52,4 @@ def test_two_nodes_stop_and_go_on_together(one_node: bytes, packed: Submitted) -
         in Path(next(packed.folder.glob(f"logs/slurm/rule_pretrain_model/*/{job}.log"))).read_text()
     )
     assert "resuming from" in (packed.folder / "logs/pretrain/demo-uplvsm-rooms-full-x28.log").read_text()
-    assert packed.weights() == {packed.PRETRAINED: one_node}
+    assert packed.weights() == one_node

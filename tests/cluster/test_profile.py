@@ -8,6 +8,7 @@ import time
 import pytest
 from checkout import ALL, Checkout
 from conftest import Submitted, jobs, wait_for
+from slurm import Cluster
 
 pytestmark = pytest.mark.slow
 
@@ -16,6 +17,18 @@ def asked(job: str) -> dict[str, str]:
     """Return what SLURM was asked for by a job."""
     told = subprocess.run(["scontrol", "-o", "show", "job", job], capture_output=True, text=True, check=True).stdout
     return dict(word.split("=", 1) for word in told.split() if "=" in word)
+
+
+@pytest.fixture(scope="module")
+def finished(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Submitted:
+    """The whole tiny study, run through the cluster."""
+    checkout = Submitted(tmp_path_factory.mktemp("finished"))
+    checkout.finish(checkout.start())
+    return checkout
+
+
+def test_a_chain_runs_job_after_job(trained: Submitted) -> None:
+    assert len(jobs((trained.folder / "said").read_text())) == 3 and len(trained.weights()) == 1
 
 
 def test_the_whole_study_runs_on_the_cluster(finished: Submitted) -> None:
