@@ -17,6 +17,10 @@ rule all:
         f"{PLAN.results}/report/index.html",
 
 
+onstart:
+    refuse_linked_records()
+
+
 include: "workflow/rules/fetch.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"

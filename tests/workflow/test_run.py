@@ -7,17 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
-import pytest
-from checkout import ALL, Checkout
-
-AFTER_TRAINING = {"evaluate_model", "draw_figure", "write_table", "write_report"}
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    checkout = Checkout(tmp_path_factory.mktemp("checkout"))
-    assert checkout.run() == ALL
-    return checkout
+from checkout import Checkout
 
 
 def test_the_report_stands_alone(finished: Checkout) -> None:
@@ -42,31 +32,6 @@ def test_deleting_one_figure_redraws_one(finished: Checkout) -> None:
     assert finished.run("-n", "figures") == {"draw_figure"}
     finished.run("figures")
     assert finished.run("-n", "figures") == set()
-
-
-@pytest.mark.parametrize(
-    ("more", "expected"),
-    [
-        ("runtime.log_every=1 runtime.cache_mb=9", set()),
-        ("eval.bootstrap=21", AFTER_TRAINING),
-        ("train.lr=0.0011", AFTER_TRAINING | {"pretrain_model", "finetune_model"}),
-        ("pack.max_bad_frames=1", ALL - {"download_source"}),
-        ("source.seed=5", ALL),
-    ],
-)
-def test_a_changed_key_reruns_what_reads_it(finished: Checkout, more: str, expected: set[str]) -> None:
-    assert finished.run("-n", more=more) == expected
-
-
-def test_a_code_edit_reruns_the_stages_that_contain_it(finished: Checkout) -> None:
-    edited = finished.folder / "src/novelview/evaluation/baselines.py"
-    before = edited.read_text()
-    edited.write_text("# a remark alone changes nothing\n" + before)
-    assert finished.run("-n") == set()
-    edited.write_text(before + "\nEXTRA = 1\n")
-    assert finished.run("-n") == AFTER_TRAINING
-    edited.write_text(before)
-    assert finished.run("-n") == set()
 
 
 def test_killed_and_resumed_training_ends_in_the_same_bytes(finished: Checkout, tmp_path: Path) -> None:

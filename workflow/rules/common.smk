@@ -9,7 +9,7 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "src"))
 
 from novelview.config.plan import one_of
-from novelview.config.workflow import enter, plan
+from novelview.config.workflow import enter, plan, refuse_linked_records
 
 # Rules call `python -m novelview...`: the interpreter that runs Snakemake, the sources and configs of this checkout.
 enter(ROOT)

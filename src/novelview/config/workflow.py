@@ -10,6 +10,8 @@ from typing import Any
 from novelview.config.plan import Plan
 from novelview.errors import NovelviewError
 
+RECORDS = Path(".snakemake/metadata")
+
 
 def enter(root: Path) -> None:
     """Make rules use this interpreter and the sources and configuration tree of the checkout `root`."""
@@ -32,3 +34,20 @@ def plan(config: Mapping[str, Any]) -> Plan:
         raise SystemExit(2) from None
     os.environ["NOVELVIEW_RUNTIME"] = shlex.join(made.run_only)
     return made
+
+
+def refuse_linked_records() -> None:
+    """End the process with one line where Snakemake's records are links into DVC's cache: it rewrites them in place.
+
+    Called only before jobs really run, in the working directory of the workflow, so a dry run needs no copies.
+    """
+    for folder, _, names in os.walk(RECORDS):
+        for path in (Path(folder, name) for name in names):
+            if path.is_symlink() or path.stat().st_nlink > 1:
+                print(
+                    f"error: {path} is a link, and a run would write through it into DVC's cache; "
+                    f"run `dvc unprotect {RECORDS}` first",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                raise SystemExit(2)

@@ -1,0 +1,148 @@
+"""One edit after another to a finished study: each reruns exactly the jobs named here."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from checkout import Checkout
+
+Edit = Callable[[str], str]
+
+MODELS = ("uplvsm", "ptlvsm")
+
+
+def results(model: str, size: int, *names: str) -> set[str]:
+    return {f"models/{model}/rooms-full/x{size}/{name}" for name in names}
+
+
+RAW, PACKED = {"data/rooms/raw"}, {"data/rooms/packed"}
+SMALL, LARGE = ({model: results(model, size, "model.safetensors") for model in MODELS} for size in (28, 42))
+TRAINED = {*SMALL["uplvsm"], *SMALL["ptlvsm"], *LARGE["uplvsm"], *LARGE["ptlvsm"]}
+JUDGED = {(model, size): results(model, size, "evaluation") for model in MODELS for size in (28, 42)}
+ALL_JUDGED = {name for names in JUDGED.values() for name in names}
+DRAWN = {
+    f"less3depend/figures/{name}" for name in ("training_curves", "qualitative", "attention", "camera_paths", "gaps")
+}
+WRITTEN = DRAWN | {"less3depend/tables/results_table"}
+REPORT = {"less3depend/report/index.html"}
+AFTER_TRAINING = ALL_JUDGED | WRITTEN | REPORT
+
+
+def appended(text: str) -> Edit:
+    return lambda before: before + text
+
+
+def replaced(old: str, new: str) -> Edit:
+    def edit(before: str) -> str:
+        assert old in before
+        return before.replace(old, new)
+
+    return edit
+
+
+CODE = appended("\nEXTRA = 1\n")
+REMARK = appended("\n# a remark alone changes nothing\n")
+QUICK = (
+    ("conf/runtime/demo.yaml", replaced("log_every: 2", "log_every: 1"), set()),
+    ("src/novelview/models/uplvsm.py", REMARK, set()),
+    (
+        "conf/recipe/demo/ptlvsm/finetune.yaml",
+        replaced("steps: 6", "steps: 7"),
+        LARGE["ptlvsm"] | JUDGED["ptlvsm", 42] | WRITTEN | REPORT,
+    ),
+    ("conf/eval/rooms.yaml", replaced("bootstrap: 20", "bootstrap: 21"), AFTER_TRAINING),
+    ("src/novelview/evaluation/baselines.py", CODE, AFTER_TRAINING),
+    ("src/novelview/figures/provenance.py", CODE, REPORT),
+)
+MORE = (
+    ("conf/recipe/demo/ptlvsm/finetune.yaml", REMARK, set()),
+    ("src/novelview/models/ptlvsm.py", replaced('"""', '"""Told otherwise: '), set()),
+    ("conf/source/rooms.yaml", appended("seed: 5\n"), RAW | PACKED | TRAINED | AFTER_TRAINING),
+    ("conf/stage/preprocess.yaml", appended("pack: {max_bad_frames: 1}\n"), PACKED | TRAINED | AFTER_TRAINING),
+    (
+        "conf/recipe/demo/uplvsm/pretrain.yaml",
+        replaced("steps: 6", "steps: 7"),
+        SMALL["uplvsm"] | LARGE["uplvsm"] | JUDGED["uplvsm", 28] | JUDGED["uplvsm", 42] | WRITTEN | REPORT,
+    ),
+    (
+        "conf/size/demo/ptlvsm.yaml",
+        replaced("init_gain: 5.0", "init_gain: 4.0"),
+        SMALL["ptlvsm"] | LARGE["ptlvsm"] | JUDGED["ptlvsm", 28] | JUDGED["ptlvsm", 42] | WRITTEN | REPORT,
+    ),
+    ("conf/study/less3depend.yaml", replaced("novel views", "New views"), WRITTEN | REPORT),
+    ("src/novelview/scenes/procedural/motion.py", CODE, RAW | PACKED | TRAINED | AFTER_TRAINING),
+    ("src/novelview/scenes/pack.py", CODE, PACKED | TRAINED | AFTER_TRAINING),
+    ("src/novelview/training/optim.py", CODE, TRAINED | AFTER_TRAINING),
+    ("src/novelview/models/ptlvsm.py", CODE, TRAINED | AFTER_TRAINING),
+    ("src/novelview/figures/gaps.py", CODE, WRITTEN | REPORT),
+    ("workflow/rules/figures.smk", replaced("novelview.stages.report {", "novelview.stages.report  {"), REPORT),
+    (
+        "workflow/rules/data.smk",
+        replaced("stages.preprocess {", "stages.preprocess  {"),
+        PACKED | TRAINED | AFTER_TRAINING,
+    ),
+    ("data/rooms/raw/manifest.json", appended("\n"), PACKED | TRAINED | AFTER_TRAINING),
+    ("data/rooms/packed/manifest.json", appended("\n"), TRAINED | AFTER_TRAINING),
+)
+
+
+def check(finished: Checkout, name: str, edit: Edit, expected: set[str]) -> None:
+    """Edit one file, compare what would run with what is expected, and undo the edit."""
+    path = finished.path(name)
+    before = path.read_text()
+    path.write_text(edit(before))
+    try:
+        assert finished.plans() == expected
+    finally:
+        path.write_text(before)
+
+
+@pytest.mark.parametrize(("name", "edit", "expected"), QUICK, ids=[name for name, *_ in QUICK])
+def test_an_edit_reruns_exactly(finished: Checkout, name: str, edit: Edit, expected: set[str]) -> None:
+    check(finished, name, edit, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "edit", "expected"), MORE, ids=[name for name, *_ in MORE])
+def test_more_edits_rerun_exactly(finished: Checkout, name: str, edit: Edit, expected: set[str]) -> None:
+    check(finished, name, edit, expected)
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [("runtime.cache_mb=9", set()), ("train.lr=0.0011", TRAINED | AFTER_TRAINING)],
+)
+def test_a_key_given_by_hand_reruns_exactly(finished: Checkout, more: str, expected: set[str]) -> None:
+    assert finished.plans(more=more) == expected
+
+
+@pytest.mark.slow
+def test_undone_edits_leave_nothing_to_do(finished: Checkout) -> None:
+    assert finished.plans() == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("deleted", "expected"),
+    [
+        ("less3depend/figures/gaps.png", {"less3depend/figures/gaps"}),
+        ("less3depend/tables/results_table.md", {"less3depend/tables/results_table"}),
+    ],
+)
+def test_a_deleted_picture_or_table_is_made_again_alone(finished: Checkout, deleted: str, expected: set[str]) -> None:
+    path = finished.path(f"results/demo/{deleted}")
+    content = path.read_bytes()
+    path.unlink()
+    try:
+        assert finished.plans("figures") == expected
+    finally:
+        path.write_bytes(content)
+
+
+@pytest.mark.slow
+def test_deleted_weights_come_back_with_all_that_hangs_on_them(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "other")
+    checkout.path(f"results/demo/{next(iter(LARGE['uplvsm']))}").unlink()
+    assert checkout.plans("finetune") == LARGE["uplvsm"]
+    checkout.path(f"results/demo/{next(iter(JUDGED['uplvsm', 42]))}/summary.json").unlink()
+    assert checkout.plans() == LARGE["uplvsm"] | JUDGED["uplvsm", 42] | WRITTEN | REPORT
