@@ -46,6 +46,7 @@ lint: $(STAMP)
 
 docs: $(STAMP)
 	$(RUN)/python -m novelview.config.reference > docs/config.md
+	$(RUN)/python -m novelview.config.pipeline > dvc.yaml
 
 bench: $(STAMP)
 	$(RUN)/python bench/preprocess.py

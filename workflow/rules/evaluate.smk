@@ -10,6 +10,8 @@ rule evaluate_model:
         summary=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/evaluation/summary.json",
         rows=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/evaluation/rows.csv",
         gallery=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/evaluation/gallery.safetensors",
+        # The means alone, small enough for git, where `dvc metrics diff` compares them.
+        metrics=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/metrics.json",
     log:
         f"logs/evaluate/{PLAN.scale}-{{run}}-{{data}}-x{{res}}.log",
     benchmark:
@@ -36,7 +38,7 @@ rule evaluate_model:
         "python -m novelview.stages.launch --gpus {resources.gpu} --nodes {resources.nodes}"
         " --cpus {resources.cpus_per_task} novelview.stages.evaluate {params.overrides} --expect-digest {params.digest}"
         " io.packed={params.packed} io.raw={params.raw} io.weights={input.weights} io.out={params.out}"
-        " runtime.threads={threads} 2>&1 | tee {log}"
+        " io.metrics={output.metrics} runtime.threads={threads} 2>&1 | tee {log}"
 
 
 rule evaluate:

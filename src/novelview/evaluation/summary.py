@@ -66,6 +66,16 @@ def paired(rows: Iterable[Row], model: str, resamples: int, seed: int) -> list[d
     ]
 
 
+def means(found: Iterable[Mapping[str, Any]], model: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Return {set: {split: {metric: mean}}} of `model` out of the rows that `groups` returns, to four decimals."""
+    kept: dict[str, dict[str, dict[str, float]]] = {}
+    for row in found:
+        if row["model"] == model:
+            scores = {name: round(row[name]["mean"], 4) for name in METRICS if row[name]}
+            kept.setdefault(row["set"], {})[row["split"]] = scores
+    return kept
+
+
 def _sorted_out(rows: Iterable[Row]) -> dict[Key, dict[str, dict[Image, Row]]]:
     """Return rows by set and split, model, and image, in the order they came."""
     found: dict[Key, dict[str, dict[Image, Row]]] = {}

@@ -16,7 +16,8 @@ from novelview.config.validate import validate
 from novelview.errors import CheckpointError, ConfigError, DataError
 from novelview.evaluation.protocol import Task
 from novelview.evaluation.report import Subject, evaluate_to
-from novelview.files import read_json, sha256
+from novelview.evaluation.summary import means
+from novelview.files import read_json, sha256, write_json
 from novelview.models.weights import load_weights
 from novelview.scenes.selection import selected_splits
 from novelview.scenes.store import PackedStore
@@ -51,7 +52,14 @@ def evaluate(cfg: EvaluateStage) -> None:
         run = cfg.runtime
         evaluate_to(Path(cfg.io["out"]), subject, store, task, cfg.eval, ranks, facts, run.cache_mb, run.progress)
         if ranks.leads:
+            write_metrics(cfg)
             log.info("evaluated %s: %d entries in %.0f s", weights, len(task.entries), time.monotonic() - started)
+
+
+def write_metrics(cfg: EvaluateStage) -> None:
+    """Write the model's own means out of the finished summary to `io.metrics`: few enough for git."""
+    summary = read_json(Path(cfg.io["out"]) / "summary.json")
+    write_json(Path(cfg.io["metrics"]), means(summary["groups"], summary["model"]))
 
 
 def read_indices(folder: Path, splits: Sequence[str]) -> dict[str, list[EvalEntry]]:
