@@ -4,7 +4,6 @@ import ast
 from pathlib import Path
 
 import pytest
-import yaml
 
 from novelview.config.digest import imports_of, module_file
 
@@ -54,18 +53,3 @@ def test_configuration_never_imports_torch() -> None:
 def test_files_stay_under_300_lines(folder: str) -> None:
     long = {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*.py") if path.read_text().count("\n") > 300}
     assert not long
-
-
-def test_dvc_stages_are_the_workflow_targets() -> None:
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    rules = {
-        line.split()[1].rstrip(":")
-        for path in (ROOT / "workflow/rules").glob("*.smk")
-        for line in path.read_text().splitlines()
-        if line.startswith("rule ")
-    }
-    assert set(stages) <= rules
-    assert all(stage["cmd"].startswith(f"snakemake --cores all {name}") for name, stage in stages.items())
-    assert all(
-        options["persist"] for stage in stages.values() for out in stage.get("outs", []) for options in out.values()
-    )
