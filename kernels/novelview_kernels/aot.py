@@ -8,14 +8,15 @@ instructions serialised.
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 from novelview_kernels.launch import record
 
 
-def shipped() -> dict[str, object]:
+def shipped() -> dict[str, Callable[[], None]]:
     """Return the operators' functions that launch every configuration once, by name."""
     from novelview_kernels.attention import specimens as attention
     from novelview_kernels.ttt import specimens as ttt
@@ -24,14 +25,16 @@ def shipped() -> dict[str, object]:
 
 
 def _cases(ccs: Sequence[int], only: str) -> list[tuple[int, str, int]]:
-    cases = []
+    """Return every different compilation as (compute capability, configuration, index among its launches)."""
+    cases: dict[object, tuple[int, str, int]] = {}
     for cc in ccs:
         for name, launches in shipped().items():
-            if only in name:
+            if re.search(only, name):
                 with record(cc) as recording:
-                    launches()  # pyright: ignore[reportCallIssue]
-                cases += [(cc, name, index) for index in range(len(recording.specimens))]
-    return cases
+                    launches()
+                for index, specimen in enumerate(recording.specimens):
+                    cases.setdefault((cc, specimen.key()), (cc, name, index))
+    return list(cases.values())
 
 
 def check(case: tuple[int, str, int]) -> tuple[str, list[object], tuple[str, ...]]:
@@ -40,7 +43,7 @@ def check(case: tuple[int, str, int]) -> tuple[str, list[object], tuple[str, ...
 
     cc, name, index = case
     with record(cc) as recording:
-        shipped()[name]()  # pyright: ignore[reportCallIssue]
+        shipped()[name]()
     specimen = recording.specimens[index]
     title = f"{name}/{specimen.kernel.__name__}"
     report = inspect(compile_specimen(specimen, cc), cc)
@@ -62,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m novelview_kernels.aot", description="Compile every shipped kernel without a GPU."
     )
     parser.add_argument("--cc", type=int, nargs="+", default=[80, 90], choices=[80, 90])
-    parser.add_argument("--only", default="", help="part of a configuration's name")
+    parser.add_argument("--only", default="", help="regular expression of configuration names")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args(arguments)
     cases = _cases(options.cc, options.only)

@@ -27,7 +27,11 @@ class Specimen:
     aligned: set[str]
     warps: int
     stages: int
-    label: str = ""
+
+    def key(self) -> tuple[object, ...]:
+        """Return what tells compilations apart."""
+        parts = (self.types, self.constants, dict.fromkeys(self.aligned))
+        return (self.kernel.__name__, *(tuple(sorted(part.items())) for part in parts), self.warps, self.stages)
 
 
 @dataclass
