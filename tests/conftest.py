@@ -1,19 +1,19 @@
 """Fixtures that tests of several folders share."""
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from packed_stores import MakePacked
 from PIL import Image
 
 from novelview.config.schema import PackConfig
 from novelview.scenes.chunks import ChunkScene, write_chunk
 from novelview.scenes.pack import pack_chunks
 
-MakePacked = Callable[..., Path]
 LONGEST = ("workflow", "resilience", "kernels")
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import fake_hub
 import file_server
 import pytest
-from conftest import MakePacked
 from fake_hub import FakeHub
 from file_server import FileServer
+from packed_stores import MakePacked
 
 from novelview.config.compose import compose
 from novelview.downloads import transfer

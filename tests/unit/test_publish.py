@@ -8,8 +8,8 @@ import fake_hub
 import pytest
 import torch
 import yaml
-from conftest import MakePacked
 from fake_hub import TOKEN, FakeHub
+from packed_stores import MakePacked
 from published_checkpoint import overrides, write_checkpoint
 
 from novelview.config.schema import PackConfig

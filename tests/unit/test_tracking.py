@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import MakePacked
+from packed_stores import MakePacked
 
 from novelview.config.compose import STAGES, compose, conf_dir, digest, resolved
 from novelview.scenes.batch import Batch, Views
