@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from novelview.config.resolution import Resolution
 from novelview.errors import DataError
-from novelview.figures.results import Evaluation, read_evaluations, sections
+from novelview.figures.results import Evaluation, Score, read_evaluations, sections
 from novelview.figures.style import colour, label, save, title_of, use_style
 
 COUNTED = re.compile(r"(?:random|uniform|kmeans)(\d+)")
@@ -73,43 +73,50 @@ def _cost(row: dict[str, str]) -> Cost:
 def _draw_quality(axis: Axes, evaluations: Sequence[Evaluation], name: str, sizes: Sequence[Resolution]) -> None:
     for item in evaluations:
         for model in (item.model, BASELINE):
-            found = [(int(count[1]), group) for group in item.groups if (count := COUNTED.fullmatch(group.split))]
-            own = sorted(
-                (count, group.scores["psnr"]) for count, group in found if (group.model, group.set) == (model, name)
-            )
+            own = _scores(item, model, name)
             means = [score.mean for _, score in own]
-            spans = [[score.mean - score.low for _, score in own], [score.high - score.mean for _, score in own]]
-            style = {"linestyle": LINES[sizes.index(item.resolution) % len(LINES)], "color": colour(model)}
-            who = f"{label(model)}, {item.resolution} px"
             axis.errorbar(
-                [count for count, _ in own], means, spans, **style, marker="o", markersize=4, capsize=2, label=who
+                [count for count, _ in own],
+                means,
+                [[score.mean - score.low for _, score in own], [score.high - score.mean for _, score in own]],
+                linestyle=LINES[sizes.index(item.resolution) % len(LINES)],
+                color=colour(model),
+                marker="o",
+                markersize=4,
+                capsize=2,
+                label=f"{label(model)}, {item.resolution} px",
             )
-    _counts(
-        axis,
-        sorted(
-            {
-                int(found[1])
-                for item in evaluations
-                for group in item.groups
-                if (found := COUNTED.fullmatch(group.split))
-            }
-        ),
-    )
+    _counts(axis, [count for item in evaluations for count, _ in _scores(item, item.model, name)])
     axis.set_title(title_of(name).capitalize())
     axis.set_ylabel("PSNR [dB]")
 
 
+def _scores(item: Evaluation, model: str, name: str) -> list[tuple[int, Score]]:
+    """Return (number of context views, PSNR) of a model on a set, fewest views first."""
+    own = [group for group in item.groups if (group.model, group.set) == (model, name)]
+    counted = [(COUNTED.fullmatch(group.split), group.scores["psnr"]) for group in own]
+    return sorted(((int(found[1]), score) for found, score in counted if found), key=lambda pair: pair[0])
+
+
 def _draw_cost(axis: Axes, costs: Sequence[Cost], column: str, title: str, sizes: Sequence[Resolution]) -> None:
-    for key in dict.fromkeys((row.model, row.resolution) for row in costs):
-        own = sorted((row.views, 1000 * getattr(row, column)) for row in costs if (row.model, row.resolution) == key)
-        style = {"linestyle": LINES[sizes.index(key[1]) % len(LINES)], "color": colour(key[0])}
-        axis.plot(*zip(*own, strict=True), **style, marker="o", markersize=4, label=f"{label(key[0])}, {key[1]} px")
-    _counts(axis, sorted({row.views for row in costs}))
+    for model, size in dict.fromkeys((row.model, row.resolution) for row in costs):
+        own = sorted((row for row in costs if (row.model, row.resolution) == (model, size)), key=lambda row: row.views)
+        axis.plot(
+            [row.views for row in own],
+            [1000 * getattr(row, column) for row in own],
+            linestyle=LINES[sizes.index(size) % len(LINES)],
+            color=colour(model),
+            marker="o",
+            markersize=4,
+            label=f"{label(model)}, {size} px",
+        )
+    _counts(axis, [row.views for row in costs])
     axis.set_title(title)
     axis.set_ylim(bottom=0)
 
 
-def _counts(axis: Axes, counts: Sequence[int]) -> None:
+def _counts(axis: Axes, found: Sequence[int]) -> None:
+    counts = sorted(set(found))
     axis.set_xscale("log", base=2)
     axis.set_xticks(counts, [str(count) for count in counts])
     axis.minorticks_off()
