@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from novelview.cameras.poses import encoding_to_c2w
 from novelview.config.models import (
     DinoConfig,
+    LaCTConfig,
     LVSMDecoderOnlyConfig,
     LVSMEncoderDecoderConfig,
     ModelConfig,
     PTLVSMConfig,
     TransformerConfig,
+    TTTConfig,
     UPLVSMConfig,
 )
 from novelview.models.registry import build
@@ -26,11 +28,20 @@ TRANSFORMER = TransformerConfig(d=32, d_head=16)
 DINO = DinoConfig(img_size=70, embed_dim=32, depth=1, num_heads=2)
 LAYERS = {"encoder_n_layer": 2, "estimator_n_layer": 1, "decoder_n_layer": 2, "n_latent_vectors": 6}
 ENCODER_DECODER = {"patch_size": 14, "encoder_n_layer": 2, "decoder_n_layer": 2, "n_latent_vectors": 6}
+
+
+def _lact(transformer: TransformerConfig, **changes: Any) -> LaCTConfig:
+    """Fast-weight heads are narrower than the fewest tokens a test has, so that updates are of full rank."""
+    sizes = {"patch_size": 14, "d": transformer.d, "d_head": transformer.d_head, "n_layer": 2}
+    return LaCTConfig(**{**sizes, "ttt": TTTConfig(d_head=4), **changes})
+
+
 SMALL: dict[str, Callable[..., ModelConfig]] = {
     "uplvsm": partial(UPLVSMConfig, dino=DINO, **LAYERS),
     "ptlvsm": partial(PTLVSMConfig, dino=DINO, n_layer=2),
     "lvsm_decoder_only": partial(LVSMDecoderOnlyConfig, patch_size=14, n_layer=2),
     "lvsm_encoder_decoder": partial(LVSMEncoderDecoderConfig, **ENCODER_DECODER),
+    "lact": _lact,
 }
 NAMES = sorted(SMALL)
 

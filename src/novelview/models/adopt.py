@@ -10,6 +10,7 @@ from novelview.downloads.fetch import fetch
 from novelview.downloads.registry import read_registry
 from novelview.errors import CheckpointError, ConfigError
 from novelview.files import sha256
+from novelview.models.dinov2 import without_weights
 from novelview.models.published import load_published
 from novelview.models.registry import build
 from novelview.models.weights import save_weights
@@ -28,7 +29,7 @@ def adopt(cfg: AdoptStage) -> None:
     source = _source(cfg)
     if not source.is_file():
         raise CheckpointError(f"{source}: no such file; give the path of a downloaded checkpoint as file=...")
-    model = build(cfg.model)
+    model = build(without_weights(cfg.model))
     load_published(source, model)
     save_weights(cfg.io["out"], model, header(cfg, source))
     log.info("%s: %s at %d px, from %s", cfg.io["out"], cfg.model.name, cfg.views.image_size, source)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from novelview.config.models import DinoConfig
+from novelview.config.models import DinoConfig, ModelConfig
 from novelview.errors import CheckpointError
 from novelview.models.layers import RMSNorm, attend, split_heads
 from novelview.models.tokens import check_size
@@ -161,6 +162,12 @@ def sincos_table(side: int, width: int) -> Float[Tensor, "n d"]:
     down = axis[:, None].expand(-1, side, -1)
     across = axis[None].expand(side, -1, -1)
     return torch.cat([down, across], dim=-1).flatten(0, 1).float()
+
+
+def without_weights(node: ModelConfig) -> ModelConfig:
+    """Return a model's node that does not read pretrained backbone weights, because others replace them."""
+    dino: DinoConfig | None = getattr(node, "dino", None)
+    return node if dino is None else replace(node, **{"dino": replace(dino, weights=None)})
 
 
 def load_dino(vit: DinoVisionTransformer, weights: str | None) -> None:

@@ -32,10 +32,10 @@ def save_weights(path: Path | str, model: nn.Module, config: dict[str, Any]) -> 
     """
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     metadata = {"format": FORMAT, "config": json.dumps(config, sort_keys=True)}
-    write_bytes(path, _ordered(save(_without_aliases(state), metadata=metadata)))
+    write_bytes(path, ordered(save(_without_aliases(state), metadata=metadata)))
 
 
-def _ordered(content: bytes) -> bytes:
+def ordered(content: bytes) -> bytes:
     """Sort the header's metadata, which safetensors writes in an order that differs from process to process."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])

@@ -3,19 +3,18 @@
 import hashlib
 import json
 import logging
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from novelview.config.compose import digest, resolved
+from novelview.config.difference import difference
 from novelview.config.digest import source_digest
-from novelview.config.models import DinoConfig, ModelConfig
 from novelview.config.schema import TrainStage
 from novelview.errors import CheckpointError
 from novelview.files import sha256
+from novelview.models.dinov2 import without_weights
 from novelview.models.published import load_published
 from novelview.models.registry import build
 from novelview.models.weights import ForeignWeightsError, read_config
@@ -42,7 +41,7 @@ def build_model(cfg: TrainStage, team: Team) -> nn.Module:
     """
     start = Path(cfg.io["init"]) if cfg.io.get("init") else None
     seed_everything(cfg.train.seed)
-    model = build(_without_backbone(cfg.model) if start else cfg.model)
+    model = build(without_weights(cfg.model) if start else cfg.model)
     if start:
         load_init(model, cfg, start)
     if team.leads:
@@ -63,12 +62,6 @@ def _origin(cfg: TrainStage, start: Path | None) -> str:
     return "everything from scratch (neither io.init nor model.dino.weights is set)"
 
 
-def _without_backbone(node: ModelConfig) -> ModelConfig:
-    """Spare reading pretrained backbone weights that the starting weights replace."""
-    dino: DinoConfig | None = getattr(node, "dino", None)
-    return node if dino is None else replace(node, **{"dino": replace(dino, weights=None)})
-
-
 def load_init(model: nn.Module, cfg: TrainStage, path: Path) -> None:
     """Copy weights from `path`: ours, whose header must describe this model, or a published checkpoint."""
     try:
@@ -79,29 +72,6 @@ def load_init(model: nn.Module, cfg: TrainStage, path: Path) -> None:
     if other:
         raise CheckpointError(f"{path}: weights of another model: {other}; choose the weights or the model to fit")
     load_published(path, model)
-
-
-INITIAL = (  # keys that choose initial values alone: weights of one choice fit a model of another
-    *("dino.weights", "dino.patch_std", "dino.patch_centred", "dino.pos_init", "dino.pos_gain"),
-    *("transformer.init_gain", "transformer.qk_norm_init", "pose_head_std", "pose_identity_bias"),
-    *("decoder_init_last_only", "init_gain"),
-)
-
-
-def difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str | None:
-    """Return the first key in which two model nodes differ, with both values; initial values do not count."""
-    left, right = _flat(theirs), _flat(ours)
-    for key in sorted({*left, *right} - {*INITIAL}, key=lambda key: (key != "name", key)):
-        if left.get(key) != right.get(key):
-            return f"model.{key} is {left.get(key)} there and {right.get(key)} here"
-    return None
-
-
-def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
 
 
 def identity(cfg: TrainStage) -> str:

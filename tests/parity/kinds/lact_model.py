@@ -201,7 +201,7 @@ def _each(target: Views) -> list[tuple[Tensor, Tensor]]:
 
 @torch.no_grad()
 def check_reference_precision(folder: Path, config: dict[str, Any]) -> None:
-    """With a bfloat16 Newton-Schulz, within what rounding changed for the reference, whose tokens are too few for a head."""
+    """With a bfloat16 Newton-Schulz, within what that changed for the reference: there are few tokens for a head."""
     model, (context, target) = _model(folder, config, "reference"), _views(folder, config)
     theirs = load_file(folder / "expected.safetensors")
     distance = (model(context, target).images - theirs["rendering_ns_bf16"]).abs().max().item()

@@ -82,13 +82,13 @@ class Update(torch.autograd.Function):
         weights, operands = FastWeights(w0, w1, w2), ctx.operands
         with torch.autocast(w0.device.type, enabled=False):
             each = zip(weights, (n0, n1, n2), gradients, cotangents, strict=True)
-            found = [_moved_backward(w, norm, g, bar, ctx.steps, operands) for w, norm, g, bar in each]
+            found = [moved_backward(w, norm, g, bar, ctx.steps, operands) for w, norm, g, bar in each]
             direct, inner = (FastWeights(*(pair[i] for pair in found)) for i in (0, 1))
             k_bar, v_bar, rate_bar = _lesson_backward(weights, direct, inner, k, v, lr.permute(1, 2, 0), operands)
         return *direct, None, None, None, k_bar.to(k.dtype), v_bar.to(v.dtype), rate_bar.permute(2, 0, 1), None, None
 
 
-def _moved_backward(
+def moved_backward(
     w: Tensor, norm: Tensor, gradient: Tensor, cotangent: Tensor, steps: int, operands: torch.dtype | None
 ) -> tuple[Tensor, Tensor]:
     """Return the cotangents of w + NS(gradient) and of `gradient`, from that of the renormalised columns."""

@@ -57,7 +57,7 @@ class FastWeightLayer(nn.Module):
         self, x: Float[Tensor, "b l d"], rows: Sequence[Row], weights: FastWeights | None = None
     ) -> tuple[Float[Tensor, "b a d"], FastWeights]:
         """Work through `rows` from the learnt start weights, or from `weights` ([b*heads ...] each) where given."""
-        last = max((row.end for row in rows if row.update), default=0)
+        last = max([0, *(row.end for row in rows if row.update)])
         q, (k, v) = self.queries(x), self.lessons(x[:, :last])
         start = self.start(len(x)) if weights is None else weights
         lr = self.rates(x[:, :last])
@@ -135,6 +135,12 @@ class Block(nn.Module):
         super().__init__()
         layers = (WindowAttention(cfg), FastWeightLayer(cfg), Mlp(cfg))
         self.module_list = nn.ModuleList([Normed(cfg.d, layer) for layer in layers])
+
+    def start(self, batch: int) -> FastWeights:
+        """Return the fast weights before any token has been learnt."""
+        fast = self.module_list[1]
+        assert isinstance(fast, Normed) and isinstance(fast.f, FastWeightLayer)
+        return fast.f.start(batch)
 
     def forward(
         self, x: Float[Tensor, "b v t d"], rows: Sequence[Row], weights: FastWeights | None = None

@@ -98,6 +98,10 @@ class LaCT(PosedTargets):
     encode = reconstruct
     decode = render
 
+    def blank(self, scenes: int) -> SceneState:
+        """Return the state of scenes of which nothing has been learnt."""
+        return SceneState([block.start(scenes) for block in self.blocks if isinstance(block, Block)], scenes)
+
     def tokens(
         self,
         images: Float[Tensor, "b v 3 h w"] | None,

@@ -59,7 +59,7 @@ def ttt_update_apply(
 
 def _check(rows: Sequence[Row], queries: int, keys: int) -> None:
     for row in rows:
-        last = min([queries] * row.apply + [keys] * row.update, default=queries)
+        last = min(queries if row.apply else row.end, keys if row.update else row.end)
         if not 0 <= row.start < row.end <= last:
             raise ValueError(f"{row} of {queries} queries and {keys} keys")
 
