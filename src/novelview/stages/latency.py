@@ -27,6 +27,8 @@ def latency(cfg: LatencyStage) -> None:
     require_writable(cfg.io["out"], "io.out")
     if not cfg.io.get("models"):
         raise ConfigError("io.models is empty; name the weights to time as io.models=[FILE,...]")
+    if not cfg.views or min(cfg.views) < 1:
+        raise ConfigError(f"views={min(cfg.views, default=[])}: name numbers of context views from 1 up")
     store = PackedStore(Path(cfg.io["packed"]) / "test")
     rows: list[Cost] = []
     with team(cfg.runtime) as ranks:
