@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Submitted, jobs, wait_for
+from submitted import Submitted, jobs, wait_for
 
 pytestmark = pytest.mark.slow
 TWO_NODES = ("gpu=2", "nodes=2", "mpi='srun'", "tasks=2", "tasks_per_gpu=0")

@@ -7,8 +7,8 @@ import time
 
 import pytest
 from checkout import ALL, Checkout
-from conftest import Submitted, jobs, wait_for
 from slurm import Cluster
+from submitted import Submitted, jobs, wait_for
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Submitted, jobs, wait_for
+from submitted import Submitted, jobs, wait_for
 
 pytestmark = pytest.mark.slow
 ONE_MINUTE = ("--set-resources", "pretrain_model:runtime=1", "pretrain_model:slurm_extra='--signal=USR1@10'")
