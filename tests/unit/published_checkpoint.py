@@ -26,6 +26,7 @@ def overrides(kind: str, image_size: int) -> list[str]:
         *(f"model.transformer.{name}={transformer[name]}" for name in ("d", "d_head")),
         *(f"model.{name}={transformer[name]}" for name in layers),
         *(f"model.dino.{name}={dino[name]}" for name in ("img_size", "embed_dim", "depth", "num_heads")),
+        "model.dino.weights=null",
     ]
 
 

@@ -91,7 +91,7 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, capsys: pytest.Captur
 def test_every_checkpoint_of_the_registry_has_a_model(name: str) -> None:
     cfg = compose("adopt", [*adoption(read_registry(), name), f"name={name}"])
     assert cfg.name == name and cfg.scale == "paper"
-    sizes = {"x224": 224, "x518": 518, "256": 256, "512": 512}
+    sizes = {"x224": 224, "x518": 518, "256": 256, "512": 512, "res72x128": 72, "res1024": 1024, "res536x960": 536}
     expected = next((size for ending, size in sizes.items() if name.endswith(f"_{ending}")), None)
     assert expected is None or cfg.views.image_size == expected
 

@@ -16,6 +16,8 @@ NEEDED = {
     "evaluate": ["io.weights=w", "io.out=o"],
     "figures": ["figure=f", "io.out=o"],
     "report": ["io.out=o", "io.figures=f"],
+    "publish": ["io.weights=w", "io.evaluation=e", "io.out=o"],
+    "render": ["io.weights=w", "io.out=o"],
 }
 
 

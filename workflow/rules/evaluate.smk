@@ -6,6 +6,7 @@ rule evaluate_model:
         packed=f"data/{PLAN.dataset}/packed/manifest.json",
         raw=f"data/{PLAN.dataset}/raw/manifest.json",
         weights=lambda wildcards: PLAN.at(wildcards).weights,
+        backbones=exchange.metric_weights(PLAN),
     output:
         summary=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/evaluation/summary.json",
         rows=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/evaluation/rows.csv",

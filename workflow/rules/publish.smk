@@ -1,6 +1,6 @@
 """Published checkpoints in, our own weights out. Nothing here is part of `all`."""
 
-from novelview.config import exchange
+exchange.check(PLAN)
 
 
 localrules:

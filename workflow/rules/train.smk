@@ -4,6 +4,7 @@
 rule pretrain_model:
     input:
         packed=f"data/{PLAN.dataset}/packed/manifest.json",
+        backbones=lambda wildcards: exchange.pretrained(PLAN, wildcards),
     output:
         weights=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/model.safetensors",
         curve=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/train.csv",
@@ -40,6 +41,7 @@ rule finetune_model:
     input:
         packed=f"data/{PLAN.dataset}/packed/manifest.json",
         init=lambda wildcards: PLAN.at(wildcards).start,
+        backbones=lambda wildcards: exchange.pretrained(PLAN, wildcards),
     output:
         weights=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/model.safetensors",
         curve=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/train.csv",

@@ -7,7 +7,6 @@ from typing import Any
 from novelview.config.runs import Published
 from novelview.config.schema import Study
 from novelview.config.settings import split_words
-from novelview.config.study import variant_of
 from novelview.downloads.registry import read_registry
 from novelview.errors import ConfigError
 
@@ -50,7 +49,7 @@ def _one(word: str, study: Study) -> tuple[str, Published]:
 def _registered(name: str, adopt: list[str], study: Study) -> tuple[str, Published]:
     """Return the run that a checkpoint of the registry fits: the study's one of its model, at its phase."""
     told = dict(word.split("=", 1) for word in adopt)
-    runs = [run for run in study.models if variant_of(study, run).model == told.get("model") and run == told["model"]]
+    runs = [run for run in study.models if run == told.get("variant", told.get("model"))]
     if not runs or told.get("phase", study.phases[0]) not in study.phases:
         what = (
             f"is {told['model']}, {told.get('phase', study.phases[0])}" if told else "is no checkpoint of a model here"

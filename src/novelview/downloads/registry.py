@@ -106,17 +106,15 @@ def targets(registry: Mapping[str, Entry]) -> dict[str, str]:
     return {f"{entry.path}/{LISTING}" if entry.is_folder else entry.path: name for name, entry in registry.items()}
 
 
-def needed(config: Any, registry: Mapping[str, Entry]) -> list[str]:
-    """Return the registry's files that a training or evaluation configuration cannot do without, as its keys name them.
+def needed(config: Any, registry: Mapping[str, Entry], started: bool = False) -> list[str]:
+    """Return the registry's files that a training configuration cannot do without, as its keys name them.
 
-    An evaluation does without LPIPS where the backbone is absent, so it needs none; a loss with weight 0 needs none.
+    A loss with weight 0 needs none, nor does an image tokenizer that starts from earlier weights (`started`).
     """
-    train, dino = getattr(config, "train", None), getattr(getattr(config, "model", None), "dino", None)
-    wanted = [dino.weights] if dino is not None else []
-    if train is not None:
-        losses = train.losses
-        wanted += [losses.vgg_weights if losses.perceptual > 0 else None]
-        wanted += [losses.lpips_weights if losses.lpips > 0 else None]
+    losses, dino = config.train.losses, getattr(config.model, "dino", None)
+    wanted = [dino.weights] if dino is not None and not started else []
+    wanted += [losses.vgg_weights if losses.perceptual > 0 else None]
+    wanted += [losses.lpips_weights if losses.lpips > 0 else None]
     return [path for path in wanted if path in targets(registry)]
 
 
