@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm import Cluster, missing
+from slurm import Cluster, missing, running
 from submitted import Submitted
 
 REQUIRED = "NOVELVIEW_REQUIRE_CLUSTER"
@@ -13,6 +13,9 @@ REQUIRED = "NOVELVIEW_REQUIRE_CLUSTER"
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if already := running():
+        yield already
+        return
     if reason := missing():
         (pytest.fail if os.environ.get(REQUIRED) else pytest.skip)(reason)
     cluster = Cluster(tmp_path_factory.mktemp("slurm"))

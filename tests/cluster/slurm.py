@@ -1,5 +1,7 @@
 """A SLURM cluster on this machine: `python tests/cluster/slurm.py up FOLDER`, later `... down FOLDER`.
 
+The tests bring up their own, or use one that is up already and leave it running.
+
 Two nodes that are both this machine, each with two pretend GPUs; everything listens on the loopback address alone.
 Needs the Debian packages slurm-wlm and munge, and root: SLURM drops SLURM_CONF on its way into a job, so the
 configuration must be found in /etc/slurm.
@@ -68,6 +70,13 @@ def missing() -> str | None:
     if taken:
         return f"{SYSTEM / taken[0]} exists: a cluster is configured on this machine"
     return None
+
+
+def running() -> "Cluster | None":
+    """Return the cluster that `slurm.py up` has left running on this machine."""
+    link = SYSTEM / FILES[0]
+    folder = link.readlink().parent if link.is_symlink() else None
+    return Cluster(folder) if folder and (folder / "pids").exists() else None
 
 
 class Cluster:
