@@ -9,16 +9,23 @@ import pytest
 import torch
 from import_samples import GL, lact, picture, poses, run
 from PIL import Image
+from tiny_models import config, model_of
 
-from novelview.config.compose import compose
+from novelview.config.compose import compose, resolved
+from novelview.config.schema import TrainStage, ViewsConfig
 from novelview.config.sources import Dl3dvSource, OpencvCamerasSource
 from novelview.errors import ConfigError, DataError
+from novelview.evaluation.rows import read_rows
 from novelview.files import read_json
+from novelview.models.weights import save_weights
 from novelview.scenes.chunks import chunk_files, read_chunk
 from novelview.scenes.imports import dl3dv
 from novelview.scenes.imports.lens import Lens, inner_lens, undistort
 from novelview.scenes.views import load_index
+from novelview.stages.cli import run_stage
 from novelview.stages.download import download
+from novelview.stages.evaluate import main
+from novelview.stages.preprocess import preprocess
 
 LENS = Lens(320, 180, 150.0, 152.0, 157.0, 93.0, (0.08, -0.03, 0.0, 0.0), (0.002, -0.003))
 BARREL = Lens(320, 180, 150.0, 152.0, 157.0, 93.0, (-0.12, 0.02, 0.0, 0.0), (0.001, 0.002))
@@ -195,3 +202,23 @@ def test_scene_keys_depend_on_names_and_pictures(tmp_path: Path) -> None:
         keys.append(scenes(tmp_path / "raw/test")[0].key)
     assert keys[0] == keys[1] != keys[2]
     assert torch.equal(scenes(tmp_path / "raw/test")[0].timestamps, torch.arange(6))
+
+
+def test_scenes_are_scored_from_any_number_of_chosen_views(tmp_path: Path, capsys) -> None:
+    for name in ("aaa", "bbb"):
+        nerfstudio(tmp_path / "dl3dv" / name, count=9)
+    run(Dl3dvSource(), tmp_path / "dl3dv", tmp_path / "raw", "dl3dv")
+    assert run_stage("preprocess", preprocess, [f"io.raw={tmp_path}/raw", f"io.out={tmp_path}/packed"]) == 0
+    views = ViewsConfig(image_size=28, image_width=42, resize="cover", sampler="random")
+    stage = TrainStage(model=config("lact"), views=views)
+    save_weights(tmp_path / "weights.safetensors", model_of("lact"), resolved(stage))
+    io = {name: tmp_path / name for name in ("raw", "packed", "out")} | {"weights": tmp_path / "weights.safetensors"}
+    words = [*(f"io.{key}={value}" for key, value in io.items()), "eval=views_dl3dv", "eval.video_frames=2"]
+    few = ["eval.context_counts=[2,4]", "eval.num_target=3", "eval.bootstrap=10", "eval.video_scenes=1"]
+    assert main([*words, *few]) == 0
+    rows = read_rows(tmp_path / "out/rows.csv")
+    frames = {count: {(row.scene, row.frame) for row in rows if row.split == f"kmeans{count}"} for count in (2, 4)}
+    assert frames[2] == frames[4] and len(frames[2]) == 6
+    assert read_json(tmp_path / "out/summary.json")["resolution"] == "28x42"
+    assert main([*words, "eval.context_counts=[8]", "eval.num_target=3"]) == 2
+    assert "9 usable frames, 8 context and 3 target views are asked for" in capsys.readouterr().err
