@@ -1,10 +1,14 @@
 """An author shares finished results through a DVC remote; who pulls them has nothing to do, and nothing is harmed."""
 
+import functools
 import hashlib
 import json
 import os
 import random
 import re
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -37,12 +41,12 @@ def save(checkout: Checkout, message: str) -> None:
     checkout.call("git", "commit", "--quiet", "-m", message)
 
 
-def clone(author: Checkout, folder: Path, link: str, *stages: str) -> Checkout:
+def clone(author: Checkout, folder: Path, link: str) -> Checkout:
     """Return a clone that pulled, with DVC's cache linked into it by `link`."""
     author.call("git", "clone", "--quiet", str(author.folder), str(folder))
     user = Checkout(folder)
     user.call("dvc", "config", "--local", "cache.type", link)
-    user.call("dvc", "pull", "--quiet", *stages)
+    user.call("dvc", "pull", "--quiet")
     return user
 
 
@@ -134,9 +138,27 @@ def test_lost_records_come_back_from_the_cache(author: Checkout, tmp_path: Path)
     assert "models/ptlvsm/rooms-full/x42/model.safetensors" in user.plans()
 
 
+@pytest.fixture
+def web(author: Checkout) -> Iterator[str]:
+    """The address of a web server that serves the author's remote."""
+    handler = functools.partial(Silent, directory=str(author.folder.parent / "remote"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class Silent(SimpleHTTPRequestHandler):
+    def log_message(self, *words: object) -> None:
+        pass
+
+
 @pytest.mark.slow
-def test_a_light_pull_gives_the_report(author: Checkout, tmp_path: Path) -> None:
-    user = clone(author, tmp_path / "user", "copy", *LIGHT)
+def test_a_light_pull_over_http_gives_the_report(author: Checkout, tmp_path: Path, web: str) -> None:
+    author.call("git", "clone", "--quiet", str(author.folder), str(tmp_path / "user"))
+    user = Checkout(tmp_path / "user")
+    user.call("dvc", "remote", "add", "--local", "--default", "web", web)
+    user.call("dvc", "pull", "--quiet", *LIGHT)
     ours, theirs = (where.path("results/demo/less3depend/report/index.html") for where in (user, author))
     assert ours.read_bytes() == theirs.read_bytes() and b"data:video/mp4;base64," in ours.read_bytes()
     assert user.path("results/demo/models/uplvsm/rooms-full/x42/evaluation/summary.json").is_file()
