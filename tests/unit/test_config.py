@@ -18,6 +18,7 @@ NEEDED = {
     "report": ["io.out=o", "io.figures=f"],
     "publish": ["io.weights=w", "io.evaluation=e", "io.out=o"],
     "render": ["io.weights=w", "io.out=o"],
+    "latency": ["io.out=o"],
 }
 
 
