@@ -158,7 +158,8 @@ def sets_note(evaluations: list[Evaluation]) -> str:
     parts = [SETS.get(name, name) for name in names]
     return (
         "; ".join(parts)
-        + ". Splits: large, medium and small overlap of the two contexts; gap N: contexts N frames apart."
+        + ". Splits: large, medium and small overlap of the two contexts; gap N: contexts N frames apart; uniform N, "
+        "random N, kmeans N: N context views, chosen that way."
     )
 
 

@@ -66,8 +66,8 @@ def _grid(rows: int, columns: int) -> tuple[Figure, list[list[Axes]]]:
 
 def _head(line: list[Axes], names: list[str]) -> None:
     titles = [
-        "Context 1",
-        "Context 2",
+        "First, context",
+        "Last, context",
         "Target",
         "Nearest, context",
         *(part for name in names for part in (name, "Error")),

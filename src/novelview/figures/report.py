@@ -26,7 +26,7 @@ BLURRY = (
     "a 14-pixel patch. The differences in PSNR are measured all the same; sharp pictures need the larger scales."
 )
 LEAD = (
-    "Feed-forward models render a view of a scene from two context pictures in one pass. This page shows what each "
+    "Feed-forward models render a view of a scene from a few context pictures in one pass. This page shows what each "
     "trained model reached, against trivial baselines and beside published numbers where there are any, wins and "
     "losses alike."
 )
@@ -48,8 +48,8 @@ SECTIONS = (
     ("provenance", "Provenance"),
 )
 VIDEO_NOTE = (
-    "Left and right the two context views, in the middle the render along a path from one camera to the other and "
-    "back. A model that takes no poses travels between the cameras it estimated itself."
+    "Left and right the first and the last context view, in the middle the render along a path through the context "
+    "cameras and back. A model that takes no poses travels between the cameras it estimated itself."
 )
 
 
