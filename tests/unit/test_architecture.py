@@ -10,7 +10,7 @@ from novelview.config.digest import imports_of, module_file
 ROOT = Path(__file__).parents[2]
 ORDER = ["cameras", "scenes", "models", "losses", "training evaluation", "figures", "stages"]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms.split()}
-BELOW = {"config", "errors", "files", "compat", "downloads"}
+BELOW = {"config", "errors", "files", "compat", "downloads", "planning"}
 MODULES = sorted(
     ".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__")
     for path in (ROOT / "src/novelview").rglob("*.py")

@@ -11,10 +11,13 @@ sys.path.insert(0, str(ROOT / "src"))
 from novelview.config import exchange
 from novelview.config.plan import one_of
 from novelview.config.workflow import enter, plan, refuse_linked_records
+from novelview.planning.cost import announce
 
 # Rules call `python -m novelview...`: the interpreter that runs Snakemake, the sources and configs of this checkout.
 enter(ROOT)
 PLAN = plan(config)
+if workflow.is_main_process and PLAN.scale == "paper" and "plan" not in sys.argv:
+    announce(PLAN)
 
 # A cluster's warning ahead of the time limit reaches every process of a job. Only training acts on it: Snakemake, the
 # shell and tee, which inherit this, must live until training has saved its state.

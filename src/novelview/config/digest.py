@@ -34,7 +34,7 @@ def imports_of(name: str) -> frozenset[str]:
     assert path is not None, name
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(_tree(path.read_text())):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -74,18 +74,26 @@ def source_digest(stage: str) -> str:
     for module in closure(f"novelview.stages.{stage}"):
         path = module_file(module)
         assert path is not None
-        total.update(f"{module}\0{_code(path)}\0".encode())
+        total.update(f"{module}\0{_code(path.read_text())}\0".encode())
         for data in _data_files(path):
             total.update(data.name.encode() + b"\0" + data.read_bytes())
     return total.hexdigest()[:12]
 
 
-def _code(path: Path) -> str:
-    tree = ast.parse(path.read_text())
+# Most modules are in several stages' closures, and parsing them takes a second or two: once is enough.
+@functools.cache
+def _tree(text: str) -> ast.Module:
+    """Return a module's syntax tree without docstrings."""
+    tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             _drop_docstring(node)
-    return ast.dump(tree)
+    return tree
+
+
+@functools.cache
+def _code(text: str) -> str:
+    return ast.dump(_tree(text))
 
 
 def _drop_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
