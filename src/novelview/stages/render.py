@@ -3,11 +3,14 @@
 import logging
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image
 
 from novelview.cameras.paths import turntable
@@ -30,6 +33,7 @@ from novelview.stages.evaluate import views_of
 from novelview.training.distributed import team
 
 log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 def render(cfg: RenderStage) -> None:
@@ -45,23 +49,27 @@ def render(cfg: RenderStage) -> None:
     _check(cfg, model)
     with team(cfg.runtime) as ranks, torch.no_grad():
         model = model.to(ranks.device).eval()
-        started = time.monotonic()
-        encoded = _encoded(cfg, model, weights, views_of(config, weights), ranks.device)
-        seconds = [time.monotonic() - started]
+        seen = views_of(config, weights)
+        encoded, encoding = _timed(lambda: _encoded(cfg, model, weights, seen, ranks.device))
         if cfg.io.get("save_state"):
             save_scene(cfg.io["save_state"], encoded)
-        facts = encoded.facts
-        viewer = Viewer(model, encoded.scene, facts.height, facts.width, cfg.amp)
-        started = time.monotonic()
-        frames = [to_uint8(part).cpu() for part in viewer.pictures(cameras(cfg, encoded, model), cfg.chunk)]
-        seconds.append(time.monotonic() - started)
-    pictures = torch.cat(frames).permute(0, 2, 3, 1).numpy()
+        pictures, rendering = _timed(lambda: _pictures(cfg, model, encoded))
     _write(cfg, pictures)
-    log.info(
-        "scene %s: %d context views in %.2f s, %d frames of %dx%d in %.2f s (%.0f ms each); clip: %s",
-        *(facts.scene, len(facts.frames), seconds[0], len(pictures), facts.width, facts.height, seconds[1]),
-        *(1000 * seconds[1] / len(pictures), cfg.io["out"]),
-    )
+    facts, count = encoded.facts, len(pictures)
+    log.info("scene %s: %d context views in %.2f s", facts.scene, len(facts.frames), encoding)
+    each = 1000 * rendering / count
+    log.info("%d frames of %dx%d, %.0f ms each: %s", count, facts.width, facts.height, each, cfg.io["out"])
+
+
+def _timed(call: Callable[[], Result]) -> tuple[Result, float]:
+    started = time.monotonic()
+    return call(), time.monotonic() - started
+
+
+def _pictures(cfg: RenderStage, model: ViewModel, encoded: Encoded) -> UInt8[np.ndarray, "n h w 3"]:
+    viewer = Viewer(model, encoded.scene, encoded.facts.height, encoded.facts.width, cfg.amp)
+    frames = [to_uint8(part).cpu() for part in viewer.pictures(cameras(cfg, encoded, model), cfg.chunk)]
+    return torch.cat(frames).permute(0, 2, 3, 1).numpy()
 
 
 def _check(cfg: RenderStage, model: ViewModel) -> None:
