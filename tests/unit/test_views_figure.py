@@ -23,6 +23,7 @@ from novelview.models.weights import save_weights
 from novelview.scenes.pack import pack_chunks
 from novelview.stages.cli import run_stage
 from novelview.stages.latency import latency
+from novelview.training.distributed import Team
 from novelview.training.optim import Updater
 from novelview.training.step import Stepper
 
@@ -143,17 +144,8 @@ def test_lpips_joins_the_loss_at_its_step(monkeypatch) -> None:
 
 
 def test_the_loop_tells_the_loss_its_step() -> None:
-    class Ranks:
-        world, rank, leads, device = 1, 0, True, torch.device("cpu")
-
-        def agree(self, flag):
-            return flag
-
-        def mean(self, values):
-            return values
-
     model, loss = model_of("lact"), PhotometricLoss(LossConfig(perceptual=0.0))
-    stepper = Stepper(model, loss, replace(TrainConfig(), amp="none"), Ranks())
+    stepper = Stepper(model, loss, replace(TrainConfig(), amp="none"), Team(0, 1, torch.device("cpu")))
     stepper.updater.seen = 41
     with pytest.raises(RuntimeError):
         stepper.step(iter([]))
