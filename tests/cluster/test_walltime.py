@@ -6,6 +6,7 @@ Training is paused until the limit has come, and the limit brought near, so that
 import os
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,14 @@ from submitted import Submitted, jobs, wait_for
 pytestmark = pytest.mark.slow
 
 
-def pending(pid: int, number: int) -> bool:
-    """Tell whether a signal waits for a stopped process, which cannot take it."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+def warned(pid: int) -> bool:
+    """Tell whether SIGUSR1 waits for a paused process, or woke it and has ended it."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return True
     masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd:", "ShdPnd:"))]
-    return any(mask >> (number - 1) & 1 for mask in masks)
+    return any(mask >> (signal.SIGUSR1 - 1) & 1 for mask in masks)
 
 
 def pause(checkout: Submitted, process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -57,8 +61,9 @@ def test_warned_ahead_of_its_time_limit_it_saves_and_goes_on(trained: Submitted,
     process = packed.start(packed.PRETRAINED)
     pid, job = pause(packed, process)
     shorten(job)
-    wait_for(lambda: pending(pid, signal.SIGUSR1), process)
-    os.kill(pid, signal.SIGCONT)
+    wait_for(lambda: warned(pid), process)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
     said = packed.finish(process)
     assert "stopped by SIGUSR1 after step" in slurm_log(packed, job)
     went_on(trained, packed, said, log)
