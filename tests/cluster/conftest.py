@@ -33,6 +33,8 @@ def trained(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Submi
 
 
 @pytest.fixture
-def packed(trained: Submitted, tmp_path: Path) -> Submitted:
+def packed(trained: Submitted, tmp_path: Path) -> Iterator[Submitted]:
     """A checkout of its own with packed data: its first job trains."""
-    return Submitted(tmp_path / "checkout", trained)
+    checkout = Submitted(tmp_path / "checkout", trained)
+    yield checkout
+    checkout.end()

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ class Submitted(Checkout):
     def __init__(self, folder: Path, like: "Submitted | None" = None) -> None:
         """Copy the project; `like`: a finished checkout whose data, and what is known of them, come along."""
         super().__init__(folder)
+        self.started: list[subprocess.Popen[str]] = []
         if like is not None:
             for part in ("data", ".snakemake/metadata"):
                 shutil.copytree(like.folder / part, folder / part)
@@ -34,9 +36,18 @@ class Submitted(Checkout):
         """Start Snakemake; what it says goes to the file `said`."""
         with open(self.folder / "said", "w") as stream:
             command = self.command(*arguments, more=more)
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 command, cwd=self.folder, stdout=stream, stderr=stream, text=True, start_new_session=True
             )
+        self.started.append(process)
+        return process
+
+    def end(self) -> None:
+        """Cancel what a failed test has left running."""
+        for process in self.started:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                process.wait(timeout=120)
 
     def finish(self, process: subprocess.Popen[str]) -> str:
         """Wait for the good end; return what Snakemake said."""
@@ -52,7 +63,9 @@ class Submitted(Checkout):
     def _trains(self, process: Path) -> bool:
         try:
             words = (process / "cmdline").read_bytes().split(b"\0")
-            return words[1:3] == [b"-m", b"novelview.stages.train"] and (process / "cwd").readlink() == self.folder
+            trains = (b"-m", b"novelview.stages.train") in zip(words, words[1:], strict=False)
+            starts_others = b"torch.distributed.run" in words
+            return trains and not starts_others and (process / "cwd").readlink() == self.folder
         except OSError:  # the process has gone
             return False
 
@@ -65,7 +78,7 @@ def jobs(said: str) -> list[str]:
     return re.findall(r"submitted with SLURM jobid (\d+)", said)
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 300) -> None:
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 900) -> None:
     """Wait until `condition()` holds while the process runs."""
     end = time.monotonic() + seconds
     while not condition():
