@@ -1,5 +1,6 @@
 """A tiny checkout that submits to SLURM through the shipped profile."""
 
+import itertools
 import re
 import shutil
 import signal
@@ -63,7 +64,7 @@ class Submitted(Checkout):
     def _trains(self, process: Path) -> bool:
         try:
             words = (process / "cmdline").read_bytes().split(b"\0")
-            trains = (b"-m", b"novelview.stages.train") in zip(words, words[1:], strict=False)
+            trains = (b"-m", b"novelview.stages.train") in itertools.pairwise(words)
             starts_others = b"torch.distributed.run" in words
             return trains and not starts_others and (process / "cwd").readlink() == self.folder
         except OSError:  # the process has gone
