@@ -70,8 +70,8 @@ def test_warned_ahead_of_its_time_limit_it_saves_and_goes_on(trained: Submitted,
 
 
 def test_killed_at_its_time_limit_it_goes_on(trained: Submitted, packed: Submitted, log: Path) -> None:
-    """A step longer than the warning: the limit strikes first."""
-    process = packed.start(packed.PRETRAINED)
+    """Without the warning."""
+    process = packed.start(packed.PRETRAINED, "--set-resources", "pretrain_model:slurm_extra='--nice=0'")
     _, job = pause(packed, process)
     shorten(job)
     said = packed.finish(process)
