@@ -1,0 +1,175 @@
+"""The plan of a study: runs, folders, digests that move only with their own configuration, and one-line mistakes."""
+
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from novelview.config.compose import conf_dir
+from novelview.config.plan import Plan
+from novelview.config.study import load_study
+from novelview.errors import ConfigError
+
+MADE: dict[str, Any] = {
+    "defaults": ["study_schema"],
+    "name": "made",
+    "variants": {"ptlvsm_l2": {"model": "ptlvsm", "train": ["model.n_layer=2"]}},
+    "models": ["ptlvsm", "ptlvsm_l2"],
+    "phases": ["pretrain", "finetune"],
+    "data": {"demo": {"source": "rooms", "dataset": "rooms", "eval": "rooms"}},
+}
+
+
+@pytest.fixture
+def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(conf_dir(), tmp_path / "conf")
+    monkeypatch.setenv("NOVELVIEW_CONF", str(tmp_path / "conf"))
+    return tmp_path / "conf"
+
+
+def made(conf: Path, config: dict[str, Any] | None = None, **changes: Any) -> Plan:
+    (conf / "study/made.yaml").write_text(yaml.safe_dump(MADE | changes))
+    return Plan({"study": "made", **(config or {})})
+
+
+def digests(plan: Plan) -> dict[str, str]:
+    return {
+        run.place: plan.stage("train", run.name, run.phase, run.subset)["digest"] for run in plan.runs(trained=True)
+    }
+
+
+def at(plan: Plan, place: str) -> dict[str, str]:
+    run, data, res = place.split("/")
+    return plan.train(SimpleNamespace(run=run, data=data, res=res.removeprefix("x")))
+
+
+def test_the_demo_has_the_paths_and_names_it_always_had() -> None:
+    plan = Plan({})
+    assert [run.place for run in plan.runs()] == [
+        f"{model}/rooms-full/x{size}" for model in ("uplvsm", "ptlvsm") for size in (56, 126)
+    ]
+    assert plan.runs()[1].start == "results/demo/models/uplvsm/rooms-full/x56/model.safetensors"
+    assert (plan.figures, plan.tables) == (plan.study.figures, ["results_table"])
+    assert plan.results == "results/demo/less3depend" and plan.extras == []
+
+
+def test_a_variant_is_its_model_with_other_values_under_its_own_name(conf: Path) -> None:
+    plan = made(conf)
+    assert [run.name for run in plan.runs(trained=True, first=True)] == ["ptlvsm", "ptlvsm_l2"]
+    own, other = (plan.composed("train", name, "pretrain") for name in ("ptlvsm_l2", "ptlvsm"))
+    assert (own.variant, own.model.name, own.model.n_layer) == ("ptlvsm_l2", "ptlvsm", 2)
+    assert (other.variant, other.train.lr, other.model.transformer.d) == ("", own.train.lr, own.model.transformer.d)
+    assert "variant=ptlvsm_l2" in at(plan, "ptlvsm_l2/rooms-full/x56")["overrides"]
+
+
+def test_a_digest_moves_only_with_its_own_runs_configuration(conf: Path) -> None:
+    before = digests(made(conf, subsets={"demo": ["medium", "full"]}))
+    assert len(set(before.values())) == len(before) == 8
+    variants = {"ptlvsm_l2": {"model": "ptlvsm", "train": ["model.n_layer=3"]}}
+    after = digests(made(conf, variants=variants, subsets={"demo": ["full", "medium", "large"]}))
+    moved = {place for place, digest in before.items() if after[place] != digest}
+    assert moved == {place for place in before if place.startswith("ptlvsm_l2/")}
+
+
+def test_subsets_belong_to_a_scale_and_bring_the_scaling_figure(conf: Path) -> None:
+    plan = made(conf, subsets={"demo": ["little", "full"], "paper": ["full"]})
+    assert {run.data for run in plan.runs()} == {"rooms-little", "rooms-full"}
+    assert plan.figures[-1] == "scaling" and plan.tables[-1] == "scaling_table"
+    assert at(plan, "ptlvsm/rooms-little/x126")["overrides"].count("subset=little") == 1
+    later = [run for run in plan.runs(trained=True, first=False) if run.subset == "little"]
+    assert all("rooms-little" in run.start for run in later) and len(later) == 2
+
+
+def test_any_number_of_phases_each_starts_from_the_one_before(conf: Path) -> None:
+    (conf / "phase/wide.yaml").write_text("# @package _global_\nphase: wide\n")
+    shutil.copy(conf / "recipe/demo/ptlvsm/finetune.yaml", conf / "recipe/demo/ptlvsm/wide.yaml")
+    wide = conf / "recipe/demo/ptlvsm/wide.yaml"
+    wide.write_text(wide.read_text().replace("image_size: 126", "image_size: 56\n  image_width: 98\n  resize: cover"))
+    plan = made(conf, phases=["pretrain", "finetune", "wide"])
+    chain = [run for run in plan.runs() if run.name == "ptlvsm"]
+    assert [run.res for run in chain] == ["56", "126", "56x98"]
+    assert [run.start for run in chain] == ["", chain[0].weights, chain[1].weights]
+    assert plan.runs(trained=True, first=False) == [run for run in plan.runs() if run.start]
+
+
+def test_constraints_match_the_planned_folders_and_nothing_else(conf: Path) -> None:
+    plan = made(conf)
+    first = re.compile(
+        f"models/(?P<run>{plan.only(plan.runs(trained=True, first=True))})/(?P<data>[^/]+)/x(?P<res>[0-9x]+)/m"
+    )
+    assert first.fullmatch("models/ptlvsm_l2/rooms-full/x56/m")
+    assert not first.fullmatch("models/ptlvsm_l2/rooms-full/x126/m") and not first.fullmatch(
+        "models/ptlvsm/rooms-little/x56/m"
+    )
+    assert not re.fullmatch(plan.only([]), "")
+
+
+def test_an_adopted_checkpoint_takes_the_place_of_its_phase(tmp_path: Path) -> None:
+    plan = Plan({"scale": "paper", "init": "uplvsm_x224"})
+    own = [run for run in plan.runs() if run.name == "uplvsm"]
+    assert own[0].adopted == "uplvsm_x224" and own[0].folder.endswith("uplvsm/re10k-published/x224")
+    assert own[0].weights == "results/paper/models/uplvsm/published/x224/model.safetensors"
+    assert {run.start for run in own[1:]} == {own[0].weights} and {run.res for run in own[1:]} == {"518"}
+    assert all("uplvsm_x224" in run.data for run in own[1:])
+    assert len([run for run in plan.runs() if run.name == "ptlvsm"]) == 8
+    last = [run for run in Plan({"scale": "paper", "init": "uplvsm_x518"}).runs() if run.name == "uplvsm"]
+    assert [(run.res, run.adopted) for run in last] == [("518", "uplvsm_x518")]
+
+
+def test_ones_own_file_is_adopted_as_the_run_it_names(tmp_path: Path) -> None:
+    file = tmp_path / "my weights.pt"
+    file.write_bytes(b"weights")
+    plan = Plan({"init": f"'ptlvsm={file}'"})
+    adopted = [run for run in plan.runs() if run.adopted]
+    assert [(run.name, run.adopted) for run in adopted] == [("ptlvsm", str(file))]
+    assert any(run.data == "rooms-full-my_weights" for run in plan.runs())
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"init": "nothing"}, ["init=nothing", "RUN=FILE"]),
+        ({"init": "uplvsm=/nowhere.pt"}, ["/nowhere.pt", "no file"]),
+        ({"init": "nerf=/nowhere.pt"}, ["uplvsm, ptlvsm"]),
+        ({"init": "lact_obj_res256"}, ["lact_obj_res256", "uplvsm"]),
+        ({"init": "vgg16"}, ["vgg16", "no checkpoint"]),
+        ({"init": "uplvsm_x224 uplvsm_x518"}, ["two checkpoints", "uplvsm"]),
+        ({"init": "'open"}, ["init", "quote"]),
+    ],
+)
+def test_a_wrong_init_is_one_line(config: dict[str, str], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Plan({"scale": "paper", **config})
+    assert "\n" not in str(caught.value) and all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"models": ["ptlvsm", "nerf"]}, ["'nerf'", "ptlvsm_l2"]),
+        ({"models": ["ptlvsm", "ptlvsm"]}, ["models", "once"]),
+        ({"models": []}, ["models", "at least one"]),
+        ({"models": ["PT-LVSM"]}, ["PT-LVSM", "small letters"]),
+        ({"variants": {"uplvsm": {"model": "ptlvsm"}}}, ["variants.uplvsm", "name of a model"]),
+        ({"variants": {"ptlvsm_l2": {"train": []}}}, ["study/made.yaml", "model"]),
+        ({"phases": ["pretrain", "pretrain"]}, ["phases", "once"]),
+        ({"phases": ["pretrain", "wide"]}, ["wide"]),
+        ({"subsets": {"demo": ["tiny"]}}, ["subsets.demo", "'tiny'", "little"]),
+        ({"subsets": {"demo": []}}, ["subsets.demo", "at least one"]),
+        ({"model": ["ptlvsm"]}, ["made.yaml", "model"]),
+        ({"overrides": {"train": ["views.image_size=56"]}}, ["share the resolution 56"]),
+    ],
+)
+def test_a_wrong_study_is_one_line(conf: Path, changes: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        made(conf, **changes)
+    assert "\n" not in str(caught.value) and all(word in str(caught.value) for word in words), caught.value
+
+
+def test_every_study_of_the_project_loads() -> None:
+    for path in (conf_dir() / "study").glob("*.yaml"):
+        assert load_study(path.stem).name == path.stem
