@@ -1,24 +1,22 @@
 """LaCT: published sizes and start, two phases, states on disk, what is refused."""
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from tiny_models import model_of, views
 
 from novelview.config.compose import compose
 from novelview.config.models import LaCTConfig, TTTConfig
 from novelview.errors import CheckpointError, ConfigError, DataError
+from novelview.evaluation.scene_file import Encoded, Facts, load_scene, save_scene
 from novelview.models.lact.layers import FastWeightLayer, inverse_softplus
 from novelview.models.lact.model import LaCT, posed_pixels
-from novelview.models.lact.state import load_state, save_state
 from novelview.models.published import load_published
 from novelview.models.registry import build
+from novelview.models.weights import save_weights
 from novelview.scenes.batch import Views
 
 
@@ -130,53 +128,59 @@ def test_a_state_renders_any_size_and_does_not_grow_with_the_views() -> None:
     assert model.render(states[0], target.c2w, target.intrinsics, 56, 14).shape == (2, 2, 3, 56, 14)
 
 
+def _saved(folder: Path, **changes: object) -> tuple[LaCT, Path, Encoded]:
+    """Return a model, its weights file, and a scene it encoded; save the scene beside the weights."""
+    model, weights, context = _lact(**changes), folder / "model.safetensors", views(3, 1, scenes=1)
+    save_weights(weights, model, {"model": dataclasses.asdict(model.cfg)})
+    facts = Facts(**Facts.of(weights), scene="room", frames=[0, 1, 2], height=28, width=42)
+    with torch.no_grad():
+        encoded = Encoded(model.reconstruct(context), context.c2w[0], context.intrinsics[0], facts)
+    save_scene(folder / "scene.safetensors", encoded)
+    return model, weights, encoded
+
+
 @torch.no_grad()
 def test_a_state_comes_back_from_disk(tmp_path: Path) -> None:
-    model, target = _lact(), views(2, 2)
-    state = model.reconstruct(views(3, 1))
-    for name in ("one", "two"):
-        save_state(tmp_path / name, state, model)
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    loaded = load_state(tmp_path / "one", model)
-    camera = target.c2w, target.intrinsics, 28, 42
-    assert torch.equal(model.render(loaded, *camera), model.render(state, *camera))
-    with safe_open(tmp_path / "one", "pt") as stream:
-        header = stream.metadata()
-    assert json.loads(header["config"])["name"] == "lact" and len(header["config_digest"]) == 12
+    model, weights, encoded = _saved(tmp_path)
+    content = (tmp_path / "scene.safetensors").read_bytes()
+    save_scene(tmp_path / "scene.safetensors", encoded)
+    assert (tmp_path / "scene.safetensors").read_bytes() == content
+    loaded = load_scene(tmp_path / "scene.safetensors", weights, torch.device("cpu"))
+    assert loaded.facts == encoded.facts and len(loaded.facts.digest) == 12
+    camera = encoded.c2w[None], encoded.intrinsics[None], 28, 42
+    assert torch.equal(model.render(loaded.scene, *camera), model.render(encoded.scene, *camera))
 
 
-@torch.no_grad()
-def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
-    model, path = _lact(), tmp_path / "state.safetensors"
-    save_state(path, model.reconstruct(views(3, 1)), model)
-    with pytest.raises(CheckpointError, match=r"model.n_layer is 2 there and 3 here"):
-        load_state(path, _lact(n_layer=3))
-    with pytest.raises(CheckpointError, match=r"model.ttt.inter_multi is 2 there and 4.0 here"):
-        load_state(path, _lact(ttt=TTTConfig(d_head=4, inter_multi=4.0)))
-    other = _lact()
-    other.get_parameter("input_linear.weight").data[0, 0] += 1
-    with pytest.raises(CheckpointError, match="learnt by other weights of this model"):
-        load_state(path, other)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_layer": 3}, r"a scene of another model: model.n_layer is 2 there and 3 here"),
+        ({"ttt": TTTConfig(d_head=8)}, r"model.ttt.d_head is 4 there and 8 here"),
+        ({"init_gain": 2.0}, "encoded by other weights than"),
+    ],
+)
+def test_a_state_of_another_model_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    _saved(tmp_path)
+    (tmp_path / "other").mkdir()
+    _, weights, _ = _saved(tmp_path / "other", **changes)
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_scene(tmp_path / "scene.safetensors", weights, torch.device("cpu"))
+    assert "\n" not in str(error.value)
 
 
 def test_a_file_that_is_no_state_is_refused(tmp_path: Path) -> None:
-    model, path = _lact(), tmp_path / "state.safetensors"
-    with pytest.raises(CheckpointError, match="no such file; reconstruct the scene"):
-        load_state(path, model)
-    path.write_bytes(b"\x00" * 40)
-    with pytest.raises(CheckpointError, match="no scene state, or damaged"):
-        load_state(path, model)
-    save_file(model.state_dict(), path)
-    with pytest.raises(CheckpointError, match="not a scene state"):
-        load_state(path, model)
-    save_state(path, model.blank(1), model)
-    with safe_open(path, "pt") as stream:
-        header = stream.metadata()
-    tensors = load_file(path)
-    tensors["blocks.1.w1"] = tensors["blocks.1.w1"] * math.nan
-    save_file(tensors, path, header)
+    _, weights, encoded = _saved(tmp_path)
+    path = tmp_path / "scene.safetensors"
+    encoded.scene.blocks[1].w1[0, 0, 0] = math.nan
+    save_scene(path, encoded)
     with pytest.raises(CheckpointError, match=r"'blocks.1.w1' has values that are not finite"):
-        load_state(path, model)
+        load_scene(path, weights, torch.device("cpu"))
+    for content in (path.read_bytes()[:-5], b"\x00" * 40, weights.read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="not an encoded scene"):
+            load_scene(path, weights, torch.device("cpu"))
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_scene(tmp_path / "none", weights, torch.device("cpu"))
 
 
 def test_cameras_of_other_scenes_are_refused() -> None:
@@ -185,6 +189,8 @@ def test_cameras_of_other_scenes_are_refused() -> None:
         model.render(model.blank(2), target.c2w, target.intrinsics, 28, 42)
     with pytest.raises(DataError, match="30x28 pixels cannot be cut into 14-pixel patches"):
         model.render(model.blank(3), target.c2w, target.intrinsics, 28, 30)
+    with pytest.raises(DataError, match="of a model of another size"):
+        _lact(n_layer=3).render(model.blank(3), target.c2w, target.intrinsics, 28, 42)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_a_state_of_other_weights_or_a_damaged_one_is_refused(data: Path, tmp_pa
     other = data / "other.safetensors"
     other.write_bytes((data / "lvsm_encoder_decoder.safetensors").read_bytes())
     assert call(data, tmp_path, "other", f"io.load_state={state}") == 2
-    assert "encoded by other weights" in capsys.readouterr().err
+    assert "a scene of another model: model.name is lact there" in capsys.readouterr().err
     save_file({name: value for name, value in load_file(state).items() if "blocks" in name}, state)
     assert call(data, tmp_path, "lact", f"io.load_state={state}") == 2
     assert "not an encoded scene" in capsys.readouterr().err

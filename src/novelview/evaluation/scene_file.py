@@ -2,7 +2,8 @@
 
 A safetensors file of the scene's tensors (`tokens`, or the fast weights `blocks.{i}.w0|w1|w2` of LaCT) and of its
 context cameras (`context.c2w` [v 4 4] in the frame of the sample, `context.intrinsics` [v 4] in pixels). The metadata
-key `scene` is a JSON object: SHA-256 of the weights, scene, frames, size, and the frame's motion and scale, if any.
+key `scene` is a JSON object: SHA-256 of the weights, their model node and its digest, scene, frames, size, and the
+frame's motion and scale, if any. The same scene gives the same bytes.
 """
 
 import json
@@ -17,10 +18,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from novelview.cameras.poses import Frame
+from novelview.config.compose import digest_of
+from novelview.config.difference import difference
 from novelview.errors import CheckpointError
 from novelview.files import sha256, write_bytes
 from novelview.models.lact.model import SceneState
 from novelview.models.lact.plain import FastWeights
+from novelview.models.weights import ordered, read_config
 
 FORMAT = "novelview-scene-1"
 
@@ -51,6 +55,8 @@ class Facts:
     """What the header of a scene file says."""
 
     weights: str  # SHA-256
+    model: dict[str, Any]  # its resolved node
+    digest: str  # of the node
     scene: str
     frames: list[int]
     height: int
@@ -58,16 +64,26 @@ class Facts:
     motion: list[list[float]] | None = None
     scale: float = 1.0
 
+    @staticmethod
+    def of(weights: Path | str) -> dict[str, Any]:
+        """Return the facts about a weights file."""
+        node = read_config(weights)["model"]
+        return {"weights": sha256(weights), "model": node, "digest": digest_of(node)}
+
 
 def save_scene(path: Path | str, encoded: Encoded) -> None:
     """Write an encoded scene atomically."""
     tensors = {**tensors_of(encoded.scene), "context.c2w": encoded.c2w, "context.intrinsics": encoded.intrinsics}
-    metadata = {"format": FORMAT, "scene": json.dumps(asdict(encoded.facts))}
-    write_bytes(path, save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata))
+    metadata = {"format": FORMAT, "scene": json.dumps(asdict(encoded.facts), sort_keys=True)}
+    kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_bytes(path, ordered(save(kept, metadata)))
 
 
 def load_scene(path: Path | str, weights: Path | str, device: torch.device) -> Encoded:
-    """Read an encoded scene; raises CheckpointError for a damaged file, or one that other weights encoded."""
+    """Read an encoded scene.
+
+    Raises CheckpointError, one line, for a damaged file and for one that another model, size or weights encoded.
+    """
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such file; write it with io.save_state, or correct io.load_state")
     try:
@@ -77,9 +93,20 @@ def load_scene(path: Path | str, weights: Path | str, device: torch.device) -> E
         c2w, intrinsics = tensors.pop("context.c2w"), tensors.pop("context.intrinsics")
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise CheckpointError(f"{path}: not an encoded scene ({str(error)[:80]}); write it again") from None
-    if facts.weights != sha256(weights):
-        raise CheckpointError(f"{path}: encoded by other weights than {weights}; encode the scene again")
+    _check(path, facts, tensors, weights)
     return Encoded(scene_of(tensors), c2w, intrinsics, facts)
+
+
+def _check(path: Path | str, facts: Facts, tensors: dict[str, Tensor], weights: Path | str) -> None:
+    ours = Facts.of(weights)
+    other = difference(facts.model, ours["model"])
+    if other:
+        raise CheckpointError(f"{path}: a scene of another model: {other}; encode the scene again")
+    if facts.weights != ours["weights"]:
+        raise CheckpointError(f"{path}: encoded by other weights than {weights}; encode the scene again")
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise CheckpointError(f"{path}: '{name}' has values that are not finite; encode the scene again")
 
 
 def tensors_of(scene: Tensor | SceneState) -> dict[str, Tensor]:

@@ -15,7 +15,6 @@ from novelview.config.schema import ViewsConfig
 from novelview.config.viewing import PathConfig
 from novelview.evaluation.protocol import autocast
 from novelview.evaluation.scene_file import Encoded, Facts
-from novelview.files import sha256
 from novelview.models.render import ViewModel
 from novelview.scenes.frames import FrameCache, Store, collate
 
@@ -57,7 +56,7 @@ def encode_scene(
     moved = {"motion": frame.motion.tolist(), "scale": float(frame.scale)}
     height, width = sample.images.shape[-2:]
     placed = moved if views.pose_normalisation == "scene" else {}
-    facts = Facts(sha256(weights), scene, list(frames), height, width, **placed)
+    facts = Facts(**Facts.of(weights), scene=scene, frames=list(frames), height=height, width=width, **placed)
     return Encoded(tokens, context.c2w[0], context.intrinsics[0], facts)
 
 

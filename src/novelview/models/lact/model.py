@@ -91,6 +91,9 @@ class LaCT(PosedTargets):
         check_size(height, width, self.patch_size)
         if scene.scenes != len(c2w):
             raise DataError(f"a state of {scene.scenes} scenes cannot render cameras of {len(c2w)} scenes")
+        theirs, ours = ([[w.shape for w in block] for block in state.blocks] for state in (scene, self.blank(len(c2w))))
+        if theirs != ours:
+            raise DataError("the state is of a model of another size; reconstruct the scene with this one")
         x = self.tokens(None, c2w, intrinsics, (height, width))
         x, _ = self.run(x, [Row(0, x.shape[1] * x.shape[2], False, True)], scene.blocks)
         return self.pictures(x, height, width)
