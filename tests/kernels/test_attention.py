@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from torch import Tensor
+
 from novelview_kernels import context_attention, qk_attention
 from novelview_kernels.attention import reference
-from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 EPS = 1e-6

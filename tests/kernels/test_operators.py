@@ -4,10 +4,11 @@ import re
 
 import pytest
 import torch
+from torch import Tensor
+
 from novelview_kernels import backend, context_attention, qk_attention, table
 from novelview_kernels.attention import configs, reference
 from novelview_kernels.attention.op import attention, attention_backward
-from torch import Tensor
 
 
 def _qkv(n: int = 24, d: int = 32, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:

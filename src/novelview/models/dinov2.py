@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from novelview.config.models import DinoConfig, ModelConfig
 from novelview.errors import CheckpointError
-from novelview.models.layers import RMSNorm, attend, split_heads
+from novelview.models.layers import RMSNorm, attend_packed
 from novelview.models.tokens import check_size
 
 log = logging.getLogger(__name__)
@@ -47,8 +47,7 @@ class DinoAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
         """Attend over the tokens of one image."""
-        q, k, v = split_heads(self.qkv(x), self.heads)
-        return self.proj(attend(self.q_norm(q), self.k_norm(k), v))
+        return self.proj(attend_packed(self.qkv(x), self.heads, self.q_norm, self.k_norm))
 
 
 class DinoMlp(nn.Module):

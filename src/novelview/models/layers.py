@@ -1,6 +1,7 @@
 """Building blocks of the QK-norm transformers (specs/uplvsm.md section 2.1).
 
-The one room that chooses how attention is computed: PyTorch's scaled dot-product attention on every device.
+The one room that chooses how attention is computed: PyTorch's scaled dot-product attention, or on a GPU our kernel
+where `NOVELVIEW_KERNELS` and the table of measurements say so (docs/kernels.md).
 """
 
 from collections.abc import Iterable
@@ -13,6 +14,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from novelview.config.models import TransformerConfig
+from novelview_kernels import qk_attention
+from novelview_kernels.qk_attention import chosen
 
 BASE_STD = 0.02
 
@@ -43,6 +46,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "b n c"]:
     return scaled_dot_product_attention(q, k, v.to(q.dtype)).transpose(1, 2).flatten(2)
 
 
+def attend_packed(
+    packed: Float[Tensor, "b n c"], heads: int, q_norm: nn.Module, k_norm: nn.Module
+) -> Float[Tensor, "b n d"]:
+    """Full bidirectional attention from a fused projection, q and k normalised by `q_norm` and `k_norm`."""
+    if isinstance(q_norm, RMSNorm) and isinstance(k_norm, RMSNorm) and q_norm.eps == k_norm.eps:
+        qkv = packed.unflatten(-1, (3, heads, -1))
+        if chosen(qkv) != "torch":
+            return qk_attention(qkv, q_norm.weight, k_norm.weight, q_norm.eps).flatten(2)
+    q, k, v = split_heads(packed, heads)
+    return attend(q_norm(q), k_norm(k), v)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with one fused bias-free projection and RMSNorm on q and k."""
 
@@ -64,7 +79,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Attend over all tokens of a sequence."""
-        return self.fc(attend(*self.projected(x)))
+        return self.fc(attend_packed(self.to_qkv(x), self.heads, self.q_norm, self.k_norm))
 
     def weights(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n n"]:
         """Return the attention weights averaged over heads; rows sum to 1."""

@@ -14,7 +14,7 @@ from torch.nn.functional import gelu, linear, silu, softplus
 
 from novelview.config.models import LaCTConfig
 from novelview.models.lact.ttt import FastWeights, Row, ttt_update_apply
-from novelview.models.layers import RMSNorm, attend, split_heads
+from novelview.models.layers import RMSNorm, attend_packed
 
 QK_EPS = torch.finfo(torch.float32).eps
 NORM_EPS = 1e-5
@@ -33,8 +33,7 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
         """Attend within each of n sequences."""
-        q, k, v = split_heads(self.to_qkv(x), self.heads)
-        return self.c_proj(attend(self.q_norm(q), self.k_norm(k), v))
+        return self.c_proj(attend_packed(self.to_qkv(x), self.heads, self.q_norm, self.k_norm))
 
 
 class FastWeightLayer(nn.Module):

@@ -5,15 +5,15 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from torch import Tensor
+
+from novelview.models.lact.newton_schulz import newton_schulz
+from novelview.models.lact.plain import FastWeights, plain_apply, plain_update
 from novelview_kernels import backend
 from novelview_kernels.ttt import newton_schulz as kernels
 from novelview_kernels.ttt import reference, ttt_apply, ttt_update
 from novelview_kernels.ttt.op import ttt_apply as apply_op
 from novelview_kernels.ttt.op import ttt_update as update_op
-from torch import Tensor
-
-from novelview.models.lact.newton_schulz import newton_schulz
-from novelview.models.lact.plain import FastWeights, plain_apply, plain_update
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 NAMES = ("w0'", "w1'", "w2'", "o", "dw0", "dw1", "dw2", "dk", "dv", "dlr", "dq")

@@ -1,0 +1,1 @@
+"""The GPU suite: correctness, repeatability and measurements of every operator (`make gpu`)."""

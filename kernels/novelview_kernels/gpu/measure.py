@@ -1,0 +1,161 @@
+"""Time, memory and rows of the GPU suite."""
+
+import csv
+import datetime
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+Call = Callable[[], Any]
+
+
+class Case(NamedTuple):
+    """Something to measure: competing calls by path, `ours` among them, over the same inputs."""
+
+    op: str
+    sizes: dict[str, int]
+    dtype: str
+    flops: float  # of the forward direction
+    forward: Mapping[str, Call]
+    train: Mapping[str, Call]
+    graphs: bool = False  # also under CUDA graphs: launch-bound sizes
+
+
+class Row(NamedTuple):
+    """One measurement; `ms` is None where `note` says why there is none."""
+
+    op: str
+    sizes: str
+    dtype: str
+    direction: str
+    path: str
+    ms: float | None
+    tflops: float | None
+    peak_mib: float | None
+    note: str
+
+
+class Clock:
+    """A wall-clock budget: what no longer fits is left out and said to be."""
+
+    def __init__(self, seconds: float) -> None:
+        self.end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Return the seconds left."""
+        return self.end - time.monotonic()
+
+
+def milliseconds(call: Call, cuda: bool) -> float:
+    """Return the median milliseconds of a call."""
+    if cuda:
+        from triton.testing import do_bench
+
+        found: Any = do_bench(call, warmup=10, rep=40, return_mode="median")
+        return float(found)
+    times = []
+    for _ in range(2):
+        begin = time.perf_counter()
+        call()
+        times.append(1e3 * (time.perf_counter() - begin))
+    return statistics.median(times)
+
+
+def graph_milliseconds(call: Call) -> float:
+    """Return the median milliseconds of a call replayed from a CUDA graph."""
+    from triton.testing import do_bench_cudagraph
+
+    found: Any = do_bench_cudagraph(call, rep=20, return_mode="median")
+    return float(found)
+
+
+def peak_mib(call: Call) -> float:
+    """Return the MiB a call allocates at its peak beyond what was there."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def rows_of(case: Case, clock: Clock, cuda: bool) -> list[Row]:
+    """Measure all paths of a case; a path that fails or no longer fits gets a row that says so."""
+    directions: dict[str, tuple[Mapping[str, Call], Callable[[Call], float], float]] = {
+        "forward": (case.forward, lambda call: milliseconds(call, cuda), case.flops),
+        "train": (case.train, lambda call: milliseconds(call, cuda), 3.5 * case.flops),
+    }
+    if case.graphs and cuda:
+        directions["forward under a graph"] = (case.forward, graph_milliseconds, case.flops)
+    rows = []
+    for direction, (calls, measure, flops) in directions.items():
+        for path, call in calls.items():
+            rows.append(_row(case, direction, path, call, measure, flops, clock, cuda))
+    return rows
+
+
+def _row(
+    case: Case, direction: str, path: str, call: Call, measure: Callable[[Call], float], flops: float,
+    clock: Clock, cuda: bool,
+) -> Row:  # fmt: skip
+    head = (case.op, " ".join(f"{name}={value}" for name, value in case.sizes.items()), case.dtype, direction, path)
+    if clock.left() <= 0:
+        return Row(*head, None, None, None, "not run: out of time")
+    try:
+        with torch.set_grad_enabled(direction == "train"):
+            call()
+            ms = measure(call)
+            peak = peak_mib(call) if cuda else None
+    except Exception as problem:  # a competitor that cannot run here is reported, and the others still measured
+        return Row(*head, None, None, None, f"failed: {type(problem).__name__}: {str(problem).splitlines()[0][:120]}")
+    return Row(*head, ms, flops / ms / 1e9, peak, "")
+
+
+def machine() -> dict[str, str]:
+    """Return the columns that say where and with what a row was measured."""
+    cuda = torch.cuda.is_available()
+    return {
+        "gpu": torch.cuda.get_device_name() if cuda else "none",
+        "torch": str(torch.__version__),
+        "triton": _triton(),
+        "cudnn": str(torch.backends.cudnn.version()) if cuda else "none",
+        "python": platform.python_version(),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+    }
+
+
+def _triton() -> str:
+    import triton
+
+    return triton.__version__
+
+
+def write(file: Path, rows: list[Row]) -> None:
+    """Write rows with the machine's columns after theirs."""
+    where = machine()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "w", newline="") as stream:
+        writer = csv.DictWriter(stream, [*Row._fields, *where], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row._asdict(), **where} for row in rows)
+
+
+def best(rows: list[Row]) -> list[dict[str, str]]:
+    """Return for each case and direction our time and the best other's, as rows of the dispatch table."""
+    groups: dict[tuple[str, ...], dict[str, float]] = {}
+    for row in rows:
+        if row.ms is not None and not row.path.startswith("("):  # parts in brackets do not compete
+            groups.setdefault((row.op, row.sizes, row.dtype, row.direction), {})[row.path] = row.ms
+    found = []
+    for (op, sizes, dtype, direction), times in groups.items():
+        others = {path: ms for path, ms in times.items() if path != "ours"}
+        if "ours" in times and others:
+            other = min(others, key=others.__getitem__)
+            head = {"op": op, "sizes": sizes, "dtype": dtype, "direction": direction, "other": other}
+            found.append(head | {"ours_ms": f"{times['ours']:.4f}", "other_ms": f"{others[other]:.4f}"})
+    return found

@@ -1,0 +1,100 @@
+"""What `qk_attention` is measured against: PyTorch's attention on each of its backends, compiled, and FlexAttention."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import flex_attention
+
+from novelview_kernels import backend
+from novelview_kernels.attention import reference, run
+from novelview_kernels.gpu.measure import Call, Case
+from novelview_kernels.qk_attention import qk_attention
+
+HEADS, WIDTH, EPS = 12, 64, 1e-3
+SHAPES = [
+    (1, 1280),
+    (8, 1280),
+    (8, 3072),
+    (4, 3762),
+    (1, 1536),
+    (8, 1536),
+    (1, 3762),
+    (1, 5000),
+    (1, 10000),
+    (1, 20000),
+]
+COMPILED = {(1, 1280), (8, 1280), (8, 3072), (4, 3762)}  # compiling takes longer than measuring
+LAUNCH_BOUND = {(1, 1280), (1, 1536)}
+
+
+def _on(kind: SDPBackend, attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def run_on(*inputs: Any) -> Tensor:
+        with sdpa_kernel(kind):
+            return attend(*inputs)
+
+    return run_on
+
+
+def _flex(qkv: Tensor, wq: Tensor, wk: Tensor, eps: float) -> Tensor:
+    out: Any = flex_attention(*reference.heads_first(qkv, wq, wk, eps))
+    return out.transpose(1, 2)
+
+
+def _ours(mode: str) -> Callable[..., Tensor]:
+    def attend(*inputs: Any) -> Tensor:
+        with backend.use(mode):
+            return qk_attention(*inputs)
+
+    return attend
+
+
+def paths(cuda: bool, compiled: bool) -> dict[str, Callable[..., Tensor]]:
+    """Return the competing functions by name."""
+    if not cuda:
+        return {"ours": _ours("interpret"), "sdpa": reference.dense}
+    found = {"ours": _ours("triton"), "sdpa": reference.dense}
+    found["sdpa cudnn"] = _on(SDPBackend.CUDNN_ATTENTION, reference.dense)
+    found["sdpa flash"] = _on(SDPBackend.FLASH_ATTENTION, reference.dense)
+    if compiled:
+        found["compiled"] = torch.compile(reference.dense, dynamic=False)
+        found["compiled cudnn"] = _on(SDPBackend.CUDNN_ATTENTION, torch.compile(reference.dense, dynamic=False))
+        found["flex"] = torch.compile(_flex, dynamic=False)
+    return found
+
+
+def training(attend: Callable[..., Tensor], leaves: list[Tensor], *rest: Any) -> Call:
+    """Return a call of forward and backward through `attend(*leaves, *rest)`."""
+    cotangent: list[Tensor] = []
+
+    def step() -> None:
+        out = attend(*leaves, *rest)
+        if not cotangent:
+            cotangent.append(torch.randn_like(out))
+        torch.autograd.grad(out, leaves, cotangent[0])
+
+    return step
+
+
+def _case(b: int, n: int, device: str) -> Case:
+    cuda = device == "cuda"
+    dtype = torch.bfloat16 if cuda else torch.float32
+    qkv = torch.randn(b, n, 3, HEADS if cuda else 2, WIDTH, device=device, dtype=dtype).requires_grad_()
+    weights = [(1 + 0.1 * torch.randn(WIDTH, device=device)).requires_grad_() for _ in range(2)]
+    functions = paths(cuda, (b, n) in COMPILED)
+    forward: dict[str, Call] = {name: lambda f=f: f(qkv, *weights, EPS) for name, f in functions.items()}
+    if cuda:
+        forward["(pre-pass alone)"] = lambda: run.normalise(qkv, weights[0], weights[1], EPS)
+    train = {name: training(f, [qkv, *weights], EPS) for name, f in functions.items()}
+    sizes = {"b": b, "h": qkv.shape[3], "n": n, "d": WIDTH}
+    flops = 4.0 * b * qkv.shape[3] * n * n * WIDTH
+    name = str(dtype).removeprefix("torch.")
+    return Case("qk_attention", sizes, name, flops, forward, train, graphs=(b, n) in LAUNCH_BOUND)
+
+
+def cases(device: str) -> Iterator[Case]:
+    """Yield the shapes of specs/kernels_feasibility.md section 8; on CPU one small rehearsal."""
+    for b, n in SHAPES if device == "cuda" else [(1, 70)]:
+        yield _case(b, n, device)
