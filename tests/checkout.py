@@ -88,6 +88,19 @@ class Checkout:
         assert done.returncode == status, f"{shlex.join(words)}: status {done.returncode}\n{output[-6000:]}"
         return output
 
+    def save(self, message: str) -> None:
+        """Commit every change that git sees."""
+        self.call("git", "add", "--all")
+        self.call("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "-m", message)
+
+    def pulled(self, folder: Path, link: str = "copy") -> "Checkout":
+        """Return a clone of this repository that pulled everything, its files linked to DVC's cache by `link`."""
+        self.call("git", "clone", "--quiet", str(self.folder), str(folder))
+        clone = Checkout(folder)
+        clone.call("dvc", "config", "--local", "cache.type", link)
+        clone.call("dvc", "pull", "--quiet")
+        return clone
+
     def command(self, *arguments: str, more: str = "") -> list[str]:
         """Return the Snakemake call; more: overrides for `--config set=`."""
         settings = ["--config", f"set={more}"] if more.strip() else []

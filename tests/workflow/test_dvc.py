@@ -20,36 +20,6 @@ METRICS = "results/demo/models/uplvsm/rooms-full/x42/metrics.json"
 LIGHT = ("figures", "evaluate", "provenance")
 
 
-@pytest.fixture(scope="module")
-def author(finished_once: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """Someone who ran the study, committed it to DVC and git, and pushed it to a remote: a folder."""
-    folder = tmp_path_factory.mktemp("author")
-    author = finished_once.copy(folder / "novelview")
-    author.path("dvc.yaml").write_text(author.call("python", "-m", "novelview.config.pipeline"))
-    author.call("git", "init", "--quiet", "--initial-branch=main")
-    author.call("git", "config", "user.name", "author")
-    author.call("git", "config", "user.email", "author@localhost")
-    author.call("dvc", "remote", "add", "--default", "storage", str(folder / "remote"))
-    author.call("dvc", "commit", "--force", "--quiet")
-    save(author, "Results")
-    author.call("dvc", "push", "--quiet")
-    return author
-
-
-def save(checkout: Checkout, message: str) -> None:
-    checkout.call("git", "add", "--all")
-    checkout.call("git", "commit", "--quiet", "-m", message)
-
-
-def clone(author: Checkout, folder: Path, link: str) -> Checkout:
-    """Return a clone that pulled, with DVC's cache linked into it by `link`."""
-    author.call("git", "clone", "--quiet", str(author.folder), str(folder))
-    user = Checkout(folder)
-    user.call("dvc", "config", "--local", "cache.type", link)
-    user.call("dvc", "pull", "--quiet")
-    return user
-
-
 def touch_all(checkout: Checkout) -> None:
     """Give every file a time of change of its own, in random order."""
     files = [path for path in checkout.folder.rglob("*") if path.is_file() and ".git" not in path.parts]
@@ -64,7 +34,7 @@ def hop(checkout: Checkout) -> None:
     for name in ("src/novelview/stages/evaluate.py", "conf/eval/rooms.yaml", "Snakefile"):
         path = checkout.path(name)
         path.write_text(path.read_text() + "\n")
-    checkout.call("git", "-c", "user.name=u", "-c", "user.email=u@localhost", "commit", "--quiet", "-am", "other")
+    checkout.save("other")
     checkout.call("git", "checkout", "--quiet", "main")
 
 
@@ -84,7 +54,7 @@ def links(checkout: Checkout) -> set[bool]:
 
 
 def test_a_linked_clone_has_nothing_to_do_and_no_run_writes_into_the_cache(author: Checkout, tmp_path: Path) -> None:
-    user = clone(author, tmp_path / "user", "hardlink")
+    user = author.pulled(tmp_path / "user", "hardlink")
     touch_all(user)
     assert links(user) == {True}
     assert user.plans() == set()
@@ -98,7 +68,7 @@ def test_a_linked_clone_has_nothing_to_do_and_no_run_writes_into_the_cache(autho
 @pytest.mark.slow
 @pytest.mark.parametrize("link", ["copy", "hardlink", "symlink"])
 def test_a_clone_has_nothing_to_do_whatever_happens_to_times(author: Checkout, tmp_path: Path, link: str) -> None:
-    user = clone(author, tmp_path / "user", link)
+    user = author.pulled(tmp_path / "user", link)
     assert links(user) == {link != "copy"}
     assert user.plans() == set()
     touch_all(user)
@@ -112,7 +82,7 @@ def test_a_clone_has_nothing_to_do_whatever_happens_to_times(author: Checkout, t
 @pytest.mark.slow
 @pytest.mark.parametrize("link", ["hardlink", "symlink"])
 def test_unprotected_records_let_it_run_and_the_cache_stays_whole(author: Checkout, tmp_path: Path, link: str) -> None:
-    user = clone(author, tmp_path / "user", link)
+    user = author.pulled(tmp_path / "user", link)
     user.call("dvc", "unprotect", RECORDS)
     assert user.plans() == set() and links(user) == {False}
     user.change("conf/eval/rooms.yaml", {"bootstrap": 21})
@@ -126,7 +96,7 @@ def test_unprotected_records_let_it_run_and_the_cache_stays_whole(author: Checko
 
 @pytest.mark.slow
 def test_lost_records_come_back_from_the_cache(author: Checkout, tmp_path: Path) -> None:
-    user = clone(author, tmp_path / "user", "copy")
+    user = author.pulled(tmp_path / "user")
     touch_all(user)
     for path in list(user.path(RECORDS).rglob("*")):
         if path.is_file():
@@ -141,7 +111,7 @@ def test_lost_records_come_back_from_the_cache(author: Checkout, tmp_path: Path)
 @pytest.fixture
 def web(author: Checkout) -> Iterator[str]:
     """The address of a web server that serves the author's remote."""
-    handler = functools.partial(Silent, directory=str(author.folder.parent / "remote"))
+    handler = functools.partial(Silent, directory=str(author.folder.with_name("remote")))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -168,7 +138,7 @@ def test_a_light_pull_over_http_gives_the_report(author: Checkout, tmp_path: Pat
 
 @pytest.mark.slow
 def test_an_experiment_puts_the_new_metric_beside_the_old(author: Checkout, tmp_path: Path) -> None:
-    user = clone(author, tmp_path / "user", "copy")
+    user = author.pulled(tmp_path / "user")
     user.call("git", "config", "user.name", "user")
     user.call("git", "config", "user.email", "user@localhost")
     assert "up to date" in user.call("dvc", "status")
@@ -186,7 +156,7 @@ def test_an_experiment_puts_the_new_metric_beside_the_old(author: Checkout, tmp_
     assert "half" in shown and str(before["seen"]["gap9"]["psnr"]) in shown
     assert "up to date" in user.call("dvc", "status") and user.plans() == set()
 
-    save(user, "Half precision")
+    user.save("Half precision")
     user.call("git", "checkout", "--quiet", "HEAD~1")
     user.call("dvc", "checkout", "--force", "--quiet")
     assert json.loads(user.path(METRICS).read_text()) == before and user.plans() == set()
@@ -194,7 +164,7 @@ def test_an_experiment_puts_the_new_metric_beside_the_old(author: Checkout, tmp_
 
 @pytest.mark.slow
 def test_status_metrics_and_plots_tell_what_there_is(author: Checkout, tmp_path: Path) -> None:
-    user = clone(author, tmp_path / "user", "copy")
+    user = author.pulled(tmp_path / "user")
     shown = json.loads(user.call("dvc", "metrics", "show", "--json"))
     assert METRICS in json.dumps(shown) and "psnr" in json.dumps(shown)
     user.call("dvc", "plots", "show", "--out", "plots")

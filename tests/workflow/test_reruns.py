@@ -1,4 +1,4 @@
-"""One edit after another to a finished study: each reruns exactly the jobs named here."""
+"""One edit after another in a clone that pulled a finished study: each reruns exactly the jobs named here."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +38,12 @@ def replaced(old: str, new: str) -> Edit:
         return before.replace(old, new)
 
     return edit
+
+
+@pytest.fixture(scope="module")
+def pulled(author: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A clone of the author's repository, with all results."""
+    return author.pulled(tmp_path_factory.mktemp("clone") / "novelview")
 
 
 CODE = appended("\nEXTRA = 1\n")
@@ -86,39 +92,39 @@ MORE = (
 )
 
 
-def check(finished: Checkout, name: str, edit: Edit, expected: set[str]) -> None:
+def check(pulled: Checkout, name: str, edit: Edit, expected: set[str]) -> None:
     """Edit one file, compare what would run with what is expected, and undo the edit."""
-    path = finished.path(name)
+    path = pulled.path(name)
     before = path.read_text()
     path.write_text(edit(before))
     try:
-        assert finished.plans() == expected
+        assert pulled.plans() == expected
     finally:
         path.write_text(before)
 
 
 @pytest.mark.parametrize(("name", "edit", "expected"), QUICK, ids=[name for name, *_ in QUICK])
-def test_an_edit_reruns_exactly(finished: Checkout, name: str, edit: Edit, expected: set[str]) -> None:
-    check(finished, name, edit, expected)
+def test_an_edit_reruns_exactly(pulled: Checkout, name: str, edit: Edit, expected: set[str]) -> None:
+    check(pulled, name, edit, expected)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "edit", "expected"), MORE, ids=[name for name, *_ in MORE])
-def test_more_edits_rerun_exactly(finished: Checkout, name: str, edit: Edit, expected: set[str]) -> None:
-    check(finished, name, edit, expected)
+def test_more_edits_rerun_exactly(pulled: Checkout, name: str, edit: Edit, expected: set[str]) -> None:
+    check(pulled, name, edit, expected)
 
 
 @pytest.mark.parametrize(
     ("more", "expected"),
     [("runtime.cache_mb=9", set()), ("train.lr=0.0011", TRAINED | AFTER_TRAINING)],
 )
-def test_a_key_given_by_hand_reruns_exactly(finished: Checkout, more: str, expected: set[str]) -> None:
-    assert finished.plans(more=more) == expected
+def test_a_key_given_by_hand_reruns_exactly(pulled: Checkout, more: str, expected: set[str]) -> None:
+    assert pulled.plans(more=more) == expected
 
 
 @pytest.mark.slow
-def test_undone_edits_leave_nothing_to_do(finished: Checkout) -> None:
-    assert finished.plans() == set()
+def test_undone_edits_leave_nothing_to_do(pulled: Checkout) -> None:
+    assert pulled.plans() == set()
 
 
 @pytest.mark.slow
@@ -129,19 +135,19 @@ def test_undone_edits_leave_nothing_to_do(finished: Checkout) -> None:
         ("less3depend/tables/results_table.md", {"less3depend/tables/results_table"}),
     ],
 )
-def test_a_deleted_picture_or_table_is_made_again_alone(finished: Checkout, deleted: str, expected: set[str]) -> None:
-    path = finished.path(f"results/demo/{deleted}")
+def test_a_deleted_picture_or_table_is_made_again_alone(pulled: Checkout, deleted: str, expected: set[str]) -> None:
+    path = pulled.path(f"results/demo/{deleted}")
     content = path.read_bytes()
     path.unlink()
     try:
-        assert finished.plans("figures") == expected
+        assert pulled.plans("figures") == expected
     finally:
         path.write_bytes(content)
 
 
 @pytest.mark.slow
-def test_deleted_weights_come_back_with_all_that_hangs_on_them(finished: Checkout, tmp_path: Path) -> None:
-    checkout = finished.copy(tmp_path / "other")
+def test_deleted_weights_come_back_with_all_that_hangs_on_them(pulled: Checkout, tmp_path: Path) -> None:
+    checkout = pulled.copy(tmp_path / "other")
     checkout.path(f"results/demo/{next(iter(LARGE['uplvsm']))}").unlink()
     assert checkout.plans("finetune") == LARGE["uplvsm"]
     checkout.path(f"results/demo/{next(iter(JUDGED['uplvsm', 42]))}/summary.json").unlink()
