@@ -185,12 +185,13 @@ def test_a_file_that_is_no_state_is_refused(tmp_path: Path) -> None:
 
 def test_cameras_of_other_scenes_are_refused() -> None:
     model, target = _lact(), views(1, 2, scenes=3)
+    states = {scenes: model.reconstruct(views(2, 1, scenes=scenes)) for scenes in (2, 3)}
     with pytest.raises(DataError, match="a state of 2 scenes cannot render cameras of 3 scenes"):
-        model.render(model.blank(2), target.c2w, target.intrinsics, 28, 42)
+        model.render(states[2], target.c2w, target.intrinsics, 28, 42)
     with pytest.raises(DataError, match="30x28 pixels cannot be cut into 14-pixel patches"):
-        model.render(model.blank(3), target.c2w, target.intrinsics, 28, 30)
+        model.render(states[3], target.c2w, target.intrinsics, 28, 30)
     with pytest.raises(DataError, match="of a model of another size"):
-        _lact(n_layer=3).render(model.blank(3), target.c2w, target.intrinsics, 28, 42)
+        _lact(n_layer=3).render(states[3], target.c2w, target.intrinsics, 28, 42)
 
 
 @pytest.mark.parametrize(

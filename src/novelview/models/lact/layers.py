@@ -68,6 +68,11 @@ class FastWeightLayer(nn.Module):
         """Return the learnt start weights, the same for every sequence."""
         return FastWeights(*(w.expand(batch, -1, -1, -1).flatten(0, 1) for w in (self.w0, self.w1, self.w2)))
 
+    def fits(self, weights: FastWeights, batch: int) -> bool:
+        """Tell whether fast weights of `batch` sequences have this layer's sizes."""
+        own = (self.w0, self.w1, self.w2)
+        return all(w.shape == (batch * len(p), *p.shape[1:]) for w, p in zip(weights, own, strict=True))
+
     def queries(self, x: Float[Tensor, "b l d"]) -> Float[Tensor, "n l w"]:
         """Return queries of unit length."""
         (q,) = self._projected(x, 0, 1)
@@ -134,12 +139,6 @@ class Block(nn.Module):
         super().__init__()
         layers = (WindowAttention(cfg), FastWeightLayer(cfg), Mlp(cfg))
         self.module_list = nn.ModuleList([Normed(cfg.d, layer) for layer in layers])
-
-    def start(self, batch: int) -> FastWeights:
-        """Return the fast weights before any token has been learnt."""
-        fast = self.module_list[1]
-        assert isinstance(fast, Normed) and isinstance(fast.f, FastWeightLayer)
-        return fast.f.start(batch)
 
     def forward(
         self, x: Float[Tensor, "b v t d"], rows: Sequence[Row], weights: FastWeights | None = None

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from novelview.cameras.plucker import rays
 from novelview.config.models import LaCTConfig
 from novelview.errors import DataError
-from novelview.models.lact.layers import Block
+from novelview.models.lact.layers import Block, FastWeightLayer
 from novelview.models.lact.ttt import FastWeights, Row
 from novelview.models.layers import BASE_STD, init_linears
 from novelview.models.render import Render
@@ -91,8 +91,7 @@ class LaCT(PosedTargets):
         check_size(height, width, self.patch_size)
         if scene.scenes != len(c2w):
             raise DataError(f"a state of {scene.scenes} scenes cannot render cameras of {len(c2w)} scenes")
-        theirs, ours = ([[w.shape for w in block] for block in state.blocks] for state in (scene, self.blank(len(c2w))))
-        if theirs != ours:
+        if not self.fits(scene):
             raise DataError("the state is of a model of another size; reconstruct the scene with this one")
         x = self.tokens(None, c2w, intrinsics, (height, width))
         x, _ = self.run(x, [Row(0, x.shape[1] * x.shape[2], False, True)], scene.blocks)
@@ -101,9 +100,11 @@ class LaCT(PosedTargets):
     encode = reconstruct
     decode = render
 
-    def blank(self, scenes: int) -> SceneState:
-        """Return the state of scenes of which nothing has been learnt."""
-        return SceneState([block.start(scenes) for block in self.blocks if isinstance(block, Block)], scenes)
+    def fits(self, scene: SceneState) -> bool:
+        """Tell whether a state has this model's blocks and sizes."""
+        own = [module for module in self.modules() if isinstance(module, FastWeightLayer)]
+        pairs = zip(own, scene.blocks, strict=False)
+        return len(own) == len(scene.blocks) and all(layer.fits(weights, scene.scenes) for layer, weights in pairs)
 
     def tokens(
         self,

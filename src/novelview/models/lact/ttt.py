@@ -45,13 +45,12 @@ def ttt_update_apply(
     Raises ValueError when a row reaches beyond its tokens.
     """
     _check(rows, q.shape[1], k.shape[1])
-    operands = operand_dtype(q.device)
-    norms = FastWeights(*(column_norms(w.detach()) for w in weights))
+    operands, entry = operand_dtype(q.device), weights
     answers = [q[:, :0]]
     for start, end, update, apply in rows:
         if update:
             lesson = k[:, start:end], v[:, start:end], lr[:, :, start:end]
-            weights = _updated(weights, norms, lesson, steps, precision, operands)
+            weights = _updated(weights, entry, lesson, steps, precision, operands)
         if apply:
             answers.append(_applied(weights, q[:, start:end], precision, operands))
     return torch.cat(answers[1:] or answers, dim=1), weights
@@ -66,12 +65,14 @@ def _check(rows: Sequence[Row], queries: int, keys: int) -> None:
 
 def _updated(
     weights: FastWeights,
-    norms: FastWeights,
+    entry: FastWeights,
     lesson: tuple[Tensor, Tensor, Tensor],
     steps: int,
     precision: str,
     operands: torch.dtype | None,
 ) -> FastWeights:
+    """Learn from (keys, values, rates); columns get the norms they had in `entry`, which are constants."""
+    norms = FastWeights(*(column_norms(w.detach()) for w in entry))
     if precision == "reference":
         orthogonalise = partial(newton_schulz_bfloat16, steps=steps, autocast=operands is not None)
         return plain_update(weights, norms, *lesson, orthogonalise)
