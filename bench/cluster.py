@@ -65,7 +65,7 @@ def run(folder: Path, arguments: list[str]) -> float:
 
 def shorten(folder: Path) -> None:
     """Bring near the limit of the first pretraining job that has saved a state."""
-    while not list((folder / "checkpoints/pretrain").glob("*/*.pt")):
+    while not list((folder / "checkpoints/pretrain").glob("*/[!.]*.pt")):
         time.sleep(0.5)
     told = subprocess.run(["squeue", "-h", "-t", "R", "-O", "JobID,TimeUsed"], capture_output=True, text=True).stdout
     job, used = told.splitlines()[0].split()

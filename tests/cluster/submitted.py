@@ -71,7 +71,8 @@ class Submitted(Checkout):
             return False
 
     def states(self) -> list[Path]:
-        return sorted((self.folder / "checkpoints").rglob("*.pt"))
+        """Return the training states that are whole."""
+        return sorted((self.folder / "checkpoints").rglob("[!.]*.pt"))
 
 
 def jobs(said: str) -> list[str]:
