@@ -15,8 +15,6 @@ from novelview.config.runs import Run
 from novelview.downloads.registry import needed, read_registry, targets
 from novelview.errors import ConfigError, NovelviewError
 
-REGISTRY = functools.cache(read_registry)
-
 
 def adopted(plan: Plan, wildcards: Any) -> Run:
     """Return the run whose published checkpoint the wildcards `run` and `res` name."""
@@ -26,7 +24,7 @@ def adopted(plan: Plan, wildcards: Any) -> Run:
 
 def checkpoint_of(run: Run) -> str:
     """Return the file a run is adopted from: what the registry's entry is fetched to, or the user's own."""
-    registry = REGISTRY()
+    registry = read_registry()
     return registry[run.adopted].path if run.adopted in registry else str(Path(run.adopted).expanduser())
 
 
@@ -34,7 +32,7 @@ def adoption_words(plan: Plan, run: Run) -> list[str]:
     """Return the overrides of stage `adopt`: those of the phase the checkpoint stands for, and where it comes from."""
     train = plan.overrides("train", run.name, run.phase)
     described = [word for word in train if not word.startswith(("dataset=", "subset="))]
-    registry = REGISTRY()
+    registry = read_registry()
     if run.adopted not in registry:
         return [*described, f"file={run.adopted}"]
     told = [word for word in registry[run.adopted].adopt if word.startswith(("dataset=", "views."))]
@@ -68,13 +66,13 @@ def pretrained(plan: Plan, wildcards: Any) -> list[str]:
 @functools.cache
 def _pretrained(plan: Plan, run: Run) -> list[str]:
     config = compose("train", plan.overrides("train", run.name, run.phase, run.subset))
-    return needed(config, REGISTRY(), started=bool(run.start))
+    return needed(config, read_registry(), started=bool(run.start))
 
 
 def metric_weights(plan: Plan) -> list[str]:
     """Return the backbone that LPIPS needs; only paper scale insists on it, elsewhere the column may read n/a."""
     path = compose("evaluate", plan.overrides("evaluate")).eval.lpips_weights
-    return [path] if plan.scale == "paper" and path in targets(REGISTRY()) else []
+    return [path] if plan.scale == "paper" and path in targets(read_registry()) else []
 
 
 def publication(plan: Plan, config: Mapping[str, Any], wildcards: Any) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The table of what can be fetched, `conf/registry.yaml`."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -67,6 +68,11 @@ class Entry:
 def read_registry(path: Path | None = None) -> dict[str, Entry]:
     """Read the registry; raises ConfigError, naming the entry, for a file that is not one."""
     source = path or conf_dir() / "registry.yaml"
+    return dict(_read(source, source.stat().st_mtime_ns if source.is_file() else 0))
+
+
+@functools.lru_cache(maxsize=4)
+def _read(source: Path, _: int) -> dict[str, Entry]:
     try:
         content = OmegaConf.to_container(OmegaConf.load(source))
     except (OSError, YAMLError, OmegaConfBaseException) as error:
