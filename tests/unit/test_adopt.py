@@ -1,5 +1,6 @@
 """Stage `adopt`: a published checkpoint becomes weights like any of ours, and nothing that does not fit does."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,18 +102,9 @@ def _kinds() -> list[str]:
 def test_every_checkpoint_of_the_registry_has_a_model(name: str) -> None:
     cfg = compose("adopt", [*adoption(read_registry(), name), f"name={name}"])
     assert cfg.name == name and cfg.scale == "paper"
-    sizes = {
-        "x224": 224,
-        "x518": 518,
-        "256": 256,
-        "512": 512,
-        "res72x128": 72,
-        "res1024": 1024,
-        "res536x960": 536,
-        "res512x512": 512,
-    }
-    expected = next((size for ending, size in sizes.items() if name.endswith(f"_{ending}")), None)
-    assert expected is None or cfg.views.image_size == expected
+    size = re.search(r"(\d+)(?:x(\d+))?$", name)
+    assert size is not None and cfg.views.image_size == int(size[1])
+    assert cfg.views.image_width == (0 if size[2] in (None, size[1]) else int(size[2]))
 
 
 @pytest.fixture
