@@ -76,22 +76,23 @@ def inspect(compiled: Any, cc: int) -> Report:
     report = Report(
         numbers["REG"], numbers["STACK"], spilled, shared, ops.count("HGMMA"), ops.count("HMMA"), warnings, ()
     )
-    return report._replace(problems=tuple(_problems(report, cc, dots, compiled.asm["ptx"])))
+    return report._replace(problems=tuple(problems(report, cc, dots, compiled.asm["ptx"])))
 
 
-def _problems(report: Report, cc: int, dots: bool, ptx: str) -> list[str]:
-    problems = [f"wgmma serialised ({code})" for code in report.warnings if "C7510" <= code <= "C7515"]
+def problems(report: Report, cc: int, dots: bool, ptx: str) -> list[str]:
+    """Return what the gate holds against a kernel; `dots`: it multiplies matrices, so must use the tensor cores."""
+    found = [f"wgmma serialised ({code})" for code in report.warnings if "C7510" <= code <= "C7515"]
     if report.spilled or report.stack > STACK_LIMIT:
-        problems.append(f"spills {report.spilled} bytes, stack {report.stack}")
+        found.append(f"spills {report.spilled} bytes, stack {report.stack}")
     if report.shared > SHARED_LIMIT[cc]:
-        problems.append(f"{report.shared} bytes of shared memory exceed {SHARED_LIMIT[cc]}")
+        found.append(f"{report.shared} bytes of shared memory exceed {SHARED_LIMIT[cc]}")
     if dots and cc == 90 and not report.hgmma:
-        problems.append("no HGMMA")
+        found.append("no HGMMA")
     if dots and cc == 80 and not report.hmma:
-        problems.append("no HMMA")
+        found.append("no HMMA")
     if _register_hazard(ptx):
-        problems.append("wgmma with a register operand is left in flight")
-    return problems
+        found.append("wgmma with a register operand is left in flight")
+    return found
 
 
 def _register_hazard(ptx: str) -> bool:

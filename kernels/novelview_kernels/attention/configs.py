@@ -12,6 +12,7 @@ from novelview_kernels import backend
 from novelview_kernels.launch import INTERPRET
 
 HEAD_DIMS = (32, 64, 128)
+INTERPRETED_DIMS = (16,)  # besides: small models of tests
 DTYPES = (torch.bfloat16, torch.float16)
 NORM_ROWS = 64
 
@@ -59,11 +60,11 @@ def tiles(table: dict[tuple[int, int], Tiles], cc: int, d: int) -> Tiles:
 
 def unsupported(qkv: Tensor) -> str:
     """Return why no kernel takes a packed projection, or an empty string."""
-    d, dtypes = qkv.shape[-1], DTYPES
+    d, dims, dtypes = qkv.shape[-1], HEAD_DIMS, DTYPES
     if backend.interpreting():
-        dtypes = (*DTYPES, torch.float32)
-    if d not in HEAD_DIMS:
-        return f"head width {d} is none of {HEAD_DIMS}"
+        dims, dtypes = (*INTERPRETED_DIMS, *HEAD_DIMS), (*DTYPES, torch.float32)
+    if d not in dims:
+        return f"head width {d} is none of {dims}"
     if qkv.dtype not in dtypes:
         return f"no kernel for {str(qkv.dtype).removeprefix('torch.')}"
     if qkv.is_cuda and backend.capability(qkv.device) < 80:
