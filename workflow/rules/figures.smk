@@ -101,7 +101,7 @@ rule write_report:
         **PLAN.stage("report"),
         inputs=PLAN.listed([f"{run.folder}/evaluation" for run in PLAN.runs()]),
         curves=PLAN.listed([f"{run.folder}/train.csv" for run in PLAN.runs(trained=True)]),
-        figures=f"{PLAN.results}/figures",
+        figures=lambda wildcards, output: Path(output[0]).parents[1] / "figures",
     message:
         "Writing the report"
     shell:

@@ -8,6 +8,10 @@ localrules:
 
 
 rule plan:
+    log:
+        f"logs/plan/{PLAN.tag}.log",
+    conda:
+        "../../environment.yml"
     params:
         words=shlex.join(
             f"{key}={shlex.join(value) if isinstance(value, list) else value}" for key, value in config.items()
@@ -15,4 +19,4 @@ rule plan:
     message:
         "What this study costs"
     shell:
-        "python -m novelview.stages.plan {params.words}"
+        "python -m novelview.stages.plan {params.words} 2>&1 | tee {log}"
