@@ -12,9 +12,9 @@ from typing import Any
 class FileServer:
     """What the server does: `script` holds one instruction a request, then it serves its files as it should.
 
-    Instructions: an int N breaks off after N bytes; a pair (status, headers) refuses; "whole" ignores ranges; "unsized"
-    announces no length; "short" announces and sends half the bytes; "long" announces more than it sends; bytes are
-    served instead of the file.
+    Instructions: an int N breaks off after N bytes; a pair (status, headers) refuses; ("stall", N) sends N bytes and
+    then nothing more; "whole" ignores ranges; "unsized" announces no length; "short" announces and sends half the
+    bytes; "long" announces more than it sends; bytes are served instead of the file.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -37,6 +37,8 @@ class Handler(BaseHTTPRequestHandler):
         state.asked.append((self.headers["Range"], self.headers["If-Range"]))
         state.paths.append(self.path)
         order = state.script.pop(0) if state.script else None
+        if isinstance(order, tuple) and order[0] == "stall":
+            return self.stall(state.files[self.path], order[1])
         if isinstance(order, tuple):
             return self.answer(order[0], b"", order[1])
         content = order if isinstance(order, bytes) else state.files.get(self.path)
@@ -48,6 +50,18 @@ class Handler(BaseHTTPRequestHandler):
         ranged = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if start else {}
         version = {"ETag": state.etag} if state.etag else {}
         self.answer(206 if start else 200, content[start:], {**ranged, **version}, order)
+
+    def stall(self, content: bytes, sent: int) -> None:
+        """Send the beginning of a file and then nothing, until the client has gone."""
+        self.send_response(200)
+        self.send_header("ETag", self.state.etag or "")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[:sent])
+        self.wfile.flush()
+        self.connection.settimeout(60)
+        self.connection.recv(1)
+        self.close_connection = True
 
     def start(self) -> int:
         asked, version = self.headers["Range"], self.headers["If-Range"]

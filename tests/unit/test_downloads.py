@@ -2,10 +2,14 @@
 
 import hashlib
 import io
+import subprocess
+import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import file_server
@@ -27,7 +31,7 @@ NAME = "/weights.pth"
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     waits.clear()
-    monkeypatch.setattr(transfer.time, "sleep", waits.append)
+    monkeypatch.setattr(transfer, "time", SimpleNamespace(sleep=waits.append, time=time.time))
     with file_server.running({NAME: CONTENT}) as running:
         yield running
 
@@ -154,7 +158,7 @@ def test_two_fetches_of_one_file_do_not_mix(server, tmp_path):
 
 
 def test_a_date_to_wait_for_is_understood(server, tmp_path):
-    server.script = [(503, {"Retry-After": formatdate(transfer.time.time() + 30, usegmt=True)})]
+    server.script = [(503, {"Retry-After": formatdate(time.time() + 30, usegmt=True)})]
     assert get(server, tmp_path / "weights.pth") == CONTENT
     assert 25 < waits[0] <= 30
 
@@ -173,6 +177,35 @@ def test_a_length_longer_than_the_content_is_asked_about_again(server, tmp_path)
 def test_bytes_after_a_break_that_are_another_version_never_mix(server, tmp_path):
     server.script = [60_000, (206, {"Content-Range": "bytes 0-9/10"})]
     assert get(server, tmp_path / "weights.pth") == CONTENT
+
+
+def test_a_proxy_is_used(server, tmp_path, monkeypatch):
+    address = "http://weights.example.org/weights.pth"
+    server.files = {address: CONTENT}  # a proxy is asked for the whole address
+    monkeypatch.setenv("http_proxy", server.root)
+    monkeypatch.setenv("no_proxy", "")
+    transfer.download(address, tmp_path / "weights.pth", DIGEST)
+    assert (tmp_path / "weights.pth").read_bytes() == CONTENT and server.paths == [address]
+
+
+def test_a_fetch_that_is_killed_is_continued(server, tmp_path):
+    """kill -9 in the middle leaves no file under the final name, and the next call asks for the rest alone."""
+    server.files[NAME] = CONTENT * 100
+    digest = hashlib.sha256(server.files[NAME]).hexdigest()
+    server.script = [("stall", 5_000_000)]
+    code = "import sys, pathlib, novelview.downloads.transfer as t; t.download(sys.argv[1], pathlib.Path(sys.argv[2]))"
+    process = subprocess.Popen([sys.executable, "-c", code, server.url, str(tmp_path / "weights.pth")])
+    part = tmp_path / "weights.pth.part"
+    while not (part.is_file() and part.stat().st_size >= 1_000_000):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["weights.pth.part", "weights.pth.part.tag"]
+    have = part.stat().st_size
+    transfer.download(server.url, tmp_path / "weights.pth", digest)
+    assert hashlib.sha256((tmp_path / "weights.pth").read_bytes()).hexdigest() == digest
+    assert server.asked[-1] == (f"bytes={have}-", '"v1"')
 
 
 # --- mirrors and files without a checksum

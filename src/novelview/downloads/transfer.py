@@ -99,7 +99,8 @@ def _attempt(url: str, stream: IO[bytes], part: Path, size: int | None, progress
     """Continue the file behind `stream` to its end."""
     have = os.fstat(stream.fileno()).st_size
     try:
-        with urllib.request.urlopen(_request(url, have, part), timeout=TIMEOUT) as response:
+        # An opener of its own: the shared one keeps the proxies it met first.
+        with urllib.request.build_opener().open(_request(url, have, part), timeout=TIMEOUT) as response:
             have = _continue_at(response, stream, have)
             _remember(response, part)
             total = _announced(response, have, size, url, part)

@@ -27,7 +27,9 @@ def link(path: Path, source: ChunksSource, folder: Path, workers: int = 0, progr
     """
     splits = [split for split in SPLITS if (path / split).is_dir()]
     if not splits:
-        raise DataError(f"{path}: has neither train/ nor test/; give the folder above them as path=FOLDER")
+        raise DataError(
+            f"{path}: has neither train/ nor test/; give path=FOLDER above them, or an address as docs/data.md tells"
+        )
     scenes = {split: _check_split(path / split) for split in splits}
     if not source.allow_partial:
         check_counts(scenes.get("train", {}), source.subsets, str(path / "train"))
