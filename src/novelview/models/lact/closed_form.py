@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from novelview.models.lact.newton_schulz import iterates, newton_schulz_backward
+from novelview.models.lact.newton_schulz import iterates, newton_schulz, newton_schulz_backward
 from novelview.models.lact.plain import NORM_EPS, FastWeights, column_norms
 from novelview.models.lact.products import matmul
 
@@ -69,35 +69,43 @@ class Update(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:  # fmt: skip
         """Return the updated weights; the norms n0, n1, n2 are constants."""
         with torch.autocast(w0.device.type, enabled=False):
-            gradients = _gradients(FastWeights(w0, w1, w2), k, v, lr.permute(1, 2, 0), operands)
-            moved = [w + iterates(g, steps, operands)[-1] for w, g in zip((w0, w1, w2), gradients, strict=True)]
-            ctx.save_for_backward(w0, w1, w2, n0, n1, n2, k, v, lr, *gradients)
+            gradients = _stacked(_gradients(FastWeights(w0, w1, w2), k, v, lr.permute(1, 2, 0), operands))
+            steps_taken = _apart(newton_schulz(gradients, steps, operands))
+            moved = [w + x for w, x in zip((w0, w1, w2), steps_taken, strict=True)]
+            ctx.save_for_backward(w0, w1, w2, n0, n1, n2, k, v, lr, gradients)
             ctx.steps, ctx.operands = steps, operands
             return tuple(z / (column_norms(z) + NORM_EPS) * n for z, n in zip(moved, (n0, n1, n2), strict=True))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         """Return the gradients of weights, keys, values and rates."""
-        w0, w1, w2, n0, n1, n2, k, v, lr, *gradients = ctx.saved_tensors
+        w0, w1, w2, n0, n1, n2, k, v, lr, gradients = ctx.saved_tensors
         weights, operands = FastWeights(w0, w1, w2), ctx.operands
         with torch.autocast(w0.device.type, enabled=False):
-            each = zip(weights, (n0, n1, n2), gradients, cotangents, strict=True)
-            found = [moved_backward(w, norm, g, bar, ctx.steps, operands) for w, norm, g, bar in each]
-            direct, inner = (FastWeights(*(pair[i] for pair in found)) for i in (0, 1))
+            found = iterates(gradients, ctx.steps, operands)
+            each = zip(weights, _apart(found[-1]), (n0, n1, n2), cotangents, strict=True)
+            direct = FastWeights(*(moved_backward(w, x, norm, bar) for w, x, norm, bar in each))
+            inner = _apart(newton_schulz_backward(gradients, found, _stacked(direct), operands))
             k_bar, v_bar, rate_bar = _lesson_backward(weights, direct, inner, k, v, lr.permute(1, 2, 0), operands)
         return *direct, None, None, None, k_bar.to(k.dtype), v_bar.to(v.dtype), rate_bar.permute(2, 0, 1), None, None
 
 
-def moved_backward(
-    w: Tensor, norm: Tensor, gradient: Tensor, cotangent: Tensor, steps: int, operands: torch.dtype | None
-) -> tuple[Tensor, Tensor]:
-    """Return the cotangents of w + NS(gradient) and of `gradient`, from that of the renormalised columns."""
-    found = iterates(gradient, steps, operands)
-    z = w + found[-1]
+def _stacked(weights: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Join the matrices of w0, w1 and w2 in the orientation of w0, [3n d m], to work on all at once."""
+    return torch.cat([weights[0], weights[1].mT, weights[2]])
+
+
+def _apart(stacked: Tensor) -> FastWeights:
+    first, second, third = stacked.chunk(3)
+    return FastWeights(first, second.mT, third)
+
+
+def moved_backward(w: Tensor, x: Tensor, norm: Tensor, cotangent: Tensor) -> Tensor:
+    """Return the cotangent of w + x from that of its columns rescaled to `norm`."""
+    z = w + x
     length = column_norms(z)
     along = (cotangent * z).sum(1, keepdim=True) / ((length + NORM_EPS) ** 2 * length.clamp(min=NORM_EPS**4))
-    z_bar = norm * (cotangent / (length + NORM_EPS) - along * z)
-    return z_bar, newton_schulz_backward(gradient, found, z_bar, operands)
+    return norm * (cotangent / (length + NORM_EPS) - along * z)
 
 
 def _lesson_backward(

@@ -18,7 +18,12 @@ def newton_schulz(g: Matrices, steps: int, operands: torch.dtype | None = None) 
     steps: iterations; 0 only divides by the Frobenius norm. operands: what products round their operands to, the
     iterate itself stays in the dtype of `g`. Plain differentiable PyTorch.
     """
-    return iterates(g, steps, operands)[-1]
+    if _tall(g):
+        return newton_schulz(g.mT, steps, operands).mT
+    x = g / (_frobenius(g) + EPS)
+    for _ in range(steps):
+        x = _step(x, operands)
+    return x
 
 
 def iterates(g: Matrices, steps: int, operands: torch.dtype | None = None) -> list[Matrices]:
@@ -27,11 +32,13 @@ def iterates(g: Matrices, steps: int, operands: torch.dtype | None = None) -> li
         return [x.mT for x in iterates(g.mT, steps, operands)]
     found = [g / (_frobenius(g) + EPS)]
     for _ in range(steps):
-        x = found[-1]
-        gram = matmul(x, x.mT, operands)
-        step = B * gram + C * matmul(gram, gram, operands)
-        found.append(A * x + matmul(step, x, operands))
+        found.append(_step(found[-1], operands))
     return found
+
+
+def _step(x: Matrices, operands: torch.dtype | None) -> Matrices:
+    gram = matmul(x, x.mT, operands)
+    return A * x + matmul(B * gram + C * matmul(gram, gram, operands), x, operands)
 
 
 def newton_schulz_backward(
