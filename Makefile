@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin
 CORES ?= all
 
-.PHONY: install demo locked-demo test test-all test-cluster lint clean docs bench
+.PHONY: install demo locked-demo test test-all test-cluster lint clean docs bench gpu
 
 install: $(STAMP)
 
@@ -52,6 +52,15 @@ bench: $(STAMP)
 	$(RUN)/python bench/preprocess.py
 	$(RUN)/python bench/rooms.py
 	$(RUN)/python bench/training.py
+
+# On a machine with a GPU: kernels against float64, bits repeated 200 times, times against the alternatives; 9 minutes.
+# GPU_PYTHON may be any Python with torch, triton and numpy; whole models are measured only where novelview is installed.
+GPU_PYTHON ?= $(RUN)/python
+gpu:
+	PYTHONPATH=src:kernels $(GPU_PYTHON) -c 'import hydra, jaxtyping' 2>/dev/null \
+	  && PYTHONPATH=src:kernels:bench $(GPU_PYTHON) bench/kernels_steps.py --minutes 2 \
+	  || echo "whole models: not measured (novelview's dependencies are missing here, or a step failed)"
+	PYTHONPATH=kernels $(GPU_PYTHON) -m novelview_kernels.gpu --minutes 6.5 --out bench/results
 
 # Results, data and caches; the environment and downloaded weights stay.
 clean:
