@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from novelview.config.compose import compose
 from novelview.config.schema import TrainStage
+from novelview.models.dinov2 import without_weights
 from novelview.models.registry import build
 from novelview.scenes.batch import Views
 from novelview_kernels import backend
@@ -43,7 +44,7 @@ class Step:
         self.cfg, self.device = cfg, device
         self.context = random_views(batch, cfg.views.num_context, size, device)
         self.target = random_views(batch, cfg.views.num_target, size, device)
-        self.model = build(cfg.model).to(device)
+        self.model = build(without_weights(cfg.model)).to(device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=device == "cuda")
 
     def __call__(self) -> None:

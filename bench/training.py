@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     given = parser.parse_args()
     words = [
-        [f"model={model}", f"scale={given.scale}", f"phase={phase}", *given.overrides]
+        [f"model={model}", f"scale={given.scale}", f"phase={phase}", "model.dino.weights=null", *given.overrides]
         for model in ("uplvsm", "ptlvsm")
         for phase in ("pretrain", "finetune")
     ]
