@@ -52,7 +52,7 @@ class Submitted(Checkout):
 
     def finish(self, process: subprocess.Popen[str]) -> str:
         """Wait for the good end; return what Snakemake said."""
-        status = process.wait(timeout=1200)
+        status = process.wait(timeout=3600)
         said = (self.folder / "said").read_text()
         assert status == 0, said[-6000:]
         return said

@@ -1,6 +1,7 @@
 """The shipped SLURM profile on a real cluster of two nodes that are both this machine."""
 
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -19,6 +20,11 @@ def asked(job: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in told.split() if "=" in word)
 
 
+def arrays(said: str) -> list[int]:
+    """Return the tasks of every job array Snakemake says to have submitted."""
+    return [len(ids.split(",")) for ids in re.findall(r"Submitted array job with Snakemake IDs ([\d,]+)", said)]
+
+
 @pytest.fixture(scope="module")
 def finished(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Submitted:
     """The whole tiny study, run through the cluster."""
@@ -34,10 +40,9 @@ def test_a_chain_runs_job_after_job(trained: Submitted) -> None:
 def test_the_whole_study_runs_on_the_cluster(finished: Submitted) -> None:
     said = (finished.folder / "said").read_text()
     assert (finished.folder / "results/demo/less3depend/report/index.html").is_file()
-    arrays = [len(ids.split(",")) for ids in re.findall(r"Submitted array job with Snakemake IDs ([\d,]+)", said)]
     rules = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE)}
-    assert set(rules) >= ALL and max(arrays) > 1
-    assert len(jobs(said)) + sum(arrays) == rules["total"] - rules["all"]
+    assert set(rules) >= ALL and arrays(said)
+    assert len(jobs(said)) + sum(arrays(said)) == rules["total"] - rules["all"]
 
 
 def test_afterwards_nothing_is_to_be_done_without_the_cluster(
@@ -47,6 +52,13 @@ def test_afterwards_nothing_is_to_be_done_without_the_cluster(
     assert finished.run("-n") == set()
     assert finished.run("-n", "--set-resources", "pretrain_model:gpu=4", "pretrain_model:nodes=2") == set()
     assert finished.run("-n", more="train.lr=0.0011") > {"pretrain_model"}
+
+
+def test_evaluations_that_are_ready_together_are_one_array(finished: Submitted) -> None:
+    for folder in (finished.folder / "results/demo/models").glob("*/*/*/evaluation"):
+        shutil.rmtree(folder)
+    said = finished.finish(finished.start("evaluate"))
+    assert arrays(said) == [4] and not jobs(said)
 
 
 def test_weights_are_those_of_a_run_without_a_cluster(
