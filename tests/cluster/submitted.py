@@ -37,9 +37,8 @@ class Submitted(Checkout):
         """Start Snakemake; what it says goes to the file `said`."""
         with open(self.folder / "said", "w") as stream:
             command = self.command(*arguments, more=more)
-            process = subprocess.Popen(
-                command, cwd=self.folder, stdout=stream, stderr=stream, text=True, start_new_session=True
-            )
+            files = {"stdout": stream, "stderr": stream, "cwd": self.folder}
+            process = subprocess.Popen(command, **files, text=True, start_new_session=True, preexec_fn=_hear_ctrl_c)
         self.started.append(process)
         return process
 
@@ -73,6 +72,11 @@ class Submitted(Checkout):
     def states(self) -> list[Path]:
         """Return the training states that are whole."""
         return sorted((self.folder / "checkpoints").rglob("[!.]*.pt"))
+
+
+def _hear_ctrl_c() -> None:
+    """Undo what a shell does to commands in the background, whose children inherit it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def jobs(said: str) -> list[str]:
