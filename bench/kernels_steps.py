@@ -71,9 +71,7 @@ def milliseconds(step: Step, repeats: int) -> float:
     return statistics.median(times[2:])
 
 
-def rows(
-    cfg: TrainStage, device: str, arrangements: list[tuple[str, bool]], repeats: int
-) -> Iterator[dict[str, object]]:
+def rows(cfg: TrainStage, device: str, arrangements: list[tuple[str, bool]], repeats: int) -> Iterator[dict[str, Any]]:
     """Yield one row an arrangement (mode, recomputation of layers); one that cannot run says why."""
     torch.manual_seed(0)
     step = Step(cfg, device)
@@ -111,9 +109,8 @@ def main() -> None:
             print(f"not run, out of time: {model} {phase}")
             continue
         cfg = compose("train", [f"model={model}", f"scale={given.scale}", f"phase={phase}", *given.overrides])
-        found += rows(
-            cfg, device, ["torch", "triton", "auto"] if device == "cuda" else ["torch", "auto"], given.repeats
-        )
+        modes = ["torch", "triton", "auto"] if device == "cuda" else ["torch", "auto"]
+        found += rows(cfg, device, [("torch", True), *((mode, False) for mode in modes)], given.repeats)
     append("kernels_steps", found)
 
 

@@ -1,6 +1,10 @@
 """Registration, modes and wrong input of the attention operators; the torch path they fall back to."""
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,12 +13,41 @@ from torch import Tensor
 from novelview_kernels import backend, context_attention, qk_attention, table
 from novelview_kernels.attention import configs, reference
 from novelview_kernels.attention.op import attention, attention_backward
+from novelview_kernels.context_attention.merged import merged
 
 
 def _qkv(n: int = 24, d: int = 32, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(n)
     qkv = torch.randn(2, n, 3, 2, d, generator=generator, dtype=dtype)
     return qkv, torch.rand(d, dtype=dtype, generator=generator) + 0.5, torch.rand(d, dtype=dtype, generator=generator)
+
+
+def test_two_merged_calls_equal_repeated_keys() -> None:
+    """The benchmark's baseline computes the same thing, gradients included."""
+    inputs = [x.requires_grad_() for x in _qkv(30)]
+    ours, theirs = merged(*inputs, 1e-6, 10, 5), reference.repeated(*inputs, 1e-6, 10, 5)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
+    bar = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
+    pairs = zip(torch.autograd.grad(ours, inputs, bar), torch.autograd.grad(theirs, inputs, bar), strict=True)
+    for a, b in pairs:
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_gpu_suite_runs_from_end_to_end(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "novelview_kernels.gpu", "--rehearse", "--out", str(tmp_path)]
+    environment = dict(os.environ, NOVELVIEW_KERNELS="interpret")
+    run = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert run.returncode == 0 and " checks, 0 failed" in run.stdout, run.stdout + run.stderr
+    assert "missing:" not in run.stdout, "every path runs"
+    assert {file.name for file in tmp_path.iterdir()} == {"kernels.csv", "kernels_checks.csv"}
+
+
+def test_the_gpu_suite_without_a_gpu_says_so() -> None:
+    command = [sys.executable, "-m", "novelview_kernels.gpu"]
+    environment = {name: value for name, value in os.environ.items() if name != "NOVELVIEW_KERNELS"}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment | {"CUDA_VISIBLE_DEVICES": ""})
+    assert run.returncode == 2 and "no CUDA device" in run.stderr
 
 
 @pytest.mark.parametrize(("context", "view"), [(24, 0), (8, 8)])
