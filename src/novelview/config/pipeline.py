@@ -117,14 +117,17 @@ def _planned(plan: Plan) -> list[str]:
 
 
 def _rooms(stage: str) -> set[str]:
-    """Return the folders, and single files, of the project's code that a stage imports."""
+    """Return the folders, and single files, of the project's code that a stage imports; the kernels are one folder."""
     found = set()
     for module in closure(f"novelview.stages.{stage}"):
         package, *rest = module.split(".")
-        where = "src/novelview" if package == "novelview" else f"kernels/{package}"
-        room = package_roots()[package] / rest[0] if rest else None
-        name = "__init__.py" if room is None else rest[0] if room.is_dir() else f"{rest[0]}.py"
-        found.add(f"{where}/{name}")
+        if package != "novelview":
+            found.add(f"kernels/{package}")
+        elif not rest:
+            found.add("src/novelview/__init__.py")
+        else:
+            is_room = (package_roots()[package] / rest[0]).is_dir()
+            found.add(f"src/novelview/{rest[0]}{'' if is_room else '.py'}")
     return found
 
 
