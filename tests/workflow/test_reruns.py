@@ -62,7 +62,7 @@ QUICK = (
 )
 MORE = (
     ("conf/recipe/demo/ptlvsm/finetune.yaml", REMARK, set()),
-    ("src/novelview/models/ptlvsm.py", replaced('"""', '"""Told otherwise: '), set()),
+    ("src/novelview/models/ptlvsm.py", lambda before: before.replace('"""', '"""Told otherwise: ', 1), set()),
     ("conf/source/rooms.yaml", appended("seed: 5\n"), RAW | PACKED | TRAINED | AFTER_TRAINING),
     ("conf/stage/preprocess.yaml", appended("pack: {max_bad_frames: 1}\n"), PACKED | TRAINED | AFTER_TRAINING),
     (
