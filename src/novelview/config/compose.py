@@ -12,7 +12,7 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from novelview.config import models, release, schema, sources, viewing
@@ -95,11 +95,18 @@ def compose(stage: str, overrides: Sequence[str] = ()) -> Any:
 
 
 def _typed(node: DictConfig) -> Any:
-    OmegaConf.resolve(node)
-    missing = sorted(OmegaConf.missing_keys(node))
+    missing = _missing(OmegaConf.to_container(node))
     if missing:
         raise ConfigError(f"configuration key '{missing[0]}' has no value; give it as {missing[0]}=...")
+    OmegaConf.resolve(node)
     return OmegaConf.to_object(node)
+
+
+def _missing(node: Any, prefix: str = "") -> list[str]:
+    """Return the keys without a value, sorted; those that only point at one of them (`${...}`) are not named."""
+    if not isinstance(node, dict):
+        return [prefix] if node == MISSING else []
+    return [key for name in sorted(map(str, node)) for key in _missing(node[name], f"{prefix}.{name}".lstrip("."))]
 
 
 def _one_line(error: Exception, overrides: Sequence[str]) -> str:
