@@ -90,4 +90,5 @@ def test_ctrl_c_takes_the_jobs_along(packed: Submitted) -> None:
     while packed.training() and time.monotonic() < end:
         time.sleep(0.1)
     assert not packed.training() and packed.states()
-    assert not subprocess.run(["squeue", "-h"], capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(["squeue", "-h", "-o", "%Z"], capture_output=True, text=True, check=True).stdout
+    assert str(packed.folder) not in told.split()
