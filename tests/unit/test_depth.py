@@ -9,6 +9,7 @@ from synthetic_results import write_results
 
 from novelview.config.schema import FiguresStage, Study
 from novelview.errors import DataError
+from novelview.evaluation.published import published
 from novelview.figures.depth import points
 from novelview.figures.depth_table import depth_rows
 from novelview.figures.results import read_evaluations
@@ -76,3 +77,11 @@ def test_the_table_has_our_rows_and_the_published_ones(folders: list[Path], tmp_
 def test_models_of_unknown_depth_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="figure depth: no evaluation"):
         _draw("depth", write_results(tmp_path)[0], tmp_path / "depth")
+
+
+def test_the_published_main_rows_stand_beside_their_models() -> None:
+    scores = {"lvsm_decoder_only": (29.67, 0.906, 0.098), "lvsm_encoder_decoder": (28.6, 0.893, 0.114)}
+    for model, expected in scores.items():
+        [row] = published("LVSM 2410.17242", "main", model, "full")
+        assert (row.psnr, row.ssim, row.lpips) == expected and (row.resolution, row.grade) == (256, "primary")
+    assert not [row.method for row in published("LVSM 2410.17242") if ":" in row.method]
