@@ -32,7 +32,6 @@ FORWARD = {
     (90, 128): Tiles(128, 64, 8, 2),
     (80, 32): Tiles(128, 64, 8, 3),
     (80, 64): Tiles(128, 64, 8, 3),
-    (80, 128): Tiles(128, 64, 8, 2),
 }
 DQ = {
     (90, 32): Tiles(128, 64, 8, 2),
@@ -40,15 +39,13 @@ DQ = {
     (90, 128): Tiles(128, 64, 8, 2),
     (80, 32): Tiles(128, 64, 8, 2),
     (80, 64): Tiles(128, 64, 8, 2),
-    (80, 128): Tiles(128, 32, 8, 2),
 }
 DKDV = {
     (90, 32): Tiles(64, 128, 8, 2),
     (90, 64): Tiles(64, 128, 8, 2),
-    (90, 128): Tiles(64, 128, 8, 2),
+    (90, 128): Tiles(32, 128, 8, 2),
     (80, 32): Tiles(64, 128, 8, 2),
     (80, 64): Tiles(64, 128, 8, 2),
-    (80, 128): Tiles(32, 128, 8, 2),
 }
 INTERPRETED = Tiles(64, 64, 1, 1)  # the interpreter's cost grows with the number of tiles
 
@@ -69,4 +66,11 @@ def unsupported(qkv: Tensor) -> str:
         return f"no kernel for {str(qkv.dtype).removeprefix('torch.')}"
     if qkv.is_cuda and backend.capability(qkv.device) < 80:
         return "compute capability below 8.0"
+    if qkv.is_cuda and not ships(backend.capability(qkv.device), d):
+        return f"head width {d} spills registers below compute capability 9.0"
     return ""
+
+
+def ships(cc: int, d: int) -> bool:
+    """Whether kernels for this architecture and head width are shipped."""
+    return (90 if cc >= 90 else 80, d) in FORWARD
