@@ -17,7 +17,7 @@ from novelview.models.lact.newton_schulz import iterates, newton_schulz, newton_
 from novelview.models.lact.plain import NORM_EPS, FastWeights, column_norms
 from novelview.models.lact.products import matmul
 
-LEG = {"cpu": 1 << 22}  # hidden activations (heads x tokens x width) of one leg, by device
+LEG = {"cpu": 1 << 20}  # hidden activations (heads x tokens x width) of one leg, by device
 LONG_LEG = 1 << 25
 
 
