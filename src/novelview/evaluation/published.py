@@ -14,8 +14,9 @@ from novelview.errors import ConfigError
 class PublishedRow:
     """One published result; what a source does not state is None.
 
-    table: main, ablation, depth, low_resource, objects, scaling, scaling_gain or transfer; model: our registry name, None for methods we do not
-    have; split: our split name; grade: primary (the authors' own page or repository) or secondary (a summary of it).
+    table: main, ablation, depth, low_resource, objects, scaling, scaling_gain or transfer; model: our registry name,
+    None for methods we do not have; split: our split name; grade: primary (the authors' own page or repository) or
+    secondary (a summary of it).
     """
 
     paper: str
