@@ -6,6 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from novelview.config.resolution import Resolution
 from novelview.figures.curves import Curve
 from novelview.figures.gallery import Sample, error_map, finest, read_gallery
 from novelview.figures.media import error_uri, figure_uri, picture_uri, video_uri
@@ -115,7 +116,7 @@ def statement_groups(found: list[Statement]) -> list[dict[str, Any]]:
     return [_statement_group(name, found) for name in ordered]
 
 
-def _statement_group(name: tuple[str, str, int], found: list[Statement]) -> dict[str, Any]:
+def _statement_group(name: tuple[str, str, Resolution], found: list[Statement]) -> dict[str, Any]:
     about, set_name, resolution = name
     own = [item for item in found if (item.about, item.set, item.resolution) == name]
     title = "against the best trivial baseline" if about == "baseline" else "is the target's pose used?"

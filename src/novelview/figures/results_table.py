@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from novelview.config.resolution import Resolution
 from novelview.config.schema import Study
 from novelview.errors import DataError
 from novelview.figures.comparison import Reference, protocol_notes, references
@@ -66,7 +67,7 @@ def score_table(evaluations: list[Evaluation], set_name: str, splits: Sequence[s
 
 
 def _score_rows(
-    evaluations: list[Evaluation], size: int, block: int, set_name: str, splits: Sequence[str]
+    evaluations: list[Evaluation], size: Resolution, block: int, set_name: str, splits: Sequence[str]
 ) -> list[Row]:
     own = [item for item in evaluations if item.resolution == size]
     lines = [*((item, item.model) for item in own), *((own[0], name) for name in BASELINES)]
