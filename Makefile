@@ -28,7 +28,7 @@ locked-demo:
 	@echo "The report: results/demo/less3depend/report/index.html"
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(STAMP)
 	$(RUN)/python -m pytest
