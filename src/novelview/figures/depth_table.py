@@ -9,8 +9,7 @@ from novelview.figures.depth import SPLIT, Point, points, size_of
 from novelview.figures.results import METRICS, Evaluation, read_evaluations, sections
 from novelview.figures.results_table import NONE, number
 from novelview.figures.style import label, title_of
-from novelview.figures.tables import Cell, Row, Table, to_csv, to_latex, to_markdown
-from novelview.files import write_text
+from novelview.figures.tables import Cell, Row, Table, to_csv, write_tables
 
 CSV_HEADER = ["model", "architecture", "layers", "parameters", "updates", "resolution", "set", "split"]
 CSV_HEADER += ["psnr", "low", "high"]
@@ -20,15 +19,7 @@ def depth_table(folders: list[Path], stem: Path, study: Study) -> list[Path]:
     """Write depth, parameters and scores of every run, the published rows below, to `stem`.md, .tex and .csv."""
     evaluations = read_evaluations(folders, "depth_table")
     table = depth_rows(evaluations, study)
-    texts = {
-        ".md": f"# {study.title or study.name}\n\n{to_markdown([table])}",
-        ".tex": to_latex([table]),
-        ".csv": to_csv(CSV_HEADER, _records(points(evaluations))),
-    }
-    paths = [stem.with_name(stem.name + suffix) for suffix in texts]
-    for path, text in zip(paths, texts.values(), strict=True):
-        write_text(path, text)
-    return paths
+    return write_tables(stem, study.title or study.name, [table], to_csv(CSV_HEADER, _records(points(evaluations))))
 
 
 def depth_rows(evaluations: Sequence[Evaluation], study: Study) -> Table:

@@ -11,8 +11,7 @@ from novelview.figures.comparison import Reference, protocol_notes, references
 from novelview.figures.results import METRICS, Evaluation, Group, Score, read_evaluations, sections
 from novelview.figures.statements import plain_difference, verdict
 from novelview.figures.style import BASELINES, label, title_of
-from novelview.figures.tables import Cell, Row, Table, to_csv, to_latex, to_markdown
-from novelview.files import write_text
+from novelview.figures.tables import Cell, Row, Table, to_csv, write_tables
 
 MISSING = "n/a (weights not downloaded)"
 NONE = "–"
@@ -24,15 +23,7 @@ def results_table(folders: list[Path], stem: Path, study: Study) -> list[Path]:
     """Write the main results to `stem`.md, .tex and .csv; raises DataError when nothing was evaluated."""
     evaluations = read_evaluations(folders, "results_table")
     tables = results_tables(evaluations, study)
-    contents = {
-        ".md": f"# {study.title or study.name}\n\n{to_markdown(tables)}",
-        ".tex": to_latex(tables),
-        ".csv": to_csv(CSV_HEADER, records(evaluations)),
-    }
-    paths = [stem.with_name(stem.name + suffix) for suffix in contents]
-    for path, text in zip(paths, contents.values(), strict=True):
-        write_text(path, text)
-    return paths
+    return write_tables(stem, study.title or study.name, tables, to_csv(CSV_HEADER, records(evaluations)))
 
 
 def results_tables(evaluations: list[Evaluation], study: Study) -> list[Table]:

@@ -12,8 +12,7 @@ from novelview.figures.scaling import main_split
 from novelview.figures.slopes import Line, lines
 from novelview.figures.statements import plain_difference
 from novelview.figures.style import label, title_of
-from novelview.figures.tables import Cell, Row, Table, to_csv, to_latex, to_markdown
-from novelview.files import write_text
+from novelview.figures.tables import Cell, Row, Table, to_csv, write_tables
 
 CSV_HEADER = ["model", "resolution", "set", "split", "subset", "scenes", "psnr", "low", "high"]
 CSV_HEADER += ["slope", "slope_low", "slope_high"]
@@ -26,15 +25,7 @@ def scaling_table(folders: list[Path], stem: Path, study: Study) -> list[Path]:
     """
     evaluations = read_evaluations(folders, "scaling_table", subsets=True)
     table = scaling_rows(evaluations, study)
-    texts = {
-        ".md": f"# {study.title or study.name}\n\n{to_markdown([table])}",
-        ".tex": to_latex([table]),
-        ".csv": to_csv(CSV_HEADER, _records(lines(evaluations))),
-    }
-    paths = [stem.with_name(stem.name + suffix) for suffix in texts]
-    for path, text in zip(paths, texts.values(), strict=True):
-        write_text(path, text)
-    return paths
+    return write_tables(stem, study.title or study.name, [table], to_csv(CSV_HEADER, _records(lines(evaluations))))
 
 
 def scaling_rows(evaluations: Sequence[Evaluation], study: Study) -> Table:

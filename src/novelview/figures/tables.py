@@ -4,6 +4,9 @@ import csv
 import html
 import io
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from novelview.files import write_text
 
 LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "−": "$-$", "±": r"$\pm$", "→": r"$\to$", "°": r"$^\circ$"}
 
@@ -45,6 +48,15 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = field(default=())
+
+
+def write_tables(stem: Path, title: str, tables: list[Table], csv_text: str) -> list[Path]:
+    """Write tables to `stem`.md and .tex and their records, already CSV, to `stem`.csv; return the paths."""
+    texts = {".md": f"# {title}\n\n{to_markdown(tables)}", ".tex": to_latex(tables), ".csv": csv_text}
+    paths = [stem.with_name(stem.name + suffix) for suffix in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        write_text(path, text)
+    return paths
 
 
 def to_markdown(tables: list[Table]) -> str:
