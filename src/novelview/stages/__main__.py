@@ -1,0 +1,35 @@
+"""The command `novelview STAGE ...`, short for `python -m novelview.stages.STAGE ...`; alone it lists the stages."""
+
+import ast
+import runpy
+import sys
+from pathlib import Path
+
+from novelview.stages.cli import USER_ERROR
+
+FOLDER = Path(__file__).parent
+STAGES = sorted(path.stem for path in FOLDER.glob("[!_]*.py") if path.stem != "cli")
+
+
+def main() -> int:
+    """Run the stage that the command line names; returns the exit status."""
+    name, *words = sys.argv[1:] or ["--help"]
+    if name in STAGES:
+        sys.argv = [f"novelview {name}", *words]
+        runpy.run_module(f"novelview.stages.{name}", run_name="__main__", alter_sys=True)
+    elif name in ("-h", "--help"):
+        print("novelview STAGE [key=value ...]; novelview STAGE --help\n")
+        print("\n".join(f"  {stage:<11} {_about(stage)}" for stage in STAGES))
+    else:
+        print(f"error: there is no stage '{name}'; the stages are {', '.join(STAGES)}", file=sys.stderr)
+        return USER_ERROR
+    return 0
+
+
+def _about(stage: str) -> str:
+    text = ast.get_docstring(ast.parse((FOLDER / f"{stage}.py").read_text())) or ""
+    return text.splitlines()[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
