@@ -18,7 +18,7 @@ from common import append
 from novelview.config.compose import compose
 from novelview.config.schema import PackConfig, TrainStage
 from novelview.config.sources import RoomsSource
-from novelview.losses.photometric import PhotometricLoss
+from novelview.losses.training import TrainingLoss
 from novelview.scenes.batch import Batch
 from novelview.scenes.chunks import chunk_files
 from novelview.scenes.dataset import TrainSet
@@ -60,9 +60,8 @@ def one_step(stepper: Stepper, batches: Iterator[Batch], seconds: dict[str, floa
     device = stepper.team.device
     with timed(seconds, "load", device):
         batch = next(batches)
-    assert batch.target.images is not None
     with timed(seconds, "forward", device), stepper.autocast():
-        losses = stepper.loss(stepper.wrapped(batch.context, batch.target).images, batch.target.images)
+        losses = stepper.loss(stepper.wrapped(batch.context, batch.target), batch)
     with timed(seconds, "backward", device):
         stepper.updater.backward(losses["loss"])
     with timed(seconds, "update", device):
@@ -73,7 +72,7 @@ def measure(cfg: TrainStage, store: PackedStore, members: Team, steps: int) -> d
     """Train `steps` steps of one configuration; return a row of the table."""
     data = TrainSet(store, cfg.views, cfg.train.seed, cfg.runtime.cache_mb)
     loader = TrainLoader(data, cfg.train.batch_size, device=members.device, workers=cfg.runtime.workers)
-    loss = PhotometricLoss(cfg.train.losses).to(members.device)
+    loss = TrainingLoss(cfg.train.losses).to(members.device)
     stepper = Stepper(build_model(cfg, members), loss, cfg.train, members)
     for number in range(FILL):
         data.batch(number, cfg.train.batch_size)

@@ -12,6 +12,7 @@ import torch.multiprocessing as multiprocessing
 from torch import nn
 
 from novelview.config.schema import RuntimeConfig, TrainConfig
+from novelview.models.render import Render
 from novelview.scenes.batch import Batch, Views
 from novelview.training.distributed import team
 from novelview.training.step import Stepper
@@ -33,8 +34,9 @@ class Painter(nn.Module):
         return SimpleNamespace(images=self.mix(context.images.mean(1)).sigmoid()[:, None])
 
 
-def squared(render: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
-    mse = (render - target).square().mean()
+def squared(render: Render, batch: Batch) -> dict[str, torch.Tensor]:
+    assert batch.target.images is not None
+    mse = (render.images - batch.target.images).square().mean()
     return {"loss": mse, "mse": mse, "psnr": -10 * mse.log10()}
 
 

@@ -20,6 +20,7 @@ from torch import nn
 from novelview.config.compose import compose
 from novelview.config.schema import RuntimeConfig, TrainConfig
 from novelview.errors import ConfigError
+from novelview.models.render import Render
 from novelview.scenes.batch import Batch, Views
 from novelview.training import tracking
 from novelview.training.checkpoint import Checkpoints, random_state, restore_random_state
@@ -74,6 +75,51 @@ def test_the_rate_rises_from_zero_to_its_peak(kind) -> None:
     assert rates[:5] == [0.0, 0.5, 1.0, 1.5, 2.0]
     assert rates[8] == pytest.approx(2.0 if kind == "constant" else 1.0)
     assert rates[12] == pytest.approx(2.0 if kind == "constant" else 0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("steps", "rise"), [(990, 0.01), (190, 0.3), (40, 0.01)])
+def test_onecycle_is_pytorchs(steps, rise) -> None:
+    model = linear()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4)
+    total = steps + 10
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 2e-4, total, pct_start=rise, cycle_momentum=False, anneal_strategy="cos"
+    )
+    rule = updater(model, replace(CFG, lr=2e-4, steps=steps, schedule="onecycle", onecycle_rise=rise))
+    for _ in range(total - 1):
+        assert rule.lr == pytest.approx(theirs.get_last_lr()[0], rel=1e-9)
+        rule.scheduled += 1
+        optimizer.step()
+        theirs.step()
+
+
+def test_pretrained_parameters_follow_the_schedule_at_a_rate_of_their_own() -> None:
+    model = nn.ModuleDict({"pretrained": linear(), "head": linear(1)})
+    cfg = replace(CFG, lr=2e-4, lr_pretrained=2e-6, weight_decay=0.01, decay="all", schedule="onecycle")
+    optimizer = adamw(model, cfg)
+    assert [len(group["params"]) for group in optimizer.param_groups] == [2, 2]
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.01}
+    rule = Updater(model, optimizer, cfg)
+    for _ in range(3):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, 1e-3)
+        rate = rule.lr
+        rule.update(FINE)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, rate / 100])
+    decayed = adamw(model, replace(cfg, decay="matrices")).param_groups
+    assert [(len(group["params"]), group["weight_decay"]) for group in decayed] == [(1, 0.01), (1, 0.0)] * 2
+
+
+def test_a_rate_for_pretrained_parameters_needs_some() -> None:
+    with pytest.raises(ConfigError, match=r"train\.lr_pretrained=2e-06: no parameter"):
+        adamw(linear(), replace(CFG, lr_pretrained=2e-6))
+
+
+def test_no_norm_is_too_large_without_a_factor() -> None:
+    model = linear()
+    rule = updater(model, replace(CFG, clip_norm=0.5, allowed_gradnorm_factor=0.0))
+    set_gradients(model, 1e4)
+    assert rule.update(FINE).skipped is None and rule.applied == 1
 
 
 def test_no_warm_up_starts_at_the_peak() -> None:
@@ -165,8 +211,9 @@ class Painter(nn.Module):
         return SimpleNamespace(images=image[:, None].expand(-1, target.c2w.shape[1], -1, -1, -1))
 
 
-def squared(render: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
-    mse = (render - target).square().mean()
+def squared(render: Render, batch: Batch) -> dict[str, torch.Tensor]:
+    assert batch.target.images is not None
+    mse = (render.images - batch.target.images).square().mean()
     return {"loss": mse, "mse": mse, "psnr": -10 * mse.log10()}
 
 

@@ -19,6 +19,7 @@ from novelview.config.sources import OpencvCamerasSource
 from novelview.errors import DataError
 from novelview.figures.views import read_costs, views
 from novelview.losses.photometric import PhotometricLoss
+from novelview.losses.training import TrainingLoss
 from novelview.models.weights import save_weights
 from novelview.scenes.pack import pack_chunks
 from novelview.stages.cli import run_stage
@@ -144,7 +145,7 @@ def test_lpips_joins_the_loss_at_its_step(monkeypatch) -> None:
 
 
 def test_the_loop_tells_the_loss_its_step() -> None:
-    model, loss = model_of("lact"), PhotometricLoss(LossConfig(perceptual=0.0))
+    model, loss = model_of("lact"), TrainingLoss(LossConfig(perceptual=0.0))
     stepper = Stepper(model, loss, replace(TrainConfig(), amp="none"), Team(0, 1, torch.device("cpu")))
     stepper.updater.seen = 41
     with pytest.raises(RuntimeError):

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from novelview.config.losses import LossConfig
 from novelview.config.models import ModelConfig
 from novelview.config.sources import SourceConfig
 
@@ -68,18 +69,6 @@ class ViewsConfig:
 
 
 @dataclass
-class LossConfig:
-    """Weights of the photometric losses (specs/uplvsm.md section 6)."""
-
-    mse: float = 1.0
-    perceptual: float = 0.5
-    lpips: float = 0.0
-    lpips_from: int = 0  # first step (0-based) whose loss has the LPIPS term; LaCT: 5000
-    lpips_weights: str | None = "pretrained/vgg16-397923af.pth"  # backbone, needed when lpips > 0
-    vgg_weights: str | None = "pretrained/imagenet-vgg-verydeep-19.mat"  # needed when perceptual > 0
-
-
-@dataclass
 class TrainConfig:
     """The optimisation recipe (specs/uplvsm.md section 8)."""
 
@@ -89,14 +78,17 @@ class TrainConfig:
     grad_accum: int = 1
     lr: float = 4e-4
     warmup: int = 4_000
-    schedule: str = "cosine"  # cosine | linear | constant
+    lr_pretrained: float = 0.0  # peak rate of parameters with `pretrained` in their name; 0: lr; DepthSplat: 2e-6
+    schedule: str = "cosine"  # cosine | linear | constant | onecycle: PyTorch's, which has its own warm-up
+    onecycle_rise: float = 0.01  # share of the onecycle schedule in which the rate rises
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.05
+    decay: str = "matrices"  # matrices: parameters of one dimension are not decayed | all
     clip_norm: float = 1.0
     clip_from: int = 0  # first step (0-based) whose gradient is clipped, and skipped when too large; LaCT: 1000
-    allowed_gradnorm_factor: float = 4.0  # a norm above clip_norm times this skips the update
+    allowed_gradnorm_factor: float = 4.0  # a norm above clip_norm times this skips the update; 0: none is skipped
     amp: str = "bf16"  # bf16 | fp16 | none
     tf32: bool = True
     compile: bool = False

@@ -30,7 +30,9 @@ CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("RenderStage", "path"): ("turntable", "interpolate"),
     ("PathConfig", "blend"): ("slerp", "entrywise"),
     ("EvalConfig", "select"): ("index", "random", "uniform", "kmeans"),
-    ("TrainConfig", "schedule"): ("cosine", "linear", "constant"),
+    ("TrainConfig", "schedule"): ("cosine", "linear", "constant", "onecycle"),
+    ("TrainConfig", "decay"): ("matrices", "all"),
+    ("PointmapLossConfig", "teacher"): ("exact", "vggt"),
     ("TrainConfig", "amp"): ("bf16", "fp16", "none"),
     ("EvalConfig", "amp"): ("bf16", "none"),
     ("TrainStage", "subset"): tuple(SUBSETS),
@@ -47,11 +49,12 @@ CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
 }
 POSITIVE = {
     "ViewsConfig": ("image_size", "patch_size", "num_context", "num_target", "min_frame_dist", "scene_scale_factor"),
-    "TrainConfig": ("steps", "batch_size", "grad_accum", "lr", "clip_norm", "allowed_gradnorm_factor", "eps"),
+    "TrainConfig": ("steps", "batch_size", "grad_accum", "lr", "clip_norm", "eps"),
     "EvalConfig": ("batch_size", "bootstrap", "num_context"),
     "RenderStage": ("views", "frames", "chunk", "fps"),
     "LatencyStage": ("repeats", "renders"),
     "PathConfig": ("min_radius", "max_radius"),
+    "PointmapLossConfig": ("ignore_large",),
     "RuntimeConfig": ("log_every", "keep_checkpoints"),
     "DinoConfig": ("img_size", "patch_size", "embed_dim", "num_heads"),
     "TransformerConfig": ("d", "d_head", "qk_norm_eps", "init_gain"),
@@ -64,10 +67,11 @@ POSITIVE = {
 }
 NOT_NEGATIVE = {
     "ViewsConfig": ("image_width",),
-    "TrainConfig": ("warmup", "weight_decay", "clip_from"),
+    "TrainConfig": ("warmup", "weight_decay", "clip_from", "lr_pretrained", "allowed_gradnorm_factor"),
     "RuntimeConfig": ("threads", "workers", "cache_mb", "checkpoint_seconds", "wandb_pictures"),
     "PackConfig": ("max_bad_frames", "max_bad_chunks"),
-    "LossConfig": ("mse", "perceptual", "lpips", "lpips_from"),
+    "LossConfig": ("mse", "perceptual", "lpips", "lpips_from", "ignore_large_mse", "damp_above", "damp_after"),
+    "PointmapLossConfig": ("weight", "apply_after"),
     "EvalConfig": ("gallery", "video_scenes", "pose_scenes", "num_views", "num_target"),
     "DinoConfig": ("depth", "num_register_tokens"),
     "PhotosSource": ("max_side", "context_gap"),
@@ -77,6 +81,8 @@ NOT_NEGATIVE = {
 BETWEEN = {
     ("TrainConfig", "beta1"): (0, 0.999999),
     ("TrainConfig", "beta2"): (0, 0.999999),
+    ("TrainConfig", "onecycle_rise"): (0, 1),
+    ("LossConfig", "intermediate_decay"): (0, 1),
     ("EvalConfig", "video_frames"): (2, 10_000),
     ("PathConfig", "hfov"): (0.1, 179.9),
     ("PathConfig", "elevation"): (-90, 90),

@@ -15,12 +15,15 @@ class Views:
     c2w: [b v 4 4], OpenCV camera-to-world (x right, y down, z forward), normalised scene units.
     intrinsics: [b v 4], fx fy cx cy in pixels of the image as fed to the model.
     frame: [b v], frame number in the scene; None for cameras on a path.
+    points: [b v 3 h w], what a teacher says every pixel sees: points of a world that the views of a scene share, which
+    need not be that of c2w; None where no loss asks for them.
     """
 
     images: Float[Tensor, "b v 3 h w"] | None
     c2w: Float[Tensor, "b v 4 4"]
     intrinsics: Float[Tensor, "b v 4"]
     frame: Int[Tensor, "b v"] | None = None
+    points: Float[Tensor, "b v 3 h w"] | None = None
 
     def take(self, index: Int[Tensor, "b k"]) -> "Views":
         """Select views `index[i]` of scene i."""
@@ -36,7 +39,7 @@ class Views:
         return self._map(lambda field: field.to(device, non_blocking=True))
 
     def _map(self, function) -> "Views":
-        fields = {name: getattr(self, name) for name in ("images", "c2w", "intrinsics", "frame")}
+        fields = {name: getattr(self, name) for name in ("images", "c2w", "intrinsics", "frame", "points")}
         return replace(self, **{name: None if field is None else function(field) for name, field in fields.items()})
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from novelview.config.compose import resolved
 from novelview.config.schema import TrainStage
 from novelview.errors import CheckpointError, NovelviewError
-from novelview.losses.photometric import PhotometricLoss
+from novelview.losses.training import TrainingLoss
 from novelview.models.weights import save_weights
 from novelview.scenes.dataset import TrainSet
 from novelview.scenes.loader import TrainLoader
@@ -52,10 +52,10 @@ class Run:
         self.cfg, self.team, self.interrupt = cfg, members, interrupt
         self.loader = _loader(cfg, members)
         self.identity = identity(cfg)
-        loss = PhotometricLoss(cfg.train.losses).to(members.device)
+        loss = TrainingLoss(cfg.train.losses).to(members.device)
         self.stepper = Stepper(build_model(cfg, members), loss, cfg.train, members)
         self.checkpoints = Checkpoints(cfg.io["checkpoints"], self.identity, cfg.runtime.keep_checkpoints)
-        self.record = Record(cfg.io["log"], cfg.runtime.log_every, self.total)
+        self.record = Record(cfg.io["log"], cfg.runtime.log_every, self.total, loss.logged)
         self.done = self.skipped_in_a_row = 0
         self.saved_at = time.monotonic()
 

@@ -1,6 +1,7 @@
 """The optimisation recipe: parameter groups, learning-rate schedule, and the rule of one update.
 
-Source: specs/uplvsm.md section 8 and, for what is mended, section 14 (B5, B6).
+Source: specs/uplvsm.md section 8 and, for what is mended, section 14 (B5, B6); for onecycle, the rate of pretrained
+parameters and decay of all, specs/depthsplat.md section 11.
 """
 
 import math
@@ -12,16 +13,48 @@ import torch
 from torch import Tensor, nn
 
 from novelview.config.schema import TrainConfig
+from novelview.errors import ConfigError
 
 INFINITE_GRADIENT = 1e-6  # what an infinite gradient entry is replaced with
+PRETRAINED = "pretrained"  # in the names of parameters that have a rate of their own
+ONECYCLE_FIRST, ONECYCLE_LAST = 25.0, 1e4  # the peak rate over the first one, the first one over the last one
+ONECYCLE_EXTRA = 10  # steps the onecycle schedule is longer than the training
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split the trainable parameters: 1-D ones and those marked `_no_weight_decay` are not decayed, all others are."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def parameter_groups(model: nn.Module, weight_decay: float, decay: str = "matrices") -> list[dict[str, Any]]:
+    """Split the trainable parameters into decayed ones and others.
+
+    decay=matrices: 1-D ones and those marked `_no_weight_decay` are not decayed, all others are; all: every one is.
+    """
+    return _split(list(model.parameters()), weight_decay, decay)
+
+
+def _split(parameters: list[nn.Parameter], weight_decay: float, decay: str) -> list[dict[str, Any]]:
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    if decay == "all":
+        return [{"params": trainable, "weight_decay": weight_decay}]
     free = [parameter for parameter in trainable if not is_decayed(parameter)]
     decayed = [parameter for parameter in trainable if is_decayed(parameter)]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+def recipe_groups(model: nn.Module, cfg: TrainConfig) -> list[dict[str, Any]]:
+    """Return the groups of the recipe: `parameter_groups`, and with `lr_pretrained` those of pretrained parameters.
+
+    rate_scale: what the scheduled rate is multiplied with in a group. Raises ConfigError when `lr_pretrained` has
+    nothing to act on.
+    """
+    if not cfg.lr_pretrained:
+        return parameter_groups(model, cfg.weight_decay, cfg.decay)
+    named = [[], []]
+    for name, parameter in model.named_parameters():
+        named[PRETRAINED in name].append(parameter)
+    if not named[True]:
+        raise ConfigError(
+            f"train.lr_pretrained={cfg.lr_pretrained}: no parameter of this model is called {PRETRAINED}; set it to 0"
+        )
+    own, given = (_split(part, cfg.weight_decay, cfg.decay) for part in named)
+    return [*own, *({**group, "rate_scale": cfg.lr_pretrained / cfg.lr} for group in given)]
 
 
 def is_decayed(parameter: Tensor) -> bool:
@@ -44,9 +77,25 @@ def learning_rate(step: int, base: float, warmup: int, total: int, kind: str) ->
     return base * max(0.0, 0.5 * (1 + math.cos(math.pi * done)))
 
 
+def onecycle_rate(step: int, peak: float, steps: int, rise: float) -> float:
+    """Return the learning rate of update `step` (0-based) of PyTorch's OneCycleLR with cosine legs, `steps` long.
+
+    From peak / 25 up to `peak` in the share `rise` of the steps, then down to peak / 25 / 1e4 at the last one.
+    """
+    top = rise * steps - 1
+    first = peak / ONECYCLE_FIRST
+    if step <= top and top > 0:
+        return _cosine_leg(first, peak, step / top)
+    return _cosine_leg(peak, first / ONECYCLE_LAST, min(1.0, (step - top) / (steps - 1 - top)))
+
+
+def _cosine_leg(start: float, end: float, share: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+
+
 def adamw(model: nn.Module, cfg: TrainConfig, fused: bool = False) -> torch.optim.AdamW:
     """Build AdamW with the recipe's groups; the learning rate starts at 0 and is set before every update."""
-    groups = parameter_groups(model, cfg.weight_decay)
+    groups = recipe_groups(model, cfg)
     return torch.optim.AdamW(groups, lr=0.0, betas=(cfg.beta1, cfg.beta2), eps=cfg.eps, fused=fused)
 
 
@@ -84,6 +133,8 @@ class Updater:
     def lr(self) -> float:
         """The learning rate of the next update."""
         cfg = self.cfg
+        if cfg.schedule == "onecycle":
+            return onecycle_rate(self.scheduled, cfg.lr, cfg.steps + ONECYCLE_EXTRA, cfg.onecycle_rise)
         return learning_rate(self.scheduled, cfg.lr, cfg.warmup, cfg.steps, cfg.schedule)
 
     def backward(self, loss: Tensor) -> None:
@@ -94,8 +145,8 @@ class Updater:
         """Apply the accumulated gradients of micro-batches with these losses, then clear them.
 
         A non-finite loss on any process skips the update on all and leaves the schedule where it is; a norm above
-        `clip_norm * allowed_gradnorm_factor` skips it and advances the schedule if `schedule_on_skip`. Before update
-        `clip_from` gradients are neither clipped nor skipped for their norm.
+        `clip_norm * allowed_gradnorm_factor` skips it and advances the schedule if `schedule_on_skip`; a factor of 0
+        skips none. Before update `clip_from` gradients are neither clipped nor skipped for their norm.
         """
         lr, judged = self.lr, self.seen >= self.cfg.clip_from
         self.seen += 1
@@ -104,7 +155,8 @@ class Updater:
             self.optimizer.zero_grad(set_to_none=True)
             return Update(math.nan, lr, "nonfinite")
         norm = self._clip(judged)
-        skip = judged and not norm <= self.cfg.clip_norm * self.cfg.allowed_gradnorm_factor
+        factor = self.cfg.allowed_gradnorm_factor
+        skip = judged and factor > 0 and not norm <= self.cfg.clip_norm * factor
         self._apply(lr, skip)
         self.scheduled += int(not skip or self.cfg.schedule_on_skip)
         return Update(norm, lr, "norm" if skip else None)
@@ -118,7 +170,7 @@ class Updater:
 
     def _apply(self, lr: float, skip: bool) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("rate_scale", 1.0)
         if not skip:
             self.scaler.step(self.optimizer)
             self.applied += 1

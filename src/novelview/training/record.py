@@ -16,10 +16,13 @@ class Record:
     """Rows of the log. A row holds means over the steps since the row before, how many of them skipped the update, the
     learning rate of its last step, and the seconds trained since the beginning.
 
-    Its state travels in the checkpoint, so a resumed run neither repeats nor misses rows, whatever became of the file.
+    further: columns of this run's own, means as well, put before lr. Its state travels in the checkpoint, so a resumed
+    run neither repeats nor misses rows, whatever became of the file.
     """
 
-    def __init__(self, path: Path | str, every: int, last: int) -> None:
+    def __init__(self, path: Path | str, every: int, last: int, further: tuple[str, ...] = ()) -> None:
+        self.means = (*MEANS, *further)
+        self.columns = (*COLUMNS[:4], *further, *COLUMNS[4:])
         self.path, self.every, self.last = Path(path), every, last
         self.rows: list[dict[str, float]] = []
         self.window: list[dict[str, float]] = []
@@ -36,7 +39,7 @@ class Record:
         self.window.append(values)
         if step % self.every and step != self.last:
             return None
-        row = {"step": float(step), **{key: _mean([entry[key] for entry in self.window]) for key in MEANS}}
+        row = {"step": float(step), **{key: _mean([entry[key] for entry in self.window]) for key in self.means}}
         row["lr"] = values["lr"]
         row["skipped"] = sum(entry["skipped"] for entry in self.window)
         row["seconds"] = self.seconds
@@ -51,8 +54,8 @@ class Record:
 
     def write(self) -> None:
         """Write the CSV file atomically."""
-        lines = [",".join(_cell(key, row[key]) for key in COLUMNS) for row in self.rows]
-        write_text(self.path, "\n".join([",".join(COLUMNS), *lines]) + "\n")
+        lines = [",".join(_cell(key, row[key]) for key in self.columns) for row in self.rows]
+        write_text(self.path, "\n".join([",".join(self.columns), *lines]) + "\n")
         self.flushed = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:

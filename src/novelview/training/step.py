@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from novelview.config.schema import TrainConfig
-from novelview.losses.photometric import PhotometricLoss
+from novelview.losses.training import TrainingLoss
+from novelview.models.render import Render
 from novelview.scenes.batch import Batch
 from novelview.training.distributed import Team
 from novelview.training.optim import Update, Updater, adamw
@@ -17,11 +18,11 @@ from novelview.training.preview import side_by_side
 LOGGED = ("loss", "mse", "psnr")
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "none": torch.float32}
 
-Loss = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
+Loss = Callable[[Render, Batch], Mapping[str, Tensor]]
 
 
 class Stepper:
-    """Trains `model` with `loss(render, target) -> {loss, mse, psnr, ...}` by the recipe `cfg` on `team`.
+    """Trains `model` with `loss(render, batch) -> {loss, mse, psnr, ...}` by the recipe `cfg` on `team`.
 
     Gradients are averaged over processes on the last micro-batch of a step only. AdamW is fused on GPUs; on CPUs the
     plain implementation is kept, whose numbers are the reference's.
@@ -31,6 +32,7 @@ class Stepper:
         self.model, self.loss, self.cfg, self.team = model, loss, cfg, team
         cuda = team.device.type == "cuda"
         self.wrapped = self._wrap(cuda)
+        self.logged = (*LOGGED, *getattr(loss, "logged", ()))
         self.preview: Tensor | None = None  # the latest micro-batch, for people to look at
         self.optimizer = adamw(model, cfg, fused=cuda)
         scaler = torch.amp.grad_scaler.GradScaler(team.device.type, enabled=cfg.amp == "fp16")
@@ -43,11 +45,11 @@ class Stepper:
         return DistributedDataParallel(self.model, device_ids=devices, broadcast_buffers=False)
 
     def step(self, batches: Iterable[Batch]) -> tuple[dict[str, float], Update]:
-        """Train on `grad_accum` micro-batches; return the mean of `LOGGED` over them and all processes, and the update.
+        """Train on `grad_accum` micro-batches; return the mean of `logged` over them and all processes, and the update.
 
         The model sees whole `Views`; what it may look at is its own declaration (`needs_target_images` and others).
         """
-        if isinstance(self.loss, PhotometricLoss):
+        if isinstance(self.loss, TrainingLoss):
             self.loss.step = self.updater.seen
         values = []
         for number, batch in enumerate(batches, start=1):
@@ -55,7 +57,7 @@ class Stepper:
                 values.append(self._micro(batch))
         stacked = torch.stack(values)
         means = self.team.mean(stacked.mean(0).tolist())
-        return dict(zip(LOGGED, means, strict=True)), self.updater.update(stacked[:, 0])
+        return dict(zip(self.logged, means, strict=True)), self.updater.update(stacked[:, 0])
 
     def _sync(self, last: bool) -> AbstractContextManager[None]:
         if last or not isinstance(self.wrapped, DistributedDataParallel):
@@ -63,14 +65,12 @@ class Stepper:
         return self.wrapped.no_sync()
 
     def _micro(self, batch: Batch) -> Tensor:
-        truth = batch.target.images
-        assert truth is not None, "training targets have pictures"
         with self.autocast():
-            render = self.wrapped(batch.context, batch.target).images
-            losses = self.loss(render, truth)
-        self.preview = side_by_side(batch, render)
+            render = self.wrapped(batch.context, batch.target)
+            losses = self.loss(render, batch)
+        self.preview = side_by_side(batch, render.images)
         self.updater.backward(losses["loss"])
-        return torch.stack([losses[name].detach().float() for name in LOGGED])
+        return torch.stack([losses[name].detach().float() for name in self.logged])
 
     def autocast(self) -> torch.autocast:
         """Return the context of the recipe's precision, for the forward pass and the loss."""

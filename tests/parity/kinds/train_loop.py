@@ -17,7 +17,7 @@ from novelview.config.models import (
     UPLVSMConfig,
 )
 from novelview.config.schema import LossConfig, TrainConfig
-from novelview.losses.photometric import PhotometricLoss
+from novelview.losses.training import TrainingLoss
 from novelview.models.published import load_published
 from novelview.models.registry import build
 from novelview.scenes.batch import Batch, Views
@@ -85,7 +85,7 @@ def _stepper(folder: Path, record: dict[str, Any]) -> Stepper:
     cfg = _recipe(record)
     model = build(_model(record))
     load_published(folder / "init_weights.safetensors", model)
-    return Stepper(model, PhotometricLoss(cfg.losses), cfg, Team(0, 1, torch.device("cpu")))
+    return Stepper(model, TrainingLoss(cfg.losses), cfg, Team(0, 1, torch.device("cpu")))
 
 
 def check_trajectory(folder: Path, config: dict[str, Any]) -> None:
