@@ -8,7 +8,7 @@ import pytest
 from novelview.config.digest import imports_of, module_file
 
 ROOT = Path(__file__).parents[2]
-ORDER = ["cameras", "scenes", "models", "losses", "training evaluation", "figures", "stages"]
+ORDER = ["cameras", "scenes", "splatting", "models", "losses", "training evaluation", "figures", "stages"]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms.split()}
 BELOW = {"config", "errors", "files", "compat", "downloads", "planning"}
 MODULES = sorted(

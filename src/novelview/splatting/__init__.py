@@ -1,0 +1,1 @@
+"""Gaussian splatting: one differentiable rasterizer interface, its backends, DepthSplat's decoder, PLY export."""

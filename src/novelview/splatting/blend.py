@@ -1,0 +1,169 @@
+"""Front-to-back blending of ellipses over tiles, with its gradient (specs/rasterizer.md section 1, steps 7 to 10).
+
+The search for (pixel, Gaussian) pairs keeps no history: a pass over the tiles takes the next Gaussians of every list
+until all pixels of a tile have stopped. The gradient revisits only what the pass has met, last round first.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from novelview.splatting.tiles import MIN_ALPHA, TILE, Bounds, TileLists, tile_lists
+
+STOP = 1e-4  # transmittance at which a pixel takes nothing more
+AHEAD = 32  # Gaussians of a list a round
+PAIRS = 2**20  # of (pixel, Gaussian) pairs evaluated at a time: bounds the memory
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a pass needs beside tensors with gradients."""
+
+    bounds: Bounds
+    width: int
+    height: int
+    alpha_max: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """Some tiles' next Gaussians: `members` index the ellipses, where `len(ellipses)` fills up short lists."""
+
+    tiles: Int[Tensor, " t"]
+    members: Int[Tensor, "t k"]
+    before: Float[Tensor, "t p"]  # transmittance of the tiles' pixels before the round
+
+
+def blend(shapes: Float[Tensor, "m 6"], features: Float[Tensor, "m f"], frame: Frame) -> Float[Tensor, "h w f"]:
+    """Return the sum of weight * features at every pixel; shapes are u v a b c opacity, nearest first."""
+    tiles = _Blend.apply(shapes, features, frame)
+    columns, rows = -(-frame.width // TILE), -(-frame.height // TILE)
+    assert isinstance(tiles, Tensor)
+    image = tiles.view(rows, columns, TILE, TILE, -1).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+    return image[: frame.height, : frame.width]
+
+
+class _Blend(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, shapes: Tensor, features: Tensor, frame: Frame) -> Float[Tensor, "t p f"]:
+        padded, values = _padded(shapes), _padded(features)
+        tiles = -(-frame.width // TILE) * -(-frame.height // TILE)
+        image = features.new_zeros(tiles, TILE * TILE, features.shape[1])
+        ctx.rounds = []
+        for lists in tile_lists(frame.bounds, frame.width, frame.height):
+            for group in _groups(lists):
+                ctx.rounds += _march(lists, group, padded, values, image, frame)
+        ctx.frame = frame
+        ctx.save_for_backward(shapes, features)
+        return image
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        shapes, features = ctx.saved_tensors
+        padded, values = _padded(shapes), _padded(features)
+        to_shapes, to_features = torch.zeros_like(padded), torch.zeros_like(values)
+        behind = gradient.new_zeros(gradient.shape[:2])
+        for step in reversed(ctx.rounds):
+            _gradient(step, padded, values, gradient, behind, ctx.frame, to_shapes, to_features)
+        return to_shapes[:-1], to_features[:-1], None
+
+
+def _padded(values: Tensor) -> Tensor:
+    """Append a row of zeros: an ellipse of no opacity."""
+    return torch.cat([values, values.new_zeros(1, values.shape[1])])
+
+
+def _groups(lists: TileLists) -> Iterator[Tensor]:
+    """Split a region's tiles, longest lists first, into groups that a round evaluates at once."""
+    order = torch.argsort(lists.counts, descending=True, stable=True)
+    return iter(order.split(max(1, PAIRS // (AHEAD * TILE * TILE))))
+
+
+def _march(
+    lists: TileLists, group: Tensor, shapes: Tensor, features: Tensor, image: Tensor, frame: Frame
+) -> list[Round]:
+    """Add a group of tiles to the image; return the rounds it took."""
+    rounds, offset = [], 0
+    before = shapes.new_ones(len(group), TILE * TILE)
+    ahead = torch.arange(AHEAD, device=shapes.device)
+    while len(group):
+        place = lists.starts[group, None] + offset + ahead
+        within = offset + ahead < lists.counts[group, None]
+        members = torch.where(within, lists.members[torch.clamp(place, max=len(lists.members) - 1)], len(shapes) - 1)
+        step = Round(lists.tiles[group], members, before)
+        rounds.append(step)
+        alpha = _alphas(step, shapes, frame)[0]
+        weights, after = _weights(alpha, before)
+        image[step.tiles] += weights.flatten(1, 2) @ features[members]
+        offset += AHEAD
+        alive = (lists.counts[group] > offset) & (after > STOP).any(dim=-1)
+        group, before = group[alive], after[alive]
+    return rounds
+
+
+def _alphas(step: Round, shapes: Tensor, frame: Frame) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return alpha [t y x k], dx [t x k], dy [t y k], where alpha is clamped [t y x k], and the shapes [t k 6]."""
+    columns = -(-frame.width // TILE)
+    pixel = torch.arange(TILE, device=shapes.device) + 0.5
+    picked = shapes[step.members]
+    u, v, a, b, c, opacity = (value[:, None, :] for value in picked.unbind(-1))
+    dx = (step.tiles % columns * TILE)[:, None, None] + pixel[:, None] - u
+    dy = (step.tiles // columns * TILE)[:, None, None] + pixel[:, None] - v
+    sigma = (0.5 * a * dx * dx)[:, None] + (0.5 * c * dy * dy)[:, :, None]
+    sigma.addcmul_((b * dy)[:, :, None], dx[:, None])
+    negative = sigma < 0
+    alpha = sigma.neg_().exp_().mul_(opacity[:, None])
+    alpha.masked_fill_(negative | (alpha < MIN_ALPHA), 0)
+    clamped = alpha > frame.alpha_max
+    return alpha.clamp_(max=frame.alpha_max), dx, dy, clamped, picked
+
+
+def _weights(alpha: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+    """Return alpha times the light that arrives, 0 once a pixel has stopped, and the light that is left [t p]."""
+    left = torch.cumprod(1 - alpha.flatten(1, 2), dim=-1).mul_(before[..., None])
+    arriving = torch.cat([before[..., None], left[..., :-1]], dim=-1)
+    weights = arriving.mul_(left > STOP).view_as(alpha) * alpha
+    return weights, left[..., -1]
+
+
+def _gradient(
+    step: Round,
+    shapes: Tensor,
+    features: Tensor,
+    gradient: Tensor,
+    behind: Tensor,
+    frame: Frame,
+    to_shapes: Tensor,
+    to_features: Tensor,
+) -> None:
+    """Add a round's part to the gradients; `behind` holds each pixel's sum over the later rounds of weight * value."""
+    alpha, dx, dy, clamped, picked = _alphas(step, shapes, frame)
+    weights = _weights(alpha, step.before)[0].flatten(1, 2)
+    incoming = gradient[step.tiles]
+    value = incoming @ features[step.members].mT
+    to_features.index_add_(0, step.members.flatten(), (weights.mT @ incoming).flatten(0, 1))
+    seen = weights * value
+    ahead = seen.cumsum(dim=-1)
+    later = behind[step.tiles][..., None] + ahead[..., -1:] - ahead
+    behind[step.tiles] += ahead[..., -1]
+    flat = alpha.flatten(1, 2)
+    # dL/dalpha * alpha = weight * value - alpha / (1 - alpha) * sum over later Gaussians of weight * value
+    slope = seen - flat / (1 - flat) * later * (weights > 0)
+    slope = slope.view_as(alpha).masked_fill_(clamped, 0)
+    to_shapes.index_add_(0, step.members.flatten(), _to_shapes(slope, dx, dy, picked).flatten(0, 1))
+
+
+def _to_shapes(slope: Tensor, dx: Tensor, dy: Tensor, picked: Tensor) -> Float[Tensor, "t k 6"]:
+    """Reduce dL/dlog(alpha) over a tile's pixels to the gradient of u v a b c opacity."""
+    _, _, a, b, c, opacity = picked.unbind(-1)
+    down, across = slope.sum(dim=1), slope.sum(dim=2)
+    mixed = (slope * dy[:, :, None]).sum(dim=1)
+    x, y = (down * dx).sum(dim=1), (across * dy).sum(dim=1)
+    xx, yy, xy = (down * dx * dx).sum(dim=1), (across * dy * dy).sum(dim=1), (mixed * dx).sum(dim=1)
+    total = down.sum(dim=1) / torch.where(opacity > 0, opacity, 1)
+    return torch.stack([a * x + b * y, c * y + b * x, -0.5 * xx, -xy, -0.5 * yy, total], dim=-1)
