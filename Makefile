@@ -23,7 +23,7 @@ demo: $(STAMP)
 	  { status=$$?; [ $$status -ne 75 ] || echo "error: another make demo is running in this folder; wait for it"; exit $$status; }
 
 locked-demo:
-	@$(RUN)/snakemake --unlock --quiet all 2>/dev/null
+	@[ -z "$$(ls .snakemake/locks 2>/dev/null)" ] || $(RUN)/snakemake --unlock --quiet all 2>/dev/null
 	$(RUN)/snakemake --cores $(CORES) --quiet rules --config study=less3depend scale=demo
 	@echo "The report: results/demo/less3depend/report/index.html"
 

@@ -3,7 +3,11 @@
 import ast
 import functools
 import hashlib
+import sys
 from pathlib import Path
+from typing import Any
+
+from novelview.config.memo import recall
 
 PACKAGES = ("novelview", "novelview_kernels")
 
@@ -32,16 +36,37 @@ def imports_of(name: str) -> frozenset[str]:
     """Return the project modules that `name` imports anywhere in its file, function bodies included."""
     path = module_file(name)
     assert path is not None, name
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    return frozenset(module for module in _read(name, path)["imports"] if module_file(module))
+
+
+def _read(name: str, path: Path) -> dict[str, Any]:
+    """Return the digest of a module's code and the names it imports, modules or not."""
+    return _recalled(name if path.name == "__init__.py" else name.rpartition(".")[0], path.read_text())
+
+
+# Parsing all modules takes seconds, so what a text says is kept between calls.
+@functools.cache
+def _recalled(package: str, text: str) -> dict[str, Any]:
+    reader = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    return recall(f"module {sys.version} {reader} {package} {text}", lambda: _parsed(package, text))
+
+
+def _parsed(package: str, text: str) -> dict[str, Any]:
+    tree = _tree(text)
+    code = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return {"code": code, "imports": sorted(_imports(package, tree))}
+
+
+def _imports(package: str, tree: ast.Module) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(_tree(path.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             parts = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*parts, node.module] if node.module else parts)
             found.update([base, *(f"{base}.{alias.name}" for alias in node.names)])
-    return frozenset(module for module in found if module_file(module))
+    return found
 
 
 def _parents(name: str) -> list[str]:
@@ -74,14 +99,12 @@ def source_digest(stage: str) -> str:
     for module in closure(f"novelview.stages.{stage}"):
         path = module_file(module)
         assert path is not None
-        total.update(f"{module}\0{_code(path.read_text())}\0".encode())
+        total.update(f"{module}\0{_read(module, path)['code']}\0".encode())
         for data in _data_files(path):
             total.update(data.name.encode() + b"\0" + data.read_bytes())
     return total.hexdigest()[:12]
 
 
-# Most modules are in several stages' closures, and parsing them takes a second or two: once is enough.
-@functools.cache
 def _tree(text: str) -> ast.Module:
     """Return a module's syntax tree without docstrings."""
     tree = ast.parse(text)
@@ -89,11 +112,6 @@ def _tree(text: str) -> ast.Module:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             _drop_docstring(node)
     return tree
-
-
-@functools.cache
-def _code(text: str) -> str:
-    return ast.dump(_tree(text))
 
 
 def _drop_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:

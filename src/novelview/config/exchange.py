@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from novelview.config.compose import compose, digest
 from novelview.config.digest import source_digest
 from novelview.config.plan import Plan
+from novelview.config.planned import planned, planned_digest
 from novelview.config.resolution import size_name
 from novelview.config.runs import Run
 from novelview.downloads.registry import needed, read_registry, targets
@@ -43,7 +43,7 @@ def check(plan: Plan) -> None:
     """End the process with one line and status 2 where a checkpoint is not of its run's image size."""
     for run in (run for run in plan.all if run.adopted):
         try:
-            found = size_name(compose("adopt", adoption_words(plan, run)).views)
+            found = size_name(planned("adopt", adoption_words(plan, run)).views)
             if found != run.res:
                 raise ConfigError(
                     f"--config init={run.adopted}: is at {found} px, {run.name} at {run.res}; choose another"
@@ -65,13 +65,13 @@ def pretrained(plan: Plan, wildcards: Any) -> list[str]:
 
 @functools.cache
 def _pretrained(plan: Plan, run: Run) -> list[str]:
-    config = compose("train", plan.overrides("train", run.name, run.phase, run.subset))
+    config = plan.composed("train", run.name, run.phase, run.subset)
     return needed(config, read_registry(), started=bool(run.start))
 
 
 def metric_weights(plan: Plan) -> list[str]:
     """Return the backbone that LPIPS needs; only paper scale insists on it, elsewhere the column may read n/a."""
-    path = compose("evaluate", plan.overrides("evaluate")).eval.lpips_weights
+    path = plan.composed("evaluate").eval.lpips_weights
     return [path] if plan.scale == "paper" and path in targets(read_registry()) else []
 
 
@@ -88,4 +88,4 @@ def _params(stage: str, words: tuple[str, ...]) -> dict[str, str]:
     """Return overrides as shell words, the configuration's and the sources' digests."""
     own = [word for word in words if not word.startswith("io.")]
     overrides = " ".join(shlex.quote(word) for word in own)
-    return {"overrides": overrides, "digest": digest(compose(stage, words)), "source": source_digest(stage)}
+    return {"overrides": overrides, "digest": planned_digest(planned(stage, words)), "source": source_digest(stage)}

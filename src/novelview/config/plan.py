@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from novelview.config.compose import compose, digest
 from novelview.config.digest import source_digest
 from novelview.config.init import read_init
+from novelview.config.planned import planned, planned_digest
 from novelview.config.resolution import size_name
 from novelview.config.runs import Run, make_runs
 from novelview.config.settings import assign, check_keys
@@ -40,7 +40,7 @@ class Plan:
         self._check()
 
     def _check(self) -> None:
-        compose("preprocess", [*self.overrides("preprocess"), *self.run_only])
+        planned("preprocess", [*self.overrides("preprocess"), *self.run_only])
         needs_path = self.composed("download").source.kind != "rooms"
         if needs_path and not self.path:
             raise ConfigError(f"source={self.source} reads a folder of yours: give it as --config path=FOLDER")
@@ -82,7 +82,7 @@ class Plan:
         words = [word for word in overrides if not word.startswith("io.")]
         return {
             "overrides": " ".join(shlex.quote(word) for word in words),
-            "digest": digest(config),
+            "digest": planned_digest(config),
             "source": source_digest(stage),
         }
 
@@ -95,7 +95,7 @@ class Plan:
 
     @functools.cache  # noqa: B019
     def _composed(self, stage: str, name: str, phase: str) -> Any:
-        return compose(stage, self.overrides(stage, name, phase))
+        return planned(stage, self.overrides(stage, name, phase))
 
     def resolution(self, name: str, phase: str) -> str:
         """Return the image size a run is trained at in a phase, as paths have it: `126`, or height x width."""
@@ -172,7 +172,7 @@ class Plan:
     @property
     def needs_network(self) -> bool:
         """Return whether the data come over the network, so that they are fetched where Snakemake runs."""
-        return compose("download", self.overrides("download")).source.kind in ("chunks", "dl3dv")
+        return planned("download", self.overrides("download")).source.kind in ("chunks", "dl3dv")
 
     def listed(self, paths: Sequence[str]) -> str:
         """Return paths as one shell word that Hydra reads as a list."""
