@@ -23,7 +23,9 @@ def rays(
         y = ((ys - cy) / fy)[..., :, None].expand_as(x)
         camera = torch.stack([x, y, torch.ones_like(x)], dim=-3)
         world = (c2w[..., :3, :3] @ camera.flatten(-2)).unflatten(-1, (height, width))
-        direction = world / world.norm(dim=-3, keepdim=True).clamp(min=MIN_LENGTH)
+        # PyTorch's norm and cross product over an inner axis take a sixth of a small model's training step on a CPU.
+        length = world.square().sum(dim=-3, keepdim=True).sqrt()
+        direction = world / length.clamp(min=MIN_LENGTH)
         return c2w[..., :3, 3, None, None].expand_as(direction), direction
 
 
@@ -32,4 +34,13 @@ def plucker(
 ) -> Float[Tensor, "*b 6 h w"]:
     """Return the Plücker coordinates (origin x direction, direction) of every pixel's ray."""
     origin, direction = rays(c2w, intrinsics, height, width)
-    return torch.cat([torch.linalg.cross(origin, direction, dim=-3), direction], dim=-3)
+    moment = cross_matrix(origin[..., 0, 0]) @ direction.flatten(-2)
+    return torch.cat([moment.view_as(direction), direction], dim=-3)
+
+
+def cross_matrix(vector: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:
+    """Return the matrix that multiplies as the cross product with `vector` on the left does."""
+    x, y, z = vector.unbind(-1)
+    none = torch.zeros_like(x)
+    rows = [none, -z, y, z, none, -x, -y, x, none]
+    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
