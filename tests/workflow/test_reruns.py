@@ -122,6 +122,20 @@ def test_a_key_given_by_hand_reruns_exactly(pulled: Checkout, more: str, expecte
     assert pulled.plans(more=more) == expected
 
 
+@pytest.mark.parametrize("name", ["raw/train/000000.torch", "raw/indices/gap6.json"])
+def test_a_changed_file_behind_an_unchanged_manifest_is_told(pulled: Checkout, name: str) -> None:
+    """Snakemake knows a data folder by its manifest, so nothing is rerun; whoever plans must hear of it."""
+    path = pulled.path(f"data/rooms/{name}")
+    before = path.read_bytes()
+    path.write_bytes(before[:-9] + bytes([before[-9] ^ 1]) + before[-8:])
+    try:
+        said = pulled.call(*pulled.command("-n"))
+    finally:
+        path.write_bytes(before)
+    assert "Nothing to be done" in said and f"warning: data/rooms/{name} was changed" in said
+    assert "warning: data" not in pulled.call(*pulled.command("-n"))
+
+
 @pytest.mark.slow
 def test_undone_edits_leave_nothing_to_do(pulled: Checkout) -> None:
     assert pulled.plans() == set()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from novelview.config.intact import changes
 from novelview.config.plan import Plan
 from novelview.errors import NovelviewError
 
@@ -34,6 +35,12 @@ def plan(config: Mapping[str, Any]) -> Plan:
         raise SystemExit(2) from None
     os.environ["NOVELVIEW_RUNTIME"] = shlex.join(made.run_only)
     return made
+
+
+def tell_changes(made: Plan) -> None:
+    """Print a line for each data folder whose files are not as its manifest has them, on standard error."""
+    for line in changes(f"data/{made.dataset}"):
+        print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def refuse_linked_records() -> None:
