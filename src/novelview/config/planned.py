@@ -5,21 +5,15 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from novelview.config import models, release, schema, sources, viewing
 from novelview.config.compose import compose, conf_dir, digest
 from novelview.config.memo import recall
 
 KIND = "\0"  # the key under which a node's class is kept; no field can be called so
-NODES = {
-    name: value
-    for module in (models, release, schema, sources, viewing)
-    for name, value in vars(module).items()
-    if isinstance(value, type) and is_dataclass(value)
-}
 
 
 def planned(stage: str, overrides: Sequence[str]) -> Any:
@@ -35,9 +29,8 @@ def planned_digest(config: Any) -> str:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
-        return {KIND: type(value).__name__} | {
-            field.name: _plain(getattr(value, field.name)) for field in fields(value)
-        }
+        kind = [type(value).__module__.removeprefix("novelview.config."), type(value).__name__]
+        return {KIND: kind} | {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list) else value
@@ -49,8 +42,8 @@ def _node(kept: Any) -> Any:
     if not isinstance(kept, dict):
         return kept
     values = {key: _node(item) for key, item in kept.items()}
-    kind = values.pop(KIND, None)
-    return NODES[kind](**values) if kind else values
+    module, name = values.pop(KIND, ("", ""))
+    return getattr(import_module(f"novelview.config.{module}"), name)(**values) if module else values
 
 
 def _tree() -> str:
