@@ -1,6 +1,6 @@
 """Resizing and cropping of frames, and what they do to intrinsics (specs/uplvsm.md section 9, lact.md section 8)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,12 +13,15 @@ from novelview.config.resolution import sides
 from novelview.config.schema import ViewsConfig
 from novelview.errors import DataError
 
+FILTERS = {"lanczos": Resampling.LANCZOS, "bilinear": Resampling.BILINEAR}
+
 
 @dataclass(frozen=True)
 class Plan:
     """How a frame of `height` x `width` pixels becomes the network's `out_h` x `out_w`: resize, then crop.
 
-    scale: factor of the intrinsics where it is not the ratio of the sizes, which are rounded to whole pixels.
+    scale: factor of the intrinsics where it is not the ratio of the sizes, which are rounded to whole pixels. centred:
+    cx and cy keep their share of the picture instead of following the crop, whose offsets are whole pixels.
     """
 
     height: int
@@ -30,16 +33,18 @@ class Plan:
     out_h: int
     out_w: int
     scale: float | None = None
+    centred: bool = False
+    resample: str = "lanczos"
 
     def image(self, image: Image) -> UInt8[Tensor, "3 h w"]:
-        """Resize with PIL's Lanczos filter and crop; what shows through an RGBA image is white.
+        """Resize with PIL's filter `resample` and crop; what shows through an RGBA image is white.
 
         Raises DataError when the image has another size than planned.
         """
         if image.size != (self.width, self.height):
             raise DataError(f"an image of {image.size} pixels where {(self.width, self.height)} was recorded")
         colours = image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
-        resized = colours.resize((self.resize_w, self.resize_h), Resampling.LANCZOS)
+        resized = colours.resize((self.resize_w, self.resize_h), FILTERS[self.resample])
         cropped = resized.crop((self.left, self.top, self.left + self.out_w, self.top + self.out_h))
         # NumPy moves the axes: torch would start a team of threads in every decoding thread.
         return torch.from_numpy(np.ascontiguousarray(np.asarray(opaque(cropped)).transpose(2, 0, 1)))
@@ -47,6 +52,9 @@ class Plan:
     def intrinsics(self, intrinsics: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
         """Carry fx fy cx cy in pixels of the frame over to pixels of the network's image."""
         across, down = self.scale or self.resize_w / self.width, self.scale or self.resize_h / self.height
+        if self.centred:
+            shares = [across, down, self.out_w / self.width, self.out_h / self.height]
+            return intrinsics * torch.tensor(shares, dtype=intrinsics.dtype)
         scaled = intrinsics * torch.tensor([across, down, across, down], dtype=intrinsics.dtype)
         return scaled - torch.tensor([0, 0, self.left, self.top], dtype=intrinsics.dtype)
 
@@ -57,12 +65,15 @@ def resize_crop_plan(height: int, width: int, cfg: ViewsConfig) -> Plan:
     resize=height: the height becomes image_size and the width keeps the aspect up to a multiple of the patch; with
     `square_crop` the centre square is kept. A portrait frame would give a square smaller than image_size
     (`portrait=reference`, a quirk); with `portrait=fit` its width becomes image_size instead.
-    resize=cover: `cover_plan`, whatever the frame's shape. Raises DataError for a frame without enough pixels.
+    resize=cover: `cover_plan`, whatever the frame's shape; centred: the same pictures with the intrinsics of
+    specs/depthsplat.md section 11. Raises DataError for a frame without enough pixels.
     """
     if min(height, width) < 1:
         raise DataError(f"a frame of {width}x{height} pixels cannot be resized")
-    if cfg.resize == "cover":
-        return cover_plan(height, width, *sides(cfg))
+    if cfg.resize != "height":
+        plan = cover_plan(height, width, *sides(cfg))
+        own = {"scale": None, "centred": True} if cfg.resize == "centred" else {}
+        return replace(plan, resample=cfg.filter, **own)
     size, patch = cfg.image_size, cfg.patch_size
     if width < height and cfg.square_crop and cfg.portrait == "fit":
         resize_h, resize_w = max(size, _to_multiple(size / width * height, patch)), size
@@ -72,7 +83,19 @@ def resize_crop_plan(height: int, width: int, cfg: ViewsConfig) -> Plan:
     if side < patch:
         raise DataError(f"a frame of {width}x{height} pixels is too narrow for patches of {patch} at size {size}")
     out_h, out_w = (side, side) if cfg.square_crop else (resize_h, resize_w)
-    return Plan(height, width, resize_h, resize_w, (resize_h - out_h) // 2, (resize_w - out_w) // 2, out_h, out_w)
+    return Plan(
+        height,
+        width,
+        resize_h,
+        resize_w,
+        (resize_h - out_h) // 2,
+        (resize_w - out_w) // 2,
+        out_h,
+        out_w,
+        None,
+        False,
+        cfg.filter,
+    )
 
 
 def cover_plan(height: int, width: int, out_h: int, out_w: int) -> Plan:

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import inspect
+import itertools
 import sys
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields
@@ -73,7 +74,7 @@ def _default(item: Any) -> str:
 
 
 def _comments(node: type) -> dict[str, str]:
-    """Read the end-of-line comment of each field from the class' source."""
+    """Read each field's comment from the class' source: at the end of its line, or on lines of its own above it."""
     lines = inspect.getsource(node).splitlines()
     body = ast.parse("\n".join(lines)).body[0]
     assert isinstance(body, ast.ClassDef)
@@ -81,7 +82,10 @@ def _comments(node: type) -> dict[str, str]:
     for statement in body.body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             _, _, comment = lines[(statement.end_lineno or 1) - 1].partition("  # ")
-            found[statement.target.id] = comment.replace("|", "\\|")
+            above = [line.strip() for line in lines[: statement.lineno - 1]]
+            own = list(itertools.takewhile(lambda line: line.startswith("#"), reversed(above)))
+            text = comment or " ".join(line.removeprefix("# ") for line in reversed(own))
+            found[statement.target.id] = text.replace("|", "\\|")
     return found
 
 

@@ -41,7 +41,7 @@ class PackConfig:
 class AugmentConfig:
     """Per-scene augmentations, the same for all views of a sample (demo_budget.md section 5); off as published."""
 
-    mirror: bool = False
+    mirror: bool = False  # half of the samples, as DepthSplat does
     channels: bool = False
     swap_context: bool = False
 
@@ -53,15 +53,24 @@ class ViewsConfig:
     image_size: int = 224  # height in pixels; also the width unless image_width says otherwise
     image_width: int = 0  # width in pixels where it differs from the height (resize=cover); 0: square
     patch_size: int = 14
-    resize: str = "height"  # height: to image_size, then square_crop | cover: scaled to cover height x width, cropped
+    # height: to image_size, then square_crop | cover: scaled to cover height x width, cropped | centred: as cover, fx
+    # and fy by the rounded sizes, cx and cy keeping their share of the picture (DepthSplat)
+    resize: str = "height"
+    filter: str = "lanczos"  # lanczos | bilinear (PM-Loss)
     square_crop: bool = True
     portrait: str = "fit"  # fit: the shorter side becomes image_size | reference: quirk, see docs/quirks.md
-    sampler: str = "interval"  # interval: contexts are its 2 ends | random: first num_context in, last num_target out
+    # interval: contexts are its 2 ends | random: first num_context in, last num_target out | bounded, boundedv2:
+    # DepthSplat's, whose intervals grow with training, the second with min_context to num_context contexts
+    sampler: str = "interval"
     num_views: int = 8
     num_context: int = 2
     num_target: int = 6
     min_frame_dist: int = 25
     max_frame_dist: int = 192
+    start_min_dist: int = 0  # bounded, boundedv2: min_frame_dist at step 0, where dist_steps is above 0
+    start_max_dist: int = 0  # max_frame_dist at step 0
+    dist_steps: int = 0  # steps in which the distances go from their first to their last values; 0: at once
+    min_context: int = 0  # boundedv2: fewest context views of a sample, num_context the most; 0: always num_context
     target_has_input: bool = True
     pose_normalisation: str = "scene"  # scene: mean frame of all views, scaled | none: poses as they come (objects)
     scene_scale_factor: float = 1.35  # largest coordinate of a camera centre becomes 1 / this; LaCT takes 1

@@ -17,8 +17,9 @@ CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("RuntimeConfig", "device"): ("auto", "cpu", "cuda"),
     ("RuntimeConfig", "wandb"): ("online", "offline", "disabled"),
     ("ViewsConfig", "portrait"): ("fit", "reference"),
-    ("ViewsConfig", "resize"): ("height", "cover"),
-    ("ViewsConfig", "sampler"): ("interval", "random"),
+    ("ViewsConfig", "resize"): ("height", "cover", "centred"),
+    ("ViewsConfig", "filter"): ("lanczos", "bilinear"),
+    ("ViewsConfig", "sampler"): ("interval", "random", "bounded", "boundedv2"),
     ("ViewsConfig", "pose_normalisation"): ("scene", "none"),
     ("Dl3dvSource", "subset"): ("hash", "full"),
     ("Dl3dvSource", "split"): ("test", "train", "held_out"),
@@ -66,7 +67,7 @@ POSITIVE = {
     "LaCTConfig": ("patch_size", "d", "d_head", "n_layer", "mlp_multi", "init_gain"),
 }
 NOT_NEGATIVE = {
-    "ViewsConfig": ("image_width",),
+    "ViewsConfig": ("image_width", "start_min_dist", "start_max_dist", "dist_steps", "min_context"),
     "TrainConfig": ("warmup", "weight_decay", "clip_from", "lr_pretrained", "allowed_gradnorm_factor"),
     "RuntimeConfig": ("threads", "workers", "cache_mb", "checkpoint_seconds", "wandb_pictures"),
     "PackConfig": ("max_bad_frames", "max_bad_chunks"),
@@ -150,6 +151,8 @@ def _check_together(config: Any) -> None:
     train = getattr(config, "train", None)
     if train is not None:
         _check_losses(train.losses)
+    if train is not None and isinstance(views, ViewsConfig) and views.sampler == "boundedv2":
+        _check_targets(views, train.batch_size)
 
 
 def _check_losses(losses: Any) -> None:
@@ -164,12 +167,11 @@ def _check_views(views: Any) -> None:
             raise ConfigError(
                 f"views.{key}={getattr(views, key)}: not a multiple of views.patch_size={views.patch_size}"
             )
-    if views.image_width not in (0, views.image_size) and views.resize != "cover":
+    if views.image_width not in (0, views.image_size) and views.resize == "height":
         raise ConfigError(f"views.image_width={views.image_width}: rectangles need views.resize=cover")
-    if views.sampler == "random":
-        _check_random(views)
-    else:
-        _check_interval(views)
+    {"random": _check_random, "interval": _check_interval}.get(views.sampler, _check_bounded)(views)
+    if views.sampler != "random" and views.min_frame_dist > views.max_frame_dist:
+        raise ConfigError(f"views.min_frame_dist={views.min_frame_dist}: above max_frame_dist={views.max_frame_dist}")
 
 
 def _check_random(views: Any) -> None:
@@ -189,8 +191,31 @@ def _check_interval(views: Any) -> None:
             f"views.num_context={views.num_context}: training takes the 2 ends of an interval; "
             "any number goes with views.sampler=random"
         )
-    if views.min_frame_dist > views.max_frame_dist:
-        raise ConfigError(f"views.min_frame_dist={views.min_frame_dist}: above max_frame_dist={views.max_frame_dist}")
+
+
+def _check_bounded(views: Any) -> None:
+    if views.dist_steps and not 0 < views.start_min_dist <= views.start_max_dist:
+        raise ConfigError(
+            f"views.start_min_dist={views.start_min_dist}: must lie between 1 and "
+            f"views.start_max_dist={views.start_max_dist} where views.dist_steps is above 0"
+        )
+    if views.sampler == "bounded" and views.num_context != 2:
+        raise ConfigError(f"views.num_context={views.num_context}: sampler bounded takes 2; boundedv2 takes more")
+    if views.min_context and not 2 <= views.min_context <= views.num_context:
+        raise ConfigError(
+            f"views.min_context={views.min_context}: must lie between 2 and views.num_context={views.num_context}"
+        )
+
+
+def _check_targets(views: Any, batch_size: int) -> None:
+    """Refuse batches whose samples may have different numbers of targets: short intervals hold fewer."""
+    shortest = min(views.min_frame_dist, views.start_min_dist if views.dist_steps else views.min_frame_dist)
+    held = max(1, shortest // (views.num_context // (views.min_context or views.num_context))) + 1
+    if batch_size > 1 and held < views.num_target:
+        raise ConfigError(
+            f"views.num_target={views.num_target}: the shortest intervals hold {held} frames, so that samples differ; "
+            "use train.batch_size=1, fewer targets, or a larger views.min_frame_dist"
+        )
 
 
 def _check_model(views: Any, model: Any) -> None:

@@ -10,6 +10,7 @@ from novelview.config.schema import ViewsConfig
 from novelview.errors import ConfigError, DataError
 from novelview.scenes.augment import augment
 from novelview.scenes.batch import Batch
+from novelview.scenes.bounded import SAMPLERS, Moment, contexts_at, fewest_frames, pick, sound
 from novelview.scenes.frames import FrameCache, RawBatch, Sample, Store, collate
 from novelview.scenes.views import EvalEntry, long_enough, random_views, select_targets, select_views
 
@@ -23,6 +24,10 @@ class Draw:
     row: int
     frames: list[int]
     targets: list[int]
+
+    def positions(self, contexts: int) -> list[int]:
+        """Return the places of the sample's views among `frames`: contexts, then targets."""
+        return [*range(contexts), *self.targets]
 
 
 class TrainSet:
@@ -41,8 +46,10 @@ class TrainSet:
         cache_mb: int = 512,
         scenes: Sequence[str] | None = None,
         threads: int = 1,
+        accum: int = 1,
     ) -> None:
-        self.store, self.cfg, self.seed = store, cfg, seed
+        """Draw from `scenes` of the store (None: all); accum: micro-batches a training step."""
+        self.store, self.cfg, self.seed, self.accum = store, cfg, seed, accum
         self.scenes = list(store.scenes if scenes is None else scenes)
         self.cache = FrameCache(store, cfg, cache_mb, threads)
         self.long = [row for row, scene in enumerate(self.scenes) if self._sound_frames(scene)]
@@ -54,17 +61,24 @@ class TrainSet:
 
     def _sound_frames(self, scene: str) -> bool:
         frames = self.store.frames(scene)
+        if self.cfg.sampler in SAMPLERS:
+            return long_enough(frames, self.cfg)
         return long_enough(frames, self.cfg) and frames - len(self.store.bad(scene)) >= self.cfg.num_views
 
     def _check(self) -> None:
         if not self.scenes:
             raise DataError("the training set has no scenes; run the preprocess stage on a data set with train scenes")
-        if self.long and self.cfg.sampler == "random":
+        if self.long and self.cfg.sampler != "interval":
             return
         if self.long:
             select_views(self.store.frames(self.scenes[self.long[0]]), random.Random(0), self.cfg)  # refuses bad ranges
             return
         longest = max(self.store.frames(scene) for scene in self.scenes)
+        if self.cfg.sampler in SAMPLERS:
+            raise ConfigError(
+                f"views.min_frame_dist={self.cfg.min_frame_dist}: sampler {self.cfg.sampler} needs scenes of "
+                f"{fewest_frames(self.cfg)} frames, the longest of {len(self.scenes)} has {longest}; lower it"
+            )
         few = longest < self.cfg.num_views or self.cfg.sampler == "random"
         key = "num_views" if few else "min_frame_dist"
         limit = longest if key == "num_views" else longest - 2
@@ -73,15 +87,32 @@ class TrainSet:
             f"the longest has {longest} frames; lower views.{key} to {limit} or less"
         )
 
-    def draw(self, row: int, rng: random.Random) -> Draw:
+    def draw(self, row: int, rng: random.Random, moment: Moment | None = None) -> Draw:
         """Draw views and targets of scene `row`, or of a uniformly random other scene when it cannot serve them."""
-        views = self._views(row, rng)
-        for _ in range(DRAWS):
-            if views is not None:
-                return Draw(row, views, select_targets(rng, self.cfg))
+        for _ in range(DRAWS + 1):
+            drawn = self._draw(row, rng, moment or Moment(0, self.cfg.num_context))
+            if drawn is not None:
+                return drawn
             row = rng.choice(self.long)
-            views = self._views(row, rng)
         raise DataError("hardly any interval of the training scenes is free of damaged frames; mend the data set")
+
+    def _draw(self, row: int, rng: random.Random, moment: Moment) -> Draw | None:
+        if self.cfg.sampler in SAMPLERS:
+            return self._bounded(row, rng, moment)
+        views = self._views(row, rng)
+        return None if views is None else Draw(row, views, select_targets(rng, self.cfg))
+
+    def _bounded(self, row: int, rng: random.Random, moment: Moment) -> Draw | None:
+        scene = self.scenes[row]
+        c2w, bad = self.store.c2w(scene), set(self.store.bad(scene))
+        for _ in range(DRAWS):
+            picked = pick(c2w, rng, self.cfg, moment)
+            if picked is None:
+                return None
+            if sound(picked, bad):
+                count = len(picked.context)
+                return Draw(row, [*picked.context, *picked.target], list(range(count, count + len(picked.target))))
+        return None
 
     def _views(self, row: int, rng: random.Random) -> list[int] | None:
         scene = self.scenes[row]
@@ -109,10 +140,11 @@ class TrainSet:
         usable = len(self) // group * group or len(self)
         epoch, place = divmod(position, usable)
         rng = random.Random(f"{self.seed}/{position}")
-        draw = self.draw(self._epoch(epoch)[place], rng)
-        positions = [*range(self.cfg.num_context), *draw.targets]
-        sample = self.cache.sample(self.scenes[draw.row], draw.frames, draw.row, positions)
-        return augment(sample, self.cfg.augment, self.cfg.num_context, rng)
+        number = position // group
+        contexts = contexts_at(number, self.seed, self.cfg)
+        draw = self.draw(self._epoch(epoch)[place], rng, Moment(number // self.accum, contexts))
+        sample = self.cache.sample(self.scenes[draw.row], draw.frames, draw.row, draw.positions(contexts))
+        return augment(sample, self.cfg.augment, contexts, rng)
 
     def _epoch(self, epoch: int) -> list[int]:
         if self._order[0] != epoch:
@@ -124,7 +156,7 @@ class TrainSet:
         """Return micro-batch `number` of process `rank` of `world`, as a round-robin share of the stream."""
         group = batch_size * world
         places = range(number * group + rank, (number + 1) * group, world)
-        return collate([self.at(place, group) for place in places], self.cfg.num_context)
+        return collate([self.at(place, group) for place in places], contexts_at(number, self.seed, self.cfg))
 
 
 class EvalSet:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from novelview.config.schema import ViewsConfig
 from novelview.errors import ConfigError, DataError
 from novelview.files import read_json, write_json
+from novelview.scenes.bounded import SAMPLERS, fewest_frames
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ def long_enough(n_frames: int, cfg: ViewsConfig) -> bool:
     """Tell whether the training sampler accepts a scene of `n_frames` frames (specs/uplvsm.md section 9)."""
     if cfg.sampler == "random":
         return n_frames >= cfg.num_views
+    if cfg.sampler in SAMPLERS:
+        return n_frames >= fewest_frames(cfg)
     return n_frames >= cfg.num_views and min(n_frames - 1, cfg.max_frame_dist) > cfg.min_frame_dist
 
 

@@ -101,7 +101,8 @@ def sized(views: ViewsConfig, size: str) -> ViewsConfig:
     wanted = Resolution.parse(size)
     if wanted.height % views.patch_size or wanted.width % views.patch_size:
         raise ConfigError(f"resolution={size}: both sides must be multiples of the patch size, {views.patch_size}")
-    return replace(views, image_size=wanted.height, image_width=wanted.width, resize="cover")
+    resize = "cover" if views.resize == "height" else views.resize
+    return replace(views, image_size=wanted.height, image_width=wanted.width, resize=resize)
 
 
 def cameras(cfg: RenderStage, encoded: Encoded, model: ViewModel) -> Cameras:

@@ -186,5 +186,5 @@ def _loader(cfg: TrainStage, members: Team) -> TrainLoader:
     scenes = subset_scenes(store, cfg.subset)
     workers = cfg.runtime.workers
     threads = 1 if workers else cfg.runtime.threads or os.cpu_count() or 1
-    data = TrainSet(store, cfg.views, cfg.train.seed, cache, scenes, threads)
+    data = TrainSet(store, cfg.views, cfg.train.seed, cache, scenes, threads, cfg.train.grad_accum)
     return TrainLoader(data, cfg.train.batch_size, members.rank, members.world, members.device, workers)
