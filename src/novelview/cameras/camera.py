@@ -83,19 +83,8 @@ def resize_crop_plan(height: int, width: int, cfg: ViewsConfig) -> Plan:
     if side < patch:
         raise DataError(f"a frame of {width}x{height} pixels is too narrow for patches of {patch} at size {size}")
     out_h, out_w = (side, side) if cfg.square_crop else (resize_h, resize_w)
-    return Plan(
-        height,
-        width,
-        resize_h,
-        resize_w,
-        (resize_h - out_h) // 2,
-        (resize_w - out_w) // 2,
-        out_h,
-        out_w,
-        None,
-        False,
-        cfg.filter,
-    )
+    top, left = (resize_h - out_h) // 2, (resize_w - out_w) // 2
+    return Plan(height, width, resize_h, resize_w, top, left, out_h, out_w, resample=cfg.filter)
 
 
 def cover_plan(height: int, width: int, out_h: int, out_w: int) -> Plan:
