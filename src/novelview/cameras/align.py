@@ -1,6 +1,7 @@
 """Sim(3) alignment of estimated to true cameras, and the errors that remain."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -8,20 +9,21 @@ from torch import Tensor
 
 from novelview.errors import DataError
 
+DEGENERATE = 1e-6  # relative to the largest singular value: below, a plane's turn is open
 ORIENTATION_WEIGHT = 1e-6  # of orientations beside centres: decides only the turn that collinear centres leave open
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """x -> scale * rotation @ x + translation; scale > 0 unless the source is a single point."""
+    """x -> scale * rotation @ x + translation; scale > 0 unless the source is a single point, where it is 0."""
 
-    scale: Float[Tensor, ""]
-    rotation: Float[Tensor, "3 3"]
-    translation: Float[Tensor, " 3"]
+    scale: Float[Tensor, "*b"]
+    rotation: Float[Tensor, "*b 3 3"]
+    translation: Float[Tensor, "*b 3"]
 
-    def points(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    def points(self, points: Float[Tensor, "*b n 3"]) -> Float[Tensor, "*b n 3"]:
         """Move points."""
-        return self.scale * points @ self.rotation.mT + self.translation
+        return self.scale[..., None, None] * points @ self.rotation.mT + self.translation[..., None, :]
 
     def cameras(self, c2w: Float[Tensor, "n 4 4"]) -> Float[Tensor, "n 4 4"]:
         """Move cameras: centres as points, orientations by the rotation alone."""
@@ -31,28 +33,65 @@ class Similarity:
         return moved
 
 
-def umeyama(
-    source: Float[Tensor, "n 3"], target: Float[Tensor, "n 3"], prior: Float[Tensor, "3 3"] | None = None
-) -> Similarity:
-    """Return the similarity that brings `source` closest to `target` in least squares (Umeyama 1991).
+class _NearestRotation(torch.autograd.Function):
+    """The rotation R that maximises trace(R^T C), for every matrix C.
 
-    `prior` is added to the cross-covariance before its SVD. Raises DataError unless there are as many points in both,
-    at least one.
+    Its gradient is written out because that of the SVD divides by differences of singular values, which R does not
+    depend on. With C = U D V^T and p = D times the signs, dR = R V Z V^T, where Z is antisymmetric and
+    (p_i + p_j) Z_ij = (V^T (R^T dC - dC^T R) V)_ij. Where p_i + p_j vanishes, C leaves R open in that plane (collinear
+    points; a mirrored cloud of equal extents): the gradient there is 0.
     """
-    if source.shape != target.shape or len(source) == 0:
+
+    @staticmethod
+    def forward(ctx: Any, matrices: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3 3"]:
+        left, values, right = torch.linalg.svd(matrices)
+        signs = torch.ones_like(values)
+        signs[..., 2] = torch.sign(torch.linalg.det(left) * torch.linalg.det(right))
+        rotation = left * signs[..., None, :] @ right
+        ctx.save_for_backward(rotation, values * signs, right)
+        return rotation
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        rotation, values, right = ctx.saved_tensors
+        inner = right @ rotation.mT @ gradient @ right.mT
+        sums = values[..., :, None] + values[..., None, :]
+        fixed = sums > DEGENERATE * values[..., :1, None]
+        turn = torch.where(fixed, (inner - inner.mT) / torch.where(fixed, sums, 1), 0)
+        return rotation @ right.mT @ turn @ right
+
+
+def umeyama(
+    source: Float[Tensor, "*b n 3"], target: Float[Tensor, "*b n 3"], prior: Float[Tensor, "*b 3 3"] | None = None
+) -> Similarity:
+    """Return the similarity that brings `source` closest to `target` in least squares (Umeyama 1991), never mirrored.
+
+    Differentiable in both sets, with finite gradients whatever the points: what planar, collinear or coinciding points
+    leave open has no gradient. `prior` is added to the cross-covariance before its SVD. Raises DataError unless there
+    are as many points in both, at least one, and all finite.
+    """
+    if source.shape != target.shape or 0 in source.shape:
         raise DataError(
             f"alignment needs as many points in both sets, got {tuple(source.shape)}, {tuple(target.shape)}"
         )
-    means = source.mean(dim=0), target.mean(dim=0)
+    if not bool(torch.isfinite(source.detach().sum() + target.detach().sum())):
+        raise DataError("alignment needs finite points; some are NaN or infinite")
+    means = source.mean(dim=-2, keepdim=True), target.mean(dim=-2, keepdim=True)
     one, two = source - means[0], target - means[1]
-    covariance = two.mT @ one / len(source)
-    left, _, right = torch.linalg.svd(covariance if prior is None else covariance + prior)
-    signs = torch.ones(3, dtype=source.dtype, device=source.device)
-    signs[2] = torch.sign(torch.linalg.det(left) * torch.linalg.det(right))
-    rotation = left @ torch.diag(signs) @ right
-    variance = one.square().sum() / len(source)
-    scale = (rotation * covariance).sum() / variance if variance > 0 else torch.zeros_like(variance)
-    return Similarity(scale, rotation, means[1] - scale * rotation @ means[0])
+    covariance = two.mT @ one / source.shape[-2]
+    rotation = _nearest_rotation(covariance if prior is None else covariance + prior)
+    variance = one.square().sum(dim=(-2, -1)) / source.shape[-2]
+    spread = variance > (8 * torch.finfo(source.dtype).eps * means[0].detach()).square().sum(dim=(-2, -1))
+    scale = torch.where(spread, (rotation * covariance).sum(dim=(-2, -1)) / torch.where(spread, variance, 1), 0)
+    shift = (means[1] - scale[..., None, None] * means[0] @ rotation.mT).squeeze(-2)
+    return Similarity(scale, rotation, shift)
+
+
+def _nearest_rotation(matrices: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3 3"]:
+    rotation = _NearestRotation.apply(matrices)
+    assert isinstance(rotation, Tensor)
+    return rotation
 
 
 def align_cameras(estimated: Float[Tensor, "n 4 4"], true: Float[Tensor, "n 4 4"]) -> Float[Tensor, "n 4 4"]:

@@ -1,0 +1,100 @@
+"""PM-Loss: the means of predicted Gaussians held to a teacher's pointmap (specs/pmloss.md sections 1 and 2).
+
+Usable alone: two tensors in, a loss out; nothing of the package is needed beside the alignment.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from novelview.cameras.align import umeyama
+from novelview.errors import DataError
+from novelview.losses.nearest import nearest
+
+LARGE_FACTOR = 1e-5  # what a loss above `ignore_large` is multiplied by
+TEACHER_PATCH = 14
+
+
+def pointmap_loss(
+    predicted: Float[Tensor, "b n 3"],
+    pointmap: Float[Tensor, "b n 3"],
+    ignore_large: float = 100.0,
+    detach_alignment: bool = False,
+) -> Float[Tensor, " b"]:
+    """Return the mean squared distance from the predicted points to the nearest points of the aligned pointmap.
+
+    predicted, pointmap: world coordinates of corresponding pixels, any units each; the pointmap is brought onto the
+    prediction by the similarity that fits all pairs (units of the result: the prediction's, squared). Gradients reach
+    `predicted` through the alignment, too, unless `detach_alignment`. A scene whose loss exceeds `ignore_large` counts
+    1e-5 of it. A scene with values that are not finite, or whose loss is not, has loss 0 and no gradient. Raises
+    DataError for clouds that do not pair.
+    """
+    if predicted.shape != pointmap.shape or predicted.dim() != 3 or 0 in predicted.shape or predicted.shape[-1] != 3:
+        raise DataError(
+            f"PM-Loss needs a pointmap of the predicted points' shape [b, n, 3], got {tuple(predicted.shape)} and"
+            f" {tuple(pointmap.shape)}"
+        )
+    with torch.autocast(predicted.device.type, enabled=False):
+        sound = _finite(predicted) & _finite(pointmap)
+        loss = _sound_chamfer(predicted, pointmap, sound, detach_alignment)
+        if not bool(torch.isfinite(loss).all()):  # overflow: again without, for 0 * infinity has no gradient
+            sound &= torch.isfinite(loss.detach())
+            loss = _sound_chamfer(predicted, pointmap, sound, detach_alignment)
+    return torch.where(loss > ignore_large, LARGE_FACTOR * loss, loss)
+
+
+def _finite(points: Tensor) -> Tensor:
+    return torch.isfinite(points.detach()).flatten(1).all(dim=1)
+
+
+def _sound_chamfer(predicted: Tensor, pointmap: Tensor, sound: Tensor, detach_alignment: bool) -> Float[Tensor, " b"]:
+    """Return the losses of the sound scenes and 0 for the others."""
+    keep = sound[:, None, None]
+    predicted, pointmap = torch.where(keep, predicted, 0), torch.where(keep, pointmap, 0)
+    aligned = umeyama(pointmap, predicted.detach() if detach_alignment else predicted).points(pointmap)
+    return torch.where(sound, chamfer(predicted, aligned), 0)
+
+
+def chamfer(queries: Float[Tensor, "b n 3"], points: Float[Tensor, "b m 3"]) -> Float[Tensor, " b"]:
+    """Return the mean squared distance from every query to its nearest point; differentiable in both."""
+    with torch.no_grad():
+        index = torch.stack([nearest(one, two) for one, two in zip(queries, points, strict=True)])
+    found = points.gather(1, index[..., None].expand(-1, -1, 3))
+    return (queries - found).square().sum(dim=-1).mean(dim=-1)
+
+
+class PointmapLoss(nn.Module):
+    """PM-Loss as a training term: weight * mean over the batch, 0 before step `apply_after`."""
+
+    def __init__(
+        self, weight: float = 0.005, apply_after: int = 0, ignore_large: float = 100.0, detach_alignment: bool = False
+    ) -> None:
+        super().__init__()
+        self.weight, self.apply_after = weight, apply_after
+        self.ignore_large, self.detach_alignment = ignore_large, detach_alignment
+
+    def forward(
+        self, predicted: Float[Tensor, "b n 3"], pointmap: Float[Tensor, "b n 3"], step: int = 0
+    ) -> Float[Tensor, ""]:
+        """Return the weighted loss at a training step; see `pointmap_loss`."""
+        if step < self.apply_after:
+            return predicted.new_zeros(())
+        return self.weight * pointmap_loss(predicted, pointmap, self.ignore_large, self.detach_alignment).mean()
+
+
+def teacher_images(images: Float[Tensor, "b v 3 h w"]) -> Float[Tensor, "b v 3 th tw"]:
+    """Resize images in [0,1] down to multiples of the teacher's 14-pixel patch, bilinear without antialiasing."""
+    height, width = (side // TEACHER_PATCH * TEACHER_PATCH for side in images.shape[-2:])
+    if (height, width) == tuple(images.shape[-2:]):
+        return images
+    flat = functional.interpolate(images.flatten(0, 1), (height, width), mode="bilinear", align_corners=False)
+    return flat.unflatten(0, images.shape[:2])
+
+
+def flat_pointmap(points: Float[Tensor, "b v th tw 3"], height: int, width: int) -> Float[Tensor, "b n 3"]:
+    """Bring a pointmap to height x width pixels by nearest neighbours; n is view-major, then row-major pixels."""
+    flat = points.flatten(0, 1).permute(0, 3, 1, 2)
+    if flat.shape[-2:] != (height, width):
+        flat = functional.interpolate(flat, (height, width), mode="nearest")
+    return flat.permute(0, 2, 3, 1).reshape(len(points), -1, 3)

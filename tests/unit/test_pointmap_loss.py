@@ -1,0 +1,142 @@
+"""PM-Loss and its alignment on their own: degenerate clouds, guards, neighbours, light imports."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from novelview.cameras.align import umeyama
+from novelview.errors import DataError
+from novelview.losses.nearest import nearest, nearest_brute_force
+from novelview.losses.pointmap import PointmapLoss, flat_pointmap, pointmap_loss, teacher_images
+
+
+def _cloud(seed: int, n: int = 64, scenes: int = 1) -> Tensor:
+    return torch.randn(scenes, n, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def _degenerate(name: str) -> Tensor:
+    cloud = _cloud(0)
+    if name == "planar":
+        cloud[..., 2] = 0
+    elif name == "collinear":
+        cloud[..., 1:] = 0
+    elif name == "equal":
+        cloud[:] = torch.tensor([0.3, -2.0, 1e3])
+    elif name == "single":
+        cloud = cloud[:, :1]
+    elif name == "cube":  # equal singular values: the derivative of the SVD itself is infinite here
+        corners = torch.tensor([-1.0, 1.0])
+        cloud = torch.cartesian_prod(corners, corners, corners)[None]
+    return cloud
+
+
+@pytest.mark.parametrize("name", ["planar", "collinear", "equal", "single", "cube"])
+@pytest.mark.parametrize("side", ["pointmap", "predicted", "both"])
+@pytest.mark.parametrize("mirror", [1.0, -1.0])
+def test_degenerate_clouds_give_finite_losses_and_gradients(name: str, side: str, mirror: float) -> None:
+    degenerate = _degenerate(name)
+    other = degenerate.clone() if side == "both" else _cloud(1, degenerate.shape[1])
+    predicted, pointmap = (degenerate, other) if side == "predicted" else (other, degenerate)
+    predicted = (predicted * torch.tensor([1, 1, mirror])).requires_grad_()
+    loss = pointmap_loss(predicted, pointmap)
+    loss.sum().backward()
+    assert predicted.grad is not None
+    assert torch.isfinite(loss).all() and torch.isfinite(predicted.grad).all()
+    spread = predicted.detach().var(dim=1, unbiased=False).sum()
+    assert loss <= spread + 1e-6  # the mean point alone is a fit of that error
+
+
+def test_the_gradient_of_the_alignment_is_that_of_finite_differences() -> None:
+    source, target = _cloud(2, 7).double().requires_grad_(), _cloud(3, 7).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda one, two: umeyama(one, two).points(one), (source, target))
+    mirrored = (target.detach() * torch.tensor([1, 1, -1])).requires_grad_()
+    assert torch.autograd.gradcheck(lambda one, two: umeyama(one, two).points(one), (source, mirrored))
+
+
+def test_a_batch_is_its_scenes() -> None:
+    source, target = _cloud(4, scenes=3), _cloud(5, scenes=3)
+    together = umeyama(source, target).points(source)
+    each = torch.stack([umeyama(one, two).points(one) for one, two in zip(source, target, strict=True)])
+    torch.testing.assert_close(together, each)
+
+
+def test_a_similarity_of_the_truth_costs_nothing() -> None:
+    cloud, turn = _cloud(6, scenes=2), torch.linalg.qr(_cloud(7, 3)[0]).Q
+    turn = turn * torch.linalg.det(turn)
+    moved = 3.0 * cloud @ turn.mT + torch.tensor([1.0, -5.0, 0.5])
+    assert pointmap_loss(moved, cloud).max() < 1e-9
+    assert pointmap_loss(moved * torch.tensor([1, 1, -1]), cloud).min() > 1e-2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_a_broken_scene_counts_nothing_and_spares_the_others(value: float) -> None:
+    predicted, pointmap = _cloud(8, scenes=2), _cloud(9, scenes=2)
+    expected = pointmap_loss(predicted, pointmap)[1]
+    predicted[0, 3] = value
+    predicted.requires_grad_()
+    loss = pointmap_loss(predicted, pointmap)
+    (gradient,) = torch.autograd.grad(loss.sum(), predicted)
+    assert loss[0] == 0 and not gradient[0].any()
+    torch.testing.assert_close(loss[1], expected)
+    assert gradient[1].any() and torch.isfinite(gradient).all()
+
+
+def test_a_large_loss_counts_a_hundred_thousandth() -> None:
+    predicted, pointmap = _cloud(10).requires_grad_(), _cloud(11)
+    plain, cut = pointmap_loss(predicted, pointmap, 1e9), pointmap_loss(predicted, pointmap, 1e-3)
+    torch.testing.assert_close(cut, 1e-5 * plain)
+    gradients = [torch.autograd.grad(loss.sum(), predicted)[0] for loss in (plain, cut)]
+    torch.testing.assert_close(gradients[1], 1e-5 * gradients[0])
+
+
+def test_the_term_waits_for_its_step() -> None:
+    predicted, pointmap = _cloud(12), _cloud(13)
+    term = PointmapLoss(weight=0.1, apply_after=5)
+    assert term(predicted, pointmap, step=4) == 0
+    torch.testing.assert_close(term(predicted, pointmap, step=5), 0.1 * pointmap_loss(predicted, pointmap).mean())
+
+
+@pytest.mark.parametrize("shapes", [((1, 4, 3), (1, 5, 3)), ((4, 3), (4, 3)), ((1, 0, 3), (1, 0, 3)), ((1, 4, 2),) * 2])
+def test_clouds_that_do_not_pair_are_refused(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    with pytest.raises(DataError, match="PM-Loss needs a pointmap"):
+        pointmap_loss(torch.zeros(shapes[0]), torch.zeros(shapes[1]))
+
+
+def test_points_that_are_not_finite_cannot_be_aligned() -> None:
+    with pytest.raises(DataError, match="finite"):
+        umeyama(torch.full((4, 3), torch.nan), torch.zeros(4, 3))
+
+
+def test_half_precision_under_autocast_changes_nothing() -> None:
+    predicted, pointmap = _cloud(14), _cloud(15)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = pointmap_loss(predicted, pointmap)
+    torch.testing.assert_close(inside, pointmap_loss(predicted, pointmap), rtol=0, atol=0)
+
+
+def test_brute_force_finds_what_the_tree_finds_far_from_the_origin() -> None:
+    queries, points = _cloud(16, 500)[0] + 1e3, _cloud(17, 400)[0] + 1e3
+    distance = [(queries - points[search(queries, points)]).norm(dim=-1) for search in (nearest, _small_chunks)]
+    torch.testing.assert_close(distance[0], distance[1], rtol=1e-5, atol=1e-6)
+
+
+def _small_chunks(queries: Tensor, points: Tensor) -> Tensor:
+    return nearest_brute_force(queries, points, pairs=1000)
+
+
+def test_a_pointmap_is_resized_by_nearest_pixels() -> None:
+    points = torch.arange(2 * 2 * 2 * 3).view(1, 2, 2, 2, 3).float()
+    flat = flat_pointmap(points, 4, 4).view(2, 4, 4, 3)
+    torch.testing.assert_close(flat[:, ::2, ::2], points[0])
+    torch.testing.assert_close(flat[:, 1::2, 1::2], points[0])
+    assert teacher_images(torch.zeros(1, 2, 3, 256, 448)).shape == (1, 2, 3, 252, 448)
+
+
+def test_the_loss_alone_imports_neither_hydra_nor_the_models() -> None:
+    heavy = ("hydra", "omegaconf", "torchvision", "matplotlib", "novelview.models", "novelview.config")
+    code = f"import sys, novelview.losses.pointmap; print([name for name in {heavy!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
