@@ -15,6 +15,9 @@ rule all:
     default_target: True
     input:
         f"{PLAN.results}/report/index.html",
+        # Asked for themselves, so that a deleted one is missed although the report stands.
+        [f"{PLAN.results}/figures/{figure}.png" for figure in PLAN.figures],
+        [f"{PLAN.results}/tables/{table}.md" for table in PLAN.tables],
 
 
 onstart:

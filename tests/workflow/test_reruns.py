@@ -155,14 +155,19 @@ def test_a_deleted_picture_or_table_is_made_again_alone(pulled: Checkout, delete
     path.unlink()
     try:
         assert pulled.plans("figures") == expected
+        assert pulled.plans() == expected | REPORT
     finally:
         path.write_bytes(content)
 
 
 @pytest.mark.slow
-def test_deleted_weights_come_back_with_all_that_hangs_on_them(pulled: Checkout, tmp_path: Path) -> None:
+def test_deleted_results_come_back_when_asked_for(pulled: Checkout, tmp_path: Path) -> None:
+    """The report stands without them, as in a light pull, so `all` has nothing to do; their own stages have."""
     checkout = pulled.copy(tmp_path / "other")
     checkout.path(f"results/demo/{next(iter(LARGE['uplvsm']))}").unlink()
     assert checkout.plans("finetune") == LARGE["uplvsm"]
     checkout.path(f"results/demo/{next(iter(JUDGED['uplvsm', 42]))}/summary.json").unlink()
+    assert checkout.plans("evaluate") == LARGE["uplvsm"] | JUDGED["uplvsm", 42]
+    assert checkout.plans() == set()
+    checkout.path("results/demo/less3depend/report/index.html").unlink()
     assert checkout.plans() == LARGE["uplvsm"] | JUDGED["uplvsm", 42] | WRITTEN | REPORT
