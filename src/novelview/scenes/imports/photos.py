@@ -1,10 +1,6 @@
 """A folder of plain photographs: poses and intrinsics by pycolmap, in a process of its own."""
 
-import json
 import logging
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -15,6 +11,7 @@ from novelview.config.sources import PhotosSource
 from novelview.errors import DataError
 from novelview.scenes.imports.colmap import read_model
 from novelview.scenes.imports.pixels import eight_bit
+from novelview.scenes.imports.reconstruct import run_apart
 from novelview.scenes.imports.scene import SUFFIXES, ImportedFrame, ImportedScene, natural
 
 logger = logging.getLogger(__name__)
@@ -102,30 +99,13 @@ def _refuse_mixed(copies: dict[str, Path], folder: Path, single_camera: bool) ->
 def _run(work: Path, names: list[str], source: PhotosSource, log: Path, threads: int) -> Path:
     job = {
         "images": str(work / "images"),
-        "database": str(work / "database.db"),
-        "models": str(work / "models"),
-        "model": str(work / "model"),
         "names": names,
         "camera_model": source.camera_model,
         "single_camera": source.single_camera,
         "seed": source.seed,
-        "threads": threads or -1,
     }
-    (work / "models").mkdir()
-    (work / "job.json").write_text(json.dumps(job))
-    log.parent.mkdir(parents=True, exist_ok=True)
     logger.info("reconstructing %d photographs; log: %s", len(names), log)
-    command = [sys.executable, "-m", "novelview.scenes.imports.reconstruct", str(work / "job.json")]
-    with open(log, "wb") as stream:
-        status = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, env=_environment(threads)).returncode
-    if status:
-        last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
-        raise DataError(f"pycolmap ended with status {status} ({last[0][:160]}); see {log}")
-    return work / "model"
-
-
-def _environment(threads: int) -> dict[str, str]:
-    return {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+    return run_apart(job, work, log, threads)
 
 
 def _judge(path: Path, photographs: list[Path], registered: int, source: PhotosSource, log: Path) -> None:

@@ -4,36 +4,87 @@ A process of its own because pycolmap writes its log to the terminal from C++ an
 """
 
 import json
+import os
+import signal
+import statistics
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from novelview.errors import DataError
+from novelview.files import write_json
+
 EXHAUSTIVE_LIMIT = 150  # photographs; above it only neighbours in file order are matched
 MAX_SIDE = 1600  # pixels on which features are found; more costs minutes and adds little
 MAX_FEATURES = 4096
+OVERLAP = 10  # neighbours in file order that a photograph is matched with, and others at powers of two
+QUALITY = "quality.json"
+
+
+class Stopped(DataError):
+    """The process ended early for a reason outside of the photographs: killed, or out of time."""
+
+
+def run_apart(job: dict[str, Any], work: Path, log: Path, threads: int, seconds: float | None = None) -> Path:
+    """Reconstruct in a process of its own; return the model's folder, which does not exist when there is no model.
+
+    job: as for `reconstruct`, without the paths below `work`. The process' output goes to `log`. Raises DataError when
+    the process fails, Stopped when it is killed or takes longer than `seconds`.
+    """
+    paths = {"database": "database.db", "models": "models", "model": "model"}
+    job = {**job, **{key: str(work / name) for key, name in paths.items()}, "threads": threads or -1}
+    (work / "models").mkdir()
+    (work / "job.json").write_text(json.dumps(job))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+    command = [sys.executable, "-m", __name__, str(work / "job.json")]
+    with open(log, "wb") as stream:
+        try:
+            done = subprocess.run(
+                command, stdout=stream, stderr=subprocess.STDOUT, env=environment, timeout=seconds or None
+            )
+        except subprocess.TimeoutExpired:
+            raise Stopped(f"pycolmap took longer than {seconds:g} s; see {log}") from None
+    _judge(done.returncode, log)
+    return work / "model"
+
+
+def _judge(status: int, log: Path) -> None:
+    if status < 0:
+        raise Stopped(f"pycolmap was killed by {signal.Signals(-status).name}; see {log}")
+    if status:
+        last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
+        raise DataError(f"pycolmap ended with status {status} ({last[0][:160]}); see {log}")
 
 
 def reconstruct(job: dict[str, Any]) -> None:
     """Reconstruct the images in job["images"] and write the largest model to job["model"] (binary COLMAP files).
 
-    job: images, database, models, model (paths), names (files in order), camera_model, single_camera, seed, threads.
+    job: images, database, models, model (paths), names (files in order), camera_model, single_camera, seed, threads;
+    and where others than the constants above are wanted matcher (exhaustive | sequential), overlap, max_features, and
+    camera_params, which are then kept as they are. quality.json in the model's folder says how good it is.
     """
     import pycolmap
 
     pycolmap.set_random_seed(job["seed"])
     mode = pycolmap.CameraMode.SINGLE if job["single_camera"] else pycolmap.CameraMode.PER_IMAGE
     extraction = pycolmap.FeatureExtractionOptions(max_image_size=MAX_SIDE, num_threads=job["threads"], use_gpu=False)
-    extraction.sift.max_num_features = MAX_FEATURES
-    reader = pycolmap.ImageReaderOptions(camera_model=job["camera_model"])
+    extraction.sift.max_num_features = job.get("max_features") or MAX_FEATURES
+    known = job.get("camera_params") or ""
+    reader = pycolmap.ImageReaderOptions(camera_model=job["camera_model"], camera_params=known)
     pycolmap.extract_features(job["database"], job["images"], job["names"], mode, reader, extraction)
     _match(pycolmap, job)
     options = pycolmap.IncrementalPipelineOptions(random_seed=job["seed"], num_threads=job["threads"])
     options.mapper.random_seed = options.triangulation.random_seed = job["seed"]
+    if known:
+        options.ba_refine_focal_length = options.ba_refine_extra_params = False
     models = pycolmap.incremental_mapping(job["database"], job["images"], job["models"], options)
     if models:
         best = max(models.values(), key=lambda model: model.num_reg_images())
         Path(job["model"]).mkdir()
         best.write_binary(job["model"])
+        write_json(Path(job["model"]) / QUALITY, {"models": len(models), **_quality(best)})
 
 
 def _match(pycolmap: Any, job: dict[str, Any]) -> None:
@@ -41,10 +92,27 @@ def _match(pycolmap: Any, job: dict[str, Any]) -> None:
     verification = pycolmap.TwoViewGeometryOptions()
     verification.ransac.random_seed = job["seed"]
     keywords = {"matching_options": matching, "verification_options": verification}
-    if len(job["names"]) <= EXHAUSTIVE_LIMIT:
+    if job.get("matcher") == "exhaustive" or (not job.get("matcher") and len(job["names"]) <= EXHAUSTIVE_LIMIT):
         pycolmap.match_exhaustive(job["database"], **keywords)
     else:
-        pycolmap.match_sequential(job["database"], **keywords)
+        pairing = pycolmap.SequentialPairingOptions(overlap=job.get("overlap") or OVERLAP)
+        pycolmap.match_sequential(job["database"], pairing_options=pairing, **keywords)
+
+
+def _quality(model: Any) -> dict[str, Any]:
+    """Return numbers of points, mean reprojection error in pixels, median z depth of what the images see."""
+    points = {number: point.xyz for number, point in model.points3D.items()}
+    depths = [
+        float((image.cam_from_world() * points[seen.point3D_id])[2])
+        for image in model.images.values()
+        if image.has_pose
+        for seen in image.get_observation_points2D()
+    ]
+    return {
+        "points": len(points),
+        "reprojection_px": float(model.compute_mean_reprojection_error()),
+        "median_depth": statistics.median(depths) if depths else None,
+    }
 
 
 if __name__ == "__main__":
