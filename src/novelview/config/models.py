@@ -19,6 +19,7 @@ class DinoConfig:
     init_values: float = 1.0
     qk_norm: bool = True
     interpolate_antialias: bool = True
+    interpolate_offset: float = 0.0  # added to the patch grid before the position table is resized; DINOv2's own 0.1
     patch_std: float | None = None  # initial deviation of the patch convolution; None: PyTorch's default, as published
     patch_centred: bool = False  # patch bias starts where a mid-grey patch gives 0; published false
     pos_gain: float = 0.2  # amplitude of the sincos table
@@ -127,3 +128,75 @@ class LaCTConfig(ModelConfig):
     mlp_multi: int = 4  # hidden width of the MLP over d
     ttt: TTTConfig = field(default_factory=TTTConfig)
     init_gain: float = 1.0  # multiplies the initial deviation of linear layers; published 1
+
+
+@dataclass
+class DptConfig:
+    """The dense heads of DepthSplat (specs/depthsplat.md section 7); defaults go with ViT-S."""
+
+    out_channels: list[int] = field(default_factory=lambda: [48, 96, 192, 384])  # of the four maps before fusion
+    features: int = 32  # width of the fusion of the depth head
+    gaussian_features: int = 64  # width of the fusion of the Gaussian features
+
+
+@dataclass
+class GaussianConfig:
+    """From features to Gaussians (specs/depthsplat.md section 8); in brackets the PM-Loss variant (specs/pmloss.md 3)."""
+
+    sh_degree: int = 2  # [4]
+    scale_activation: str = "softplus"  # softplus(s-4), world units | exp [exp(s-4), not clamped from below]
+    scale_min: float = 1e-10
+    scale_max: float = 3.0  # [0.3]
+    offset_mode: str = "ori"  # ori: sigmoid(o)-0.5 px | pixel: tanh(o)*factor/2 | unconstrained: factor*o
+    offset_factor: float = 0.5
+    unit_rays: bool = False  # depth is the distance along the ray instead of z [true]
+    sh_from_image: bool = True  # the pixel's colour is added to the constant harmonic
+    sh_rotation: str = "published"  # published: not exactly equivariant | equivariant; see docs/quirks.md
+    confidence_activation: str = "none"  # none | softplus | sigmoid: one more channel, added to the match probability
+    second_channel_bias: float = 0.0  # initial bias of channel 1 of the head [0.5]
+    upsampler: str = "dpt"  # features at full size: dpt | resize_conv [resize_conv]
+    upsampler_channels: int = 128  # of resize_conv, over all scales
+    regressor: str = "conv"  # conv: two convolutions | unet [unet]
+    regressor_channels: int = 64  # [32]
+    large_unet: bool = False  # channel factors 1 2 4 4 4 instead of 1 1 1 1 1 [true]
+
+
+@dataclass
+class DepthSplatConfig(ModelConfig):
+    """DepthSplat (specs/depthsplat.md); defaults are the small model, RE10K at 256x256."""
+
+    name: str = "depthsplat"
+    patch_size: int = 16  # image sides are multiples of it: 4 times lowest_feature_resolution
+    near: float = 0.5  # nearest and farthest depth in the units of the poses
+    far: float = 100.0
+    num_scales: int = 1
+    upsample_factor: int = 4  # from the finest predicted depth to the image
+    lowest_feature_resolution: int = 4  # image side over that of the coarsest map: upsample_factor * 2^(num_scales-1)
+    num_depth_candidates: int = 128  # at the coarsest scale, a quarter at the next
+    cnn_channels: list[int] = field(default_factory=lambda: [64, 96, 128])
+    feature_channels: int = 128
+    transformer_layers: int = 6
+    attention_splits: int = 2  # windows a side
+    many_view_mask: str = "published"  # published: misplaced with 3 views or more | aligned; see docs/quirks.md
+    local_mv_match: int = 2  # of more than 3 views, each meets this many nearest others
+    transformer_nearest_views: int | None = None  # the view itself included; replaces local_mv_match [evaluation: 3]
+    cost_volume_nearest_views: int | None = None  # likewise
+    depth_unet_channels: int = 128
+    unet_head_channels: int = 32
+    supervise_all_scales: bool = False  # in training the finest scale gives a prediction before refinement, too [true]
+    train_depth_only: bool = False  # build the depth predictor alone
+    dino: DinoConfig = field(
+        default_factory=lambda: DinoConfig(
+            embed_dim=384,
+            num_heads=6,
+            num_register_tokens=0,
+            qk_norm=False,
+            interpolate_antialias=False,
+            interpolate_offset=0.1,
+        )
+    )
+    dino_layers: list[int] = field(default_factory=lambda: [2, 5, 8, 11])  # whose outputs are used; vitl 4 11 17 23
+    dpt: DptConfig = field(default_factory=DptConfig)
+    gaussian: GaussianConfig = field(default_factory=GaussianConfig)
+    match_weights: str | None = None  # UniMatch weights CNN and transformer start from; dino.weights: Depth Anything V2
+    rasterizer: str = "auto"  # auto | torch | gsplat

@@ -2,8 +2,10 @@
 
 import logging
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -106,7 +108,8 @@ class DinoVisionTransformer(nn.Module):
         self.patch_embed = PatchEmbed(cfg)
         self.cls_token = nn.Parameter(torch.randn(1, 1, cfg.embed_dim) * 1e-6)
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + self.grid**2, cfg.embed_dim))
-        self.register_tokens = nn.Parameter(torch.randn(1, cfg.num_register_tokens, cfg.embed_dim) * 1e-6)
+        registers = torch.randn(1, cfg.num_register_tokens, cfg.embed_dim) * 1e-6
+        self.register_tokens = nn.Parameter(registers) if cfg.num_register_tokens else None
         self.blocks = nn.ModuleList([DinoBlock(cfg) for _ in range(cfg.depth)])
         self.norm = nn.LayerNorm(cfg.embed_dim, eps=NORM_EPS)
         self._initialise()
@@ -129,27 +132,54 @@ class DinoVisionTransformer(nn.Module):
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n t d"]:
         """Return one token a patch, [n (h/p)*(w/p) d]. Raises DataError for sides that are no multiple of the patch."""
+        tokens = self.embed(images)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.patches(tokens)
+
+    def intermediate(self, images: Float[Tensor, "n 3 h w"], layers: Collection[int]) -> list[Float[Tensor, "n t d"]]:
+        """Return the patch tokens after each of `layers` (counted from 0), in order, all through the final norm."""
+        tokens, found = self.embed(images), []
+        for number, block in enumerate(self.blocks):
+            tokens = block(tokens)
+            if number in layers:
+                found.append(self.patches(tokens))
+        return found
+
+    def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n m d"]:
+        """Return class, register and patch tokens with their positions, as the first block takes them."""
         height, width = images.shape[-2:]
         check_size(height, width, self.cfg.patch_size)
         tokens = self.patch_embed(images)
         first = self.cls_token.expand(len(images), -1, -1)
-        rows, columns = height // self.cfg.patch_size, width // self.cfg.patch_size
-        table = resize_pos_embed(self.pos_embed, rows, columns, self.cfg.interpolate_antialias)
+        grid = height // self.cfg.patch_size, width // self.cfg.patch_size
+        table = resize_pos_embed(self.pos_embed, *grid, self.cfg.interpolate_antialias, self.cfg.interpolate_offset)
         tokens = torch.cat([first, tokens], dim=1) + table.to(tokens.dtype)
+        if self.register_tokens is None:
+            return tokens
         registers = self.register_tokens.expand(len(images), -1, -1)
-        tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], dim=1)
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self.norm(tokens)[:, 1 + registers.shape[1] :]
+        return torch.cat([tokens[:, :1], registers, tokens[:, 1:]], dim=1)
+
+    def patches(self, tokens: Float[Tensor, "n m d"]) -> Float[Tensor, "n t d"]:
+        """Return the patch tokens alone, normalised."""
+        return self.norm(tokens)[:, 1 + self.cfg.num_register_tokens :]
 
 
-def resize_pos_embed(table: Float[Tensor, "1 n d"], rows: int, columns: int, antialias: bool) -> Float[Tensor, "1 m d"]:
-    """Resize the patch part of a position table (after the class entry) to a grid, bicubic in float32."""
+def resize_pos_embed(
+    table: Float[Tensor, "1 n d"], rows: int, columns: int, antialias: bool, offset: float = 0.0
+) -> Float[Tensor, "1 m d"]:
+    """Resize the patch part of a position table (after the class entry) to a grid, bicubic in float32.
+
+    offset: added to the rows and columns asked for before the sampling step is taken from them, as DINOv2 does.
+    """
     side = math.isqrt(table.shape[1] - 1)
     if (rows, columns) == (side, side):
         return table
     grid = table[:, 1:].float().unflatten(1, (side, side)).permute(0, 3, 1, 2)
-    resized = interpolate(grid, size=(rows, columns), mode="bicubic", antialias=antialias, align_corners=False)
+    target: dict[str, Any] = {"size": (rows, columns)}
+    if offset:
+        target = {"scale_factor": ((rows + offset) / side, (columns + offset) / side)}
+    resized = interpolate(grid, **target, mode="bicubic", antialias=antialias, align_corners=False)
     return torch.cat([table[:, :1], resized.flatten(2).mT.to(table.dtype)], dim=1)
 
 

@@ -1,0 +1,181 @@
+"""Depth of every context view: features, plane sweep, regression, refinement (specs/depthsplat.md sections 2 to 7)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from novelview.config.models import DepthSplatConfig
+from novelview.models.depthsplat.backbone import Backbone
+from novelview.models.depthsplat.cost import coarse_candidates, cost_volume, fine_candidates
+from novelview.models.depthsplat.dpt import DPTHead, resized
+from novelview.models.depthsplat.neighbours import other_views
+from novelview.models.depthsplat.pyramid import FeaturePyramid
+from novelview.models.depthsplat.transformer import MultiViewTransformer
+from novelview.models.depthsplat.unet import Steps, UNet, regressor
+from novelview.models.depthsplat.windows import add_positions
+from novelview.models.dinov2 import DinoVisionTransformer
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+DINO_STRIDE = 8  # image side over that of the monocular maps
+UNET_ATTENTION = 4  # downsampling of the coarsest U-Net at which views meet; twice that at the next scale
+
+
+@dataclass
+class Cameras:
+    """Context cameras. c2w: OpenCV camera-to-world, scene units; intrinsics: first two rows over width and height."""
+
+    c2w: Float[Tensor, "b v 4 4"]
+    intrinsics: Float[Tensor, "b v 3 3"]
+
+
+@dataclass
+class Features:
+    """Maps of n = b v views. cnn: 3, mv and mono: one a scale, coarsest first; layers: the transformer's four."""
+
+    cnn: list[Float[Tensor, "n c h w"]]
+    mv: list[Float[Tensor, "n c h w"]]
+    mono: list[Float[Tensor, "n c h w"]]
+    layers: list[Float[Tensor, "n c h w"]]
+
+
+@dataclass
+class DepthPrediction:
+    """depths: [b v h w] each at full size, coarse to fine, the last final; match_probs: per scale, summing to 1."""
+
+    features: Features
+    depths: list[Float[Tensor, "b v h w"]] = field(default_factory=list)
+    match_probs: list[Float[Tensor, "n d h w"]] = field(default_factory=list)
+
+
+class DepthPredictor(nn.Module):
+    """Depth of all context views from each other; parameters have the published names.
+
+    Depths lie in [near, far], in the units of the poses: z, or with `gaussian.unit_rays` taken along the ray.
+    """
+
+    def __init__(self, cfg: DepthSplatConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        d, scales = cfg.feature_channels, cfg.num_scales
+        self.backbone = Backbone(cfg.cnn_channels, d, cfg.lowest_feature_resolution)
+        self.transformer = MultiViewTransformer(
+            d, cfg.transformer_layers, cfg.attention_splits, cfg.many_view_mask == "aligned"
+        )
+        self.pretrained = DinoVisionTransformer(cfg.dino)
+        self.mv_pyramid = FeaturePyramid(d, scales)
+        self.mono_pyramid = FeaturePyramid(cfg.dino.embed_dim, scales)
+        self._build_regressors(cfg)
+        cnn, mv = widths(cfg)[:2]
+        dino, dpt = cfg.dino.embed_dim, cfg.dpt
+        self.upsampler = DPTHead(dino, dpt.out_channels, dpt.features, cnn, mv, cfg.upsample_factor, depth=True)
+
+    def _build_regressors(self, cfg: DepthSplatConfig) -> None:
+        self.regressor, self.regressor_residual, self.depth_head = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        cnn, mv, mono = widths(cfg)
+        for scale in range(cfg.num_scales):
+            candidates, channels = cfg.num_depth_candidates // 4**scale, cfg.depth_unet_channels // 2**scale
+            inner = candidates + cnn[scale] + mv[scale] + mono[scale]
+            unet = UNet(channels, [1] * (3 + scale), {UNET_ATTENTION * 2**scale}, cfg.unet_head_channels)
+            self.regressor.append(regressor(inner, channels, unet))
+            self.regressor_residual.append(nn.Conv2d(inner, channels, 1))
+            self.depth_head.append(_head(channels, candidates))
+
+    def forward(self, images: Float[Tensor, "b v 3 h w"], cameras: Cameras) -> DepthPrediction:
+        """Return the depths of all views; in training also those before refinement. images: RGB in [0,1]."""
+        found = DepthPrediction(self.features(images, cameras))
+        height, width = images.shape[-2:]
+        views, scales, inverse = images.shape[1], self.cfg.num_scales, None
+        for scale in range(scales):
+            inverse = self._regress(scale, found, inverse, cameras, (height, width))
+            if self.training and (scale < scales - 1 or self.cfg.supervise_all_scales):
+                found.depths.append(1 / resized(inverse, height, width)[:, 0].unflatten(0, (-1, views)))
+        assert inverse is not None
+        found.depths.append(1 / self._refined(found.features, inverse, height, width).unflatten(0, (-1, views)))
+        return found
+
+    def features(self, images: Float[Tensor, "b v 3 h w"], cameras: Cameras) -> Features:
+        """Return the maps that depths and Gaussians are read from."""
+        pictures = normalised(images).flatten(0, 1)
+        cnn = self.backbone(pictures)
+        placed = add_positions(cnn[0], self.cfg.attention_splits).unflatten(0, images.shape[:2])
+        others = other_views(cameras.c2w, self.cfg.local_mv_match, self.cfg.transformer_nearest_views)
+        mv = self.transformer(placed, others).flatten(0, 1)
+        layers = self._monocular(pictures)
+        mono = (
+            resized(layers[-1], *cnn[0].shape[-2:]) if self.cfg.lowest_feature_resolution < DINO_STRIDE else layers[-1]
+        )
+        return Features(cnn, self.mv_pyramid(mv), self.mono_pyramid(mono), layers)
+
+    def _monocular(self, pictures: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n c k l"]]:
+        patch, (height, width) = self.cfg.dino.patch_size, pictures.shape[-2:]
+        rows, columns = height // patch, width // patch
+        tokens = self.pretrained.intermediate(resized(pictures, rows * patch, columns * patch), self.cfg.dino_layers)
+        maps = (layer.mT.unflatten(2, (rows, columns)) for layer in tokens)
+        return [resized(x, height // DINO_STRIDE, width // DINO_STRIDE) for x in maps]
+
+    def _regress(
+        self,
+        scale: int,
+        found: DepthPrediction,
+        before: Float[Tensor, "n 1 p q"] | None,
+        cameras: Cameras,
+        size: tuple[int, int],
+    ) -> Float[Tensor, "n 1 h w"]:
+        """Return the inverse depth at a scale, given that of the scale before; keep the match probabilities."""
+        maps = found.features
+        batch, views = cameras.c2w.shape[:2]
+        candidates = self._candidates(scale, maps.mv[scale], before)
+        others = other_views(cameras.c2w, self.cfg.local_mv_match, self.cfg.cost_volume_nearest_views)
+        lens = in_pixels(cameras.intrinsics, size, self.cfg.upsample_factor * 2 ** (self.cfg.num_scales - 1 - scale))
+        matching = maps.mv[scale].unflatten(0, (batch, views))
+        cost = cost_volume(matching, lens, cameras.c2w, candidates, others)
+        joined = torch.cat([cost, maps.cnn[scale], maps.mv[scale], maps.mono[scale]], dim=1)
+        regressed = self.regressor[scale](joined, views) + self.regressor_residual[scale](joined)
+        found.match_probs.append(self.depth_head[scale](regressed).softmax(dim=1))
+        return (found.match_probs[-1] * candidates).sum(dim=1, keepdim=True)
+
+    def _candidates(
+        self, scale: int, like: Float[Tensor, "n c h w"], before: Float[Tensor, "n 1 p q"] | None
+    ) -> Float[Tensor, "n d h w"]:
+        near, far, count = self.cfg.near, self.cfg.far, self.cfg.num_depth_candidates
+        if before is None:
+            return coarse_candidates(near, far, count, like)
+        return fine_candidates(resized(before, *like.shape[-2:]).detach(), near, far, count, scale)
+
+    def _refined(
+        self, maps: Features, inverse: Float[Tensor, "n 1 p q"], height: int, width: int
+    ) -> Float[Tensor, "n h w"]:
+        residual = self.upsampler(maps.layers, maps.cnn, maps.mv, inverse)
+        fine = resized(inverse, height, width) + residual
+        return fine.clamp(1 / self.cfg.far, 1 / self.cfg.near)[:, 0]
+
+
+def widths(cfg: DepthSplatConfig) -> tuple[list[int], list[int], list[int]]:
+    """Return the channels of the CNN's three maps and of matching and monocular ones by scale, coarsest first."""
+    first, second, _ = cfg.cnn_channels
+    mv, mono = (
+        [width // 2**scale for scale in range(cfg.num_scales)] for width in (cfg.feature_channels, cfg.dino.embed_dim)
+    )
+    return [cfg.feature_channels, second, first], mv, mono
+
+
+def normalised(images: Float[Tensor, "b v 3 h w"]) -> Float[Tensor, "b v 3 h w"]:
+    """Shift and scale colours in [0,1] by ImageNet's mean and deviation."""
+    mean, std = (images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images - mean) / std
+
+
+def in_pixels(intrinsics: Float[Tensor, "b v 3 3"], size: Sequence[int], factor: int) -> Float[Tensor, "b v 3 3"]:
+    """Return intrinsics in pixels of a map `factor` times smaller than images of `size` (height, width)."""
+    height, width = size
+    return intrinsics * intrinsics.new_tensor([width / factor, height / factor, 1.0])[:, None]
+
+
+def _head(channels: int, candidates: int) -> nn.Sequential:
+    first = nn.Conv2d(channels, 2 * channels, 3, padding=1, padding_mode="replicate")
+    last = nn.Conv2d(2 * channels, candidates, 3, padding=1, padding_mode="replicate")
+    return nn.Sequential(first, nn.GELU(), last)

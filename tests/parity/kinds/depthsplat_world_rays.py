@@ -1,0 +1,14 @@
+"""Rays of DepthSplat's Gaussians against the reference: directions with z = 1; the renderer's field of view."""
+
+from pathlib import Path
+from typing import Any
+
+from adapter_fixture import verify_field_of_view, verify_rays
+
+
+def check_rays(folder: Path, config: dict[str, Any]) -> None:
+    verify_rays(folder, unit=False)
+
+
+def check_field_of_view(folder: Path, config: dict[str, Any]) -> None:
+    verify_field_of_view(folder)
