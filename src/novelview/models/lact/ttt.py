@@ -1,7 +1,8 @@
 """The fast-weight operation: rows of updates and applications (specs/lact.md section 3).
 
-The one room that chooses how they are computed: the closed form of `closed_form`, or the plain formulas of `plain` with
-the reference's rounding.
+The one room that chooses how they are computed: the closed form of `closed_form`, on a GPU our kernels where
+`NOVELVIEW_KERNELS` and the table of measurements say so (docs/kernels.md), or the plain formulas of `plain` with the
+reference's rounding.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from novelview.models.lact.closed_form import Apply, Update
 from novelview.models.lact.newton_schulz import newton_schulz_bfloat16
 from novelview.models.lact.plain import FastWeights, column_norms, plain_apply, plain_update
 from novelview.models.lact.products import operand_dtype
+from novelview_kernels.ttt import APPLY, UPDATE, chosen, ttt_apply, ttt_update
 
 
 class Row(NamedTuple):
@@ -46,13 +48,13 @@ def ttt_update_apply(
     """
     _check(rows, q.shape[1], k.shape[1])
     operands, entry = operand_dtype(q.device), weights
-    answers = [q[:, :0]]
+    answers, low = [q[:, :0]], None
     for start, end, update, apply in rows:
         if update:
             lesson = k[:, start:end], v[:, start:end], lr[:, :, start:end]
-            weights = _updated(weights, entry, lesson, steps, precision, operands)
+            weights, low = _updated(weights, entry, lesson, steps, precision, operands)
         if apply:
-            answers.append(_applied(weights, q[:, start:end], precision, operands))
+            answers.append(_applied(weights, low, q[:, start:end], precision, operands))
     return torch.cat(answers[1:] or answers, dim=1), weights
 
 
@@ -70,20 +72,34 @@ def _updated(
     steps: int,
     precision: str,
     operands: torch.dtype | None,
-) -> FastWeights:
-    """Learn from (keys, values, rates); columns get the norms they had in `entry`, which are constants."""
+) -> tuple[FastWeights, FastWeights | None]:
+    """Learn from (keys, values, rates); columns get the norms they had in `entry`, which are constants.
+
+    Returns the weights, and where a kernel made them a copy rounded for the answers.
+    """
     norms = FastWeights(*(column_norms(w.detach()) for w in entry))
     if precision == "reference":
         orthogonalise = partial(newton_schulz_bfloat16, steps=steps, autocast=operands is not None)
-        return plain_update(weights, norms, *lesson, orthogonalise)
-    return FastWeights(*Update.apply(*weights, *norms, *_rounded(lesson[:2], operands), lesson[2], steps, operands))
+        return plain_update(weights, norms, *lesson, orthogonalise), None
+    keys, values = _rounded(lesson[:2], operands)
+    if chosen(UPDATE, weights.w0, keys) == "torch":
+        return FastWeights(*Update.apply(*weights, *norms, keys, values, lesson[2], steps, operands)), None
+    with torch.autocast(keys.device.type, enabled=False):
+        new, low = ttt_update(weights, norms, keys, values, lesson[2], steps)
+    return FastWeights(*new), FastWeights(*low)
 
 
-def _applied(weights: FastWeights, q: Tensor, precision: str, operands: torch.dtype | None) -> Tensor:
+def _applied(
+    weights: FastWeights, low: FastWeights | None, q: Tensor, precision: str, operands: torch.dtype | None
+) -> Tensor:
     if precision == "reference":
         return plain_apply(weights, q)
-    answers: Any = Apply.apply(*weights, *_rounded([q], operands), operands)
-    return answers
+    (queries,) = _rounded([q], operands)
+    if chosen(APPLY, weights.w0, queries) == "torch":
+        answers: Any = Apply.apply(*weights, queries, operands)
+        return answers
+    with torch.autocast(q.device.type, enabled=False):
+        return ttt_apply(weights, queries, low)
 
 
 def _rounded(values: Sequence[Tensor], operands: torch.dtype | None) -> list[Tensor]:
