@@ -97,6 +97,12 @@ def read_json(path: Path | str, advice: str = "delete it and make it again") -> 
         raise DataError(f"{path}: not valid JSON ({error}); {advice}") from None
 
 
+def listed(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return size and checksum of every file below a folder, by its path from there: a manifest's `files`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
+
+
 def sha256(path: Path | str) -> str:
     """Return the hex SHA-256 of a file's bytes."""
     with open(path, "rb") as stream:

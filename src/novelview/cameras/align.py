@@ -94,16 +94,27 @@ def _nearest_rotation(matrices: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3 
     return rotation
 
 
+def fit_cameras(
+    estimated: Float[Tensor, "n 4 4"], true: Float[Tensor, "n 4 4"], orientation_weight: float = ORIENTATION_WEIGHT
+) -> Similarity:
+    """Return the similarity that brings the centres of estimated cameras to the true ones.
+
+    orientation_weight: what the orientations count beside the centres. At its default they decide only where the
+    centres leave the rotation open (a straight dolly); at 1, for noisy estimates of nearly straight paths, as much.
+    """
+    source, target = estimated[:, :3, 3], true[:, :3, 3]
+    spread = [(points - points.mean(dim=0)).square().sum(dim=1).mean().sqrt() for points in (source, target)]
+    orientations = (true[:, :3, :3] @ estimated[:, :3, :3].mT).mean(dim=0)
+    weight = orientation_weight * torch.clamp(spread[0] * spread[1], min=1e-30)
+    return umeyama(source, target, prior=weight * orientations)
+
+
 def align_cameras(estimated: Float[Tensor, "n 4 4"], true: Float[Tensor, "n 4 4"]) -> Float[Tensor, "n 4 4"]:
     """Return the estimated cameras after the similarity that fits their centres to the true ones.
 
     Where the centres are collinear (a straight dolly), the turn about their line follows from the orientations.
     """
-    source, target = estimated[:, :3, 3], true[:, :3, 3]
-    spread = [(points - points.mean(dim=0)).square().sum(dim=1).mean().sqrt() for points in (source, target)]
-    orientations = (true[:, :3, :3] @ estimated[:, :3, :3].mT).mean(dim=0)
-    weight = ORIENTATION_WEIGHT * torch.clamp(spread[0] * spread[1], min=1e-30)
-    return umeyama(source, target, prior=weight * orientations).cameras(estimated)
+    return fit_cameras(estimated, true).cameras(estimated)
 
 
 def rotation_error_deg(estimated: Float[Tensor, "n 4 4"], true: Float[Tensor, "n 4 4"]) -> Float[Tensor, " n"]:

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from novelview.config import models, release, schema, sources, viewing
+from novelview.config import estimation, models, release, schema, sources, viewing
 from novelview.config.literal import literal
 from novelview.config.resolution import Resolution
 from novelview.config.validate import validate
@@ -32,6 +32,7 @@ STAGES: dict[str, type] = {
     "publish": release.PublishStage,
     "render": viewing.RenderStage,
     "latency": viewing.LatencyStage,
+    "poses": estimation.PosesStage,
 }
 SOURCES: dict[str, type[sources.SourceConfig]] = {
     "rooms": sources.RoomsSource,
@@ -48,6 +49,11 @@ MODELS: dict[str, type[models.ModelConfig]] = {
     "lvsm_decoder_only": models.LVSMDecoderOnlyConfig,
     "lvsm_encoder_decoder": models.LVSMEncoderDecoderConfig,
     "lact": models.LaCTConfig,
+}
+ESTIMATORS: dict[str, type[estimation.EstimatorConfig]] = {
+    "given": estimation.GivenEstimator,
+    "colmap": estimation.ColmapEstimator,
+    "vggt": estimation.VggtEstimator,
 }
 RUN_ONLY = ("runtime", "io")
 
@@ -71,6 +77,8 @@ def _register() -> None:
     store.store(group="camera_path", name="camera_path_schema", node=viewing.PathConfig)
     for name, node in SOURCES.items():
         store.store(group="source", name=f"{name}_schema", node=node)
+    for name, node in ESTIMATORS.items():
+        store.store(group="poses", name=f"{name}_schema", node=node)
     for name, node in MODELS.items():
         store.store(group="model", name=f"{name}_schema", node=node)
 

@@ -21,7 +21,7 @@ from novelview.config.schema import PackConfig
 from novelview.errors import DataError
 from novelview.files import sha256, write_json
 from novelview.scenes.disk import locating
-from novelview.scenes.pack_part import Part, Task, pack_chunk
+from novelview.scenes.pack_part import EMPTY, Part, Task, pack_chunk
 from novelview.scenes.store import FORMAT, INDEX, MANIFEST, PackedStore, join, write_columns
 
 __all__ = ["PackedStore", "pack_chunks"]
@@ -47,11 +47,13 @@ def pack_chunks(
     workers: int = 0,
     progress: bool = True,
     checksums: Mapping[str, str] | None = None,
+    unposed: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Any]:
     """Pack the chunks of every split into `out_dir`/{split}/ and write its manifest.json last; returns the manifest.
 
     chunk_files: split name -> chunks in order. workers: processes; 0 packs in this one.
     checksums: expected SHA-256 by "{split}/{chunk name}", from the download's manifest.
+    unposed: scene -> frames that stage `poses` emptied: they are marked as damaged ones are, and not held against it.
     Chunks finished by an interrupted run are verified and kept. Raises DataError when a scene is in two chunks of a
     split, or when more frames or chunks are damaged than `cfg` allows; everything else is packed first, so a second
     run with a higher allowance only writes the index.
@@ -60,7 +62,8 @@ def pack_chunks(
     (out / MANIFEST).unlink(missing_ok=True)
     for split in chunk_files:
         _sweep(out / split)
-    parts, bad_chunks = _run(_tasks(chunk_files, out, checksums or {}), list(chunk_files), workers, progress)
+    tasks = _tasks(chunk_files, out, checksums or {})
+    parts, bad_chunks = _run(tasks, list(chunk_files), workers, progress, unposed or {})
     _judge(parts, bad_chunks, cfg)
     with locating(out):
         counts = {split: _merge(out / split, found) for split, found in parts.items()}
@@ -87,7 +90,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _run(
-    tasks: list[Task], splits: list[str], workers: int, progress: bool
+    tasks: list[Task], splits: list[str], workers: int, progress: bool, unposed: Mapping[str, Sequence[int]]
 ) -> tuple[dict[str, list[Part]], list[BadChunk]]:
     """Pack every chunk; return the parts of each split in the chunks' order, and the damaged chunks."""
     results: dict[int, Part | str] = {}
@@ -95,6 +98,7 @@ def _run(
     with tqdm(total=len(tasks), unit="chunk", desc="pack", disable=not progress) as bar:
         for number, result in finished:
             results[number] = result
+            _forgive(result, unposed)
             _log(tasks[number], result)
             bar.update()
     parts: dict[str, list[Part]] = {split: [] for split in splits}
@@ -106,6 +110,14 @@ def _run(
         else:
             bad_chunks.append(BadChunk(task.split, Path(task.source).name, result))
     return parts, bad_chunks
+
+
+def _forgive(result: Part | str, unposed: Mapping[str, Sequence[int]]) -> None:
+    """Take frames emptied for want of a camera off the list of damaged ones; in the columns they stay marked."""
+    if isinstance(result, Part):
+        result.bad = [
+            frame for frame in result.bad if frame.reason != EMPTY or frame.frame not in unposed.get(frame.scene, ())
+        ]
 
 
 def _in_turn(tasks: list[Task]) -> Iterator[tuple[int, Part | str]]:

@@ -18,6 +18,8 @@ from novelview.scenes.chunks import ChunkScene, read_chunk, recorded_checksums
 from novelview.scenes.disk import locating
 from novelview.scenes.store import FORMAT, Columns, join, map_columns, split, write_columns
 
+EMPTY = "empty"  # the reason of a frame without a byte
+
 
 @dataclass(frozen=True)
 class Task:
@@ -185,7 +187,7 @@ def inspect(content: bytes) -> tuple[tuple[int, int], str]:
     Only a full decode finds a truncated JPEG; it costs about 1.4% of what re-encoding the frame as PNG would.
     """
     if not content:
-        return (0, 0), "empty"
+        return (0, 0), EMPTY
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
             image.load()

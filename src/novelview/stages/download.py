@@ -9,7 +9,7 @@ from typing import Any
 from novelview.config.compose import resolved
 from novelview.config.schema import DownloadStage
 from novelview.errors import ConfigError
-from novelview.files import replacing_folder, sha256, write_json
+from novelview.files import listed, replacing_folder, write_json
 from novelview.scenes.disk import locating
 from novelview.stages.cli import run_stage
 
@@ -29,7 +29,7 @@ def download(cfg: DownloadStage) -> None:
     _refuse_foreign(out, cfg.path)
     with locating(out), replacing_folder(out) as folder:
         extra = SOURCES[source.kind](cfg, folder)
-        files = extra.pop("files", {}) | _list(folder)
+        files = extra.pop("files", {}) | listed(folder)
         write_json(folder / "manifest.json", {"files": files, "source": resolved(cfg)["source"], **extra})
 
 
@@ -137,11 +137,6 @@ def _refuse_foreign(out: Path, path: str | None) -> None:
         raise ConfigError(
             f"io.out={out}: holds {strange[0]}, which no download made, and it is replaced whole; choose another folder"
         )
-
-
-def _list(folder: Path) -> dict[str, dict[str, Any]]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,55 @@
+"""Stage `poses`: a data set with other cameras; `python -m novelview.stages.poses dataset=NAME poses=colmap|vggt`."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from novelview.config.compose import resolved
+from novelview.config.estimation import PosesStage
+from novelview.errors import ConfigError
+from novelview.files import listed, replacing_folder, write_json
+from novelview.scenes.disk import locating
+from novelview.scenes.estimation.estimate import Estimator, Given
+from novelview.scenes.estimation.replace import open_replacement
+from novelview.scenes.raw import MANIFEST, read_raw
+from novelview.stages.cli import run_stage
+
+logger = logging.getLogger(__name__)
+
+
+def poses(cfg: PosesStage) -> None:
+    """Fill {io.out} with the data set of {io.raw} under estimated cameras, and poses.json; manifest.json comes last.
+
+    Everything is made in a sibling folder that takes the final name when it is complete. Estimates are kept scene by
+    scene in `estimates/` beside it, so a stopped run goes on where it was. Raises NovelviewError, one line, when
+    nothing of the data set got cameras, or the weights of the estimator are not there.
+    """
+    out = Path(cfg.io["out"]).expanduser()
+    raw = read_raw(Path(cfg.io["raw"]).expanduser())
+    if out.resolve() in (raw.folder.resolve(), raw.root.resolve()):
+        raise ConfigError(f"io.out={out}: is the folder of the data set itself; choose another")
+    estimates = out.absolute().parent / "estimates"
+    run = open_replacement(raw, estimator(cfg), cfg, estimates)
+    with locating(out), replacing_folder(out) as folder:
+        extra = run.write(folder)
+        write_json(folder / MANIFEST, {"files": listed(folder), "source": resolved(cfg), **extra})
+
+
+def estimator(cfg: PosesStage) -> Estimator:
+    """Return what estimates the cameras."""
+    node: Any = cfg.poses
+    if node.kind == "colmap":
+        from novelview.scenes.estimation.colmap import Colmap
+
+        return Colmap(node)
+    if node.kind == "vggt":
+        from novelview.models.vggt.estimator import Vggt
+        from novelview.training.distributed import pick_device
+
+        return Vggt(node, pick_device(cfg.runtime.device))
+    return Given()
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage("poses", poses))
