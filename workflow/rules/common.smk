@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "src"))
 
-from novelview.config import exchange
+from novelview.config import exchange, teachers
 from novelview.config.plan import one_of
 from novelview.config.workflow import enter, plan, refuse_linked_records, tell_changes
 from novelview.planning.cost import announce

@@ -5,6 +5,7 @@ rule pretrain_model:
     input:
         packed=f"data/{PLAN.dataset}/packed/manifest.json",
         backbones=lambda wildcards: exchange.pretrained(PLAN, wildcards),
+        pointmaps=lambda wildcards: teachers.manifests(PLAN, wildcards),
     output:
         weights=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/model.safetensors",
         curve=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/train.csv",
@@ -28,12 +29,13 @@ rule pretrain_model:
         digest=lambda wildcards: PLAN.train(wildcards)["digest"],
         source=lambda wildcards: PLAN.train(wildcards)["source"],
         packed=subpath(input.packed, parent=True),
+        pointmaps=lambda wildcards: teachers.option(PLAN, wildcards),
     message:
         "Pretraining {wildcards.run} at {wildcards.res} on {wildcards.data}"
     shell:
         "python -m novelview.stages.launch --gpus {resources.gpu} --nodes {resources.nodes}"
         " --cpus {resources.cpus_per_task} novelview.stages.train {params.overrides} --expect-digest {params.digest}"
-        " io.packed={params.packed} io.out={output.weights} io.log={output.curve}"
+        " io.packed={params.packed} {params.pointmaps} io.out={output.weights} io.log={output.curve}"
         " io.checkpoints=checkpoints/pretrain/{params.digest} runtime.threads={threads} 2>&1 | tee {log}"
 
 
@@ -42,6 +44,7 @@ rule finetune_model:
         packed=f"data/{PLAN.dataset}/packed/manifest.json",
         init=lambda wildcards: PLAN.at(wildcards).start,
         backbones=lambda wildcards: exchange.pretrained(PLAN, wildcards),
+        pointmaps=lambda wildcards: teachers.manifests(PLAN, wildcards),
     output:
         weights=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/model.safetensors",
         curve=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/train.csv",
@@ -65,12 +68,13 @@ rule finetune_model:
         digest=lambda wildcards: PLAN.train(wildcards)["digest"],
         source=lambda wildcards: PLAN.train(wildcards)["source"],
         packed=subpath(input.packed, parent=True),
+        pointmaps=lambda wildcards: teachers.option(PLAN, wildcards),
     message:
         "Finetuning {wildcards.run} at {wildcards.res} on {wildcards.data}"
     shell:
         "python -m novelview.stages.launch --gpus {resources.gpu} --nodes {resources.nodes}"
         " --cpus {resources.cpus_per_task} novelview.stages.train {params.overrides} --expect-digest {params.digest}"
-        " io.packed={params.packed} io.init={input.init} io.out={output.weights} io.log={output.curve}"
+        " io.packed={params.packed} {params.pointmaps} io.init={input.init} io.out={output.weights} io.log={output.curve}"
         " io.checkpoints=checkpoints/finetune/{params.digest} runtime.threads={threads} 2>&1 | tee {log}"
 
 

@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from novelview.config import estimation, losses, models, release, schema, sources, viewing
+from novelview.config import estimation, losses, models, release, schema, sources, teaching, viewing
 
 HEAD = """# Every configuration key
 
@@ -41,7 +41,11 @@ def environment(constraints: str) -> str:
 
 def keys() -> str:
     """Return docs/config.md: a table a node, with default and meaning."""
-    nodes = [node for module in (schema, losses, release, viewing, sources, models, estimation) for node in _nodes(module)]
+    nodes = [
+        node
+        for module in (schema, losses, release, teaching, viewing, sources, models, estimation)
+        for node in _nodes(module)
+    ]
     return HEAD + "".join(_table(node) for node in nodes)
 
 

@@ -26,11 +26,13 @@ def augment(sample: Sample, cfg: AugmentConfig, contexts: int, rng: random.Rando
 def mirror(sample: Sample) -> Sample:
     """Return the sample as seen in a mirror: images flipped left to right, the world reflected in x.
 
-    A camera stays a rotation: c2w -> M c2w M with M = diag(-1, 1, 1, 1), cx -> width - cx.
+    A camera stays a rotation: c2w -> M c2w M with M = diag(-1, 1, 1, 1), cx -> width - cx; a point p -> M p.
     """
     intrinsics = sample.intrinsics.clone()
     intrinsics[:, 2] = sample.images.shape[-1] - intrinsics[:, 2]
-    return replace(sample, images=sample.images.flip(-1), c2w=mirror_poses(sample.c2w), intrinsics=intrinsics)
+    images, c2w = sample.images.flip(-1), mirror_poses(sample.c2w)
+    points = None if sample.points is None else sample.points.flip(-1) * torch.tensor([-1.0, 1, 1])[:, None, None]
+    return replace(sample, images=images, c2w=c2w, intrinsics=intrinsics, points=points)
 
 
 def mirror_poses(c2w: Float[Tensor, "v 4 4"]) -> Float[Tensor, "v 4 4"]:

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -12,6 +12,7 @@ from novelview.scenes.augment import augment
 from novelview.scenes.batch import Batch
 from novelview.scenes.bounded import SAMPLERS, Moment, contexts_at, fewest_frames, pick, sound
 from novelview.scenes.frames import FrameCache, RawBatch, Sample, Store, collate
+from novelview.scenes.pointmaps import Pointmaps
 from novelview.scenes.views import EvalEntry, long_enough, random_views, select_targets, select_views
 
 DRAWS = 100  # draws of a scene's views that may meet a damaged frame before another scene is taken
@@ -47,8 +48,10 @@ class TrainSet:
         scenes: Sequence[str] | None = None,
         threads: int = 1,
         accum: int = 1,
+        pointmaps: Pointmaps | None = None,
     ) -> None:
         """Draw from `scenes` of the store (None: all); accum: micro-batches a training step."""
+        self.pointmaps = pointmaps
         self.store, self.cfg, self.seed, self.accum = store, cfg, seed, accum
         self.scenes = list(store.scenes if scenes is None else scenes)
         self.cache = FrameCache(store, cfg, cache_mb, threads)
@@ -144,6 +147,9 @@ class TrainSet:
         contexts = contexts_at(number, self.seed, self.cfg)
         draw = self.draw(self._epoch(epoch)[place], rng, Moment(number // self.accum, contexts))
         sample = self.cache.sample(self.scenes[draw.row], draw.frames, draw.row, draw.positions(contexts))
+        if self.pointmaps is not None:
+            points = self.pointmaps.points(sample.scene, sample.index[:, 0].tolist())
+            sample = replace(sample, points=points)
         return augment(sample, self.cfg.augment, contexts, rng)
 
     def _epoch(self, epoch: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -41,7 +41,8 @@ class Sample:
     """Loaded views of one scene.
 
     images: [v 3 h w] uint8 RGB; c2w: [v 4 4] normalised over the views of the sample; intrinsics: [v 4] fx fy cx cy in
-    pixels of `images`; index: [v 2], frame number and row of the scene (or evaluation entry) in its set.
+    pixels of `images`; index: [v 2], frame number and row of the scene (or evaluation entry) in its set. points:
+    [v 3 h w] of a teacher (`novelview.scenes.pointmaps`), where a loss asks for them.
     """
 
     scene: str
@@ -49,11 +50,13 @@ class Sample:
     c2w: Float[Tensor, "v 4 4"]
     intrinsics: Float[Tensor, "v 4"]
     index: Int[Tensor, "v 2"]
+    points: Float[Tensor, "v 3 h w"] | None = None
 
     def take(self, positions: Sequence[int]) -> "Sample":
         """Select views by position."""
         rows = torch.as_tensor(positions)
-        return Sample(self.scene, self.images[rows], self.c2w[rows], self.intrinsics[rows], self.index[rows])
+        points = None if self.points is None else self.points[rows]
+        return Sample(self.scene, self.images[rows], self.c2w[rows], self.intrinsics[rows], self.index[rows], points)
 
 
 class FrameCache:
@@ -119,7 +122,10 @@ class FrameCache:
 
 
 class RawBatch(NamedTuple):
-    """A batch as it travels between processes and to the device: images stay uint8, contexts come first."""
+    """A batch as it travels between processes and to the device: images stay uint8, contexts come first.
+
+    points: those of the context views alone.
+    """
 
     scene: list[str]
     images: UInt8[Tensor, "b v 3 h w"]
@@ -127,6 +133,7 @@ class RawBatch(NamedTuple):
     intrinsics: Float[Tensor, "b v 4"]
     frame: Int[Tensor, "b v"]
     contexts: int
+    points: Float[Tensor, "b c 3 h w"] | None = None
 
     def to_batch(self, device: torch.device | str = "cpu") -> Batch:
         """Move to `device`, bring images to [0,1] and split contexts from targets."""
@@ -134,8 +141,10 @@ class RawBatch(NamedTuple):
             field.to(device, non_blocking=True) for field in (self.images, self.c2w, self.intrinsics, self.frame)
         ]
         views = Views(moved[0].float().div_(255), *moved[1:])
-        count = views.c2w.shape[1]
-        return Batch(self.scene, views.span(0, self.contexts), views.span(self.contexts, count))
+        context, target = views.span(0, self.contexts), views.span(self.contexts, views.c2w.shape[1])
+        if self.points is not None:
+            context = replace(context, points=self.points.to(device, non_blocking=True))
+        return Batch(self.scene, context, target)
 
 
 def collate(samples: Sequence[Sample], contexts: int) -> RawBatch:
@@ -154,7 +163,13 @@ def collate(samples: Sequence[Sample], contexts: int) -> RawBatch:
         torch.stack([sample.intrinsics for sample in samples]),
         torch.stack([sample.index[:, 0] for sample in samples]),
         contexts,
+        _points(samples, contexts),
     )
+
+
+def _points(samples: Sequence[Sample], contexts: int) -> Float[Tensor, "b c 3 h w"] | None:
+    given = [sample.points[:contexts] for sample in samples if sample.points is not None]
+    return torch.stack(given) if given else None
 
 
 def _size(sample: Sample) -> str:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from novelview.config.compose import resolved
 from novelview.config.schema import TrainStage
-from novelview.errors import CheckpointError, NovelviewError
+from novelview.errors import CheckpointError, ConfigError, NovelviewError
 from novelview.losses.training import TrainingLoss
 from novelview.models.weights import save_weights
 from novelview.scenes.dataset import TrainSet
 from novelview.scenes.loader import TrainLoader
 from novelview.scenes.pack import PackedStore
+from novelview.scenes.pointmaps import Pointmaps
 from novelview.scenes.subsets import subset_scenes
 from novelview.training.checkpoint import Checkpoints, State, random_state, restore_random_state, sweep_partial
 from novelview.training.distributed import Team, team
@@ -186,5 +187,16 @@ def _loader(cfg: TrainStage, members: Team) -> TrainLoader:
     scenes = subset_scenes(store, cfg.subset)
     workers = cfg.runtime.workers
     threads = 1 if workers else cfg.runtime.threads or os.cpu_count() or 1
-    data = TrainSet(store, cfg.views, cfg.train.seed, cache, scenes, threads, cfg.train.grad_accum)
+    accum, pointmaps = cfg.train.grad_accum, _pointmaps(cfg)
+    data = TrainSet(store, cfg.views, cfg.train.seed, cache, scenes, threads, accum, pointmaps)
     return TrainLoader(data, cfg.train.batch_size, members.rank, members.world, members.device, workers)
+
+
+def _pointmaps(cfg: TrainStage) -> Pointmaps | None:
+    """Open the pointmaps that PM-Loss asks for; raises ConfigError when they are not named."""
+    wanted = cfg.train.losses.pointmap
+    if not wanted.weight:
+        return None
+    if not cfg.io.get("pointmaps"):
+        raise ConfigError("train.losses.pointmap.weight: PM-Loss needs io.pointmaps, a folder of the pointmaps stage")
+    return Pointmaps(cfg.io["pointmaps"], cfg.views, wanted.teacher)

@@ -56,9 +56,10 @@ def build_model(cfg: TrainStage, team: Team) -> nn.Module:
 
 
 def _origin(cfg: TrainStage, start: Path | None) -> str:
-    weights = getattr(getattr(cfg.model, "dino", None), "weights", None)
+    named = getattr(getattr(cfg.model, "dino", None), "weights", None), getattr(cfg.model, "match_weights", None)
+    weights = " and ".join(name for name in named if name)
     if start or weights:
-        return str(start or f"public image tokenizer weights in {weights}, everything else from scratch")
+        return str(start or f"public backbone weights in {weights}, everything else from scratch")
     return "everything from scratch (neither io.init nor model.dino.weights is set)"
 
 
@@ -88,4 +89,6 @@ def identity(cfg: TrainStage) -> str:
         "data": sha256(Path(cfg.io["packed"]) / "manifest.json"),
         "init": sha256(init) if init else None,
     }
+    if cfg.train.losses.pointmap.weight and cfg.io.get("pointmaps"):
+        parts["pointmaps"] = sha256(Path(cfg.io["pointmaps"]) / "manifest.json")
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

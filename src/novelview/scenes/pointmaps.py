@@ -1,0 +1,85 @@
+"""Pointmaps of a teacher on disk: what every pixel of every frame of a scene sees, at the size of the training.
+
+A folder holds one safetensors file a scene, `points` [n 3 h w] and `frames` [n], and manifest.json, which is written
+last: the teacher, the size, how frames were resized, and every scene's file with its size and SHA-256.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from novelview.config.schema import ViewsConfig
+from novelview.config.teaching import SIZED_BY
+from novelview.errors import DataError
+from novelview.files import read_json, replacing_folder, sha256, write_bytes, write_json
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+ADVICE = "run the pointmaps stage again"
+
+Made = tuple[str, list[int], Float[Tensor, "n 3 h w"]]  # scene, frame numbers, points
+
+
+def sizing(views: ViewsConfig) -> dict[str, Any]:
+    """Return the keys of `views` that say how a frame becomes the network's image."""
+    return {key: asdict(views)[key] for key in SIZED_BY}
+
+
+def write_pointmaps(out: Path, teacher: str, views: ViewsConfig, made: Iterator[Made]) -> int:
+    """Write the pointmaps of scenes as they are made into the folder `out`, which appears whole; return how many."""
+    scenes: dict[str, dict[str, Any]] = {}
+    with replacing_folder(out) as folder:
+        for number, (scene, frames, points) in enumerate(made):
+            path = folder / f"{number:06d}.safetensors"
+            write_bytes(path, save({"points": points.contiguous(), "frames": torch.tensor(frames)}))
+            scenes[scene] = {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+        about = {"format": FORMAT, "teacher": teacher, "views": sizing(views)}
+        write_json(folder / MANIFEST, {**about, "scenes": scenes})
+    return len(scenes)
+
+
+class Pointmaps:
+    """Reader of one folder; raises DataError when it is not whole, of another teacher, or for other image sizes."""
+
+    def __init__(self, folder: Path | str, views: ViewsConfig, teacher: str) -> None:
+        self.folder = Path(folder)
+        manifest = self.folder / MANIFEST
+        content = read_json(manifest)
+        if content.get("format") != FORMAT or not isinstance(content.get("scenes"), dict):
+            raise DataError(f"{manifest}: not the manifest of pointmaps; {ADVICE}")
+        if content["teacher"] != teacher:
+            raise DataError(f"{manifest}: by teacher {content['teacher']}, the training asks for {teacher}; {ADVICE}")
+        wanted, found = sizing(views), content["views"]
+        for key in SIZED_BY:
+            if found.get(key) != wanted[key]:
+                raise DataError(f"{manifest}: made for {key}={found.get(key)}, not for {wanted[key]}; {ADVICE}")
+        self.scenes: dict[str, dict[str, Any]] = content["scenes"]
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        for entry in self.scenes.values():
+            path = self.folder / entry["file"]
+            found = path.stat().st_size if path.is_file() else None
+            if found != entry["bytes"]:
+                state = "missing" if found is None else f"{found} bytes instead of {entry['bytes']}"
+                raise DataError(f"{path}: {state}; {ADVICE}")
+
+    def points(self, scene: str, frames: Sequence[int]) -> Float[Tensor, "v 3 h w"]:
+        """Return the points of frames of a scene as float32."""
+        if scene not in self.scenes:
+            raise DataError(f"{self.folder}: no pointmaps of scene {scene}; {ADVICE}")
+        path = self.folder / self.scenes[scene]["file"]
+        try:
+            with safe_open(path, framework="pt") as file:
+                rows = {frame: row for row, frame in enumerate(file.get_tensor("frames").tolist())}
+                maps = file.get_slice("points")
+                return torch.stack([maps[rows[frame]].float() for frame in frames])
+        except (SafetensorError, KeyError) as error:
+            raise DataError(f"{path}: no pointmap of a frame of scene {scene} ({error}); {ADVICE}") from None

@@ -1,0 +1,64 @@
+"""Exact depth of a data set of procedural rooms: what its source says, where its cameras are the rooms' own."""
+
+import functools
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from novelview.config.sources import RoomsSource
+from novelview.files import read_json
+from novelview.scenes.procedural.layout import Room, room_for
+from novelview.scenes.procedural.tracing import render_depth
+from novelview.scenes.store import PackedStore
+
+URL = re.compile(r"novelview://rooms/(train|seen|new)/(\d+)")
+SAME_CAMERA = 1e-4  # metres and direction cosines: what float32 and an inversion leave of a camera
+
+
+class ExactDepth:
+    """Exact z-depth, metres, of frames of a packed store of procedural rooms."""
+
+    def __init__(self, source: RoomsSource, store: PackedStore) -> None:
+        self.source, self.store = source, store
+        self._room = functools.lru_cache(maxsize=4)(self._drawn)  # frames of one room are asked for in a row
+
+    def depth(
+        self, scene: str, frames: list[int], intrinsics: Float[Tensor, "v 4"], height: int, width: int
+    ) -> Float[Tensor, "v h w"]:
+        """Return the z-depth at the pixel centres of frames resized to height x width, whose intrinsics are given."""
+        room, relative = self._room(scene), intrinsics.double() / intrinsics.new_tensor([width, height] * 2).double()
+        views = zip(room.c2w[frames], relative, strict=True)
+        return torch.cat([render_depth(room, pose[None], lens, height, width) for pose, lens in views])
+
+    def _drawn(self, scene: str) -> Room:
+        found = URL.fullmatch(self.store.url(scene))
+        assert found is not None, "the store was checked to be of rooms"
+        return room_for(self.source, found[1], int(found[2]))
+
+
+def exact_depth(raw: Path | str, store: PackedStore) -> tuple[ExactDepth | None, str | None]:
+    """Return the exact depth of a data set and None, or None and the reason why there is none.
+
+    raw: the data set's folder of chunks, whose manifest.json names its source; store: a split of it.
+    """
+    source = read_json(Path(raw) / "manifest.json").get("source")
+    if not isinstance(source, dict) or source.get("kind") != "rooms":
+        return None, "n/a (no exact depth: these are no procedural rooms)"
+    known = {field.name for field in fields(RoomsSource)}
+    truth = ExactDepth(RoomsSource(**{key: value for key, value in source.items() if key in known}), store)
+    if any(not URL.fullmatch(store.url(scene)) for scene in store.scenes):
+        return None, "n/a (no exact depth: scenes that are no procedural rooms)"
+    if not all(_own_cameras(truth, scene) for scene in store.scenes[:1]):
+        return None, "n/a (no exact depth: the cameras are not the rooms' own)"
+    return truth, None
+
+
+def _own_cameras(truth: ExactDepth, scene: str) -> bool:
+    own: Any = truth._drawn(scene).c2w
+    given = truth.store.c2w(scene).double()
+    return given.shape == own.shape and bool((given - own).abs().max() < SAME_CAMERA)

@@ -1,0 +1,81 @@
+"""Stage `pointmaps`: python -m novelview.stages.pointmaps dataset=NAME teacher=exact|vggt io.out=FOLDER."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from novelview.cameras.points import unproject
+from novelview.config.teaching import PointmapsStage
+from novelview.errors import DataError
+from novelview.losses.pointmap import flat_pointmap, teacher_images
+from novelview.models.vggt.weights import load_vggt
+from novelview.scenes.frames import FrameCache
+from novelview.scenes.pointmaps import Made, write_pointmaps
+from novelview.scenes.procedural.truth import exact_depth
+from novelview.scenes.store import PackedStore
+from novelview.stages.cli import run_stage
+from novelview.training.distributed import team
+
+log = logging.getLogger(__name__)
+
+Points = Callable[[str, list[int]], torch.Tensor]
+
+
+def pointmaps(cfg: PointmapsStage) -> None:
+    """Write the pointmaps of all undamaged frames of a split to `io.out`; the manifest comes last.
+
+    exact: points of the given cameras' world, metres, float32. vggt: of a world and scale of its own for each scene,
+    float16, all frames of a scene in one pass, resized to multiples of 14 pixels and back (specs/pmloss.md section 1).
+    Raises DataError where there is no exact depth, CheckpointError without VGGT's weights.
+    """
+    store = PackedStore(Path(cfg.io["packed"]) / cfg.split)
+    cache = FrameCache(store, cfg.views, 0)
+    with team(cfg.runtime) as ranks:
+        teach = _exact(cfg, store, cache) if cfg.teacher == "exact" else _vggt(cfg, cache, ranks.device)
+        out = Path(cfg.io["out"])
+        count = write_pointmaps(out, cfg.teacher, cfg.views, _made(cfg, store, teach))
+        log.info("pointmaps of %d scenes by teacher %s: %s", count, cfg.teacher, out)
+
+
+def _made(cfg: PointmapsStage, store: PackedStore, teach: Points) -> Iterator[Made]:
+    for scene in tqdm(store.scenes, "pointmaps", disable=None if cfg.runtime.progress else True):
+        bad = store.bad(scene)
+        frames = [frame for frame in range(store.frames(scene)) if frame not in bad]
+        yield scene, frames, teach(scene, frames)
+
+
+def _exact(cfg: PointmapsStage, store: PackedStore, cache: FrameCache) -> Points:
+    truth, reason = exact_depth(cfg.io["raw"], store)
+    if truth is None:
+        raise DataError(f"{cfg.io['raw']}: teacher=exact: {reason}; use teacher=vggt")
+
+    def teach(scene: str, frames: list[int]) -> torch.Tensor:
+        _, intrinsics = cache.posed(scene, frames)
+        height, width = cache.frames(scene, frames[:1])[0].shape[-2:]
+        return unproject(truth.depth(scene, frames, intrinsics, height, width), store.c2w(scene)[frames], intrinsics)
+
+    return teach
+
+
+def _vggt(cfg: PointmapsStage, cache: FrameCache, device: torch.device) -> Points:
+    model = load_vggt(cfg.weights).to(device)
+    half = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+
+    @torch.no_grad()
+    def teach(scene: str, frames: list[int]) -> torch.Tensor:
+        images = torch.stack(cache.frames(scene, frames)).float().div_(255)[None].to(device)
+        with torch.autocast(device.type, half, enabled=device.type == "cuda"):
+            found = model(teacher_images(images), cfg.chunk)["world_points"]
+        height, width = images.shape[-2:]
+        points = flat_pointmap(found.float(), height, width).unflatten(1, (len(frames), height, width))
+        return points[0].movedim(-1, 1).half().cpu()
+
+    return teach
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage("pointmaps", pointmaps))

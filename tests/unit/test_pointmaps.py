@@ -1,0 +1,165 @@
+"""Teacher pointmaps: exact ones lie on the rooms' surfaces, travel with the pictures, and are refused when unfit."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from novelview.cameras.points import unproject
+from novelview.config.schema import AugmentConfig, ViewsConfig
+from novelview.config.sources import RoomsSource
+from novelview.errors import DataError
+from novelview.scenes.dataset import TrainSet
+from novelview.scenes.pointmaps import Pointmaps
+from novelview.scenes.procedural import room_for
+from novelview.scenes.procedural.truth import exact_depth
+from novelview.scenes.store import PackedStore
+from novelview.stages.cli import run_stage
+from novelview.stages.download import download
+from novelview.stages.pointmaps import pointmaps
+from novelview.stages.preprocess import preprocess
+
+VIEWS = ViewsConfig(
+    image_size=24, patch_size=8, resize="centred", pose_normalisation="none", sampler="bounded", num_target=2,
+    min_frame_dist=3, max_frame_dist=6,
+)  # fmt: skip
+SIZED = ["views.image_size=24", "views.patch_size=8", "views.resize=centred"]
+ROOMS = [
+    "source=rooms",
+    *("source.train_scenes=2", "source.test_seen_scenes=1", "source.test_new_scenes=0", "source.frames=10"),
+    *("source.gaps=[6]", "source.height=36", "source.width=64", "source.jpeg_quality=99"),
+]
+
+
+def teach(words: list[str]) -> int:
+    return run_stage("pointmaps", pointmaps, words)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A folder with raw, packed and pointmaps of two small rooms."""
+    folder = tmp_path_factory.mktemp("rooms")
+    assert run_stage("download", download, [*ROOMS, f"io.out={folder}/raw"]) == 0
+    assert run_stage("preprocess", preprocess, [*_io(folder)[:1], f"io.out={folder}/packed"]) == 0
+    assert teach([*SIZED, *_io(folder), f"io.out={folder}/points"]) == 0
+    return folder
+
+
+def _io(folder: Path) -> list[str]:
+    return [f"io.raw={folder}/raw", f"io.packed={folder}/packed"]
+
+
+def test_every_point_lies_on_a_surface_and_in_its_own_pixel(data: Path) -> None:
+    store = PackedStore(data / "packed/train")
+    points = Pointmaps(data / "points", VIEWS, "exact")
+    samples = TrainSet(store, VIEWS, seed=1, pointmaps=points)
+    for position in range(4):
+        sample = samples.at(position, 1)
+        assert sample.points is not None and sample.points.shape == (4, 3, 24, 24)
+        pose = sample.c2w.double()
+        local = torch.einsum("vji,vjhw->vihw", pose[:, :3, :3], sample.points - pose[:, :3, 3, None, None])
+        fx, fy, cx, cy = sample.intrinsics.double()[..., None, None].unbind(1)
+        grid = torch.arange(24) + 0.5
+        assert torch.allclose(fx * local[:, 0] / local[:, 2] + cx, grid.double().expand(4, 24, 24), atol=1e-3)
+        assert torch.allclose(fy * local[:, 1] / local[:, 2] + cy, grid.double()[:, None].expand(4, 24, 24), atol=1e-3)
+        _on_a_surface(sample.scene, store, sample.points)
+
+
+def _on_a_surface(scene: str, store: PackedStore, points: torch.Tensor) -> None:
+    room = room_for(RoomsSource(train_scenes=2, frames=10), "train", int(store.url(scene).rpartition("/")[2]))
+    shell = torch.tensor(room.solids[0].half)[:, None, None]
+    to_wall = (shell - points.abs()).amin(dim=1)
+    assert float(to_wall.min()) > -1e-3
+    for point in points.movedim(1, -1)[to_wall > 0.02].tolist():
+        assert min(solid.distance(tuple(point)) for solid in room.solids[1:]) < 0.02
+
+
+def test_two_views_of_a_wall_agree(data: Path) -> None:
+    store = PackedStore(data / "packed/train")
+    maps, scene = Pointmaps(data / "points", VIEWS, "exact"), store.scenes[0]
+    first, second = maps.points(scene, [0, 2]).flatten(2).transpose(1, 2)
+    nearest = torch.cdist(first, second).amin(dim=1)
+    assert float(nearest.median()) < 0.15  # metres: about a pixel of these coarse maps
+
+
+def test_mirrored_samples_are_mirrored_worlds(data: Path) -> None:
+    store = PackedStore(data / "packed/train")
+    maps = Pointmaps(data / "points", VIEWS, "exact")
+    plain = TrainSet(store, VIEWS, seed=1, pointmaps=maps)
+    mirrored = TrainSet(store, replace(VIEWS, augment=AugmentConfig(mirror=True, swap_context=True)), 1, pointmaps=maps)
+    seen = set()
+    for position in range(12):
+        one, other = plain.at(position, 1), mirrored.at(position, 1)
+        assert one.points is not None and other.points is not None
+        flipped = bool((other.intrinsics - one.intrinsics).abs().max() > 1e-6) or not torch.equal(one.c2w, other.c2w)
+        local = torch.einsum("vji,vjhw->vihw", other.c2w[:, :3, :3], other.points - other.c2w[:, :3, 3, None, None])
+        fx, _, cx, _ = other.intrinsics[..., None, None].unbind(1)
+        across = fx * local[:, 0] / local[:, 2] + cx
+        assert torch.allclose(across, (torch.arange(24) + 0.5).expand(4, 24, 24), atol=2e-3)
+        seen.add(flipped)
+    assert seen == {True, False}
+
+
+def test_batches_carry_the_points_of_their_contexts_alone(data: Path) -> None:
+    maps = Pointmaps(data / "points", VIEWS, "exact")
+    batch = TrainSet(PackedStore(data / "packed/train"), VIEWS, seed=1, pointmaps=maps).batch(0, 2).to_batch()
+    assert batch.context.points is not None and batch.context.points.shape == (2, 2, 3, 24, 24)
+    assert batch.target.points is None
+    expected = maps.points(batch.scene[0], batch.context.frame[0].tolist())
+    assert torch.equal(batch.context.points[0], expected)
+
+
+def test_unfit_pointmaps_are_refused_in_one_line(data: Path, tmp_path: Path, capsys) -> None:
+    with pytest.raises(DataError, match="by teacher exact, the training asks for vggt"):
+        Pointmaps(data / "points", VIEWS, "vggt")
+    with pytest.raises(DataError, match="made for image_size=24, not for 32"):
+        Pointmaps(data / "points", replace(VIEWS, image_size=32), "exact")
+    with pytest.raises(DataError, match="no such file"):
+        Pointmaps(tmp_path / "nothing", VIEWS, "exact")
+    maps = Pointmaps(data / "points", VIEWS, "exact")
+    with pytest.raises(DataError, match="no pointmaps of scene elsewhere"):
+        maps.points("elsewhere", [0])
+    with pytest.raises(DataError, match="no pointmap of a frame"):
+        maps.points(next(iter(maps.scenes)), [99])
+    content = json.loads((data / "points/manifest.json").read_text())
+    copy = tmp_path / "cut"
+    copy.mkdir()
+    for entry in content["scenes"].values():
+        (copy / entry["file"]).write_bytes((data / "points" / entry["file"]).read_bytes()[:-5])
+    (copy / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="bytes instead of"):
+        Pointmaps(copy, VIEWS, "exact")
+
+
+def test_a_teacher_that_cannot_teach_says_why_and_writes_nothing(data: Path, tmp_path: Path, capsys) -> None:
+    given = [*SIZED, *_io(data), f"io.out={tmp_path}/vggt", "teacher=vggt", f"weights={tmp_path}/absent.safetensors"]
+    assert teach(given) == 2
+    assert "weights of VGGT are not here" in capsys.readouterr().err
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "manifest.json").write_text(json.dumps({"files": {}, "source": {"kind": "photos"}}))
+    assert teach([*SIZED, f"io.raw={raw}", f"io.packed={data}/packed", f"io.out={tmp_path}/exact"]) == 2
+    error = capsys.readouterr().err
+    assert "no exact depth" in error and error.count("\n") == 1
+    assert not (tmp_path / "vggt").exists() and not (tmp_path / "exact").exists()
+
+
+def test_replaced_cameras_have_no_exact_depth(data: Path, tmp_path: Path) -> None:
+    source = json.loads((data / "raw/manifest.json").read_text())["source"]
+    (tmp_path / "manifest.json").write_text(json.dumps({"source": {**source, "seed": 1}}))
+    found, reason = exact_depth(tmp_path, PackedStore(data / "packed/train"))
+    assert found is None and reason is not None and "not the rooms' own" in reason
+
+
+def test_unprojection_inverts_projection() -> None:
+    depth = torch.rand(2, 5, 7, dtype=torch.float64) + 1
+    c2w = torch.eye(4, dtype=torch.float64).repeat(2, 1, 1)
+    c2w[1, :3, :3] = torch.tensor([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])
+    c2w[1, :3, 3] = torch.tensor([1.0, 2, 3])
+    lens = torch.tensor([[6.0, 5.0, 3.5, 2.5]]).expand(2, 4)
+    points = unproject(depth, c2w, lens)
+    local = torch.einsum("vji,vjhw->vihw", c2w[:, :3, :3], points - c2w[:, :3, 3, None, None])
+    assert torch.allclose(local[:, 2], depth)
+    assert torch.allclose(6 * local[:, 0] / local[:, 2] + 3.5, (torch.arange(7) + 0.5).double().expand(2, 5, 7))
