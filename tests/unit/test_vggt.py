@@ -1,19 +1,24 @@
 """VGGT: published sizes, weights, chunks and batches, pictures in and lenses out; parity is in tests/parity."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from posed_samples import raw_data, stage
+from safetensors.torch import load_file, save_file
 
-from novelview.config.estimation import CameraHeadConfig, DptConfig, VGGTConfig
+from novelview.config.estimation import CameraHeadConfig, DptConfig, VGGTConfig, VggtEstimator
 from novelview.config.models import DinoConfig
 from novelview.errors import CheckpointError, DataError
 from novelview.models.vggt.decode import decode_poses, encode_poses, unproject
+from novelview.models.vggt.estimator import Vggt
 from novelview.models.vggt.model import VGGT
 from novelview.models.vggt.preprocess import preprocess
 from novelview.models.vggt.weights import inference_bytes, load_vggt
+from novelview.scenes.chunks import read_chunk
+from novelview.stages import poses
 
 
 def tiny() -> VGGTConfig:
@@ -145,3 +150,27 @@ def test_memory_grows_with_frames_and_pictures() -> None:
     sizes = [inference_bytes(VGGTConfig(), frames, 294, 518) for frames in (2, 8, 50, 200)]
     assert sizes == sorted(sizes) and sizes[-1] > 20 * sizes[0]
     assert inference_bytes(VGGTConfig(), 8, 518, 518) > sizes[1]
+
+
+def test_the_stage_takes_cameras_and_depth_of_a_pass(
+    model: VGGT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random weights: the cameras are nonsense, but they, their lenses and the depth are carried through whole."""
+    torch.nn.init.constant_(model.camera_head.pose_branch.fc2.bias, 0.2)
+    model.camera_head.pose_branch.fc2.weight.data *= 0.1
+    node = VggtEstimator(model=tiny())
+    small = Vggt(node, torch.device("cpu"), model)
+    monkeypatch.setattr("novelview.models.vggt.preprocess.SIDE", 70)
+    monkeypatch.setattr(poses, "estimator", lambda cfg: small)
+    raw = raw_data(tmp_path / "data" / "raw", ["one", "two"])
+    for align in ("none", "scale"):
+        out = tmp_path / align / "raw"
+        poses.poses(stage(raw, out, poses=node, align=align))
+        record = json.loads((out / "poses.json").read_text())["scenes"]
+        assert record["one"]["placed"] == [0, 1, 2, 3] and record["one"]["median_depth"] > 0
+        depth = load_file(out / "depth" / "test" / "one.safetensors")
+        assert depth["frames"].tolist() == [0, 1, 2, 3] and depth["depth"].shape[0] == 4
+        median = record["one"]["median_depth"] * record["one"]["scale"]
+        assert abs(float(depth["depth"].median()) / median - 1) < 1e-3
+        cameras = read_chunk(out / "test" / "000000.torch")[0].cameras
+        assert torch.allclose(cameras[:4, 2:4], torch.full((4, 2), 0.5)) and cameras.isfinite().all()

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,5 +52,10 @@ def estimator(cfg: PosesStage) -> Estimator:
     return Given()
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage; returns the exit status."""
+    return run_stage("poses", poses, argv)
+
+
 if __name__ == "__main__":
-    sys.exit(run_stage("poses", poses))
+    sys.exit(main())

@@ -35,18 +35,19 @@ class Fit:
 
 
 def preprocess(
-    pictures: Sequence[Image.Image], mode: str = "crop", side: int = SIDE
+    pictures: Sequence[Image.Image], mode: str = "crop", side: int | None = None
 ) -> tuple[Float[Tensor, "s 3 h w"], list[Fit]]:
     """Return pictures as [s 3 h w] in [0,1], sides multiples of 14, and where their pixels went.
 
-    crop: `side` wide, the middle `side` rows of what is higher. pad: the longer side becomes `side`, white around it up
-    to a square. Pictures that come out in different sizes get white borders up to the largest. Transparent pictures
-    are put on white. Raises DataError for no pictures, and ValueError for another mode.
+    side: 518 pixels unless given. crop: `side` wide, the middle `side` rows of what is higher. pad: the longer side
+    becomes `side`, white around it up to a square. Pictures that come out in different sizes get white borders up to
+    the largest. Transparent pictures are put on white. Raises DataError for no pictures, ValueError for another mode.
     """
     if mode not in MODES:
         raise ValueError(f"mode {mode!r}: choose one of {', '.join(MODES)}")
     if not pictures:
         raise DataError("VGGT needs at least one picture")
+    side = side or SIDE
     fitted = [_crop(picture, side) if mode == "crop" else _pad(picture, side) for picture in pictures]
     height, width = (max(image.shape[axis] for image, _ in fitted) for axis in (-2, -1))
     framed = [_bordered(image, fit, height, width) for image, fit in fitted]
