@@ -49,6 +49,7 @@ MODELS: dict[str, type[models.ModelConfig]] = {
     "lvsm_decoder_only": models.LVSMDecoderOnlyConfig,
     "lvsm_encoder_decoder": models.LVSMEncoderDecoderConfig,
     "lact": models.LaCTConfig,
+    "depthsplat": models.DepthSplatConfig,
 }
 ESTIMATORS: dict[str, type[estimation.EstimatorConfig]] = {
     "given": estimation.GivenEstimator,

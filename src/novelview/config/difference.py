@@ -6,6 +6,10 @@ INITIAL = (  # keys that choose initial values alone: weights of one choice fit 
     *("dino.weights", "dino.patch_std", "dino.patch_centred", "dino.pos_init", "dino.pos_gain"),
     *("transformer.init_gain", "transformer.qk_norm_init", "pose_head_std", "pose_identity_bias"),
     *("decoder_init_last_only", "init_gain"),
+    *("match_weights", "gaussian.second_channel_bias"),
+    # what DepthSplat is trained and used with at will, none of which shapes a weight
+    *("near", "far", "rasterizer", "supervise_all_scales", "transformer_nearest_views", "cost_volume_nearest_views"),
+    *("gaussian.offset_mode", "gaussian.offset_factor", "gaussian.scale_min", "gaussian.scale_max"),
 )
 
 

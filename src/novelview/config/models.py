@@ -141,7 +141,7 @@ class DptConfig:
 
 @dataclass
 class GaussianConfig:
-    """From features to Gaussians (specs/depthsplat.md section 8); in brackets the PM-Loss variant (specs/pmloss.md 3)."""
+    """From features to Gaussians (specs/depthsplat.md section 8); in brackets the PM-Loss variant (specs/pmloss.md)."""
 
     sh_degree: int = 2  # [4]
     scale_activation: str = "softplus"  # softplus(s-4), world units | exp [exp(s-4), not clamped from below]

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from novelview.config.models import LaCTConfig
+from novelview.config.models import DepthSplatConfig, LaCTConfig
 from novelview.config.rooms import check_source
 from novelview.config.schema import ViewsConfig
 from novelview.config.sources import RoomsSource
+from novelview.config.splats import check_context, check_depthsplat
 from novelview.config.subsets import SUBSETS
 from novelview.errors import ConfigError
 
@@ -48,6 +49,14 @@ CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("TrainStage", "subset"): tuple(SUBSETS),
     ("DinoConfig", "pos_init"): ("normal", "sincos"),
     ("TTTConfig", "precision"): ("accurate", "reference"),
+    ("DepthSplatConfig", "many_view_mask"): ("published", "aligned"),
+    ("DepthSplatConfig", "rasterizer"): ("auto", "torch", "gsplat"),
+    ("GaussianConfig", "scale_activation"): ("softplus", "exp"),
+    ("GaussianConfig", "offset_mode"): ("ori", "pixel", "unconstrained"),
+    ("GaussianConfig", "sh_rotation"): ("published", "equivariant"),
+    ("GaussianConfig", "confidence_activation"): ("none", "softplus", "sigmoid"),
+    ("GaussianConfig", "upsampler"): ("dpt", "resize_conv"),
+    ("GaussianConfig", "regressor"): ("conv", "unet"),
     ("PhotosSource", "camera_model"): (
         "SIMPLE_PINHOLE",
         "PINHOLE",
@@ -76,6 +85,8 @@ POSITIVE = {
     "LVSMEncoderDecoderConfig": ("patch_size", "encoder_n_layer", "decoder_n_layer", "n_latent_vectors"),
     "TTTConfig": ("d_head", "inter_multi", "base_lr"),
     "LaCTConfig": ("patch_size", "d", "d_head", "n_layer", "mlp_multi", "init_gain"),
+    "DepthSplatConfig": ("near", "far", "feature_channels", "attention_splits", "local_mv_match", "unet_head_channels"),
+    "GaussianConfig": ("scale_max", "offset_factor", "upsampler_channels"),
 }
 NOT_NEGATIVE = {
     "ViewsConfig": ("image_width", "start_min_dist", "start_max_dist", "dist_steps", "min_context"),
@@ -92,6 +103,8 @@ NOT_NEGATIVE = {
     "PhotosSource": ("max_side", "context_gap"),
     "PathConfig": ("frames_per_leg", "between"),
     "TTTConfig": ("steps",),
+    "DepthSplatConfig": ("transformer_layers",),
+    "GaussianConfig": ("scale_min",),
 }
 BETWEEN = {
     ("TrainConfig", "beta1"): (0, 0.999999),
@@ -102,6 +115,7 @@ BETWEEN = {
     ("PathConfig", "hfov"): (0.1, 179.9),
     ("PathConfig", "elevation"): (-90, 90),
     ("PhotosSource", "min_registered"): (0, 1),
+    ("GaussianConfig", "sh_degree"): (0, 4),
 }
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # goes into paths and shell commands
 OPTIONAL_IO = ("init", "inputs", "curves", "extras", "models", "images", "save_state", "load_state")
@@ -157,7 +171,9 @@ def _check_together(config: Any) -> None:
     if isinstance(getattr(config, "source", None), RoomsSource):
         check_source(config.source)
     views = config if isinstance(config, ViewsConfig) else getattr(config, "views", None)
-    model = getattr(config, "model", None)
+    model = config if isinstance(config, DepthSplatConfig) else getattr(config, "model", None)
+    if isinstance(model, DepthSplatConfig):
+        check_depthsplat(model)
     if isinstance(views, ViewsConfig):
         _check_views(views)
     if isinstance(views, ViewsConfig) and model is not None:
@@ -242,6 +258,8 @@ def _check_model(views: Any, model: Any) -> None:
         _check_dino(transformer, dino)
     if isinstance(model, LaCTConfig):
         _check_lact(model)
+    if isinstance(model, DepthSplatConfig):
+        check_context(views)
     if getattr(model, "decoder_init_last_only", False) and not (transformer and transformer.special_init):
         raise ConfigError("model.decoder_init_last_only=true: needs model.transformer.special_init=true")
 

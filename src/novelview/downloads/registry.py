@@ -119,6 +119,7 @@ def needed(config: Any, registry: Mapping[str, Entry], started: bool = False) ->
     """
     losses, dino = config.train.losses, getattr(config.model, "dino", None)
     wanted = [dino.weights] if dino is not None and not started else []
+    wanted += [getattr(config.model, "match_weights", None)] if not started else []
     wanted += [losses.vgg_weights if losses.perceptual > 0 else None]
     wanted += [losses.lpips_weights if losses.lpips > 0 else None]
     return [path for path in wanted if path in targets(registry)]

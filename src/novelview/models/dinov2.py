@@ -196,7 +196,10 @@ def sincos_table(side: int, width: int) -> Float[Tensor, "n d"]:
 def without_weights(node: ModelConfig) -> ModelConfig:
     """Return a model's node that does not read pretrained backbone weights, because others replace them."""
     dino: DinoConfig | None = getattr(node, "dino", None)
-    return node if dino is None else replace(node, **{"dino": replace(dino, weights=None)})
+    changes: dict[str, Any] = {} if dino is None else {"dino": replace(dino, weights=None)}
+    if hasattr(node, "match_weights"):
+        changes["match_weights"] = None
+    return replace(node, **changes)
 
 
 def load_dino(vit: DinoVisionTransformer, weights: str | None) -> None:

@@ -25,6 +25,8 @@ def load_published(path: Path | str, model: nn.Module) -> None:
     """
     own = model.state_dict()
     state = {key: value for key, value in read_state(path).items() if not key.startswith(IGNORED)}
+    rename = getattr(model, "from_published", None)
+    state = state if rename is None else rename(state)
     state |= _tied(state, own)
     match_keys(path, state, own)
     model.load_state_dict(state)

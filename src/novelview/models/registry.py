@@ -1,6 +1,7 @@
 """The registry: a model is one file or folder, one configuration node and one line here."""
 
 from novelview.config.models import (
+    DepthSplatConfig,
     LaCTConfig,
     LVSMDecoderOnlyConfig,
     LVSMEncoderDecoderConfig,
@@ -9,6 +10,7 @@ from novelview.config.models import (
     UPLVSMConfig,
 )
 from novelview.errors import ConfigError
+from novelview.models.depthsplat.model import DepthSplat
 from novelview.models.lact.model import LaCT
 from novelview.models.lvsm import LVSMDecoderOnly, LVSMEncoderDecoder
 from novelview.models.ptlvsm import PTLVSM
@@ -21,6 +23,7 @@ MODELS: dict[str, tuple[type[ModelConfig], type[ViewModel]]] = {
     "lvsm_decoder_only": (LVSMDecoderOnlyConfig, LVSMDecoderOnly),
     "lvsm_encoder_decoder": (LVSMEncoderDecoderConfig, LVSMEncoderDecoder),
     "lact": (LaCTConfig, LaCT),
+    "depthsplat": (DepthSplatConfig, DepthSplat),
 }
 
 

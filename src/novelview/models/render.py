@@ -75,6 +75,10 @@ class ViewModel(nn.Module, ABC):
         check_size(views.images.shape[-2], views.images.shape[-1], self.patch_size)
         return views.images
 
+    def from_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Rename the weights of a published checkpoint to this model's; most models have the published names."""
+        return state
+
     def posed(self, views: Views, what: str) -> Float[Tensor, "b v 4 4"]:
         """Return the cameras of views; raises DataError when the batch has none."""
         if views.c2w is None:

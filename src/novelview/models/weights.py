@@ -105,6 +105,8 @@ def _model_config(path: Path | str, node: dict[str, Any]) -> ModelConfig:
         raise CheckpointError(f"{path}: weights of the unknown model '{name}'; this version knows {', '.join(MODELS)}")
     if isinstance(node.get("dino"), dict):
         node = {**node, "dino": {**node["dino"], "weights": None}}
+    if "match_weights" in node:
+        node = {**node, "match_weights": None}
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(MODELS[name][0]), node))
         validate(config)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from depthsplat_fixture import verify_cotangent, loaded, near, tensors
+from depthsplat_fixture import loaded, near, tensors, verify_cotangent
 from torch import Tensor
 
 from novelview.models.depthsplat.neighbours import other_views

@@ -1,4 +1,4 @@
-"""Rays of the PM-Loss variant's Gaussians against the reference: directions of unit length; the renderer's field of view."""
+"""Rays of the PM-Loss variant against the reference: directions of unit length; the renderer's field of view."""
 
 from pathlib import Path
 from typing import Any

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from depthsplat_fixture import verify_cotangent, loaded, near, tensors
+from depthsplat_fixture import loaded, near, tensors, verify_cotangent
 
 from novelview.models.depthsplat.unet import UNet
 

@@ -1,1 +1,1 @@
-"""DepthSplat: depth by matching and monocular features, one Gaussian a pixel (arXiv 2410.13862, specs/depthsplat.md)."""
+"""DepthSplat: depth from matching and monocular features, a Gaussian a pixel (arXiv 2410.13862; specs/depthsplat)."""

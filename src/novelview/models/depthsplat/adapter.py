@@ -1,4 +1,4 @@
-"""Raw channels, one set a pixel, to Gaussians in the world (specs/depthsplat.md section 8, specs/pmloss.md section 3)."""
+"""From raw channels of pixels to Gaussians in the world (specs/depthsplat.md section 8, specs/pmloss.md section 3)."""
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,7 @@ SHIFT = 4.0  # of the raw scale
 
 
 def raw_channels(cfg: GaussianConfig) -> int:
-    """Return how many channels a pixel's Gaussian has: opacity, confidence if any, offset, scale, quaternion, colour."""
+    """Return the channels of a pixel's Gaussian: opacity, confidence if any, offset, scale, quaternion, colour."""
     return 1 + (cfg.confidence_activation != "none") + 2 + FIXED + 3 * (cfg.sh_degree + 1) ** 2
 
 

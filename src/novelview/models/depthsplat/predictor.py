@@ -14,7 +14,7 @@ from novelview.models.depthsplat.dpt import DPTHead, resized
 from novelview.models.depthsplat.neighbours import other_views
 from novelview.models.depthsplat.pyramid import FeaturePyramid
 from novelview.models.depthsplat.transformer import MultiViewTransformer
-from novelview.models.depthsplat.unet import Steps, UNet, regressor
+from novelview.models.depthsplat.unet import UNet, regressor
 from novelview.models.depthsplat.windows import add_positions
 from novelview.models.dinov2 import DinoVisionTransformer
 

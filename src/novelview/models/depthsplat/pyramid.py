@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class FeaturePyramid(nn.Module):
-    """One map at 1, 2, 4 ... times its resolution, with 1, 1/2, 1/4 ... of its channels; the first is the map itself."""
+    """One map at 1, 2, 4 ... times its resolution, with 1, 1/2, 1/4 ... of its channels; the first is itself."""
 
     def __init__(self, channels: int, levels: int) -> None:
         super().__init__()
@@ -49,10 +49,11 @@ class ResizeUpsampler(nn.Module):
 def _resizing(inner: int, doublings: int, out: int) -> nn.Sequential:
     width = 2 * out * (doublings - 1)
     steps = nn.Sequential(nn.Conv2d(inner, width, 1))
-    for _ in range(doublings):
+    for step in range(doublings):
         half = max(width // 2, out)
         steps.append(nn.Upsample(scale_factor=2, mode="nearest"))
         steps.append(nn.Conv2d(width, half, 3, padding=1, padding_mode="replicate"))
-        steps.append(nn.GELU())
+        if step < doublings - 1:
+            steps.append(nn.GELU())
         width = half
     return steps

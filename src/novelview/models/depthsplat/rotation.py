@@ -1,4 +1,4 @@
-"""Rotation of spherical harmonics by Wigner matrices of real harmonics with polar axis y (specs/depthsplat.md section 9)."""
+"""Rotation of spherical harmonics by Wigner matrices, polar axis y (specs/depthsplat.md section 9)."""
 
 from functools import cache
 

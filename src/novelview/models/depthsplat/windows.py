@@ -1,4 +1,4 @@
-"""Square windows of feature maps, their position encoding and the mask of shifted ones (specs/depthsplat.md section 3)."""
+"""Windows of feature maps, positions inside them, the mask of shifted ones (specs/depthsplat.md section 3)."""
 
 import math
 

@@ -1,0 +1,128 @@
+"""DepthSplat as a model of views: posed context images in, Gaussians, and any camera rendered from them."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from novelview.config.models import DepthSplatConfig
+from novelview.errors import DataError
+from novelview.models.depthsplat.adapter import pixel_centres, world_rays
+from novelview.models.depthsplat.encoder import DepthSplatEncoder, Encoded
+from novelview.models.depthsplat.initial import load_initial
+from novelview.models.depthsplat.predictor import Cameras
+from novelview.models.depthsplat.published import own_names
+from novelview.models.render import Render
+from novelview.models.schemes import PosedTargets
+from novelview.scenes.batch import Views
+from novelview.splatting.decoder import render_gaussians
+from novelview.splatting.gaussians import Gaussians
+from novelview.splatting.rasterize import Backend
+
+MIN_VIEWS = 2
+
+
+@dataclass
+class GaussianScene:
+    """What is known of b scenes.
+
+    gaussians: one a context pixel, world coordinates; None from a depth-only model. depths: z of the context views, in
+    the units of the poses. coarser: the Gaussians of coarser predictions of depth, coarse to fine, in training only.
+    """
+
+    gaussians: Gaussians | None
+    depths: Float[Tensor, "b v h w"]
+    coarser: list[Gaussians]
+
+
+class DepthSplat(PosedTargets):
+    """Depth of two or more context views by matching, a Gaussian a pixel, splatted at target cameras.
+
+    Poses are not normalised: `near` and `far` of the configuration are in their units. The encoder's parameters have
+    the published names, prefix `encoder.`; `started_from` tells which weights were loaded before training, by file.
+    """
+
+    def __init__(self, cfg: DepthSplatConfig) -> None:
+        super().__init__()
+        self.cfg, self.patch_size = cfg, cfg.patch_size
+        self.encoder = DepthSplatEncoder(cfg)
+        self.started_from = load_initial(self.encoder.depth_predictor, cfg)
+
+    def forward(self, context: Views, target: Views) -> Render:
+        """Render the target cameras [b t] from context images [b v 3 h w] and cameras, at the context's size.
+
+        images: not clamped from above. extras: `depth` [b v h w], z of the context views; `means` [b n 3] of the
+        Gaussians; in training, where coarser depths were predicted, `intermediate` [k b t 3 h w], coarse to fine.
+        Raises DataError for fewer than 2 context views, for missing images or poses, and for sides that do not fit.
+        """
+        height, width = self.checked(context).shape[-2:]
+        c2w, lens = self.posed(target, "target"), target.intrinsics
+        scene = self.encode(context)
+        images = self.decode(scene, c2w, lens, height, width)
+        extras = {"depth": scene.depths, "means": self.drawable(scene).means}
+        if scene.coarser:
+            drawn = [self._drawn(one, c2w, lens, height, width) for one in scene.coarser]
+            extras["intermediate"] = torch.stack(drawn)
+        return Render(images, extras)
+
+    def encode(self, context: Views) -> GaussianScene:
+        """Return the Gaussians and depths of the context views."""
+        found = self.encoded(context)
+        depths = self._z(found.depth.depths[-1], context)
+        return GaussianScene(found.gaussians[-1] if found.gaussians else None, depths, found.gaussians[:-1])
+
+    def encoded(self, context: Views) -> Encoded:
+        """Return all that the encoder finds: features, match probabilities, every prediction."""
+        images, c2w = self.checked(context), self.posed(context, "context")
+        if images.shape[1] < MIN_VIEWS:
+            raise DataError(f"DepthSplat matches views with each other: give {MIN_VIEWS} context views or more, not 1")
+        return self.encoder(images, Cameras(c2w.float(), _matrices(context.intrinsics.float(), *images.shape[-2:])))
+
+    def decode(
+        self,
+        scene: GaussianScene,
+        c2w: Float[Tensor, "b v 4 4"],
+        intrinsics: Float[Tensor, "b v 4"],
+        height: int,
+        width: int,
+    ) -> Float[Tensor, "b v 3 h w"]:
+        """Splat the Gaussians at cameras, of any size; not clamped from above."""
+        return self._drawn(self.drawable(scene), c2w, intrinsics, height, width)
+
+    def drawable(self, scene: GaussianScene) -> Gaussians:
+        """Return the Gaussians of a scene; raises DataError when a depth-only model found it."""
+        if scene.gaussians is None:
+            raise DataError(
+                "model.train_depth_only=true: the model predicts depth and renders nothing; use stage depth"
+            )
+        return scene.gaussians
+
+    def _drawn(self, gaussians: Gaussians, c2w: Tensor, lens: Tensor, height: int, width: int) -> Tensor:
+        near, far, backend = self.cfg.near, self.cfg.far, cast(Backend, self.cfg.rasterizer)
+        with torch.autocast(c2w.device.type, enabled=False):
+            c2w, lens = c2w.float(), lens.float()
+            return render_gaussians(gaussians, c2w, lens, height, width, near, far, backend=backend).images
+
+    def _z(self, depth: Float[Tensor, "b v h w"], context: Views) -> Float[Tensor, "b v h w"]:
+        """Return z of depths that may be taken along rays of length 1."""
+        if not self.cfg.gaussian.unit_rays:
+            return depth
+        height, width = depth.shape[-2:]
+        lens = _matrices(context.intrinsics.to(depth), height, width)
+        xy = pixel_centres(height, width, depth).expand(*lens.shape[:2], -1, -1)
+        _, rays = world_rays(xy, torch.eye(4).to(depth).expand(*lens.shape[:2], 4, 4), lens, unit=True)
+        return depth * rays[..., 2].unflatten(-1, (height, width))
+
+    def from_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Rename the weights of a published checkpoint, of a full or a depth model, to this model's."""
+        return own_names(state, self.cfg.train_depth_only)
+
+
+def _matrices(intrinsics: Float[Tensor, "b v 4"], height: int, width: int) -> Float[Tensor, "b v 3 3"]:
+    """Return intrinsics with the first row over the width and the second over the height."""
+    fx, fy, cx, cy = intrinsics.unbind(-1)
+    zero, one = torch.zeros_like(fx), torch.ones_like(fx)
+    rows = (fx / width, zero, cx / width), (zero, fy / height, cy / height), (zero, zero, one)
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
