@@ -61,3 +61,17 @@ def test_comments_and_docstrings_change_nothing(copy: Path) -> None:
     edited = copy / "files.py"
     text = edited.read_text().replace('"""Files that appear whole', '"""Whole files, files that appear whole')
     assert _changed_by(edited, "# a remark\n\n" + text) == set()
+
+
+def test_every_python_reads_the_same_out_of_a_text() -> None:
+    """Newer versions have fields that older ones lack (type_params) and print empty ones or not."""
+    told = subject._dump(subject._tree('def f(a, *, b=1):\n    "Says."\n    return f"{a!r:>3}" "b"\n'))
+    call = "args=arguments(args=[arg(arg='a')], kwonlyargs=[arg(arg='b')], kw_defaults=[Constant(value=1)])"
+    spec = "conversion=114, format_spec=JoinedStr(values=[Constant(value='>3')])"
+    text = f"[FormattedValue(value=Name(id='a', ctx=Load()), {spec}), Constant(value='b')]"
+    assert told == f"Module(body=[FunctionDef(name='f', {call}, body=[Return(value=JoinedStr(values={text}))])])"
+
+
+@pytest.mark.parametrize(("one", "other"), [("return", "return None"), ("f(())", "f([])"), ("x = ''", "x = None")])
+def test_what_is_empty_in_a_text_still_counts(one: str, other: str) -> None:
+    assert subject._dump(subject._tree(one)) != subject._dump(subject._tree(other))

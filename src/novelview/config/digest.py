@@ -53,7 +53,7 @@ def _recalled(package: str, text: str) -> dict[str, Any]:
 
 def _parsed(package: str, text: str) -> dict[str, Any]:
     tree = _tree(text)
-    code = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    code = hashlib.sha256(_dump(tree).encode()).hexdigest()
     return {"code": code, "imports": sorted(_imports(package, tree))}
 
 
@@ -112,6 +112,15 @@ def _tree(text: str) -> ast.Module:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             _drop_docstring(node)
     return tree
+
+
+def _dump(node: Any) -> str:
+    """Return a syntax tree as text. Empty fields are left out: from version to version Python adds and drops some."""
+    if isinstance(node, ast.AST):
+        fields = [(name, getattr(node, name, None)) for name in node._fields]
+        inner = [f"{name}={_dump(value)}" for name, value in fields if value is not None and value != []]
+        return f"{type(node).__name__}({', '.join(inner)})"
+    return f"[{', '.join(map(_dump, node))}]" if isinstance(node, list) else repr(node)
 
 
 def _drop_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
