@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from novelview.config import estimation, models, release, schema, sources, viewing
+from novelview.config import estimation, models, release, schema, sources, teaching, viewing
 from novelview.config.literal import literal
 from novelview.config.resolution import Resolution
 from novelview.config.validate import validate
@@ -33,6 +33,7 @@ STAGES: dict[str, type] = {
     "render": viewing.RenderStage,
     "latency": viewing.LatencyStage,
     "poses": estimation.PosesStage,
+    "pointmaps": teaching.PointmapsStage,
 }
 SOURCES: dict[str, type[sources.SourceConfig]] = {
     "rooms": sources.RoomsSource,

@@ -128,6 +128,8 @@ class EvalConfig:
     video_loop: bool = True  # the path returns to the first context
     video_order: bool = False  # contexts in the order of the nearest next, not as they come
     video_scenes: int = 2
+    geometry_entries: int = 32  # entries a set and split whose depth is compared with the exact one, where both exist
+    ply_scenes: int = 1  # scenes whose Gaussians are written as PLY files, by models that predict them
     pose_scenes: int = 6  # scenes whose cameras are estimated along their whole path, by models that estimate them
 
 
@@ -163,6 +165,8 @@ class Study:
     phases: list[str] = field(default_factory=list)  # the first from nothing, each later one from the one before
     subsets: dict[str, list[str]] = field(default_factory=dict)  # scale -> training subsets; absent: full
     extras: list[str] = field(default_factory=list)  # files below the study's results that the report waits for
+    poses: dict[str, list[str]] = field(default_factory=dict)  # scale -> estimators: evaluations on their cameras, too
+    pose_free: list[str] = field(default_factory=list)  # runs that take no poses: judged on the given cameras alone
     data: dict[str, StudyData] = field(default_factory=dict)
     overrides: dict[str, list[str]] = field(default_factory=dict)  # stage -> overrides
 

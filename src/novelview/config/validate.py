@@ -35,6 +35,8 @@ CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("TrainConfig", "schedule"): ("cosine", "linear", "constant", "onecycle"),
     ("TrainConfig", "decay"): ("matrices", "all"),
     ("PointmapLossConfig", "teacher"): ("exact", "vggt"),
+    ("PointmapsStage", "teacher"): ("exact", "vggt"),
+    ("PointmapsStage", "split"): ("train", "test"),
     ("TrainConfig", "amp"): ("bf16", "fp16", "none"),
     ("EvalConfig", "amp"): ("bf16", "none"),
     ("PosesStage", "align"): ("sim3", "scale", "none"),
@@ -74,6 +76,7 @@ POSITIVE = {
     "LatencyStage": ("repeats", "renders"),
     "PosesStage": ("length",),
     "ColmapEstimator": ("overlap", "max_features", "seconds"),
+    "PointmapsStage": ("chunk",),
     "PathConfig": ("min_radius", "max_radius"),
     "PointmapLossConfig": ("ignore_large",),
     "RuntimeConfig": ("log_every", "keep_checkpoints"),
@@ -98,7 +101,10 @@ NOT_NEGATIVE = {
     "VggtEstimator": ("max_frames",),
     "LossConfig": ("mse", "perceptual", "lpips", "lpips_from", "ignore_large_mse", "damp_above", "damp_after"),
     "PointmapLossConfig": ("weight", "apply_after"),
-    "EvalConfig": ("gallery", "video_scenes", "pose_scenes", "num_views", "num_target"),
+    "EvalConfig": (
+        *("gallery", "video_scenes", "pose_scenes", "num_views", "num_target"),
+        *("geometry_entries", "ply_scenes"),
+    ),
     "DinoConfig": ("depth", "num_register_tokens"),
     "PhotosSource": ("max_side", "context_gap"),
     "PathConfig": ("frames_per_leg", "between"),
@@ -118,7 +124,7 @@ BETWEEN = {
     ("GaussianConfig", "sh_degree"): (0, 4),
 }
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # goes into paths and shell commands
-OPTIONAL_IO = ("init", "inputs", "curves", "extras", "models", "images", "save_state", "load_state")
+OPTIONAL_IO = ("init", "pointmaps", "inputs", "curves", "extras", "models", "images", "save_state", "load_state")
 
 
 def validate(config: Any) -> None:

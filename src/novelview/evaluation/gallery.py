@@ -2,8 +2,9 @@
 
 `gallery.safetensors` holds `{n}.context` [v 3 h w], `{n}.target` and `{n}.render` [1 3 h w], all uint8 RGB, and for the
 first samples of a model with attention `{n}.attention` [p p] float16 (rows: patches of context view 0, columns:
-patches of context view 1). The metadata key `gallery` is a JSON list, one object a sample: scene, set, split, entry,
-context and target frame numbers, psnr of the render before rounding.
+patches of context view 1). Models that predict depth add `{n}.depth`, and where it is known `{n}.true_depth`, [v h w]
+float16, z of the context views in scene units. The metadata key `gallery` is a JSON list, one object a sample: scene,
+set, split, entry, context and target frame numbers, psnr of the render before rounding.
 """
 
 import json
@@ -17,9 +18,11 @@ from jaxtyping import Float, UInt8
 from safetensors.torch import save
 from torch import Tensor
 
+from novelview.evaluation.geometry import Truth, encoded, exact
 from novelview.evaluation.metrics import psnr
 from novelview.evaluation.protocol import Model, Place, Task
 from novelview.files import write_bytes
+from novelview.models.depthsplat.model import DepthSplat
 from novelview.scenes.batch import Batch, Views
 
 MAX_ATTENTION = 4  # samples whose attention is kept: it grows with the fourth power of the image's side
@@ -62,6 +65,7 @@ class Gallery:
     model: Model
     task: Task
     chosen: list[tuple[int, Place]]
+    truth: Truth = field(default_factory=Truth)
     found: dict[int, tuple[dict[str, Any], dict[str, Tensor]]] = field(default_factory=dict)
 
     def watch(self, numbers: Sequence[int], batch: Batch, images: Float[Tensor, "b t 3 h w"]) -> None:
@@ -80,11 +84,23 @@ class Gallery:
         target, image = batch.target.images[row, middle][None], images[row, middle][None]
         tensors = {"context": batch.context.images[row], "target": target, "render": image}
         kept = {name: to_uint8(tensor).cpu().contiguous() for name, tensor in tensors.items()}
+        kept |= self._depths(batch, row)
         if attend:
             kept |= attention(self.model, row_of(batch.context, row))
         facts = {"scene": entry.scene, "set": place.set, "split": place.split, "entry": place.entry}
         frames = {"context": list(entry.context), "target": [entry.target[middle]]}
         return {**facts, **frames, "psnr": round(float(psnr(image, target)), 4)}, kept
+
+    def _depths(self, batch: Batch, row: int) -> dict[str, Tensor]:
+        """Return z-depths of the context views, float16: `depth` predicted and, where known, `true_depth`."""
+        if not isinstance(self.model, DepthSplat):
+            return {}
+        alone = Batch([batch.scene[row]], row_of(batch.context, row), row_of(batch.target, row))
+        depth = encoded(self.model, alone, "none").depths[0]
+        kept = {"depth": depth.half().cpu().contiguous()}
+        if self.truth.depth is not None:
+            kept["true_depth"] = exact(alone, self.truth.depth, *depth.shape[-2:]).half().contiguous()
+        return kept
 
     def write(self, path: Path | str, parts: Sequence[dict[int, Any]]) -> int:
         """Write the samples of all processes (`parts`: their `found`) to `path`; return how many there are."""

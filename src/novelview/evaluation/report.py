@@ -1,4 +1,4 @@
-"""One evaluation folder: rows.csv, gallery.safetensors, poses.json, path_*.mp4, and summary.json, which comes last."""
+"""One evaluation folder: rows.csv, gallery.safetensors, what further the model can tell, and summary.json, the last."""
 
 import importlib.metadata
 import platform
@@ -17,6 +17,7 @@ from novelview.evaluation import summary
 from novelview.evaluation.bootstrap import LEVEL
 from novelview.evaluation.camera_path import write_clips
 from novelview.evaluation.gallery import Gallery, choose
+from novelview.evaluation.geometry import Truth, write_geometry
 from novelview.evaluation.metrics import open_lpips
 from novelview.evaluation.poses import mean_errors, pose_paths, write_poses
 from novelview.evaluation.protocol import Ranks, Task, evaluate
@@ -29,6 +30,7 @@ PROTOCOL = (
     "window); LPIPS with VGG-16, version 0.1; means over target images. Intervals: 95 %, bootstrap over scenes."
 )
 PACKAGES = ("torch", "numpy", "lpips")
+GEOMETRY = ("geometry.json", "gaussians_*.ply")
 
 
 @dataclass
@@ -50,17 +52,18 @@ def evaluate_to(
     facts: Mapping[str, Any],
     cache_mb: int = 512,
     progress: bool = False,
+    truth: Truth | None = None,
 ) -> None:
     """Evaluate `subject` on `task` into the folder `out`; the first process writes.
 
     facts: further keys of summary.json (dataset, weights, digest, ...). What an earlier evaluation left in `out` is
-    removed first, so the folder never mixes two.
+    removed first, so the folder never mixes two. truth: the data set's exact depth, for models that predict depth.
     """
     started = time.monotonic()
     if team.rank == 0:
         _clear(out)
     lpips, reason = open_lpips(cfg.lpips_weights, team.device)
-    gallery = Gallery(subject.model, task, choose(task, cfg.gallery))
+    gallery = Gallery(subject.model, task, choose(task, cfg.gallery), truth or Truth())
     given = (subject.model, subject.name, store, task, subject.views, cfg)
     rows = evaluate(*given, team, lpips, cache_mb, [gallery.watch], progress)
     pictures = team.gather(gallery.found)
@@ -71,14 +74,15 @@ def evaluate_to(
     cache = FrameCache(store, subject.views, cache_mb)
     paths = _write_poses(out, subject, cache, task, cfg, team.device)
     clips = write_clips(out, subject.model, cache, task, cfg, team.device)
-    found = {"entries": task.coverage(), "lpips_reason": reason, "poses": paths, "videos": clips}
+    geometry = write_geometry(out, subject.model, cache, truth or Truth(), task, cfg, team.device)
+    found = {"entries": task.coverage(), "lpips_reason": reason, "poses": paths, "videos": clips, "geometry": geometry}
     found["seconds"] = round(time.monotonic() - started, 1)
     write_json(out / "summary.json", {**_about(subject, cfg), **facts, **found, **_scores(rows, subject.name, cfg)})
 
 
 def _clear(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    for pattern in ("summary.json", "rows.csv", "gallery.safetensors", "poses.json", "path_*.mp4"):
+    for pattern in ("summary.json", "rows.csv", "gallery.safetensors", "poses.json", "path_*.mp4", *GEOMETRY):
         for path in out.glob(pattern):
             path.unlink()
 

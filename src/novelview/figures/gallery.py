@@ -21,6 +21,7 @@ class Sample:
     """One target view with what the model saw and made; pictures [h w 3], RGB in [0,1].
 
     psnr, psnr_nearest: the evaluation's own scores [dB] of the render and of the nearest-context copy `nearest`.
+    depth, true_depth: [v h w], z of the context views; None where there is none.
     attention: [n n], rows patches of context view 0, columns patches of context view 1; None where there is none.
     """
 
@@ -36,6 +37,8 @@ class Sample:
     psnr: float
     psnr_nearest: float
     attention: Float[np.ndarray, "n n"] | None = None
+    depth: Float[np.ndarray, "v h w"] | None = None
+    true_depth: Float[np.ndarray, "v h w"] | None = None
 
     @property
     def key(self) -> tuple[str, str, str, tuple[int, ...], int]:
@@ -88,7 +91,11 @@ def _sample(file: Any, number: int, entry: dict[str, Any], scores: dict[tuple[st
         nearest=min(context, key=lambda view: abs(psnr(view, target) - copied)),
         psnr=float(entry["psnr"]),
         psnr_nearest=copied,
-        attention=file.get_tensor(f"{number}.attention") if f"{number}.attention" in set(file.keys()) else None,
+        **{
+            name: file.get_tensor(f"{number}.{name}").astype(np.float32)
+            for name in ("attention", "depth", "true_depth")
+            if f"{number}.{name}" in set(file.keys())
+        },
     )
 
 

@@ -46,7 +46,9 @@ def exact_depth(raw: Path | str, store: PackedStore) -> tuple[ExactDepth | None,
 
     raw: the data set's folder of chunks, whose manifest.json names its source; store: a split of it.
     """
-    source = read_json(Path(raw) / "manifest.json").get("source")
+    manifest = Path(raw) / "manifest.json"
+    content = read_json(manifest) if manifest.is_file() else {}
+    source = content.get("source") if isinstance(content, dict) else None
     if not isinstance(source, dict) or source.get("kind") != "rooms":
         return None, "n/a (no exact depth: these are no procedural rooms)"
     known = {field.name for field in fields(RoomsSource)}
