@@ -2,7 +2,7 @@
 
 import torch
 from jaxtyping import Float, Int
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from torch import Tensor
 
 PAIRS = 2**27  # of distances held at a time on an accelerator: 512 MiB in float32
@@ -11,7 +11,7 @@ PAIRS = 2**27  # of distances held at a time on an accelerator: 512 MiB in float
 def nearest(queries: Float[Tensor, "n 3"], points: Float[Tensor, "m 3"]) -> Int[Tensor, " n"]:
     """Return the index of the point nearest to every query, by a k-d tree on the CPU and by brute force elsewhere."""
     if queries.device.type == "cpu":
-        tree = cKDTree(points.detach().numpy())
+        tree = KDTree(points.detach().numpy())
         _, index = tree.query(queries.detach().numpy(), workers=torch.get_num_threads())
         return torch.from_numpy(index)
     return nearest_brute_force(queries, points)

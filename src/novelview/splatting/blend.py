@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from novelview.splatting.tiles import MIN_ALPHA, TILE, Bounds, TileLists, tile_lists
+from novelview.splatting.settings import Settings
+from novelview.splatting.tiles import MIN_ALPHA, TILE, Bounds, TileLists, tile_counts, tile_lists
 
 STOP = 1e-4  # transmittance at which a pixel takes nothing more
 AHEAD = 32  # Gaussians of a list a round
@@ -21,12 +22,10 @@ PAIRS = 2**20  # of (pixel, Gaussian) pairs evaluated at a time: bounds the memo
 
 @dataclass(frozen=True)
 class Frame:
-    """What a pass needs beside tensors with gradients."""
+    """What a pass needs beside tensors with gradients: the tiles each ellipse can touch, and the image."""
 
     bounds: Bounds
-    width: int
-    height: int
-    alpha_max: float
+    settings: Settings
 
 
 @dataclass(frozen=True)
@@ -41,20 +40,20 @@ class Round:
 def blend(shapes: Float[Tensor, "m 6"], features: Float[Tensor, "m f"], frame: Frame) -> Float[Tensor, "h w f"]:
     """Return the sum of weight * features at every pixel; shapes are u v a b c opacity, nearest first."""
     tiles = _Blend.apply(shapes, features, frame)
-    columns, rows = -(-frame.width // TILE), -(-frame.height // TILE)
+    columns, rows = tile_counts(frame.settings)
     assert isinstance(tiles, Tensor)
     image = tiles.view(rows, columns, TILE, TILE, -1).transpose(1, 2).flatten(2, 3).flatten(0, 1)
-    return image[: frame.height, : frame.width]
+    return image[: frame.settings.height, : frame.settings.width]
 
 
 class _Blend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, shapes: Tensor, features: Tensor, frame: Frame) -> Float[Tensor, "t p f"]:
         padded, values = _padded(shapes), _padded(features)
-        tiles = -(-frame.width // TILE) * -(-frame.height // TILE)
-        image = features.new_zeros(tiles, TILE * TILE, features.shape[1])
+        columns, rows = tile_counts(frame.settings)
+        image = features.new_zeros(columns * rows, TILE * TILE, features.shape[1])
         ctx.rounds = []
-        for lists in tile_lists(frame.bounds, frame.width, frame.height):
+        for lists in tile_lists(frame.bounds, frame.settings):
             for group in _groups(lists):
                 ctx.rounds += _march(lists, group, padded, values, image, frame)
         ctx.frame = frame
@@ -108,7 +107,7 @@ def _march(
 
 def _alphas(step: Round, shapes: Tensor, frame: Frame) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return alpha [t y x k], dx [t x k], dy [t y k], where alpha is clamped [t y x k], and the shapes [t k 6]."""
-    columns = -(-frame.width // TILE)
+    columns, _ = tile_counts(frame.settings)
     pixel = torch.arange(TILE, device=shapes.device) + 0.5
     picked = shapes[step.members]
     u, v, a, b, c, opacity = (value[:, None, :] for value in picked.unbind(-1))
@@ -119,15 +118,15 @@ def _alphas(step: Round, shapes: Tensor, frame: Frame) -> tuple[Tensor, Tensor, 
     negative = sigma < 0
     alpha = sigma.neg_().exp_().mul_(opacity[:, None])
     alpha.masked_fill_(negative | (alpha < MIN_ALPHA), 0)
-    clamped = alpha > frame.alpha_max
-    return alpha.clamp_(max=frame.alpha_max), dx, dy, clamped, picked
+    clamped = alpha > frame.settings.alpha_max
+    return alpha.clamp_(max=frame.settings.alpha_max), dx, dy, clamped, picked
 
 
 def _weights(alpha: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
     """Return alpha times the light that arrives, 0 once a pixel has stopped, and the light that is left [t p]."""
     left = torch.cumprod(1 - alpha.flatten(1, 2), dim=-1).mul_(before[..., None])
     arriving = torch.cat([before[..., None], left[..., :-1]], dim=-1)
-    weights = arriving.mul_(left > STOP).view_as(alpha) * alpha
+    weights = arriving.masked_fill_(left <= STOP, 0).view_as(alpha) * alpha
     return weights, left[..., -1]
 
 

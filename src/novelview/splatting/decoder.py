@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from novelview.errors import ConfigError, DataError
 from novelview.splatting.gaussians import Gaussians
 from novelview.splatting.harmonics import sh_colors
 from novelview.splatting.rasterize import Backend, rasterize
@@ -52,9 +53,14 @@ def render_gaussians(
     """Render every scene at its cameras.
 
     c2w: camera to world, OpenCV. intrinsics: fx fy cx cy in pixels of height x width. The scene is divided by `near`
-    first, so what lies nearer than 0.2 * near is not drawn; `far` cuts nothing, as in the reference.
+    first, so what lies nearer than 0.2 * near is not drawn; `far` cuts nothing, as in the reference. Raises DataError
+    for another number of scenes than of cameras' sets, and what `rasterize` raises.
     """
     quirks = quirks or DecoderQuirks()
+    if not 0 < near < far:
+        raise ConfigError(f"0 < near < far must hold, got near {near}, far {far}")
+    if not len(gaussians.means) == len(c2w) == len(intrinsics) > 0:
+        raise DataError(f"{len(gaussians.means)} scenes of Gaussians for {len(c2w)} sets of cameras")
     scenes = [
         _render_scene(
             gaussians.take(scene), c2w[scene], intrinsics[scene], (height, width), near, background, backend, quirks
@@ -82,7 +88,7 @@ def _render_scene(
     splat = rasterize(
         means / near,
         opacities,
-        _inverse(scaled),
+        torch.linalg.inv(scaled),
         _matrices(intrinsics, size, quirks.central_principal_point),
         size[1],
         size[0],
@@ -94,10 +100,6 @@ def _render_scene(
         backend=backend,
     )
     return splat.color, splat.depth * near, splat.alpha
-
-
-def _inverse(c2w: Float[Tensor, "v 4 4"]) -> Float[Tensor, "v 4 4"]:
-    return torch.linalg.inv(c2w)
 
 
 def _matrices(intrinsics: Float[Tensor, "v 4"], size: tuple[int, int], central: bool) -> Float[Tensor, "v 3 3"]:

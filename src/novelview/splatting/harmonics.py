@@ -23,8 +23,8 @@ def sh_basis(directions: Float[Tensor, "*n 3"], degree: int) -> Float[Tensor, "*
     x, y, z = directions.unbind(-1)
     bands = [[torch.full_like(x, C0)]]
     if degree >= 1:
-        bands.append([scale * value for scale, value in zip((-1, 1, -1), (y, z, x), strict=True)])
-        bands[1] = [sqrt(3 / (4 * pi)) * value for value in bands[1]]
+        c = sqrt(3 / (4 * pi))
+        bands.append([-c * y, c * z, -c * x])
     if degree >= 2:
         bands.append(_second(x, y, z))
     if degree >= 3:
@@ -80,5 +80,19 @@ def sh_colors(
     """
     degree = min(degree_of(harmonics.shape[-1]), max_degree)
     unit = torch.nn.functional.normalize(directions, dim=-1, eps=1e-12)
-    basis = sh_basis(torch.stack([unit[..., "xyz".index(axis)] for axis in axes], dim=-1), degree)
+    basis = sh_basis(_reordered(unit, axes), degree)
     return torch.clamp((harmonics[..., : basis.shape[-1]] * basis[..., None, :]).sum(dim=-1) + 0.5, min=0)
+
+
+def viewer_harmonics(harmonics: Float[Tensor, "n 3 k"], axes: str) -> Float[Tensor, "n 3 k"]:
+    """Return the coefficients that give with axes "xyz" what these give with `axes`."""
+    degree = degree_of(harmonics.shape[-1])
+    seeds = torch.randn(8 * harmonics.shape[-1], 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    directions = torch.nn.functional.normalize(seeds, dim=-1)
+    plain, moved = sh_basis(directions, degree), sh_basis(_reordered(directions, axes), degree)
+    change = torch.linalg.lstsq(plain, moved).solution  # exact: moving the axes maps every band to itself
+    return harmonics @ change.mT.to(harmonics)
+
+
+def _reordered(directions: Float[Tensor, "*n 3"], axes: str) -> Float[Tensor, "*n 3"]:
+    return torch.stack([directions[..., "xyz".index(axis)] for axis in axes], dim=-1)

@@ -1,19 +1,23 @@
 """One differentiable rasterizer of 3D Gaussians (specs/rasterizer.md)."""
 
+import logging
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from novelview.splatting.blend import Frame, blend
+from novelview.errors import DataError
+from novelview.splatting import gsplat_backend, torch_backend
 from novelview.splatting.covariance import covariance_of
 from novelview.splatting.harmonics import sh_colors
-from novelview.splatting.project import Camera, project
-from novelview.splatting.tiles import tile_bounds
+from novelview.splatting.settings import Settings
 
 Backend = Literal["auto", "torch", "gsplat"]
+RENDER = {"torch": torch_backend.render, "gsplat": gsplat_backend.render}
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,70 +50,83 @@ def rasterize(
     three_sigma: bool = False,
     backend: Backend = "auto",
 ) -> Splat:
-    """Render Gaussians in c pinhole cameras.
+    """Render n Gaussians, which may be none, in c pinhole cameras.
 
     means: world, scene units. opacities: [0,1]. Shape: `covariances`, or `quats` (w x y z, any length) and `scales`
     (standard deviations). Colour: `colors` of red, green, blue, or `sh` coefficients evaluated at the direction from
-    the camera. viewmats: world to camera, OpenCV. Ks: pixels, pixel centres at +0.5. Gaussians with near < z < far
-    are drawn. eps2d: px^2 added to the variances on the image. three_sigma: the INRIA kernel's shorter extent.
-    Raises ValueError for shapes that do not fit together and for values that are not finite.
+    the camera. viewmats: world to camera, OpenCV. Ks: pixels, pixel centres at +0.5. background: black without one.
+    near, far, eps2d, alpha_max, three_sigma: see `Settings`. backend: "auto" is gsplat for CUDA tensors where its
+    kernels are built, else torch.
+
+    Computes in float32, or in float64 where the means are; autocast is off. Raises DataError for shapes that do not
+    fit together and for values that are not finite, ConfigError for settings out of range and for a backend that
+    cannot run.
     """
-    covariances = _shape(covariances, quats, scales)
-    _check(means=means, opacities=opacities, covariances=covariances)
-    backgrounds = None if background is None else background.expand(len(viewmats), 3)
-    splats = []
-    for number, (viewmat, K) in enumerate(zip(viewmats, Ks, strict=True)):
-        rgb = _colors(means, viewmat, number, colors, sh)
-        camera = Camera(viewmat, K, width, height, near, far)
-        image = _one(means, covariances, opacities, rgb, camera, eps2d, alpha_max, three_sigma)
-        splats.append(image)
-    images = torch.stack(splats)
+    settings = Settings(width, height, near, far, eps2d, alpha_max, three_sigma)
+    with torch.autocast(means.device.type, enabled=False):
+        dtype = torch.promote_types(means.dtype, torch.float32)
+        given = {"covariances": covariances, "quats": quats, "scales": scales, "colors": colors, "sh": sh}
+        shape_and_colour = {name: value.to(dtype) for name, value in given.items() if value is not None}
+        scene = _scene(*(value.to(dtype) for value in (means, opacities, viewmats, Ks)), **shape_and_colour)
+        images = RENDER[_choose(backend, means.device)](**scene, settings=settings)
     color, depth, alpha = images[..., :3], images[..., 3], images[..., 4]
-    if backgrounds is not None:
-        color = color + (1 - alpha)[..., None] * backgrounds[:, None, None]
+    if background is not None:
+        color = color + (1 - alpha)[..., None] * background.expand(len(viewmats), 3)[:, None, None]
     return Splat(color.permute(0, 3, 1, 2), alpha, depth)
 
 
-def _shape(covariances: Tensor | None, quats: Tensor | None, scales: Tensor | None) -> Tensor:
-    if covariances is not None:
-        return covariances
-    if quats is None or scales is None:
-        raise ValueError("rasterize needs covariances, or quats and scales")
-    return covariance_of(quats, scales)
-
-
-def _check(**values: Tensor) -> None:
-    for name, value in values.items():
-        bad = int((~torch.isfinite(value.detach())).flatten(1).any(dim=1).sum()) if value.dim() > 1 else 0
-        if bad:
-            raise ValueError(f"{bad} of {len(value)} Gaussians have {name} that are not finite")
-
-
-def _colors(means: Tensor, viewmat: Tensor, number: int, colors: Tensor | None, sh: Tensor | None) -> Tensor:
-    if colors is not None:
-        return colors[number] if colors.dim() == 3 else colors
-    if sh is None:
-        raise ValueError("rasterize needs colors or sh")
-    centre = -viewmat[:3, :3].mT @ viewmat[:3, 3]
-    return sh_colors(sh.mT, means - centre)
-
-
-def _one(
+def _scene(
     means: Tensor,
-    covariances: Tensor,
     opacities: Tensor,
-    colors: Tensor,
-    camera: Camera,
-    eps2d: float,
-    alpha_max: float,
-    three_sigma: bool,
-) -> Float[Tensor, "h w 5"]:
-    """Return red, green, blue, depth and alpha of one camera, without background."""
-    ellipses = project(means, covariances, camera, eps2d)
-    picked = opacities[ellipses.index]
-    with torch.no_grad():
-        bounds = tile_bounds(ellipses, picked, camera.width, camera.height, three_sigma)
-    shapes = torch.cat([ellipses.means, ellipses.conics, picked[:, None]], dim=-1)
-    depths = ellipses.depths[:, None]
-    features = torch.cat([colors[ellipses.index], depths, torch.ones_like(depths)], dim=-1)
-    return blend(shapes, features, Frame(bounds, camera.width, camera.height, alpha_max))
+    viewmats: Tensor,
+    Ks: Tensor,
+    covariances: Tensor | None = None,
+    quats: Tensor | None = None,
+    scales: Tensor | None = None,
+    colors: Tensor | None = None,
+    sh: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Return what the backends take, checked: covariances, and a colour for every camera and Gaussian."""
+    if covariances is None:
+        if quats is None or scales is None:
+            raise DataError("rasterize needs covariances, or quats and scales")
+        covariances = covariance_of(quats, scales)
+    if colors is None:
+        if sh is None or sh.dim() != 3 or sh.shape[::2] != means.shape:
+            raise DataError("rasterize needs colors, or sh of shape [n, k, 3]")
+        centres = -(viewmats[:, None, :3, 3] @ viewmats[:, :3, :3]).squeeze(1)
+        colors = torch.stack([sh_colors(sh.mT, means - centre) for centre in centres])
+    elif colors.dim() == 2:
+        colors = colors.expand(len(viewmats), *colors.shape)
+    scene = {"means": means, "covariances": covariances, "opacities": opacities, "colors": colors}
+    scene |= {"viewmats": viewmats, "Ks": Ks}
+    _check(scene)
+    return scene
+
+
+def _check(scene: dict[str, Tensor]) -> None:
+    n, c = len(scene["means"]), len(scene["viewmats"])
+    expected = [(n, 3), (n, 3, 3), (n,), (c, n, 3), (c, 4, 4), (c, 3, 3)]
+    given = [tuple(value.shape) for value in scene.values()]
+    if c == 0 or given != expected:
+        raise DataError(f"rasterize: {', '.join(scene)} must have the shapes {expected}, got {given}")
+    for name, value in scene.items():
+        bad = int((~torch.isfinite(value.detach())).sum())
+        if bad:
+            raise DataError(f"rasterize: {bad} of {value.numel()} values of {name} are not finite")
+
+
+def _choose(backend: Backend, device: torch.device) -> str:
+    if backend == "auto":
+        return _automatic(device.type)
+    if backend == "gsplat":
+        gsplat_backend.require(device)
+    return backend
+
+
+@cache
+def _automatic(device: str) -> str:
+    """Choose once for every type of device, and say so."""
+    chosen = "gsplat" if device == "cuda" and gsplat_backend.is_built() else "torch"
+    log.info("rasterizer: backend %s on %s", chosen, device)
+    return chosen

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from novelview.splatting.project import Ellipses
+from novelview.splatting.settings import Settings
 
 TILE = 8  # pixels a side
 MIN_ALPHA = 1 / 255
@@ -27,21 +28,25 @@ class TileLists:
     members: Int[Tensor, " l"]
 
 
-def tile_bounds(
-    ellipses: Ellipses, opacities: Float[Tensor, " m"], width: int, height: int, three_sigma: bool
-) -> Bounds:
+def tile_counts(settings: Settings) -> tuple[int, int]:
+    """Return the number of columns and rows of tiles that cover the image."""
+    return -(-settings.width // TILE), -(-settings.height // TILE)
+
+
+@torch.no_grad()
+def tile_bounds(ellipses: Ellipses, opacities: Float[Tensor, " m"], settings: Settings) -> Bounds:
     """Return the tiles within which each Gaussian's alpha can reach 1/255; none where it cannot.
 
-    three_sigma: cut, besides, at the 16-pixel tiles that the INRIA kernel's square of 3 standard deviations meets.
+    three_sigma cuts, besides, at the 16-pixel tiles that the INRIA kernel's square of 3 standard deviations meets.
     """
     reach = torch.sqrt(2 * torch.log(torch.clamp(opacities, min=MIN_ALPHA) * 255))
     extent = (reach * 1.0001 + 1e-4)[:, None] * torch.sqrt(ellipses.variances[:, [0, 2]])
     low, high = ellipses.means - extent - 0.5, ellipses.means + extent - 0.5
     first, last = torch.ceil(low) // TILE, torch.floor(high) // TILE + 1
-    if three_sigma:
+    if settings.three_sigma:
         cut_first, cut_last = _three_sigma(ellipses)
         first, last = torch.maximum(first, cut_first), torch.minimum(last, cut_last)
-    size = first.new_tensor([-(-width // TILE), -(-height // TILE)])
+    size = first.new_tensor(tile_counts(settings))
     first, last = torch.clamp(first, min=0), torch.minimum(last, size)
     empty = (opacities < MIN_ALPHA) | ~(last > first).all(dim=-1)
     bounds = torch.cat([first, last], dim=-1)
@@ -50,17 +55,16 @@ def tile_bounds(
 
 def _three_sigma(ellipses: Ellipses) -> tuple[Tensor, Tensor]:
     xx, xy, yy = ellipses.variances.unbind(-1)
-    middle = 0.5 * (xx + yy)
-    largest = middle + torch.sqrt(torch.clamp(middle * middle - (xx * yy - xy * xy), min=0.1))
+    largest = 0.5 * (xx + yy) + torch.clamp(torch.hypot(0.5 * (xx - yy), xy), min=0.1**0.5)
     radius = torch.ceil(3 * torch.sqrt(largest))[:, None]
     scale = INRIA_TILE // TILE
     low, high = ellipses.means - 0.5 - radius, ellipses.means - 0.5 + radius + INRIA_TILE - 1
     return torch.trunc(low / INRIA_TILE) * scale, torch.trunc(high / INRIA_TILE) * scale
 
 
-def tile_lists(bounds: Bounds, width: int, height: int, members: int = MEMBERS) -> Iterator[TileLists]:
+def tile_lists(bounds: Bounds, settings: Settings, members: int = MEMBERS) -> Iterator[TileLists]:
     """Yield lists that together cover the image; each has at most `members` members, or is one tile's."""
-    columns, rows = -(-width // TILE), -(-height // TILE)
+    columns, rows = tile_counts(settings)
     counts = _counts(bounds, columns, rows)
     regions = [(0, 0, columns, rows)]
     while regions:

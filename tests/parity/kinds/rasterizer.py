@@ -13,6 +13,7 @@ from novelview.splatting.covariance import covariance_of
 from novelview.splatting.harmonics import sh_colors
 from novelview.splatting.project import Camera, Ellipses, project
 from novelview.splatting.rasterize import rasterize
+from novelview.splatting.settings import Settings
 
 ATOL = 1e-5  # of colour and alpha; of the other quantities relative to their largest value (specs/rasterizer.md 5)
 GRADIENT_RTOL = 1e-3
@@ -82,9 +83,9 @@ def check_projection(folder: Path, config: dict[str, Any]) -> None:
     covariances = given["covars"] if "covars" in given else covariance_of(given["quats"], given["scales"])
     torch.testing.assert_close(covariances.detach(), recorded["covars"], rtol=1e-5, atol=1e-6)
     for number, (viewmat, K) in enumerate(zip(recorded["viewmats"], recorded["Ks"], strict=True)):
-        planes = config["near_plane"], config["far_plane"]
-        camera = Camera(viewmat, K, config["width"], config["height"], *planes)
-        ellipses = project(given["means"].detach(), covariances.detach(), camera, config["eps2d"])
+        sizes = config["width"], config["height"], config["near_plane"], config["far_plane"]
+        settings = Settings(*sizes, eps2d=config["eps2d"])
+        ellipses = project(given["means"].detach(), covariances.detach(), Camera(viewmat, K), settings)
         _compare_ellipses(ellipses, {name: recorded[name][number] for name in ("radii", "means2d", "depths", "conics")})
 
 
