@@ -69,7 +69,7 @@ class ColmapEstimator(EstimatorConfig):
     kind: str = "colmap"
     camera_model: str = "SIMPLE_PINHOLE"  # one lens a scene
     intrinsics: str = "estimate"  # estimate | given: the data set's, kept as they are
-    matcher: str = "exhaustive"  # exhaustive | sequential: neighbours in frame order
+    matcher: str = "auto"  # exhaustive | sequential: neighbours in frame order | auto: the former up to 150 frames
     overlap: int = 10  # of matcher sequential: neighbours on each side
     max_features: int = 4096  # of a frame
     seconds: float = 900.0  # a scene that takes longer has failed

@@ -45,7 +45,7 @@ CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("VggtEstimator", "frames"): ("all", "entries"),
     ("ColmapEstimator", "camera_model"): ("SIMPLE_PINHOLE", "PINHOLE"),
     ("ColmapEstimator", "intrinsics"): ("estimate", "given"),
-    ("ColmapEstimator", "matcher"): ("exhaustive", "sequential"),
+    ("ColmapEstimator", "matcher"): ("auto", "exhaustive", "sequential"),
     ("VggtEstimator", "mode"): ("crop", "pad"),
     ("VggtEstimator", "amp"): ("bf16", "none"),
     ("TrainStage", "subset"): tuple(SUBSETS),

@@ -62,7 +62,7 @@ def reconstruct(job: dict[str, Any]) -> None:
     """Reconstruct the images in job["images"] and write the largest model to job["model"] (binary COLMAP files).
 
     job: images, database, models, model (paths), names (files in order), camera_model, single_camera, seed, threads;
-    and where others than the constants above are wanted matcher (exhaustive | sequential), overlap, max_features, and
+    and where others than the constants above are wanted matcher (auto | exhaustive | sequential), overlap, max_features, and
     camera_params, which are then kept as they are. quality.json in the model's folder says how good it is.
     """
     import pycolmap
@@ -92,7 +92,8 @@ def _match(pycolmap: Any, job: dict[str, Any]) -> None:
     verification = pycolmap.TwoViewGeometryOptions()
     verification.ransac.random_seed = job["seed"]
     keywords = {"matching_options": matching, "verification_options": verification}
-    if job.get("matcher") == "exhaustive" or (not job.get("matcher") and len(job["names"]) <= EXHAUSTIVE_LIMIT):
+    matcher = job.get("matcher", "auto")
+    if matcher == "exhaustive" or (matcher == "auto" and len(job["names"]) <= EXHAUSTIVE_LIMIT):
         pycolmap.match_exhaustive(job["database"], **keywords)
     else:
         pairing = pycolmap.SequentialPairingOptions(overlap=job.get("overlap") or OVERLAP)
