@@ -26,6 +26,7 @@ onstart:
 
 include: "workflow/rules/fetch.smk"
 include: "workflow/rules/data.smk"
+include: "workflow/rules/poses.smk"
 include: "workflow/rules/pointmaps.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"

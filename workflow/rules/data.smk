@@ -8,6 +8,8 @@ rule download_source:
         "logs/download/{dataset}.log",
     benchmark:
         "benchmarks/download/{dataset}.tsv"
+    wildcard_constraints:
+        dataset=one_of([PLAN.dataset]),
     localrule: PLAN.needs_network
     conda:
         "../../environment.yml"
@@ -34,6 +36,8 @@ rule pack_scenes:
         "logs/preprocess/{dataset}.log",
     benchmark:
         "benchmarks/preprocess/{dataset}.tsv"
+    wildcard_constraints:
+        dataset=one_of(PLAN.datasets),
     conda:
         "../../environment.yml"
     threads: 2
@@ -41,7 +45,9 @@ rule pack_scenes:
         mem_mb=3000,
         runtime=240,
     params:
-        **PLAN.stage("preprocess"),
+        overrides=lambda wildcards: PLAN.stage("preprocess", PLAN.datasets[wildcards.dataset])["overrides"],
+        digest=lambda wildcards: PLAN.stage("preprocess", PLAN.datasets[wildcards.dataset])["digest"],
+        source=PLAN.stage("preprocess")["source"],
         raw=subpath(input.manifest, parent=True),
         out=subpath(output.manifest, parent=True),
     message:
@@ -58,4 +64,4 @@ rule download:
 
 rule preprocess:
     input:
-        f"data/{PLAN.dataset}/packed/manifest.json",
+        [f"data/{name}/packed/manifest.json" for name in PLAN.datasets],

@@ -1,24 +1,28 @@
-"""Evaluation: per-target rows, summary with intervals, pictures, poses and videos of every trained model."""
+"""Evaluation: per-target rows, summary with intervals, pictures, poses and videos of every trained model.
+
+The wildcard `on` is empty for the cameras the data came with, `-colmap` or `-vggt` for estimated ones.
+"""
 
 
 rule evaluate_model:
     input:
-        packed=f"data/{PLAN.dataset}/packed/manifest.json",
-        raw=f"data/{PLAN.dataset}/raw/manifest.json",
+        packed=f"data/{PLAN.dataset}{{on}}/packed/manifest.json",
+        raw=f"data/{PLAN.dataset}{{on}}/raw/manifest.json",
         weights=lambda wildcards: PLAN.at(wildcards).weights,
         backbones=exchange.metric_weights(PLAN),
     output:
-        summary=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/evaluation/summary.json",
-        rows=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/evaluation/rows.csv",
-        gallery=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/evaluation/gallery.safetensors",
+        summary=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/evaluation{{on}}/summary.json",
+        rows=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/evaluation{{on}}/rows.csv",
+        gallery=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/evaluation{{on}}/gallery.safetensors",
         # The means alone, small enough for git, where `dvc metrics diff` compares them.
-        metrics=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/metrics.json",
+        metrics=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/metrics{{on}}.json",
     log:
-        f"logs/evaluate/{PLAN.scale}-{{run}}-{{data}}-x{{res}}.log",
+        f"logs/evaluate/{PLAN.scale}-{{run}}-{{data}}-x{{res}}{{on}}.log",
     benchmark:
-        f"benchmarks/evaluate/{PLAN.scale}-{{run}}-{{data}}-x{{res}}.tsv"
+        f"benchmarks/evaluate/{PLAN.scale}-{{run}}-{{data}}-x{{res}}{{on}}.tsv"
     wildcard_constraints:
         run=PLAN.only(PLAN.runs()),
+        on=f"(?:{one_of([f'-{name}' for name in PLAN.estimators])})?",
     conda:
         "../../environment.yml"
     threads: PLAN.train_threads
@@ -29,12 +33,14 @@ rule evaluate_model:
         nodes=1,
         cpus_per_task=PLAN.cpus,
     params:
-        **PLAN.stage("evaluate"),
+        overrides=lambda wildcards: PLAN.stage("evaluate", wildcards.on.removeprefix("-"))["overrides"],
+        digest=lambda wildcards: PLAN.stage("evaluate", wildcards.on.removeprefix("-"))["digest"],
+        source=PLAN.stage("evaluate")["source"],
         packed=subpath(input.packed, parent=True),
         raw=subpath(input.raw, parent=True),
         out=subpath(output.summary, parent=True),
     message:
-        "Evaluating {wildcards.run} at {wildcards.res}"
+        "Evaluating {wildcards.run}{wildcards.on} at {wildcards.res}"
     shell:
         "python -m novelview.stages.launch --gpus {resources.gpu} --nodes {resources.nodes}"
         " --cpus {resources.cpus_per_task} novelview.stages.evaluate {params.overrides} --expect-digest {params.digest}"
@@ -44,4 +50,4 @@ rule evaluate_model:
 
 rule evaluate:
     input:
-        [f"{run.folder}/evaluation/summary.json" for run in PLAN.runs()],
+        [f"{one.folder}/summary.json" for one in PLAN.evaluations],

@@ -3,10 +3,10 @@
 
 rule draw_figure:
     input:
-        summaries=[f"{run.folder}/evaluation/summary.json" for run in PLAN.runs()],
-        galleries=[f"{run.folder}/evaluation/gallery.safetensors" for run in PLAN.runs()],
+        summaries=[f"{one.folder}/summary.json" for one in PLAN.evaluations],
+        galleries=[f"{one.folder}/gallery.safetensors" for one in PLAN.evaluations],
         curves=[f"{run.folder}/train.csv" for run in PLAN.runs(trained=True)],
-        extras=PLAN.extras,
+        extras=[*PLAN.extras, *PLAN.records],
     output:
         svg=f"{PLAN.results}/figures/{{figure}}.svg",
         png=report(
@@ -30,9 +30,9 @@ rule draw_figure:
         overrides=lambda wildcards: PLAN.figure(wildcards.figure)["overrides"],
         digest=lambda wildcards: PLAN.figure(wildcards.figure)["digest"],
         source=PLAN.stage("figures")["source"],
-        inputs=PLAN.listed([f"{run.folder}/evaluation" for run in PLAN.runs()]),
+        inputs=PLAN.listed([one.folder for one in PLAN.evaluations]),
         curves=PLAN.listed([f"{run.folder}/train.csv" for run in PLAN.runs(trained=True)]),
-        extras=PLAN.listed(PLAN.extras),
+        extras=PLAN.listed([*PLAN.extras, *PLAN.records]),
         stem=f"{PLAN.results}/figures/{{figure}}",
     message:
         "Drawing {wildcards.figure}"
@@ -44,7 +44,7 @@ rule draw_figure:
 
 rule write_table:
     input:
-        summaries=[f"{run.folder}/evaluation/summary.json" for run in PLAN.runs()],
+        summaries=[f"{one.folder}/summary.json" for one in PLAN.evaluations],
     output:
         md=f"{PLAN.results}/tables/{{table}}.md",
         tex=f"{PLAN.results}/tables/{{table}}.tex",
@@ -69,7 +69,7 @@ rule write_table:
         overrides=lambda wildcards: PLAN.figure(wildcards.table)["overrides"],
         digest=lambda wildcards: PLAN.figure(wildcards.table)["digest"],
         source=PLAN.stage("figures")["source"],
-        inputs=PLAN.listed([f"{run.folder}/evaluation" for run in PLAN.runs()]),
+        inputs=PLAN.listed([one.folder for one in PLAN.evaluations]),
         stem=f"{PLAN.results}/tables/{{table}}",
     message:
         "Writing {wildcards.table}"
@@ -80,8 +80,8 @@ rule write_table:
 
 rule write_report:
     input:
-        summaries=[f"{run.folder}/evaluation/summary.json" for run in PLAN.runs()],
-        galleries=[f"{run.folder}/evaluation/gallery.safetensors" for run in PLAN.runs()],
+        summaries=[f"{one.folder}/summary.json" for one in PLAN.evaluations],
+        galleries=[f"{one.folder}/gallery.safetensors" for one in PLAN.evaluations],
         curves=[f"{run.folder}/train.csv" for run in PLAN.runs(trained=True)],
         figures=[f"{PLAN.results}/figures/{figure}.png" for figure in PLAN.figures],
         tables=[f"{PLAN.results}/tables/{table}.md" for table in PLAN.tables],
@@ -99,7 +99,7 @@ rule write_report:
         runtime=20,
     params:
         **PLAN.stage("report"),
-        inputs=PLAN.listed([f"{run.folder}/evaluation" for run in PLAN.runs()]),
+        inputs=PLAN.listed([one.folder for one in PLAN.evaluations]),
         curves=PLAN.listed([f"{run.folder}/train.csv" for run in PLAN.runs(trained=True)]),
         figures=lambda wildcards, output: Path(output[0]).parents[1] / "figures",
     message:

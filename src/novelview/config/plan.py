@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from novelview.config.cameras import Judged, judged, ready, suffix, weights_of
 from novelview.config.digest import source_digest
 from novelview.config.init import read_init
 from novelview.config.planned import planned, planned_digest
@@ -37,6 +38,8 @@ class Plan:
         init = read_init(config.get("init"), self.study)
         self.all = make_runs(self.study, self.scale, self.dataset, init, self.resolution)
         self._by_place = {run.place: run for run in self.all}
+        known = self.study.poses.get(self.scale, [])
+        self.estimators = ready(known, lambda name: self.composed("poses", name), fetched=self.scale == "paper")
         self._check()
 
     def _check(self) -> None:
@@ -46,20 +49,27 @@ class Plan:
             raise ConfigError(f"source={self.source} reads a folder of yours: give it as --config path=FOLDER")
         for stage in ("download", "preprocess", "evaluate", "figures", "report"):
             self.stage(stage)
+        for name in self.estimators:
+            self.stage("poses", name)
 
     def overrides(
         self, stage: str, name: str = "", phase: str = "", subset: str = "full", figure: str = "-"
     ) -> list[str]:
-        """Return the Hydra overrides of a stage, most general first; name: the run's, for stage `train`."""
+        """Return the Hydra overrides of a stage, most general first.
+
+        name: the run's, for stage `train`; the estimator's of the cameras, for `poses`, `preprocess` and `evaluate`.
+        """
+        judged_on = f"dataset={self.dataset}{suffix(name)}"
         own = {
             "download": [
                 f"source={self.source}",
                 f"dataset={self.dataset}",
                 *([f"path={self.path}"] if self.path else []),
             ],
-            "preprocess": [f"dataset={self.dataset}"],
+            "poses": [f"poses={name}", f"dataset={self.dataset}"],
+            "preprocess": [judged_on],
             "train": [*self._of_run(name), f"phase={phase}", f"dataset={self.dataset}", f"subset={subset}"],
-            "evaluate": [f"dataset={self.dataset}", f"eval={self.data.eval}", "io.weights=-", "io.out=-"],
+            "evaluate": [judged_on, f"eval={self.data.eval}", "io.weights=-", "io.out=-"],
             "latency": [f"dataset={self.dataset}", "io.out=-"],
             "figures": [f"study={self.study.name}", f"figure={figure}", "io.out=-"],
             "report": [f"study={self.study.name}", "io.figures=-", "io.out=-"],
@@ -87,7 +97,7 @@ class Plan:
         }
 
     def composed(self, stage: str, name: str = "", phase: str = "", subset: str = "full", figure: str = "-") -> Any:
-        """Return a stage's configuration; name: the run's, for stage `train`."""
+        """Return a stage's configuration; name: as for `overrides`."""
         # Hydra takes its time: what differs in the subset or the figure alone is composed once.
         config = self._composed(stage, name, phase)
         own = {"train": {"subset": subset}, "figures": {"figure": figure}}.get(stage, {})
@@ -105,6 +115,26 @@ class Plan:
         """Return the study's runs; trained: without adopted ones; first: those from nothing, or those from weights."""
         kept = [run for run in self.all if not (trained and run.adopted)]
         return kept if first is None else [run for run in kept if bool(run.start) != first]
+
+    @property
+    def evaluations(self) -> list[Judged]:
+        """Return every run's evaluations: on the given cameras, and on the estimated ones the study asks for."""
+        return judged(self.study, self.runs(), self.estimators)
+
+    @property
+    def datasets(self) -> dict[str, str]:
+        """Return the study's data sets and whose cameras they have: its own (no name), and the estimators'."""
+        return {f"{self.dataset}{suffix(name)}": name for name in ("", *self.estimators)}
+
+    @property
+    def records(self) -> list[str]:
+        """Return what the estimators say of the cameras they found."""
+        return [f"data/{self.dataset}{suffix(name)}/raw/poses.json" for name in self.estimators]
+
+    def estimator_weights(self, name: str) -> list[str]:
+        """Return the weights file an estimator reads, if it reads one."""
+        path = weights_of(self.composed("poses", name))
+        return [path] if path else []
 
     def at(self, wildcards: Any) -> Run:
         """Return the run whose folder the wildcards `run`, `data` and `res` make up."""

@@ -13,6 +13,8 @@ OWNERS = {
     "views": ("train",),
     "train": ("train",),
     "eval": ("evaluate",),
+    "poses": ("poses",),
+    "align": ("poses",),
     "runtime": (),  # travels beside the rules' params: it never reruns anything
 }
 KEYS = ("study", "scale", "source", "path", "name", "init", "set", "publish", "licence")

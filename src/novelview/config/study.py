@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from novelview.config.compose import conf_dir
+from novelview.config.compose import ESTIMATORS, conf_dir
 from novelview.config.schema import Study, Variant
 from novelview.config.subsets import SUBSETS
 from novelview.errors import ConfigError
@@ -57,6 +57,7 @@ def _check(study: Study, where: str) -> None:
             known = ", ".join(sorted(models | set(study.variants)))
             raise ConfigError(f"{where}: '{model}' is neither a model nor a variant; choose one of {known}")
     _check_subsets(study, where)
+    _check_poses(study, where)
 
 
 def _check_subsets(study: Study, where: str) -> None:
@@ -66,3 +67,16 @@ def _check_subsets(study: Study, where: str) -> None:
                 raise ConfigError(f"{where}: subsets.{scale}: '{subset}': choose one of {', '.join(SUBSETS)}")
         if not subsets or len(set(subsets)) < len(subsets):
             raise ConfigError(f"{where}: subsets.{scale}: name each once, and at least one; found {subsets}")
+
+
+def _check_poses(study: Study, where: str) -> None:
+    known = [name for name in ESTIMATORS if name != "given"]
+    for scale, names in study.poses.items():
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"{where}: poses.{scale}: '{name}': choose one of {', '.join(known)}")
+        if len(set(names)) < len(names):
+            raise ConfigError(f"{where}: poses.{scale}: name each once; found {names}")
+    for run in study.pose_free:
+        if run not in study.models:
+            raise ConfigError(f"{where}: pose_free: '{run}' is no run; choose one of {', '.join(study.models)}")

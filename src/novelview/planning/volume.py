@@ -71,6 +71,7 @@ def downloads(plan: Plan) -> list[Volume]:
     source: Any = plan.composed("download").source
     names |= dict.fromkeys(name for name in getattr(source, "indices", {}).values() if name in registry)
     names |= dict.fromkeys(run.adopted for run in plan.runs() if run.adopted in registry)
+    names |= dict.fromkeys(known[path] for name in plan.estimators for path in plan.estimator_weights(name))
     found = [Volume(name, registry[name].bytes, Path(registry[name].path).exists()) for name in names]
     backbone = registry[known[lpips]] if (lpips := plan.composed("evaluate").eval.lpips_weights) in known else None
     if backbone and backbone.name not in names:

@@ -42,7 +42,8 @@ def works(plan: Plan, table: Throughput, devices: Iterable[str]) -> list[Work]:
     first, later = (plan.runs(trained=True, first=first) for first in (True, False))
     found = [
         _files("download", [f"data/{plan.dataset}/raw/manifest.json"]),
-        _files("preprocess", [f"data/{plan.dataset}/packed/manifest.json"]),
+        _files("poses", [f"data/{name}/raw/manifest.json" for name, estimator in plan.datasets.items() if estimator]),
+        _files("preprocess", [f"data/{name}/packed/manifest.json" for name in plan.datasets]),
         _files("adopt", [run.weights for run in plan.runs() if run.adopted]),
         _training("pretrain", plan, first, table, list(devices)),
         _training("finetune", plan, later, table, list(devices)),
@@ -81,8 +82,8 @@ def _evaluation(plan: Plan, table: Throughput, devices: list[str]) -> Work:
     work = Work("evaluate", hours=dict.fromkeys(devices, 0.0), measured=False)
     config: Any = plan.composed("evaluate")
     entries = entries_of(plan, table)
-    for run in plan.runs():
-        if not work.add(Path(f"{run.folder}/evaluation/summary.json").is_file()):
+    for run, folder in ((one.run, one.folder) for one in plan.evaluations):
+        if not work.add(Path(f"{folder}/summary.json").is_file()):
             continue
         train: TrainStage = plan.composed("train", run.name, run.phase, run.subset)
         own = forward(train.model, train.views, train.views.num_context, TARGETS)

@@ -1,0 +1,39 @@
+"""The data set again under estimated cameras, for the evaluations that a study asks for in `poses`."""
+
+
+rule estimate_poses:
+    input:
+        manifest=f"data/{PLAN.dataset}/raw/manifest.json",
+        weights=lambda wildcards: PLAN.estimator_weights(wildcards.estimator),
+    output:
+        manifest=f"data/{PLAN.dataset}-{{estimator}}/raw/manifest.json",
+        record=f"data/{PLAN.dataset}-{{estimator}}/raw/poses.json",
+    log:
+        f"logs/poses/{PLAN.dataset}-{{estimator}}.log",
+    benchmark:
+        f"benchmarks/poses/{PLAN.dataset}-{{estimator}}.tsv"
+    wildcard_constraints:
+        estimator=one_of(PLAN.estimators),
+    conda:
+        "../../environment.yml"
+    threads: 2
+    resources:
+        mem_mb=PLAN.memory_mb,
+        runtime=2880,
+        gpu=min(PLAN.gpus, 1),
+    params:
+        overrides=lambda wildcards: PLAN.stage("poses", wildcards.estimator)["overrides"],
+        digest=lambda wildcards: PLAN.stage("poses", wildcards.estimator)["digest"],
+        source=lambda wildcards: PLAN.stage("poses", wildcards.estimator)["source"],
+        raw=subpath(input.manifest, parent=True),
+        out=subpath(output.manifest, parent=True),
+    message:
+        "Cameras of {PLAN.dataset} by {wildcards.estimator}"
+    shell:
+        "python -m novelview.stages.poses {params.overrides} --expect-digest {params.digest}"
+        " io.raw={params.raw} io.out={params.out} runtime.workers={threads} 2>&1 | tee {log}"
+
+
+rule poses:
+    input:
+        [f"data/{PLAN.dataset}-{name}/raw/manifest.json" for name in PLAN.estimators],
