@@ -12,6 +12,7 @@ from novelview.figures import page
 from novelview.figures.curves import read_curves
 from novelview.figures.depth_table import depth_rows
 from novelview.figures.gallery import finest
+from novelview.figures.posefree_table import posefree_tables
 from novelview.figures.provenance import provenance
 from novelview.figures.qualitative import ERROR_LIMIT
 from novelview.figures.results import Evaluation, read_evaluations, sections
@@ -37,6 +38,7 @@ SECTIONS = (
     ("videos", "Videos"),
     ("gaps", "Gaps"),
     ("views", "Views"),
+    ("posefree", "Poses"),
     ("depth", "Depth"),
     ("scaling", "Scaling"),
     ("qualitative", "Pictures"),
@@ -70,6 +72,8 @@ def write_report(folders: list[Path], logs: list[Path], figures: Path, out: Path
         keep_trailing_newline=True,
     )
     content = report_content(evaluations, logs, figures, study, scale)
+    if study.poses.get(scale):
+        content["tables"] += page.table_blocks(posefree_tables(folders, study, scale))
     if len({item.subset for item in every}) > 1:
         content["tables"] += page.table_blocks([scaling_rows(every, study)])
     write_text(out, environment.get_template("report.html.j2").render(content))

@@ -80,6 +80,11 @@ class Evaluation:
         return str(self.summary["dataset"])
 
     @property
+    def cameras(self) -> str:
+        """Whose cameras the data set had: `given`, or an estimator's name."""
+        return str(self.summary.get("cameras", {}).get("estimator", "given"))
+
+    @property
     def subset(self) -> str:
         """Name of the training subset."""
         return str(self.summary.get("weights", {}).get("config", {}).get("subset", "full"))
@@ -139,14 +144,20 @@ def read_evaluation(folder: Path | str) -> Evaluation:
     return Evaluation(path, summary)
 
 
-def read_evaluations(folders: list[Path], figure: str, subsets: bool = False) -> list[Evaluation]:
+def read_evaluations(
+    folders: list[Path], figure: str, subsets: bool = False, estimated: bool = False
+) -> list[Evaluation]:
     """Read the evaluation folders of a figure, models in name order, resolutions ascending; DataError when none.
 
     Of runs that differ in the training subset alone the largest is kept; subsets: all of them, small ones first.
+    estimated: also those on estimated cameras, which are other test data and stand beside others nowhere else.
     """
     if not folders:
         raise DataError(f"figure {figure}: no evaluation folders given; name them as io.inputs=[FOLDER,...]")
     found = [read_evaluation(folder) for folder in folders]
+    found = [item for item in found if estimated or item.cameras == "given"]
+    if not found:
+        raise DataError(f"figure {figure}: every evaluation is on estimated cameras; add one on the given ones")
     found.sort(key=lambda item: (item.dataset, item.model, item.resolution, -SUBSETS.get(item.subset, 1)))
     if subsets:
         return found

@@ -19,6 +19,7 @@ from novelview.evaluation.report import Subject, evaluate_to
 from novelview.evaluation.summary import means
 from novelview.files import read_json, sha256, write_json
 from novelview.models.weights import load_weights
+from novelview.scenes.raw import MANIFEST
 from novelview.scenes.selection import selected_splits
 from novelview.scenes.store import PackedStore
 from novelview.scenes.subsets import subset_scenes
@@ -42,12 +43,14 @@ def evaluate(cfg: EvaluateStage) -> None:
     chosen = cfg.eval.select != "index"
     entries = selected_splits(store, cfg.eval) if chosen else read_indices(raw / "indices", cfg.eval.splits)
     task = Task.of(store, entries, read_sets(raw / "scenes.json"))
+    cameras = cameras_of(raw)
     with team(cfg.runtime) as ranks:
         model, config = load_weights(weights)
         subject = Subject(
             model.to(ranks.device).eval(), config.get("variant") or config["model"]["name"], views_of(config, weights)
         )
         facts = {"dataset": cfg.dataset, "scale": cfg.scale, "digest": digest(cfg), "weights": about(weights, config)}
+        facts["cameras"] = cameras
         facts["train_scenes"] = train_scenes(Path(cfg.io["packed"]) / "train", cfg.dataset, config)
         run = cfg.runtime
         evaluate_to(Path(cfg.io["out"]), subject, store, task, cfg.eval, ranks, facts, run.cache_mb, run.progress)
@@ -79,6 +82,12 @@ def read_sets(path: Path) -> dict[str, str]:
         return {scene: str(facts["set"]) for scene, facts in content.items()}
     except (AttributeError, KeyError, TypeError):
         raise DataError(f"{path}: does not map scenes to their set; run the download stage again") from None
+
+
+def cameras_of(raw: Path) -> dict[str, Any]:
+    """Return whose cameras a data set has and what stage `poses` says of them; {"estimator": "given"} by default."""
+    manifest = read_json(raw / MANIFEST) if (raw / MANIFEST).is_file() else {}
+    return manifest.get("poses") or {"estimator": "given"}
 
 
 def views_of(config: dict[str, Any], weights: Path) -> ViewsConfig:

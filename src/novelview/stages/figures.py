@@ -11,6 +11,8 @@ from novelview.figures.camera_paths import camera_paths
 from novelview.figures.depth import depth
 from novelview.figures.depth_table import depth_table
 from novelview.figures.gaps import gaps
+from novelview.figures.posefree import posefree
+from novelview.figures.posefree_table import posefree_table
 from novelview.figures.qualitative import qualitative
 from novelview.figures.results_table import results_table
 from novelview.figures.scaling import scaling
@@ -32,6 +34,7 @@ BESIDE_PUBLISHED: dict[str, Callable[[list[Path], Path, Study], list[Path]]] = {
     "scaling": scaling,
     "scaling_table": scaling_table,
 }
+OTHERS = ("training_curves", "views", "posefree", "posefree_table")
 
 
 def figures(cfg: FiguresStage) -> None:
@@ -45,12 +48,16 @@ def figures(cfg: FiguresStage) -> None:
         FROM_EVALUATIONS[cfg.figure](folders, stem)
     elif cfg.figure == "training_curves":
         training_curves(logs, stem)
+    elif cfg.figure == "posefree":
+        posefree(folders, stem, extras)
+    elif cfg.figure == "posefree_table":
+        posefree_table(folders, stem, cfg.study, cfg.scale)
     elif cfg.figure == "views":
         views(folders, stem, extras)
     elif cfg.figure in BESIDE_PUBLISHED:
         BESIDE_PUBLISHED[cfg.figure](folders, stem, cfg.study)
     else:
-        known = ", ".join([*FROM_EVALUATIONS, "training_curves", "views", *BESIDE_PUBLISHED])
+        known = ", ".join([*FROM_EVALUATIONS, *OTHERS, *BESIDE_PUBLISHED])
         raise ConfigError(f"figure '{cfg.figure}' does not exist; choose one of {known}")
 
 

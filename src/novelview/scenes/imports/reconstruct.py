@@ -62,8 +62,8 @@ def reconstruct(job: dict[str, Any]) -> None:
     """Reconstruct the images in job["images"] and write the largest model to job["model"] (binary COLMAP files).
 
     job: images, database, models, model (paths), names (files in order), camera_model, single_camera, seed, threads;
-    and where others than the constants above are wanted matcher (auto | exhaustive | sequential), overlap, max_features, and
-    camera_params, which are then kept as they are. quality.json in the model's folder says how good it is.
+    and, where others than the constants above are wanted, matcher (auto | exhaustive | sequential), overlap,
+    max_features, and camera_params, which are then kept. quality.json in the model's folder says how good it is.
     """
     import pycolmap
 
