@@ -1,8 +1,10 @@
 """The report's content, one function a section: plain data that the template prints."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -46,6 +48,11 @@ FIGURES = {
         "Pictures",
         "Each row is one target view: what was given, the target, the copy of the nearest context view, and every "
         "model's render with its error map.",
+    ),
+    "depth_maps": (
+        "Depth",
+        "The first context view of a sample, its depth, and the target view with its renders. Every row has a colour "
+        "scale of its own, that of the true depth where it is known.",
     ),
     "attention": (
         "Attention of the encoder",
@@ -111,6 +118,15 @@ def video_blocks(evaluations: list[Evaluation]) -> list[dict[str, str]]:
         {"caption": f"{who(item)}: {path.stem.removeprefix('path_')}", "data": video_uri(path)}
         for item in finest(evaluations)
         for path in sorted(item.folder.glob("path_*.mp4"))
+    ]
+
+
+def ply_links(evaluations: list[Evaluation], folder: Path) -> list[dict[str, str]]:
+    """Return the PLY files that evaluations wrote, with their addresses as seen from `folder`."""
+    found = [(item, path) for item in evaluations for path in sorted(item.folder.glob("gaussians_*.ply"))]
+    return [
+        {"text": f"{who(item)}: {path.name}", "href": quote(os.path.relpath(path, folder).replace(os.sep, "/"))}
+        for item, path in found
     ]
 
 

@@ -12,6 +12,7 @@ from novelview.figures import page
 from novelview.figures.curves import read_curves
 from novelview.figures.depth_table import depth_rows
 from novelview.figures.gallery import finest
+from novelview.figures.geometry_table import geometry_tables
 from novelview.figures.posefree_table import posefree_tables
 from novelview.figures.provenance import provenance
 from novelview.figures.qualitative import ERROR_LIMIT
@@ -42,6 +43,7 @@ SECTIONS = (
     ("depth", "Depth"),
     ("scaling", "Scaling"),
     ("qualitative", "Pictures"),
+    ("depth_maps", "Depth maps"),
     ("attention", "Attention"),
     ("camera_paths", "Cameras"),
     ("training_curves", "Training"),
@@ -76,6 +78,7 @@ def write_report(folders: list[Path], logs: list[Path], figures: Path, out: Path
         content["tables"] += page.table_blocks(posefree_tables(folders, study, scale))
     if len({item.subset for item in every}) > 1:
         content["tables"] += page.table_blocks([scaling_rows(every, study)])
+    content["plys"] = page.ply_links(evaluations, out.parent)
     write_text(out, environment.get_template("report.html.j2").render(content))
 
 
@@ -86,12 +89,13 @@ def report_content(
     found = statements(evaluations)
     tables = results_tables(evaluations, study)
     further = [depth_rows(evaluations, study)] if "depth_table" in study.tables else []
+    further += geometry_tables(evaluations) if "geometry_table" in study.tables else []
     content = {
         "title": study.title or study.name,
         "study": study.name,
         "scale": scale,
         "lead": LEAD,
-        "blurry": BLURRY if scale == "demo" else "",
+        "blurry": BLURRY if scale == "demo" and not all(item.summary.get("geometry") for item in evaluations) else "",
         "tiles": tiles(evaluations, found),
         "statements": page.statement_groups(found),
         "tables": page.table_blocks([*tables, *further]),
@@ -101,6 +105,7 @@ def report_content(
         "video_note": VIDEO_NOTE,
         "figures": page.figure_blocks(figures),
         "inputs": page.input_rows(evaluations),
+        "plys": [],
         "protocol": tables[-1].notes,
         "resampled": resampled(evaluations),
         "sets_note": page.sets_note(evaluations),

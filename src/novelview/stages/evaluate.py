@@ -14,11 +14,13 @@ from novelview.config.compose import digest, digest_of
 from novelview.config.schema import EvaluateStage, ViewsConfig
 from novelview.config.validate import validate
 from novelview.errors import CheckpointError, ConfigError, DataError
+from novelview.evaluation.geometry import Truth
 from novelview.evaluation.protocol import Task
 from novelview.evaluation.report import Subject, evaluate_to
 from novelview.evaluation.summary import means
 from novelview.files import read_json, sha256, write_json
 from novelview.models.weights import load_weights
+from novelview.scenes.procedural.truth import exact_depth
 from novelview.scenes.raw import MANIFEST
 from novelview.scenes.selection import selected_splits
 from novelview.scenes.store import PackedStore
@@ -52,8 +54,9 @@ def evaluate(cfg: EvaluateStage) -> None:
         facts = {"dataset": cfg.dataset, "scale": cfg.scale, "digest": digest(cfg), "weights": about(weights, config)}
         facts["cameras"] = cameras
         facts["train_scenes"] = train_scenes(Path(cfg.io["packed"]) / "train", cfg.dataset, config)
-        run = cfg.runtime
-        evaluate_to(Path(cfg.io["out"]), subject, store, task, cfg.eval, ranks, facts, run.cache_mb, run.progress)
+        run, truth = cfg.runtime, Truth(*exact_depth(raw, store))
+        out = Path(cfg.io["out"])
+        evaluate_to(out, subject, store, task, cfg.eval, ranks, facts, run.cache_mb, run.progress, truth)
         if ranks.leads:
             write_metrics(cfg)
             log.info("evaluated %s: %d entries in %.0f s", weights, len(task.entries), time.monotonic() - started)

@@ -9,8 +9,10 @@ from novelview.errors import ConfigError
 from novelview.figures.attention import attention
 from novelview.figures.camera_paths import camera_paths
 from novelview.figures.depth import depth
+from novelview.figures.depth_maps import depth_maps
 from novelview.figures.depth_table import depth_table
 from novelview.figures.gaps import gaps
+from novelview.figures.geometry_table import geometry_table
 from novelview.figures.posefree import posefree
 from novelview.figures.posefree_table import posefree_table
 from novelview.figures.qualitative import qualitative
@@ -26,11 +28,13 @@ FROM_EVALUATIONS: dict[str, Callable[[list[Path], Path], list[Path]]] = {
     "attention": attention,
     "camera_paths": camera_paths,
     "gaps": gaps,
+    "depth_maps": depth_maps,
 }
 BESIDE_PUBLISHED: dict[str, Callable[[list[Path], Path, Study], list[Path]]] = {
     "results_table": results_table,
     "depth": depth,
     "depth_table": depth_table,
+    "geometry_table": geometry_table,
     "scaling": scaling,
     "scaling_table": scaling_table,
 }

@@ -1,5 +1,7 @@
 """Chunks already on disk: verified and listed where they lie, never copied (specs/re10k_format.md section 1)."""
 
+import json
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from novelview.scenes.subsets import check_counts
 from novelview.scenes.views import load_index
 
 SPLITS = ("train", "test")
+PREFIX = "dl3dv_"
 
 
 def link(path: Path, source: ChunksSource, folder: Path, workers: int = 0, progress: bool = True) -> dict[str, Any]:
@@ -36,10 +39,19 @@ def link(path: Path, source: ChunksSource, folder: Path, workers: int = 0, progr
     for name, given in source.indices.items():
         file = _index_file(path, name, given)
         load_index(file)
-        write_bytes(folder / "indices" / f"{name}.json", file.read_bytes())
+        write_bytes(folder / "indices" / f"{name}.json", _with_prefix(file, scenes.get("test", {})))
     write_json(folder / "scenes.json", {key: {"set": "test"} for key in scenes.get("test", {})})
     chunks = [file for split in splits for file in chunk_files(path / split)]
     return {"root": str(path.resolve()), "files": _checksums(path, chunks, workers, progress)}
+
+
+def _with_prefix(index: Path, scenes: Mapping[str, str]) -> bytes:
+    """Return an index with `dl3dv_` before keys whose scene is called so here (specs/pmloss.md section 6)."""
+    content = read_json(index)
+    names = {key: key if key in scenes or PREFIX + key not in scenes else PREFIX + key for key in content}
+    if all(key == name for key, name in names.items()):
+        return index.read_bytes()
+    return json.dumps({names[key]: value for key, value in content.items()}).encode()
 
 
 def _check_split(folder: Path) -> dict[str, str]:
