@@ -1,9 +1,9 @@
 """An encoded scene on disk: encoded once, viewed by any later process that has the weights.
 
-A safetensors file of the scene's tensors (`tokens`, or the fast weights `blocks.{i}.w0|w1|w2` of LaCT) and of its
-context cameras (`context.c2w` [v 4 4] in the frame of the sample, `context.intrinsics` [v 4] in pixels). The metadata
-key `scene` is a JSON object: SHA-256 of the weights, their model node and its digest, scene, frames, size, and the
-frame's motion and scale, if any. The same scene gives the same bytes.
+A safetensors file of the scene's tensors (`tokens`, the fast weights `blocks.{i}.w0|w1|w2` of LaCT, or the Gaussians
+`gaussians.means|covariances|opacities|harmonics` and `depths` of DepthSplat) and of its context cameras (`context.c2w`
+[v 4 4] in the frame of the sample, `context.intrinsics` [v 4] in pixels). The metadata key `scene` is a JSON object:
+SHA-256 of the weights, their model node and its digest, scene, frames, size, and the frame's motion and scale, if any. The same scene gives the same bytes.
 """
 
 import json
@@ -22,19 +22,22 @@ from novelview.config.compose import digest_of
 from novelview.config.difference import difference
 from novelview.errors import CheckpointError
 from novelview.files import sha256, write_bytes
+from novelview.models.depthsplat.model import GaussianScene
 from novelview.models.lact.model import SceneState
 from novelview.models.lact.plain import FastWeights
 from novelview.models.weights import ordered, read_config
+from novelview.splatting.gaussians import Gaussians
 
 FORMAT = "novelview-scene-1"
+SPLATS = "gaussians."
 
 
 @dataclass
 class Encoded:
     """A scene as a model's `encode` left it, and what a viewer must know of it.
 
-    scene: tokens [1 n d] or fast weights; c2w, intrinsics: the context cameras, normalised as in training; their frame
-    is in the facts, None where poses stay as they come.
+    scene: tokens [1 n d], fast weights or Gaussians; c2w, intrinsics: the context cameras, normalised as in training;
+    their frame is in the facts, None where poses stay as they come.
     """
 
     scene: Any
@@ -109,10 +112,13 @@ def _check(path: Path | str, facts: Facts, tensors: dict[str, Tensor], weights: 
             raise CheckpointError(f"{path}: '{name}' has values that are not finite; encode the scene again")
 
 
-def tensors_of(scene: Tensor | SceneState) -> dict[str, Tensor]:
+def tensors_of(scene: Tensor | SceneState | GaussianScene) -> dict[str, Tensor]:
     """Return what an encoded scene consists of, by name."""
     if isinstance(scene, Tensor):
         return {"tokens": scene}
+    if isinstance(scene, GaussianScene):
+        parts = asdict(scene.gaussians) if scene.gaussians else {}
+        return {**{f"{SPLATS}{name}": value for name, value in parts.items()}, "depths": scene.depths}
     return {
         f"blocks.{number}.{name}": value
         for number, weights in enumerate(scene.blocks)
@@ -120,10 +126,13 @@ def tensors_of(scene: Tensor | SceneState) -> dict[str, Tensor]:
     }
 
 
-def scene_of(tensors: dict[str, Tensor]) -> Tensor | SceneState:
+def scene_of(tensors: dict[str, Tensor]) -> Tensor | SceneState | GaussianScene:
     """Return the scene that `tensors_of` took apart."""
     if "tokens" in tensors:
         return tensors["tokens"]
+    if "depths" in tensors:
+        parts = {name.removeprefix(SPLATS): value for name, value in tensors.items() if name.startswith(SPLATS)}
+        return GaussianScene(Gaussians(**parts) if parts else None, tensors["depths"], [])
     blocks = [
         FastWeights(*(tensors[f"blocks.{number}.{name}"] for name in FastWeights._fields))
         for number in range(len(tensors) // len(FastWeights._fields))
