@@ -3,7 +3,8 @@
 A safetensors file of the scene's tensors (`tokens`, the fast weights `blocks.{i}.w0|w1|w2` of LaCT, or the Gaussians
 `gaussians.means|covariances|opacities|harmonics` and `depths` of DepthSplat) and of its context cameras (`context.c2w`
 [v 4 4] in the frame of the sample, `context.intrinsics` [v 4] in pixels). The metadata key `scene` is a JSON object:
-SHA-256 of the weights, their model node and its digest, scene, frames, size, and the frame's motion and scale, if any. The same scene gives the same bytes.
+SHA-256 of the weights, their model node and its digest, scene, frames, size, and the frame's motion and scale, if any.
+The same scene gives the same bytes.
 """
 
 import json
