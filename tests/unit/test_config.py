@@ -19,6 +19,7 @@ NEEDED = {
     "publish": ["io.weights=w", "io.evaluation=e", "io.out=o"],
     "render": ["io.weights=w", "io.out=o"],
     "latency": ["io.out=o"],
+    "depth": ["io.weights=w", "io.out=o"],
 }
 
 

@@ -32,6 +32,7 @@ STAGES: dict[str, type] = {
     "publish": release.PublishStage,
     "render": viewing.RenderStage,
     "latency": viewing.LatencyStage,
+    "depth": viewing.DepthStage,
     "poses": estimation.PosesStage,
     "pointmaps": teaching.PointmapsStage,
 }

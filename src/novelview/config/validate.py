@@ -29,6 +29,9 @@ CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("RenderStage", "split"): ("test", "train"),
     ("RenderStage", "amp"): ("bf16", "none"),
     ("LatencyStage", "amp"): ("bf16", "none"),
+    ("DepthStage", "select"): ("uniform", "random", "kmeans"),
+    ("DepthStage", "split"): ("test", "train"),
+    ("DepthStage", "amp"): ("bf16", "none"),
     ("RenderStage", "path"): ("turntable", "interpolate"),
     ("PathConfig", "blend"): ("slerp", "entrywise"),
     ("EvalConfig", "select"): ("index", "random", "uniform", "kmeans"),
@@ -74,6 +77,7 @@ POSITIVE = {
     "EvalConfig": ("batch_size", "bootstrap", "num_context"),
     "RenderStage": ("views", "frames", "chunk", "fps"),
     "LatencyStage": ("repeats", "renders"),
+    "DepthStage": ("views",),
     "PosesStage": ("length",),
     "ColmapEstimator": ("overlap", "max_features", "seconds"),
     "PointmapsStage": ("chunk",),
@@ -110,6 +114,7 @@ NOT_NEGATIVE = {
     "PathConfig": ("frames_per_leg", "between"),
     "TTTConfig": ("steps",),
     "DepthSplatConfig": ("transformer_layers",),
+    "DepthStage": ("scenes",),
     "GaussianConfig": ("scale_min",),
 }
 BETWEEN = {

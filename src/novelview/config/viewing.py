@@ -58,3 +58,25 @@ class LatencyStage:
     amp: str = "none"  # none | bf16
     io: dict[str, Any] = field(default_factory=dict)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+
+@dataclass
+class DepthStage:
+    """Stage `depth`: depth maps of the context views of some scenes, by a model that predicts them (DepthSplat)."""
+
+    scale: str = "demo"
+    dataset: str = "rooms"
+    split: str = "test"  # test | train: which scenes of the packed store
+    scene: str = ""  # its key; empty: the first `scenes`
+    scenes: int = 1  # how many scenes, 0: all; an index names its own
+    views: int = 2  # views of each, matched with each other
+    select: str = "uniform"  # uniform (in frame order) | random | kmeans (camera centres)
+    seed: int = 0
+    index: str | None = None  # an evaluation index whose context views are taken instead
+    resolution: str = ""  # 256 or 352x640 (height x width); empty: the size the weights were trained at
+    amp: str = "none"  # none | bf16
+    npy: bool = True  # float32 [h w], z in the units of the data's camera translations
+    png: bool = True  # 1/depth in colours, the same ones for all views of a scene
+    concat: bool = True  # one picture: the views above their depths
+    io: dict[str, Any] = field(default_factory=dict)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)

@@ -1,0 +1,96 @@
+"""Stage `depth`: python -m novelview.stages.depth dataset=NAME io.weights=FILE io.out=FOLDER [views=2]."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from novelview.config.schema import ViewsConfig
+from novelview.config.viewing import DepthStage
+from novelview.errors import ConfigError, DataError
+from novelview.evaluation.depth_files import write_depths
+from novelview.evaluation.scene_file import Encoded
+from novelview.evaluation.viewing import encode_scene
+from novelview.files import require_writable, write_json
+from novelview.models.depthsplat.model import DepthSplat
+from novelview.models.weights import load_weights
+from novelview.scenes.frames import FrameCache
+from novelview.scenes.selection import choose, pool_of
+from novelview.scenes.store import PackedStore
+from novelview.scenes.views import known_entries, load_index
+from novelview.stages.cli import run_stage
+from novelview.stages.evaluate import views_of
+from novelview.stages.render import sized
+from novelview.training.distributed import team
+
+log = logging.getLogger(__name__)
+
+
+def depth(cfg: DepthStage) -> None:
+    """Write the depth maps of the chosen views of some scenes to `io.out/{scene}`, and `depths.json` about them all.
+
+    Depth is z in the units of the data's camera translations. Raises NovelviewError, one line, for a model that
+    predicts no depth, fewer than 2 views, more views than a scene has, and a size that does not fit.
+    """
+    out, weights = Path(cfg.io["out"]), Path(cfg.io["weights"])
+    require_writable(out / "depths.json", "io.out")
+    model, config = load_weights(weights)
+    if not isinstance(model, DepthSplat):
+        raise ConfigError(f"{weights}: {type(model).__name__} predicts no depth; give weights of depthsplat")
+    store = PackedStore(Path(cfg.io["packed"]) / cfg.split)
+    views = sized(views_of(config, weights), cfg.resolution)
+    made: dict[str, Any] = {}
+    with team(cfg.runtime) as ranks, torch.no_grad():
+        model = model.to(ranks.device).eval()
+        for scene, frames in tqdm(list(_chosen(cfg, store)), "depth", disable=None if cfg.runtime.progress else True):
+            encoded = encode_scene(model, weights, store, scene, frames, views, ranks.device, cfg.amp)
+            name = _free(scene, made)
+            made[name] = _written(cfg, out / name, store, views, encoded)
+    facts = {"weights": weights.name, "near": model.cfg.near, "far": model.cfg.far}
+    write_json(out / "depths.json", {**facts, "scenes": made})
+    log.info("depth maps of %d scenes: %s", len(made), out)
+
+
+def _free(scene: str, made: dict[str, Any]) -> str:
+    """Return the folder of a scene; an index may name one more than once."""
+    count = sum(name == scene or name.startswith(f"{scene}.") for name in made)
+    return f"{scene}.{count}" if count else scene
+
+
+def _chosen(cfg: DepthStage, store: PackedStore) -> Iterator[tuple[str, list[int]]]:
+    if cfg.index:
+        entries = known_entries(load_index(cfg.index), store, cfg.index)
+        yield from ((entry.scene, list(entry.context)) for entry in entries if cfg.scene in ("", entry.scene))
+        return
+    if cfg.scene and cfg.scene not in store.scenes:
+        raise DataError(f"scene={cfg.scene}: not in {cfg.io['packed']}/{cfg.split}; its scenes are in its manifest")
+    scenes = [cfg.scene] if cfg.scene else store.scenes[: cfg.scenes or None]
+    if not scenes:
+        raise DataError(f"{cfg.io['packed']}: split {cfg.split} has no scenes; choose the other as split=")
+    for scene in scenes:
+        pool = pool_of(store, scene, cfg.seed)
+        if cfg.views > len(pool.order):
+            raise DataError(f"views={cfg.views}: scene {scene} has {len(pool.order)} usable frames; ask for fewer")
+        yield scene, sorted(choose(pool, pool.order, cfg.select, cfg.views))
+
+
+def _written(
+    cfg: DepthStage, folder: Path, store: PackedStore, views: ViewsConfig, encoded: Encoded
+) -> dict[str, dict[str, float]]:
+    """Write the maps of a scene; return their smallest, middle and largest depth by frame."""
+    facts = encoded.facts
+    maps = (encoded.scene.depths[0].float() / (facts.scale or 1.0)).cpu().numpy()
+    images = FrameCache(store, views, 0).sample(facts.scene, facts.frames, 0).images
+    write_depths(folder, facts.frames, images.permute(0, 2, 3, 1).numpy(), maps, cfg)
+    names = ("min", "median", "max")
+    spread = [np.quantile(one, (0, 0.5, 1)).tolist() for one in maps]
+    return {str(frame): dict(zip(names, row, strict=True)) for frame, row in zip(facts.frames, spread, strict=True)}
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage("depth", depth))
