@@ -35,7 +35,7 @@ def adoption_words(plan: Plan, run: Run) -> list[str]:
     registry = read_registry()
     if run.adopted not in registry:
         return [*described, f"file={run.adopted}"]
-    told = [word for word in registry[run.adopted].adopt if word.startswith(("dataset=", "views."))]
+    told = [word for word in registry[run.adopted].adopt if word.startswith(("dataset=", "views.", "model."))]
     return [*described, *told, f"name={run.adopted}"]
 
 
