@@ -17,6 +17,7 @@ OWNERS = {
     "align": ("poses",),
     "runtime": (),  # travels beside the rules' params: it never reruns anything
 }
+ALONE = ("align",)  # keys that lie under none
 KEYS = ("study", "scale", "source", "path", "name", "init", "set", "publish", "licence")
 
 
@@ -35,8 +36,9 @@ def assign(given: Any) -> tuple[dict[str, list[str]], list[str]]:
     assigned: dict[str, list[str]] = {}
     words = split_words(given, "set")
     for word in words:
-        owner = word.lstrip("+").partition(".")[0]
-        if owner not in OWNERS or "=" not in word:
+        name, sign, _ = word.lstrip("+").partition("=")
+        owner = name.partition(".")[0]
+        if owner not in OWNERS or not sign or (owner == name and name not in ALONE):
             raise ConfigError(f"--config set: '{word}' is not key=value with a key under {', '.join(OWNERS)}")
         for stage in OWNERS[owner]:
             assigned.setdefault(stage, []).append(word)

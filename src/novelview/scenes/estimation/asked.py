@@ -1,6 +1,6 @@
 """Which frames of a scene the estimator is given."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from novelview.config.estimation import EstimatorConfig
 from novelview.scenes.chunks import ChunkScene
@@ -24,13 +24,19 @@ def asked_frames(scene: ChunkScene, named: set[int] | None, cfg: EstimatorConfig
     named ones alone. More than `max_frames` are thinned evenly, but never the named ones: a target without a camera
     could not be judged.
     """
-    sound = [frame for frame, image in enumerate(scene.images) if not inspect(image.numpy().tobytes())[1]]
-    wanted = [frame for frame in sound if frame in (named or ())]
     if cfg.frames == "entries" and named is not None:
-        return wanted
+        return _sound(scene, sorted(named))
+    sound = _sound(scene, range(len(scene.images)))
     if not cfg.max_frames or len(sound) <= cfg.max_frames:
         return sound
+    wanted = [frame for frame in sound if frame in (named or ())]
     others = [frame for frame in sound if frame not in (named or ())]
     room = max(0, cfg.max_frames - len(wanted))
     kept = {others[int((turn + 0.5) * len(others) / room)] for turn in range(min(room, len(others)))}
     return sorted({*wanted, *kept})
+
+
+def _sound(scene: ChunkScene, frames: Iterable[int]) -> list[int]:
+    """Return the frames that are there and can be decoded."""
+    here = (frame for frame in frames if frame < len(scene.images))
+    return [frame for frame in here if not inspect(scene.images[frame].numpy().tobytes())[1]]

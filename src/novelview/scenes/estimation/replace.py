@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -67,9 +67,7 @@ class Replacement:
         chunks = self.raw.chunks[split]
         for path in tqdm(chunks, "poses", unit="chunk", disable=not self.cfg.runtime.progress):
             scenes = read_chunk(path)
-            wanted = [named.get(scene.key, set()) if split == "test" else None for scene in scenes]
-            asked = [asked_frames(*pair, self.cfg.poses) for pair in zip(scenes, wanted, strict=True)]
-            outcomes = self._outcomes(scenes, asked)
+            outcomes = self._outcomes(scenes, named if split == "test" else None)
             kept = [self._scene(split, *pair, folder) for pair in zip(scenes, outcomes, strict=True)]
             kept = [scene for scene in kept if scene is not None]
             if kept:
@@ -78,15 +76,17 @@ class Replacement:
         if index:
             write_json(folder / split / "index.json", index)
 
-    def _outcomes(self, scenes: Sequence[ChunkScene], asked: Sequence[list[int]]) -> Iterator[Outcome]:
+    def _outcomes(self, scenes: Sequence[ChunkScene], named: Mapping[str, set[int]] | None) -> Iterator[Outcome]:
         """Estimate scenes side by side: each is a process of its own, which a thread of this one waits for."""
         settings = asdict(self.cfg.poses)
+
+        def job(scene: ChunkScene) -> Outcome:
+            frames = asked_frames(scene, None if named is None else named.get(scene.key, set()), self.cfg.poses)
+            return estimated(self.estimator, settings, scene, frames, self.estimates)
+
         workers = 1 if self.estimator.alone else max(1, self.cfg.runtime.workers)
         with ThreadPoolExecutor(workers) as pool:
-            jobs = [
-                pool.submit(estimated, self.estimator, settings, scene, frames, self.estimates)
-                for scene, frames in zip(scenes, asked, strict=True)
-            ]
+            jobs = [pool.submit(job, scene) for scene in scenes]
             try:
                 yield from (job.result() for job in jobs)
             finally:
