@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,3 +141,12 @@ def test_the_loss_alone_imports_neither_hydra_nor_the_models() -> None:
     code = f"import sys, novelview.losses.pointmap; print([name for name in {heavy!r} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_the_page_s_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs/pmloss.md").read_text()
+    example = page.split("```python\n")[1].split("```")[0]
+    assert example.count("\n") <= 10
+    exec(compile(example, "docs/pmloss.md", "exec"), {})
+    loss = float(capsys.readouterr().out.split("[")[1].split("]")[0])
+    assert 2 < loss < 3.1  # unrelated clouds: a little less than their variance of 3

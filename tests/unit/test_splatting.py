@@ -98,7 +98,7 @@ def test_bounds_on_memory_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     largest = _record_largest(monkeypatch)
     monkeypatch.setattr(blend, "AHEAD", 3)
     monkeypatch.setattr(blend, "PAIRS", 2 * 3 * tiles.TILE**2)
-    monkeypatch.setattr(tiles.tile_lists, "__defaults__", (50,))
+    monkeypatch.setattr(tiles, "MEMBERS", 50)
     bounded = vars(_rasterize(scene))
     for name, value in whole.items():
         torch.testing.assert_close(bounded[name], value, rtol=0, atol=1e-5)
@@ -130,13 +130,14 @@ def test_equal_depths_keep_their_order() -> None:
     torch.testing.assert_close(color[:2], torch.tensor([0.99 + 0.01 * 0.1, 0.01 * 0.5]), atol=1e-5, rtol=0)
 
 
-def test_a_round_ends_where_every_pixel_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_lies_behind_stopped_pixels_is_not_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = _scene(4000)
     scene["means"] = torch.tensor([0.0, 0.0, 2.0]) + 0.01 * torch.arange(4000)[:, None] * torch.tensor([0, 0, 1.0])
     scene["opacities"][:], scene["scales"][:] = 0.9, 10.0
+    monkeypatch.setattr(tiles, "MEMBERS", 2000)
     sizes = _record_largest(monkeypatch)
     assert torch.allclose(_rasterize(scene).alpha, torch.tensor(0.9999), atol=1e-3)
-    assert sum(sizes) < 4 * blend.AHEAD * (WIDTH + 8) * (HEIGHT + 8)
+    assert sum(sizes) < 2 * blend.AHEAD * (WIDTH + tiles.TILE) * (HEIGHT + tiles.TILE)
 
 
 BROKEN = {

@@ -1,7 +1,8 @@
 """Front-to-back blending of ellipses over tiles, with its gradient (specs/rasterizer.md section 1, steps 7 to 10).
 
 The search for (pixel, Gaussian) pairs keeps no history: a pass over the tiles takes the next Gaussians of every list
-until all pixels of a tile have stopped. The gradient revisits only what the pass has met, last round first.
+until all pixels of a tile have stopped; what lies behind is not even listed. The gradient revisits only what the pass
+has met, last round first.
 """
 
 from collections.abc import Iterator
@@ -13,11 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from novelview.splatting.settings import Settings
-from novelview.splatting.tiles import MIN_ALPHA, TILE, Bounds, TileLists, tile_counts, tile_lists
+from novelview.splatting.tiles import MIN_ALPHA, TILE, Bounds, TileLists, list_tiles, slabs, tile_counts
 
 STOP = 1e-4  # transmittance at which a pixel takes nothing more
 AHEAD = 32  # Gaussians of a list a round
-PAIRS = 2**20  # of (pixel, Gaussian) pairs evaluated at a time: bounds the memory
+PAIRS = 2**19  # of (pixel, Gaussian) pairs evaluated at a time: bounds the memory
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,15 @@ class _Blend(torch.autograd.Function):
         padded, values = _padded(shapes), _padded(features)
         columns, rows = tile_counts(frame.settings)
         image = features.new_zeros(columns * rows, TILE * TILE, features.shape[1])
+        light = features.new_ones(image.shape[:2])
         ctx.rounds = []
-        for lists in tile_lists(frame.bounds, frame.settings):
+        for slab in slabs(frame.bounds):
+            alive = (light > STOP).any(dim=-1)
+            if not bool(alive.any()):
+                break
+            lists = list_tiles(frame.bounds, slab, alive, columns)
             for group in _groups(lists):
-                ctx.rounds += _march(lists, group, padded, values, image, frame)
+                ctx.rounds += _march(lists, group, padded, values, image, light, frame)
         ctx.frame = frame
         ctx.save_for_backward(shapes, features)
         return image
@@ -78,30 +84,28 @@ def _padded(values: Tensor) -> Tensor:
 
 
 def _groups(lists: TileLists) -> Iterator[Tensor]:
-    """Split a region's tiles, longest lists first, into groups that a round evaluates at once."""
+    """Split the tiles, longest lists first, into groups that a round evaluates at once."""
     order = torch.argsort(lists.counts, descending=True, stable=True)
     return iter(order.split(max(1, PAIRS // (AHEAD * TILE * TILE))))
 
 
 def _march(
-    lists: TileLists, group: Tensor, shapes: Tensor, features: Tensor, image: Tensor, frame: Frame
+    lists: TileLists, group: Tensor, shapes: Tensor, features: Tensor, image: Tensor, light: Tensor, frame: Frame
 ) -> list[Round]:
-    """Add a group of tiles to the image; return the rounds it took."""
+    """Add a group of tiles to the image and take what they keep from the light; return the rounds it took."""
     rounds, offset = [], 0
-    before = shapes.new_ones(len(group), TILE * TILE)
     ahead = torch.arange(AHEAD, device=shapes.device)
     while len(group):
         place = lists.starts[group, None] + offset + ahead
         within = offset + ahead < lists.counts[group, None]
         members = torch.where(within, lists.members[torch.clamp(place, max=len(lists.members) - 1)], len(shapes) - 1)
-        step = Round(lists.tiles[group], members, before)
+        step = Round(lists.tiles[group], members, light[lists.tiles[group]])
         rounds.append(step)
-        alpha = _alphas(step, shapes, frame)[0]
-        weights, after = _weights(alpha, before)
+        weights, after = _weights(_alphas(step, shapes, frame)[0], step.before)
         image[step.tiles] += weights.flatten(1, 2) @ features[members]
+        light[step.tiles] = after
         offset += AHEAD
-        alive = (lists.counts[group] > offset) & (after > STOP).any(dim=-1)
-        group, before = group[alive], after[alive]
+        group = group[(lists.counts[group] > offset) & (after > STOP).any(dim=-1)]
     return rounds
 
 

@@ -1,26 +1,26 @@
-"""Which Gaussians can touch which tiles of the image, front to back, in regions of bounded size."""
+"""Which Gaussians can touch which tiles of the image, front to back, in lists of bounded size."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from novelview.splatting.project import Ellipses
 from novelview.splatting.settings import Settings
 
-TILE = 8  # pixels a side
+TILE = 4  # pixels a side: larger ones evaluate more pixels in vain
 MIN_ALPHA = 1 / 255
 INRIA_TILE = 16
-MEMBERS = 2**22  # of (tile, Gaussian) pairs listed at a time
+MEMBERS = 2**22  # of (tile, Gaussian) pairs listed at a time; bounds the memory of sorting them
 
 Bounds = Int[Tensor, "m 4"]  # first tile column and row, then one past the last
 
 
 @dataclass(frozen=True)
 class TileLists:
-    """Tiles of a region that anything touches (row-major numbers), and their Gaussians, each list front to back."""
+    """Tiles that anything touches (row-major numbers), and their Gaussians, each list front to back."""
 
     tiles: Int[Tensor, " t"]
     starts: Int[Tensor, " t"]
@@ -62,48 +62,26 @@ def _three_sigma(ellipses: Ellipses) -> tuple[Tensor, Tensor]:
     return torch.trunc(low / INRIA_TILE) * scale, torch.trunc(high / INRIA_TILE) * scale
 
 
-def tile_lists(bounds: Bounds, settings: Settings, members: int = MEMBERS) -> Iterator[TileLists]:
-    """Yield lists that together cover the image; each has at most `members` members, or is one tile's."""
-    columns, rows = tile_counts(settings)
-    counts = _counts(bounds, columns, rows)
-    regions = [(0, 0, columns, rows)]
-    while regions:
-        left, top, right, bottom = region = regions.pop()
-        total = int(counts[top:bottom, left:right].sum())
-        if total <= members or (right - left) * (bottom - top) == 1:
-            if total:
-                yield _list_region(bounds, counts, region)
-        elif right - left > bottom - top:
-            middle = (left + right) // 2
-            regions += [(left, top, middle, bottom), (middle, top, right, bottom)]
-        else:
-            middle = (top + bottom) // 2
-            regions += [(left, top, right, middle), (left, middle, right, bottom)]
+def slabs(bounds: Bounds) -> Iterator[slice]:
+    """Split the Gaussians, front to back, so that each part touches about `MEMBERS` tiles at most."""
+    touched = (bounds[:, 2:] - bounds[:, :2]).prod(dim=-1)
+    before = touched.cumsum(0) - touched
+    _, counts = torch.unique_consecutive(before // MEMBERS, return_counts=True)
+    first = 0
+    for count in counts.tolist():
+        yield slice(first, first + count)
+        first += count
 
 
-def _counts(bounds: Bounds, columns: int, rows: int) -> Int[Tensor, "rows columns"]:
-    """Count the Gaussians of every tile from the corners of their rectangles alone."""
-    corners = torch.zeros((rows + 1) * (columns + 1), dtype=torch.long, device=bounds.device)
-    left, top, right, bottom = bounds.unbind(-1)
-    for x, y, sign in ((left, top, 1), (right, top, -1), (left, bottom, -1), (right, bottom, 1)):
-        corners.index_add_(0, y * (columns + 1) + x, torch.full_like(x, sign))
-    return corners.view(rows + 1, columns + 1).cumsum(0).cumsum(1)[:rows, :columns]
-
-
-def _list_region(bounds: Bounds, counts: Tensor, region: tuple[int, int, int, int]) -> TileLists:
-    left, top, right, bottom = region
-    first = torch.maximum(bounds[:, :2], bounds.new_tensor([left, top]))
-    size = torch.clamp(torch.minimum(bounds[:, 2:], bounds.new_tensor([right, bottom])) - first, min=0)
-    number = size.prod(dim=-1)
-    inside = torch.nonzero(number).squeeze(-1)
-    first, across, number = first[inside], size[inside, 0], number[inside]
-    owner = torch.repeat_interleave(torch.arange(len(inside), device=bounds.device), number)
-    step = torch.arange(len(owner), device=bounds.device) - (number.cumsum(0) - number)[owner]
-    wide = across[owner]
-    tile = (first[owner, 1] + step // wide) * counts.shape[1] + first[owner, 0] + step % wide
-    order = torch.argsort(tile, stable=True)
-    numbers = torch.arange(counts.numel(), device=bounds.device).view_as(counts)[top:bottom, left:right].flatten()
-    lengths = counts[top:bottom, left:right].flatten()
-    used = lengths > 0
-    starts = lengths.cumsum(0) - lengths
-    return TileLists(numbers[used], starts[used], lengths[used], inside[owner[order]])
+def list_tiles(bounds: Bounds, slab: slice, alive: Bool[Tensor, " t"], columns: int) -> TileLists:
+    """List a slab's Gaussians by those tiles that still take any."""
+    first, size = bounds[slab, :2], bounds[slab, 2:] - bounds[slab, :2]
+    touched = size.prod(dim=-1)
+    owner = torch.repeat_interleave(torch.arange(len(touched), device=bounds.device), touched)
+    step = torch.arange(len(owner), device=bounds.device) - (touched.cumsum(0) - touched)[owner]
+    across = size[owner, 0]
+    tile = (first[owner, 1] + step // across) * columns + first[owner, 0] + step % across
+    kept = alive[tile]
+    tile, order = torch.sort(tile[kept], stable=True)
+    tiles, counts = torch.unique_consecutive(tile, return_counts=True)
+    return TileLists(tiles, counts.cumsum(0) - counts, counts, owner[kept][order] + slab.start)
