@@ -122,7 +122,7 @@ def _gaussian(config: dict[str, Any], pm: bool) -> GaussianConfig:
         return cfg
     assert told.get("opacity_mapping") is None, "no opacity mapping here"
     cfg.scale_activation, cfg.unit_rays, cfg.upsampler, cfg.regressor = "exp", True, "resize_conv", "unet"
-    cfg.offset_mode = {"origin": "ori"}.get(told["offset_mode"], told["offset_mode"])
+    cfg.offset_mode = str(told["offset_mode"]).replace("origin", "ori")
     cfg.offset_factor = told.get("offset_factor", 0.5)
     cfg.confidence_activation = told.get("confidence_activation") or "none"
     cfg.large_unet = told.get("color_large_unet", False) or cfg.regressor_channels == 16

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from tiny_splats import DINO, PM, TWO_SCALES, depthsplat, gaussian_config, posed_views, splat_config
 
@@ -154,10 +155,8 @@ def test_published_checkpoints_of_both_kinds(tmp_path: Path) -> None:
 
 
 def test_our_own_weights_rebuild_the_model(tmp_path: Path) -> None:
-    from omegaconf import OmegaConf
-
     model = depthsplat(**TWO_SCALES, gaussian=gaussian_config(**PM))
-    node = OmegaConf.to_container(OmegaConf.structured(model.cfg))
+    node: Any = OmegaConf.to_container(OmegaConf.structured(model.cfg))
     save_weights(tmp_path / "model.safetensors", model, {"model": {**node, "match_weights": "nowhere.pth"}})
     again, _ = load_weights(tmp_path / "model.safetensors")
     context, target = posed_views(2), posed_views(1, seed=2)

@@ -23,10 +23,12 @@ def load_initial(predictor: nn.Module, cfg: DepthSplatConfig) -> Record:
     Returns, by file, how many weights were loaded, which of the part they are for were missing there, and how many of
     the file were left out. Raises CheckpointError, one line, for a file that is missing or whose sizes do not fit.
     """
-    wanted = {"model.dino.weights": (cfg.dino.weights, ("pretrained.",))}
-    wanted["model.match_weights"] = (cfg.match_weights, ("backbone.", "transformer."))
+    wanted = (
+        ("model.dino.weights", cfg.dino.weights, ("pretrained.",)),
+        ("model.match_weights", cfg.match_weights, ("backbone.", "transformer.")),
+    )
     record: Record = {}
-    for key, (name, parts) in wanted.items():
+    for key, name, parts in wanted:
         if name is not None:
             path = _found(key, name)
             record[path.name] = _load(path, predictor, parts)

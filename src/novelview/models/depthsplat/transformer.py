@@ -87,7 +87,7 @@ class MultiViewTransformer(nn.Module):
     def forward(self, features: Float[Tensor, "b v c h w"], others: Int[Tensor, "b v m"]) -> Float[Tensor, "b v c h w"]:
         """Update the features of every view; others: which views each one attends to."""
         x = features.movedim(2, -1)
-        moved = self._masks(*x.shape[2:4], others.shape[-1], x.device)
+        moved = self._masks(x.shape[2], x.shape[3], others.shape[-1], x.device)
         for number, block in enumerate(self.layers):
             x = block(x, others, self.splits, moved if number % 2 and self.splits > 1 else (None, None))
         return x.movedim(-1, 2)
