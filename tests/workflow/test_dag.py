@@ -53,6 +53,22 @@ def test_a_single_stage_is_called_by_its_name(tmp_path: Path, target: str, last:
     assert planned(snakemake(tmp_path, "-n", target)) == wanted
 
 
+def test_estimated_cameras_are_a_data_set_and_an_evaluation_more(tmp_path: Path) -> None:
+    done = snakemake(tmp_path, "-n", "--config", "study=posefree")
+    found = planned(done)
+    assert (found["download_source"], found["pack_scenes"], found["pretrain_model"], found["evaluate_model"]) == (
+        1,
+        2,
+        3,
+        5,
+    )
+    output = done.stdout + done.stderr
+    assert output.count("novelview.stages.poses scale=demo poses=colmap dataset=rooms-textured ") == 1
+    assert output.count("dataset=rooms-textured-colmap eval=rooms") == 2
+    alone = planned(snakemake(tmp_path, "-n", "poses", "--config", "study=posefree"))
+    assert alone == {"download_source": 1}  # and estimate_poses, which other studies lack
+
+
 def test_photographs_are_a_study_of_their_own(tmp_path: Path) -> None:
     done = snakemake(tmp_path, "-n", "--config", "study=photos", "source=transforms", "path=somewhere", "name=garden")
     assert planned(done)["evaluate_model"] == 4
