@@ -196,6 +196,14 @@ def test_a_run_without_a_result_is_one_line_and_leaves_the_record(
         assert read_json(tmp_path / "out" / "estimates" / "poses.json")["summary"]["placed_scenes"] == 0
 
 
+def test_a_chunk_that_changed_since_it_was_listed_is_refused(run: Runner, tmp_path: Path) -> None:
+    run(Fake(), ["whole", "other"])
+    chunk = tmp_path / "data" / "raw" / "test" / "000000.torch"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"000000\.torch: its content differs"):
+        run(Fake())
+
+
 def test_absent_weights_and_a_data_set_onto_itself_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     raw = raw_data(tmp_path / "raw", ["whole"])
     words = [f"io.raw={raw}", f"io.out={tmp_path}/out", f"poses.weights={tmp_path}/no.safetensors"]

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from novelview.config.estimation import PosesStage
 from novelview.errors import ConfigError, DataError
-from novelview.files import read_json, write_bytes, write_json
+from novelview.files import read_json, sha256, write_bytes, write_json
 from novelview.scenes.chunks import ChunkScene, read_chunk, write_chunk
 from novelview.scenes.estimation.alignment import Placed, errors, place
 from novelview.scenes.estimation.asked import asked_frames, named_frames
@@ -66,6 +66,8 @@ class Replacement:
         named = named_frames(self.indices)
         chunks = self.raw.chunks[split]
         for path in tqdm(chunks, "poses", unit="chunk", disable=not self.cfg.runtime.progress):
+            if sha256(path) != self.raw.checksums[f"{split}/{path.name}"]:
+                raise DataError(f"{path}: its content differs from the manifest; run the download stage again")
             scenes = read_chunk(path)
             outcomes = self._outcomes(scenes, named if split == "test" else None)
             kept = [self._scene(split, *pair, folder) for pair in zip(scenes, outcomes, strict=True)]
