@@ -134,7 +134,8 @@ def encode(folder: Path, config: dict[str, Any], images: Tensor) -> tuple[DepthS
     encoder = DepthSplatEncoder(encoder_config(folder, config))
     loaded(folder, encoder, config)
     given = tensors(folder)
-    assert set(given["near"].flatten().tolist()) == {encoder.cfg.near}
+    for name in ("near", "far"):
+        near(name, torch.full_like(given[name], getattr(encoder.cfg, name)), given[name], rtol=1e-6, atol=0)
     cameras = Cameras(given["extrinsics_c2w"], given["intrinsics_norm"])
     return encoder, encoder.train(config["train_mode"])(images, cameras)
 
@@ -154,6 +155,8 @@ def recorded_values(found: Encoded) -> dict[str, Tensor]:
     ours["depths"] = torch.cat(found.depth.depths)
     for name in ("means", "covariances", "harmonics", "opacities") if found.gaussians else ():
         ours[f"gaussians.{name}"] = torch.cat([getattr(one, name) for one in found.gaussians])
+    if found.confidence is not None:
+        ours["gaussians.confidences"] = found.confidence.repeat(len(found.gaussians), 1)
     return ours
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from depthsplat_fixture import GRADIENT_RTOL, near, tensors
+from torch import Tensor
 
 from novelview.models.depthsplat.cost import coarse_candidates, cost_volume, warp
-from novelview.models.depthsplat.neighbours import other_views
 from novelview.models.depthsplat.predictor import in_pixels
 
 
@@ -36,22 +36,28 @@ def check_intrinsics(folder: Path, config: dict[str, Any]) -> None:
 def check_cost_and_gradient(folder: Path, config: dict[str, Any]) -> None:
     """The gradient is recorded by warped feature: each view's is the sum over the views it was warped to."""
     given = tensors(folder)
-    features = given["features"].requires_grad_()
-    views = features.shape[1]
-    others = other_views(given["extrinsics_c2w"], local=views)
+    features, others = given["features"].requires_grad_(), _others(given)
     candidates = given["inverse_depth_candidates"][None, :, None, None]
     cost = cost_volume(features, given["intrinsics_feature_px"], given["extrinsics_c2w"], candidates, others)
     near("cost_volume", cost, given["cost_volume"])
     seen = torch.zeros_like(features)
-    parts = given["grad_tgt_features"].unflatten(0, (-1, others.shape[-1])).unflatten(0, features.shape[:2])
-    for view in range(views):
-        for number, other in enumerate(others[0, view].tolist()):
-            seen[:, other] += parts[:, view, number]
+    parts = given["grad_tgt_features"].view(*others.shape, *features.shape[2:])
+    rows = torch.arange(len(features))[:, None, None].expand_as(others)
+    seen.index_put_((rows, others), parts, accumulate=True)
     (gradient,) = torch.autograd.grad((cost * given["cotangent"]).sum(), features)
     near("gradient of the features", gradient, seen + _reference_part(given, others), rtol=GRADIENT_RTOL)
 
 
-def _reference_part(given: dict[str, torch.Tensor], others: torch.Tensor) -> torch.Tensor:
+def _others(given: dict[str, Tensor]) -> Tensor:
+    """Return which views were warped to each, [b v m], as the recorded features tell."""
+    features = given["features"].detach()
+    targets = given["tgt_features"].view(*features.shape[:2], -1, *features.shape[2:])
+    same = (targets[:, :, :, None] == features[:, None, None]).flatten(4).all(dim=-1)
+    assert (same.sum(dim=-1) == 1).all()
+    return same.int().argmax(dim=-1)
+
+
+def _reference_part(given: dict[str, Tensor], others: Tensor) -> Tensor:
     """Return the gradient through the reference features: cotangent times warped features, averaged."""
     warped = given["warped"].unflatten(0, (-1, others.shape[-1])).mean(dim=1)
     own = torch.einsum("ndhw,ncdhw->nchw", given["cotangent"], warped) / warped.shape[1] ** 0.5
