@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -219,6 +220,24 @@ def test_gsplat_without_its_kernels_is_one_error(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(gsplat_backend, "is_built", lambda: False)
     with pytest.raises(ConfigError, match="compiled kernels"):
         gsplat_backend.require(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("built", ["nothing", "a wheel with kernels", "kernels built at first use"])
+def test_gsplat_counts_where_its_kernels_are_compiled(
+    built: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, extensions = tmp_path / "packages/gsplat", tmp_path / "extensions"
+    for folder in (package, extensions / "py311_cu128/gsplat_cuda"):
+        folder.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('looking is not importing')")
+    (extensions / "py311_cu128/gsplat_cuda/build.ninja").touch()
+    monkeypatch.syspath_prepend(package.parent)
+    monkeypatch.setenv(gsplat_backend.EXTENSIONS, str(extensions))
+    if built == "a wheel with kernels":
+        (package / "csrc.so").touch()
+    elif built != "nothing":
+        (extensions / "py311_cu128/gsplat_cuda/gsplat_cuda.so").touch()
+    assert gsplat_backend.is_built() == (built != "nothing")
 
 
 def test_gsplat_is_asked_for_rgb_and_depth(monkeypatch: pytest.MonkeyPatch) -> None:
