@@ -209,3 +209,15 @@ def test_initial_weights_that_are_missing_or_do_not_fit(tmp_path: Path) -> None:
     torch.save({"other.weight": torch.ones(1)}, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match="is it the file that was asked for"):
         depthsplat(match_weights=str(tmp_path / "other.pth"))
+
+
+def test_half_precision_keeps_places_and_depths() -> None:
+    """Under autocast only products of the networks are rounded: places, candidates and Gaussians stay float32."""
+    model, context, target = depthsplat(**TWO_SCALES), posed_views(2), posed_views(1, seed=1)
+    with torch.no_grad():
+        plain = model(context, target)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = model(context, target)
+    assert {half.images.dtype, half.extras["depth"].dtype, half.extras["means"].dtype} == {torch.float32}
+    off = (1 / half.extras["depth"] - 1 / plain.extras["depth"]).abs()
+    assert off.mean() < 0.01, "a coarse step of 1/depth is 0.06"

@@ -12,7 +12,7 @@ MIN_Z = 1e-3
 
 def coarse_candidates(near: float, far: float, count: int, like: Tensor) -> Float[Tensor, "1 d 1 1"]:
     """Return `count` inverse depths, from 1/far to 1/near in equal steps."""
-    return torch.linspace(1 / far, 1 / near, count, device=like.device, dtype=like.dtype)[None, :, None, None]
+    return torch.linspace(1 / far, 1 / near, count, device=like.device)[None, :, None, None]
 
 
 def fine_candidates(
@@ -43,11 +43,10 @@ def warp(
     reference camera to the other camera; depth: z in the reference camera. Pixel centres at integers, zero outside;
     no gradient through the places.
     """
-    with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-        grid = _places(intrinsics.float(), pose.float(), depth.float())
-    count, height = depth.shape[1:3]
-    warped = grid_sample(features, grid.flatten(1, 2).to(features.dtype), "bilinear", "zeros", align_corners=True)
-    return warped.unflatten(2, (count, height))
+    with torch.no_grad():
+        grid = _places(intrinsics, pose, depth)
+    warped = grid_sample(features, grid.flatten(1, 2), "bilinear", "zeros", align_corners=True)
+    return warped.unflatten(2, depth.shape[1:3])
 
 
 def _places(
@@ -74,15 +73,27 @@ def cost_volume(
 ) -> Float[Tensor, "n d h w"]:
     """Return the mean over the other views of (reference . warped) / sqrt(c) at every candidate, n = b v.
 
-    intrinsics: in pixels of the maps. inverse: candidate inverse depths, also [1 d 1 1]. One other view at a time.
+    intrinsics: in pixels of the maps. inverse: candidate inverse depths, also [1 d 1 1]. One other view at a time, in
+    float32 also under autocast, where bfloat16 would round places to whole pixels.
     """
+    with torch.autocast(features.device.type, enabled=False):
+        return _cost_volume(features.float(), intrinsics.float(), c2w.float(), 1 / inverse.float(), others)
+
+
+def _cost_volume(
+    features: Float[Tensor, "b v c h w"],
+    intrinsics: Float[Tensor, "b v 3 3"],
+    c2w: Float[Tensor, "b v 4 4"],
+    depth: Float[Tensor, "n d h w"],
+    others: Int[Tensor, "b v m"],
+) -> Float[Tensor, "n d h w"]:
     batch, views, channels, height, width = features.shape
-    depth = (1 / inverse).expand(batch * views, -1, height, width)
+    depth = depth.expand(batch * views, -1, height, width)
     reference, lens, rows = features.flatten(0, 1), intrinsics.flatten(0, 1), torch.arange(batch, device=c2w.device)
     total: Tensor | int = 0
     for other in others.unbind(-1):
         place = rows[:, None], other
-        pose = torch.linalg.inv(c2w[place].float()) @ c2w.float()
+        pose = torch.linalg.inv(c2w[place]) @ c2w
         warped = warp(features[place].flatten(0, 1), lens, pose.flatten(0, 1), depth)
         total = total + torch.einsum("nchw,ncdhw->ndhw", reference, warped)
     return cast(Tensor, total) / (channels**0.5 * others.shape[-1])
