@@ -72,17 +72,27 @@ def test_a_similarity_of_the_truth_costs_nothing() -> None:
     assert pointmap_loss(moved * torch.tensor([1, 1, -1]), cloud).min() > 1e-2
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
-def test_a_broken_scene_counts_nothing_and_spares_the_others(value: float) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30, 3e38])
+@pytest.mark.parametrize("side", ["predicted", "pointmap", "both"])
+def test_a_broken_scene_counts_nothing_and_spares_the_others(value: float, side: str) -> None:
     predicted, pointmap = _cloud(8, scenes=2), _cloud(9, scenes=2)
     expected = pointmap_loss(predicted, pointmap)[1]
-    predicted[0, 3] = value
+    for name, cloud in (("predicted", predicted), ("pointmap", pointmap)):
+        if side in (name, "both"):
+            cloud[0, 3] = value
     predicted.requires_grad_()
     loss = pointmap_loss(predicted, pointmap)
     (gradient,) = torch.autograd.grad(loss.sum(), predicted)
     assert loss[0] == 0 and not gradient[0].any()
     torch.testing.assert_close(loss[1], expected)
     assert gradient[1].any() and torch.isfinite(gradient).all()
+
+
+def test_huge_clouds_stay_finite() -> None:
+    predicted, pointmap = (1e14 * _cloud(18, 5000)).requires_grad_(), 1e14 * _cloud(19, 5000)
+    loss = pointmap_loss(predicted, pointmap)
+    (gradient,) = torch.autograd.grad(loss.sum(), predicted)
+    assert torch.isfinite(loss).all() and loss > 0 and torch.isfinite(gradient).all()
 
 
 def test_a_large_loss_counts_a_hundred_thousandth() -> None:
@@ -107,8 +117,11 @@ def test_clouds_that_do_not_pair_are_refused(shapes: tuple[tuple[int, ...], tupl
 
 
 def test_points_that_are_not_finite_cannot_be_aligned() -> None:
-    with pytest.raises(DataError, match="finite"):
-        umeyama(torch.full((4, 3), torch.nan), torch.zeros(4, 3))
+    for value in (torch.nan, torch.inf):
+        with pytest.raises(DataError, match="finite"):
+            umeyama(torch.full((4, 3), value), torch.zeros(4, 3))
+    with pytest.raises(DataError, match="too large"):
+        umeyama(1e30 * _cloud(0)[0], 1e30 * _cloud(1)[0])
 
 
 def test_half_precision_under_autocast_changes_nothing() -> None:

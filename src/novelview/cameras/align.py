@@ -75,11 +75,11 @@ def umeyama(
         raise DataError(
             f"alignment needs as many points in both sets, got {tuple(source.shape)}, {tuple(target.shape)}"
         )
-    if not bool(torch.isfinite(source.detach().sum() + target.detach().sum())):
-        raise DataError("alignment needs finite points; some are NaN or infinite")
     means = source.mean(dim=-2, keepdim=True), target.mean(dim=-2, keepdim=True)
     one, two = source - means[0], target - means[1]
     covariance = two.mT @ one / source.shape[-2]
+    if not bool(torch.isfinite(covariance.detach()).all()):
+        raise DataError("alignment needs finite points; some are NaN, infinite or too large to be multiplied")
     rotation = _nearest_rotation(covariance if prior is None else covariance + prior)
     variance = one.square().sum(dim=(-2, -1)) / source.shape[-2]
     spread = variance > (8 * torch.finfo(source.dtype).eps * means[0].detach()).square().sum(dim=(-2, -1))

@@ -4,7 +4,7 @@ Usable alone: two tensors in, a loss out; nothing of the package is needed besid
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -13,6 +13,7 @@ from novelview.errors import DataError
 from novelview.losses.nearest import nearest
 
 LARGE_FACTOR = 1e-5  # what a loss above `ignore_large` is multiplied by
+LARGEST = 1e15  # coordinates from here on leave the range of float32 when squared and summed
 TEACHER_PATCH = 14
 
 
@@ -27,8 +28,8 @@ def pointmap_loss(
     predicted, pointmap: world coordinates of corresponding pixels, any units each; the pointmap is brought onto the
     prediction by the similarity that fits all pairs (units of the result: the prediction's, squared). Gradients reach
     `predicted` through the alignment, too, unless `detach_alignment`. A scene whose loss exceeds `ignore_large` counts
-    1e-5 of it. A scene with values that are not finite, or whose loss is not, has loss 0 and no gradient. Raises
-    DataError for clouds that do not pair.
+    1e-5 of it. A scene with a coordinate that is NaN or not below 1e15 has loss 0 and no gradient. Raises DataError for
+    clouds that do not pair.
     """
     if predicted.shape != pointmap.shape or predicted.dim() != 3 or 0 in predicted.shape or predicted.shape[-1] != 3:
         raise DataError(
@@ -36,24 +37,18 @@ def pointmap_loss(
             f" {tuple(pointmap.shape)}"
         )
     with torch.autocast(predicted.device.type, enabled=False):
-        sound = _finite(predicted) & _finite(pointmap)
-        loss = _sound_chamfer(predicted, pointmap, sound, detach_alignment)
-        if not bool(torch.isfinite(loss).all()):  # overflow: again without, for 0 * infinity has no gradient
-            sound &= torch.isfinite(loss.detach())
-            loss = _sound_chamfer(predicted, pointmap, sound, detach_alignment)
+        dtype = torch.promote_types(predicted.dtype, torch.float32)
+        predicted, pointmap = predicted.to(dtype), pointmap.to(dtype)
+        sound = _sound(predicted) & _sound(pointmap)
+        predicted, pointmap = (torch.where(sound[:, None, None], points, 0) for points in (predicted, pointmap))
+        fitted = umeyama(pointmap, predicted.detach() if detach_alignment else predicted)
+        loss = torch.where(sound, chamfer(predicted, fitted.points(pointmap)), 0)
     return torch.where(loss > ignore_large, LARGE_FACTOR * loss, loss)
 
 
-def _finite(points: Tensor) -> Tensor:
-    return torch.isfinite(points.detach()).flatten(1).all(dim=1)
-
-
-def _sound_chamfer(predicted: Tensor, pointmap: Tensor, sound: Tensor, detach_alignment: bool) -> Float[Tensor, " b"]:
-    """Return the losses of the sound scenes and 0 for the others."""
-    keep = sound[:, None, None]
-    predicted, pointmap = torch.where(keep, predicted, 0), torch.where(keep, pointmap, 0)
-    aligned = umeyama(pointmap, predicted.detach() if detach_alignment else predicted).points(pointmap)
-    return torch.where(sound, chamfer(predicted, aligned), 0)
+def _sound(points: Float[Tensor, "b n 3"]) -> Bool[Tensor, " b"]:
+    """Say of every scene whether its coordinates are numbers whose squares can be summed."""
+    return (points.detach().abs() < LARGEST).flatten(1).all(dim=1)
 
 
 def chamfer(queries: Float[Tensor, "b n 3"], points: Float[Tensor, "b m 3"]) -> Float[Tensor, " b"]:
