@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_vggt import tiny as tiny_vggt
 
 from novelview.cameras.points import unproject
 from novelview.config.schema import AugmentConfig, ViewsConfig
 from novelview.config.sources import RoomsSource
 from novelview.errors import DataError
+from novelview.models.vggt.model import VGGT
 from novelview.scenes.dataset import TrainSet
+from novelview.scenes.frames import FrameCache
 from novelview.scenes.pointmaps import Pointmaps
 from novelview.scenes.procedural import room_for
 from novelview.scenes.procedural.truth import exact_depth
@@ -144,6 +147,23 @@ def test_a_teacher_that_cannot_teach_says_why_and_writes_nothing(data: Path, tmp
     error = capsys.readouterr().err
     assert "no exact depth" in error and error.count("\n") == 1
     assert not (tmp_path / "vggt").exists() and not (tmp_path / "exact").exists()
+
+
+def test_vggt_teaches_all_frames_of_a_scene_in_one_world(data: Path, tmp_path: Path, monkeypatch) -> None:
+    torch.manual_seed(0)
+    model = VGGT(tiny_vggt()).requires_grad_(False).eval()
+    monkeypatch.setattr("novelview.stages.pointmaps.load_vggt", lambda path: model)
+    size = ["views.image_size=40", *SIZED[1:]]  # no multiple of 14: pictures shrink to 28, points grow back to 40
+    assert teach([*size, *_io(data), f"io.out={tmp_path}/vggt", "teacher=vggt"]) == 0
+    store, views = PackedStore(data / "packed/train"), replace(VIEWS, image_size=40)
+    scene = store.scenes[1]
+    points = Pointmaps(tmp_path / "vggt", views, "vggt").points(scene, range(10))
+    images = torch.stack(FrameCache(store, views, 0).frames(scene, range(10)))[None].float() / 255
+    small = torch.nn.functional.interpolate(images[0], (28, 28), mode="bilinear", align_corners=False)[None]
+    maps = model(small)["world_points"][0].movedim(-1, 1)
+    grown = torch.nn.functional.interpolate(maps, (40, 40), mode="nearest")
+    assert points.shape == (10, 3, 40, 40)
+    assert torch.allclose(points, grown, rtol=2e-3, atol=1e-4)  # kept as float16
 
 
 def test_replaced_cameras_have_no_exact_depth(data: Path, tmp_path: Path) -> None:
