@@ -221,3 +221,15 @@ def test_half_precision_keeps_places_and_depths() -> None:
     assert {half.images.dtype, half.extras["depth"].dtype, half.extras["means"].dtype} == {torch.float32}
     off = (1 / half.extras["depth"] - 1 / plain.extras["depth"]).abs()
     assert off.mean() < 0.01, "a coarse step of 1/depth is 0.06"
+
+
+def test_recomputed_activations_give_the_same_gradients() -> None:
+    context, target = posed_views(3), posed_views(1, seed=1)
+    gradients = []
+    for recompute in (False, True):
+        model = depthsplat().train()
+        model.activation_checkpointing = recompute
+        model(context, target).images.square().mean().backward()
+        gradients.append({name: value.grad for name, value in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)

@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 
 from novelview.config.models import DinoConfig, ModelConfig
 from novelview.errors import CheckpointError
-from novelview.models.layers import RMSNorm, attend_packed
+from novelview.models.layers import RMSNorm, attend_packed, run_blocks
 from novelview.models.tokens import check_size
 
 log = logging.getLogger(__name__)
@@ -137,11 +137,16 @@ class DinoVisionTransformer(nn.Module):
             tokens = block(tokens)
         return self.patches(tokens)
 
-    def intermediate(self, images: Float[Tensor, "n 3 h w"], layers: Collection[int]) -> list[Float[Tensor, "n t d"]]:
-        """Return the patch tokens after each of `layers` (counted from 0), in order, all through the final norm."""
+    def intermediate(
+        self, images: Float[Tensor, "n 3 h w"], layers: Collection[int], recompute: bool = False
+    ) -> list[Float[Tensor, "n t d"]]:
+        """Return the patch tokens after each of `layers` (counted from 0), in order, all through the final norm.
+
+        recompute: keep no activations inside blocks for the backward pass.
+        """
         tokens, found = self.embed(images), []
         for number, block in enumerate(self.blocks):
-            tokens = block(tokens)
+            tokens = run_blocks([block], tokens, recompute)
             if number in layers:
                 found.append(self.patches(tokens))
         return found

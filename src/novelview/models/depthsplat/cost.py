@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import grid_sample
+from torch.utils.checkpoint import checkpoint
 
 MIN_Z = 1e-3
 
@@ -70,30 +71,34 @@ def cost_volume(
     c2w: Float[Tensor, "b v 4 4"],
     inverse: Float[Tensor, "n d h w"],
     others: Int[Tensor, "b v m"],
+    recompute: bool = False,
 ) -> Float[Tensor, "n d h w"]:
     """Return the mean over the other views of (reference . warped) / sqrt(c) at every candidate, n = b v.
 
     intrinsics: in pixels of the maps. inverse: candidate inverse depths, also [1 d 1 1]. One other view at a time, in
-    float32 also under autocast, where bfloat16 would round places to whole pixels.
+    float32 also under autocast, where bfloat16 would round places to whole pixels. recompute: warp again in the
+    backward pass instead of keeping what was warped.
     """
+    recompute = recompute and torch.is_grad_enabled()
     with torch.autocast(features.device.type, enabled=False):
-        return _cost_volume(features.float(), intrinsics.float(), c2w.float(), 1 / inverse.float(), others)
+        features, c2w, lens = features.float(), c2w.float(), intrinsics.float().flatten(0, 1)
+        depth = (1 / inverse.float()).expand(features.shape[0] * features.shape[1], -1, *features.shape[-2:])
+        total: Tensor | int = 0
+        for other in others.unbind(-1):
+            given = (features, lens, c2w, depth, other)
+            total = total + (checkpoint(_matched, *given, use_reentrant=False) if recompute else _matched(*given))
+        return cast(Tensor, total) / (features.shape[2] ** 0.5 * others.shape[-1])
 
 
-def _cost_volume(
+def _matched(
     features: Float[Tensor, "b v c h w"],
-    intrinsics: Float[Tensor, "b v 3 3"],
+    intrinsics: Float[Tensor, "n 3 3"],
     c2w: Float[Tensor, "b v 4 4"],
     depth: Float[Tensor, "n d h w"],
-    others: Int[Tensor, "b v m"],
+    other: Int[Tensor, "b v"],
 ) -> Float[Tensor, "n d h w"]:
-    batch, views, channels, height, width = features.shape
-    depth = depth.expand(batch * views, -1, height, width)
-    reference, lens, rows = features.flatten(0, 1), intrinsics.flatten(0, 1), torch.arange(batch, device=c2w.device)
-    total: Tensor | int = 0
-    for other in others.unbind(-1):
-        place = rows[:, None], other
-        pose = torch.linalg.inv(c2w[place]) @ c2w
-        warped = warp(features[place].flatten(0, 1), lens, pose.flatten(0, 1), depth)
-        total = total + torch.einsum("nchw,ncdhw->ndhw", reference, warped)
-    return cast(Tensor, total) / (channels**0.5 * others.shape[-1])
+    """Return the scalar products of every view's features with those of one other view each, warped."""
+    place = torch.arange(len(c2w), device=c2w.device)[:, None], other
+    pose = torch.linalg.inv(c2w[place]) @ c2w
+    warped = warp(features[place].flatten(0, 1), intrinsics, pose.flatten(0, 1), depth)
+    return torch.einsum("nchw,ncdhw->ndhw", features.flatten(0, 1), warped)

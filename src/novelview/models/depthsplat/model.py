@@ -78,6 +78,7 @@ class DepthSplat(PosedTargets):
         images, c2w = self.checked(context), self.posed(context, "context")
         if images.shape[1] < MIN_VIEWS:
             raise DataError(f"DepthSplat matches views with each other: give {MIN_VIEWS} context views or more, not 1")
+        self.encoder.depth_predictor.recompute = self.activation_checkpointing
         return self.encoder(images, Cameras(c2w.float(), _matrices(context.intrinsics.float(), *images.shape[-2:])))
 
     def decode(

@@ -55,7 +55,10 @@ class DepthPredictor(nn.Module):
     """Depth of all context views from each other; parameters have the published names.
 
     Depths lie in [near, far], in the units of the poses: z, or with `gaussian.unit_rays` taken along the ray.
+    recompute: keep fewer activations for the backward pass, and compute them again there.
     """
+
+    recompute = False
 
     def __init__(self, cfg: DepthSplatConfig) -> None:
         super().__init__()
@@ -103,7 +106,7 @@ class DepthPredictor(nn.Module):
         cnn = self.backbone(pictures)
         placed = add_positions(cnn[0], self.cfg.attention_splits).unflatten(0, images.shape[:2])
         others = other_views(cameras.c2w, self.cfg.local_mv_match, self.cfg.transformer_nearest_views)
-        mv = self.transformer(placed, others).flatten(0, 1)
+        mv = self.transformer(placed, others, self.recompute).flatten(0, 1)
         layers = self._monocular(pictures)
         mono = (
             resized(layers[-1], *cnn[0].shape[-2:]) if self.cfg.lowest_feature_resolution < DINO_STRIDE else layers[-1]
@@ -113,7 +116,8 @@ class DepthPredictor(nn.Module):
     def _monocular(self, pictures: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n c k l"]]:
         patch, (height, width) = self.cfg.dino.patch_size, pictures.shape[-2:]
         rows, columns = height // patch, width // patch
-        tokens = self.pretrained.intermediate(resized(pictures, rows * patch, columns * patch), self.cfg.dino_layers)
+        fitted = resized(pictures, rows * patch, columns * patch)
+        tokens = self.pretrained.intermediate(fitted, self.cfg.dino_layers, self.recompute)
         maps = (layer.mT.unflatten(2, (rows, columns)) for layer in tokens)
         return [resized(x, height // DINO_STRIDE, width // DINO_STRIDE) for x in maps]
 
@@ -132,7 +136,7 @@ class DepthPredictor(nn.Module):
         others = other_views(cameras.c2w, self.cfg.local_mv_match, self.cfg.cost_volume_nearest_views)
         lens = in_pixels(cameras.intrinsics, size, self.cfg.upsample_factor * 2 ** (self.cfg.num_scales - 1 - scale))
         matching = maps.mv[scale].unflatten(0, (batch, views))
-        cost = cost_volume(matching, lens, cameras.c2w, candidates, others)
+        cost = cost_volume(matching, lens, cameras.c2w, candidates, others, self.recompute)
         joined = torch.cat([cost, maps.cnn[scale], maps.mv[scale], maps.mono[scale]], dim=1)
         regressed = self.regressor[scale](joined, views) + self.regressor_residual[scale](joined)
         found.match_probs.append(self.depth_head[scale](regressed).softmax(dim=1))

@@ -1,9 +1,12 @@
 """Windowed self-attention and cross-attention between views (specs/depthsplat.md section 3)."""
 
+from typing import cast
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 from novelview.models.depthsplat.windows import cut, join, shift_mask, shift_of
 
@@ -84,12 +87,20 @@ class MultiViewTransformer(nn.Module):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
 
-    def forward(self, features: Float[Tensor, "b v c h w"], others: Int[Tensor, "b v m"]) -> Float[Tensor, "b v c h w"]:
-        """Update the features of every view; others: which views each one attends to."""
+    def forward(
+        self, features: Float[Tensor, "b v c h w"], others: Int[Tensor, "b v m"], recompute: bool = False
+    ) -> Float[Tensor, "b v c h w"]:
+        """Update the features of every view; others: which views each one attends to.
+
+        recompute: keep no activations inside blocks for the backward pass.
+        """
+        recompute = recompute and torch.is_grad_enabled()
         x = features.movedim(2, -1)
         moved = self._masks(x.shape[2], x.shape[3], others.shape[-1], x.device)
         for number, block in enumerate(self.layers):
-            x = block(x, others, self.splits, moved if number % 2 and self.splits > 1 else (None, None))
+            masks = moved if number % 2 and self.splits > 1 else (None, None)
+            given = (x, others, self.splits, masks)
+            x = cast(Tensor, checkpoint(block, *given, use_reentrant=False)) if recompute else block(*given)
         return x.movedim(-1, 2)
 
     def _masks(self, height: int, width: int, others: int, device: torch.device) -> tuple[Tensor, Tensor]:
