@@ -57,7 +57,7 @@ def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
 
 
 def _head(line: Sequence[Axes], evaluations: Sequence[Evaluation], known: bool) -> None:
-    names = [f"{label(item.model)},\n{item.resolution} px" for item in evaluations]
+    names = [f"{label(item.model)}, {item.resolution} px".replace(", ", "\n") for item in evaluations]
     depths, renders = ([f"{name}\n{what}" for name in names] for what in ("depth", "render"))
     titles = ["Context view", *(["True depth"] if known else []), *depths, "Target", *renders]
     for axis, title in zip(line, titles, strict=True):
