@@ -103,8 +103,8 @@ def test_every_checkpoint_of_the_registry_has_a_model(name: str) -> None:
     cfg = compose("adopt", [*adoption(read_registry(), name), f"name={name}"])
     assert cfg.name == name and cfg.scale == "paper"
     told = read_registry()[name].purpose if cfg.model.name == "depthsplat" else name
-    size = re.search(r"(\d+)x(\d+)", told) or re.search(r"(\d+)$", told)
-    assert size is not None and cfg.views.image_size == int(size[1])
+    size = re.search(r"(\d+)x(\d+)|(\d+)$", told)
+    assert size is not None and cfg.views.image_size == int(size[1] or size[3])
     assert cfg.views.image_width == (0 if size[2] in (None, size[1]) else int(size[2]))
 
 
