@@ -1,6 +1,7 @@
 """Depth and surface errors against exact geometry, and what the study makes of them: figure, table, PLY, links."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from novelview.evaluation.protocol import Task
 from novelview.figures.depth_maps import depth_maps
 from novelview.figures.geometry_table import geometry_table
 from novelview.figures.page import ply_links
-from novelview.figures.results import read_evaluation
+from novelview.figures.paired import differences
+from novelview.figures.results import Score, read_evaluation
 from novelview.models.depthsplat.model import GaussianScene
 from novelview.models.registry import build
 from novelview.models.weights import save_weights
@@ -131,6 +133,23 @@ def test_figure_and_table_show_depth_and_errors(evaluated: Path, tmp_path: Path)
     group = json.loads((evaluated / "summary.json").read_text())["geometry"]["groups"][0]
     assert f"{group['chamfer']['mean']:.3f}" in text and "Chamfer" in text and "gap6" in text
     assert (tmp_path / "geometry.csv").read_text().count("chamfer") == 4
+
+
+def test_differences_are_taken_pair_by_pair(evaluated: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "other"
+    shutil.copytree(evaluated, copy)
+    rows = json.loads((copy / "geometry.json").read_text())
+    (copy / "geometry.json").write_text(json.dumps([{**row, "chamfer": row["chamfer"] - 0.25} for row in rows]))
+    one, other = read_evaluation(copy), read_evaluation(evaluated)
+    found = differences(one, other, other.summary["geometry"]["groups"][0])
+    assert found["psnr"] == found["abs_rel"] == Score(0.0, 0.0, 0.0) and "lpips" not in found
+    assert (found["chamfer"].mean, found["chamfer"].low) == (pytest.approx(-0.25), pytest.approx(-0.25))
+    summary = json.loads((copy / "summary.json").read_text())
+    (copy / "summary.json").write_text(json.dumps({**summary, "model": "other"}))
+    text = (copy / "rows.csv").read_text()
+    (copy / "rows.csv").write_text(text.replace("\ndepthsplat,", "\nother,"))
+    geometry_table([evaluated, copy], tmp_path / "geometry", Study(name="s"))
+    assert "| gap6 | other − DepthSplat | 32 px | +0.00 [+0.00, +0.00] |" in (tmp_path / "geometry.md").read_text()
 
 
 def test_the_report_links_to_the_gaussians(evaluated: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from novelview.config.schema import Study
+from novelview.figures.paired import differences
 from novelview.figures.results import METRICS, Evaluation, Score, read_evaluations, set_order
 from novelview.figures.results_table import NONE, number
 from novelview.figures.style import label, split_order, title_of
@@ -56,10 +57,11 @@ def _table(name: str, pairs: Sequence[tuple[Evaluation, dict[str, Any]]], evalua
     for block, split in enumerate(splits):
         own = [pair for pair in pairs if pair[1]["split"] == split]
         rows += [_row(item, group, block, [other for _, other in own]) for item, group in own]
+        rows += [_difference(item, own[0], block) for item, _ in own[1:] if item.resolution == own[0][0].resolution]
     measures = next(item.summary["geometry"]["measures"] for item, _ in pairs)
     notes = (
         "PSNR / SSIM / LPIPS of the split's target views; the other columns are of its context views. Small print: "
-        "95 % bootstrap interval over scenes; bold: best of a split.",
+        "95 % bootstrap interval over scenes; bold: best of a split. Differences are of the same images and views.",
         *(f"{COLUMNS[key][:-2]}: {text}." for key, text in measures.items()),
         *_reasons(evaluations),
     )
@@ -75,6 +77,25 @@ def _row(item: Evaluation, group: dict[str, Any], block: int, rivals: Sequence[d
     return Row(
         (group["split"].replace("_", " "), label(item.model), f"{item.resolution} px"), tuple(cells), block=block
     )
+
+
+def _difference(item: Evaluation, first: tuple[Evaluation, dict[str, Any]], block: int) -> Row:
+    """Return the row of what a run changes against the first of its split, pair by pair."""
+    other, group = first
+    found = differences(item, other, group)
+    cells = [_signed(name, found.get(name)) for name in ("psnr", *COLUMNS)]
+    head = (group["split"].replace("_", " "), f"{label(item.model)} − {label(other.model)}", f"{item.resolution} px")
+    return Row(head, tuple(cells), "baseline", block)
+
+
+def _signed(name: str, score: Score | None) -> Cell:
+    if score is None:
+        return Cell(NONE)
+    digits = 2 if name == "psnr" else 3
+    text, low, high = (f"{value:+.{digits}f}".replace("-", "−") for value in (score.mean, score.low, score.high))
+    better = -1 if name in LOWER_IS_BETTER else 1
+    clear = score.low > 0 or score.high < 0
+    return Cell(text, f" [{low}, {high}]", tone=("win" if better * score.mean > 0 else "loss") if clear else "tie")
 
 
 def _cell(name: str, group: dict[str, Any], rivals: Sequence[dict[str, Any]]) -> Cell:

@@ -52,7 +52,7 @@ FIGURES = {
     "depth_maps": (
         "Depth",
         "The first context view of a sample, its depth, and the target view with its renders. Every row has a colour "
-        "scale of its own, that of the true depth where it is known.",
+        "scale of its own, that of the true depth where it is known. Black in a render: what no context view saw.",
     ),
     "attention": (
         "Attention of the encoder",
