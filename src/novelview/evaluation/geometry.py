@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from novelview.cameras.points import unproject
@@ -123,7 +123,7 @@ def surface(batch: Batch, truth: ExactDepth, height: int, width: int) -> Float[T
 def distances(means: Float[Tensor, "n 3"], true: Float[Tensor, "m 3"]) -> dict[str, float]:
     """Return accuracy, completeness and chamfer of a cloud against a surface."""
     one, other = means.double().numpy(), true.double().numpy()
-    accuracy, completeness = (float(cKDTree(to).query(of)[0].mean()) for of, to in ((one, other), (other, one)))
+    accuracy, completeness = (float(KDTree(to).query(of)[0].mean()) for of, to in ((one, other), (other, one)))
     return {"accuracy": accuracy, "completeness": completeness, "chamfer": (accuracy + completeness) / 2}
 
 
