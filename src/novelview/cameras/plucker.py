@@ -34,7 +34,8 @@ def plucker(
 ) -> Float[Tensor, "*b 6 h w"]:
     """Return the Plücker coordinates (origin x direction, direction) of every pixel's ray."""
     origin, direction = rays(c2w, intrinsics, height, width)
-    moment = cross_matrix(origin[..., 0, 0]) @ direction.flatten(-2)
+    with torch.autocast(direction.device.type, enabled=False):
+        moment = cross_matrix(origin[..., 0, 0]) @ direction.flatten(-2)
     return torch.cat([moment.view_as(direction), direction], dim=-3)
 
 
