@@ -52,6 +52,7 @@ bench: $(STAMP)
 	$(RUN)/python bench/preprocess.py
 	$(RUN)/python bench/rooms.py
 	$(RUN)/python bench/training.py
+	$(RUN)/python bench/rasterizer.py
 
 # On a machine with a GPU: kernels against float64, bits repeated 200 times, times against the alternatives; 9 minutes.
 # GPU_PYTHON may be any Python with torch, triton and numpy; whole models are measured only where novelview is installed.
