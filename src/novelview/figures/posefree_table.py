@@ -38,7 +38,7 @@ def posefree_table(folders: list[Path], stem: Path, study: Study, scale: str) ->
     """Write the tables to `stem`.md and .tex, every score to .csv; raises DataError when nothing was evaluated."""
     found = judgements(folders)
     tables = tables_of(found, study, scale)
-    return write_tables(stem, study.title or study.name, tables, to_csv(CSV_HEADER, _records(found)))
+    return write_tables(stem, study.title or study.name, tables, to_csv(CSV_HEADER, records(found)))
 
 
 def posefree_tables(folders: list[Path], study: Study, scale: str) -> list[Table]:
@@ -150,8 +150,9 @@ def _quality(content: dict[str, Any], splits: list[str]) -> tuple[Cell, ...]:
     return (*(Cell(f"{own} of {all_}") for own, all_ in placed), *errors)
 
 
-def _records(found: Sequence[Judgement]) -> list[list[object]]:
-    records = []
+def records(found: Sequence[Judgement]) -> list[list[object]]:
+    """Return every score on the targets all estimators placed, in the columns of `CSV_HEADER`."""
+    lines: list[list[object]] = []
     for name, splits in places_of(found):
         for split in splits:
             targets = common(found, (name, split))
@@ -159,5 +160,5 @@ def _records(found: Sequence[Judgement]) -> list[list[object]]:
                 item = one.evaluation
                 head = [item.model, item.resolution, item.cameras, name, split, len(targets)]
                 values = {metric: score(one, (name, split), targets, metric) for metric in METRICS}
-                records += [[*head, metric, *astuple(value)] for metric, value in values.items() if value.known]
-    return records
+                lines += [[*head, metric, *astuple(value)] for metric, value in values.items() if value.known]
+    return lines
