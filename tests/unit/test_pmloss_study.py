@@ -10,6 +10,8 @@ from novelview.config import teachers
 from novelview.config.compose import compose, resolved
 from novelview.config.difference import difference
 from novelview.config.plan import Plan
+from novelview.planning.throughput import read_throughput
+from novelview.planning.work import works
 from novelview.scenes.imports.chunk_folder import _with_prefix
 
 
@@ -37,6 +39,13 @@ def test_the_lesson_is_given_at_the_size_of_the_training(plan: Plan) -> None:
     for key in teachers.SIZED_BY:
         assert getattr(stage.views, key) == getattr(train.views, key)
     assert (stage.dataset, stage.teacher) == ("rooms", "exact")
+
+
+def test_the_plan_counts_the_lessons(plan: Plan) -> None:
+    counted = {work.stage: work.jobs for work in works(plan, read_throughput(), ["cpu"])}
+    assert counted["pointmaps"] == 1 and counted["pretrain"] == 2
+    other = works(Plan({"study": "less3depend", "scale": "demo"}), read_throughput(), ["cpu"])
+    assert "pointmaps" not in {work.stage for work in other}
 
 
 def test_vggt_is_fetched_for_its_own_lessons_alone() -> None:

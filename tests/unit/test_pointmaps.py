@@ -168,9 +168,13 @@ def test_vggt_teaches_all_frames_of_a_scene_in_one_world(data: Path, tmp_path: P
 
 def test_replaced_cameras_have_no_exact_depth(data: Path, tmp_path: Path) -> None:
     source = json.loads((data / "raw/manifest.json").read_text())["source"]
-    (tmp_path / "manifest.json").write_text(json.dumps({"source": {**source, "seed": 1}}))
-    found, reason = exact_depth(tmp_path, PackedStore(data / "packed/train"))
-    assert found is None and reason is not None and "not the rooms' own" in reason
+    for content, why in (
+        ({"source": {**source, "seed": 1}}, "not the rooms' own"),
+        ({"source": source, "poses": {"estimator": "colmap"}}, "cameras are estimated"),
+    ):
+        (tmp_path / "manifest.json").write_text(json.dumps(content))
+        found, reason = exact_depth(tmp_path, PackedStore(data / "packed/train"))
+        assert found is None and reason is not None and why in reason
 
 
 def test_unprojection_inverts_projection() -> None:

@@ -49,6 +49,8 @@ def exact_depth(raw: Path | str, store: PackedStore) -> tuple[ExactDepth | None,
     manifest = Path(raw) / "manifest.json"
     content = read_json(manifest) if manifest.is_file() else {}
     source = content.get("source") if isinstance(content, dict) else None
+    if isinstance(content, dict) and content.get("poses"):
+        return None, "n/a (no exact depth: the cameras are estimated)"
     if not isinstance(source, dict) or source.get("kind") != "rooms":
         return None, "n/a (no exact depth: these are no procedural rooms)"
     known = {field.name for field in fields(RoomsSource)}
