@@ -115,6 +115,7 @@ def test_an_evaluation_measures_depth_and_writes_gaussians(evaluated: Path) -> N
     assert header.startswith(b"ply\nformat binary_little_endian 1.0\nelement vertex 2048\n")
 
 
+@pytest.mark.slow
 def test_another_evaluation_leaves_no_gaussians_of_the_one_before(evaluated: Path, data: Path) -> None:
     assert not list(evaluated.glob("*.partial*"))
     (evaluated / "gaussians_7.ply").write_bytes(b"old")

@@ -1,6 +1,7 @@
 """Teacher pointmaps: exact ones lie on the rooms' surfaces, travel with the pictures, and are refused when unfit."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from novelview.stages.cli import run_stage
 from novelview.stages.download import download
 from novelview.stages.pointmaps import pointmaps
 from novelview.stages.preprocess import preprocess
+from novelview.stages.train import train
 
 VIEWS = ViewsConfig(
     image_size=24, patch_size=8, resize="centred", pose_normalisation="none", sampler="bounded", num_target=2,
@@ -187,3 +189,33 @@ def test_unprojection_inverts_projection() -> None:
     local = torch.einsum("vji,vjhw->vihw", c2w[:, :3, :3], points - c2w[:, :3, 3, None, None])
     assert torch.allclose(local[:, 2], depth)
     assert torch.allclose(6 * local[:, 0] / local[:, 2] + 3.5, (torch.arange(7) + 0.5).double().expand(2, 5, 7))
+
+
+@pytest.mark.slow
+def test_a_training_with_pm_loss_goes_on_to_the_same_bytes(data: Path, tmp_path: Path) -> None:
+    size = ["views.image_size=32", "views.patch_size=16", "views.resize=centred"]
+    assert teach([*size, *_io(data), f"io.out={tmp_path}/points"]) == 0
+    words = [
+        *("model=depthsplat", "scale=demo", "recipe=demo/depthsplat_pm/pretrain", "views.image_size=32"),
+        *("views.min_frame_dist=5", "views.max_frame_dist=8", "views.dist_steps=3"),
+        *("views.start_min_dist=2", "views.start_max_dist=3", "train.steps=4", "train.batch_size=1"),
+        *(f"io.packed={data}/packed", f"io.pointmaps={tmp_path}/points", "runtime.wandb=disabled"),
+        *("runtime.checkpoint_seconds=0", "runtime.keep_checkpoints=9", "runtime.log_every=1", "runtime.device=cpu"),
+    ]
+    assert run_stage("train", train, [*words, *_outputs(tmp_path / "whole")]) == 0
+    second = next((tmp_path / "whole/checkpoints").glob("*-000000002-*.pt"))
+    (tmp_path / "part/checkpoints").mkdir(parents=True)
+    shutil.copy(second, tmp_path / "part/checkpoints")
+    assert run_stage("train", train, [*words, *_outputs(tmp_path / "part")]) == 0
+    logs = [(tmp_path / name / "train.csv").read_text().splitlines() for name in ("whole", "part")]
+    assert logs[0][0] == "step,loss,mse,psnr,pointmap,lr,grad_norm,skipped,seconds"
+    assert [line.rpartition(",")[0] for line in logs[0]] == [line.rpartition(",")[0] for line in logs[1]]
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "part")]
+    assert weights[0] == weights[1]
+    without = [word for word in words if not word.startswith("io.pointmaps")]
+    assert run_stage("train", train, [*without, *_outputs(tmp_path / "none")]) == 2
+
+
+def _outputs(folder: Path) -> list[str]:
+    files = {"out": "model.safetensors", "log": "train.csv", "checkpoints": "checkpoints"}
+    return [f"io.{key}={folder}/{name}" for key, name in files.items()]

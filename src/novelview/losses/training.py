@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from novelview.config.losses import LossConfig
 from novelview.errors import DataError
 from novelview.losses.photometric import PhotometricLoss
+from novelview.losses.pointmap import pointmap_loss
 from novelview.models.render import Render
 from novelview.scenes.batch import Batch
 
@@ -55,8 +56,6 @@ class TrainingLoss(nn.Module):
         return total
 
     def _pointmap(self, render: Render, batch: Batch) -> Float[Tensor, ""]:
-        from novelview.losses.pointmap import pointmap_loss
-
         cfg = self.cfg.pointmap
         if self.step < cfg.apply_after:
             return render.images.new_zeros(())
