@@ -72,7 +72,7 @@ class ColmapEstimator(EstimatorConfig):
     matcher: str = "auto"  # exhaustive | sequential: neighbours in frame order | auto: the former up to 150 frames
     overlap: int = 10  # of matcher sequential: neighbours on each side
     max_features: int = 4096  # of a frame
-    seconds: float = 900.0  # a scene that takes longer has failed
+    seconds: float = 3600.0  # of wall clock; a scene that takes longer has failed, until the next run
     seed: int = 0
 
 
