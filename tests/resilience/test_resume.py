@@ -98,15 +98,20 @@ def test_the_log_has_a_row_for_every_interval(undisturbed) -> None:
     assert float(rows[0]["loss"]) > 0
 
 
-def kill_at_random_moments(training: Training, rng: random.Random, times: int) -> None:
-    """Start and kill -9 the command: each time some moment after it made a new checkpoint."""
+def killed_at_random_moments(training: Training, rng: random.Random, times: int) -> bool:
+    """Start and kill -9 the command: each time some moment after it made a new checkpoint.
+
+    Returns whether every signal met it at work: on a busy machine it may have ended before.
+    """
+    ends = []
     for _ in range(times):
         before = training.newest()
         process = training.start()
         wait_for(lambda before=before: training.newest() != before, process)
         time.sleep(rng.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        ends.append(process.wait())
+    return set(ends) == {-signal.SIGKILL}
 
 
 SLOW = [pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 8)]
@@ -114,8 +119,9 @@ SLOW = [pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 8)]
 
 @pytest.mark.parametrize("seed", [1, *SLOW])
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path, packed, undisturbed, seed) -> None:
-    training = Training(tmp_path, packed, "runtime.checkpoint_seconds=0.01")
-    kill_at_random_moments(training, random.Random(seed), times=2)
+    rng = random.Random(seed)
+    trials = (Training(tmp_path / str(trial), packed, "runtime.checkpoint_seconds=0.01") for trial in range(10))
+    training = next(trial for trial in trials if killed_at_random_moments(trial, rng, times=2))
     assert "resuming from" in training.command()
     assert training.weights() == undisturbed.weights()
     assert training.rows() == undisturbed.rows()

@@ -99,7 +99,7 @@ def test_the_plan_is_a_target_of_its_own(tmp_path: Path) -> None:
 def test_the_ladder_trains_each_model_on_each_subset_and_draws_the_slopes(tmp_path: Path) -> None:
     done = snakemake(tmp_path, "-n", "--config", "study=scaling")
     counts = planned(done)
-    assert (counts["pretrain_model"], counts["evaluate_model"], counts.get("finetune_model")) == (8, 8, None)
+    assert (counts["pretrain_model"], counts["evaluate_model"], counts.get("finetune_model")) == (12, 12, None)
     assert "results/demo/scaling/figures/scaling.png" in done.stdout + done.stderr
     assert "Plan of study" not in done.stderr
     assert "results/demo/models/ptlvsm/rooms-ladder-medium/x56/model.safetensors" in done.stdout + done.stderr
