@@ -8,7 +8,10 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from novelview.config.schema import DownloadStage
+from novelview.scenes.imports.reconstruct import QUALITY
 from novelview.stages.download import download
+
+DEPTH_RANGE = [1.5, 4.0]
 
 
 def look_at(centre: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -79,6 +82,7 @@ def fake_model(lens: str, keep=lambda row: True):
                 x, y, z, w = Rotation.from_matrix(w2c[:3, :3]).as_quat()
                 lines += [f"{row + 1} {w} {x} {y} {z} {' '.join(map(str, w2c[:3, 3]))} 1 {name}", ""]
         (model / "images.txt").write_text("\n".join(lines) + "\n")
+        (model / QUALITY).write_text(json.dumps({"depth_range": DEPTH_RANGE}))
         return model
 
     return write

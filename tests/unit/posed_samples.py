@@ -18,6 +18,7 @@ from novelview.scenes.estimation.estimate import Estimate, given_cameras
 from novelview.scenes.imports.reconstruct import Stopped
 
 FRAMES = 8
+QUALITY = {"reprojection_px": 0.5, "depth_range": [1.0, 6.0]}
 
 
 def picture(seed: int) -> bytes:
@@ -72,7 +73,12 @@ class Fake:
     def estimate(self, scene: ChunkScene, frames: list[int], work: Path, log: Path) -> Estimate:
         self.calls.append(scene.key)
         w2c, intrinsics = given_cameras(scene)
-        found = Estimate(list(frames), moved(w2c[frames]), 1.1 * intrinsics[frames], {"reprojection_px": 0.5})
+        found = Estimate(
+            list(frames),
+            moved(w2c[frames]),
+            1.1 * intrinsics[frames],
+            QUALITY,
+        )
         return self.spoilt(scene.key, found)
 
     @staticmethod

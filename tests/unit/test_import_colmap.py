@@ -7,7 +7,7 @@ import numpy as np
 import pycolmap
 import pytest
 import torch
-from import_samples import fake_model, look_at, picture, run
+from import_samples import DEPTH_RANGE, fake_model, look_at, picture, run
 from PIL import Image
 from scipy.spatial.transform import Rotation
 from skimage import data
@@ -92,6 +92,7 @@ def test_unregistered_photographs_are_listed(tmp_path, monkeypatch):
     out = run(PhotosSource(held_out=2), tmp_path / "in", tmp_path / "raw")
     report = json.loads((out / "import.json").read_text())
     assert report["unregistered"] == ["p3.jpg", "p9.jpg"] and len(report["pictures"]) == 8
+    assert report["depth_range"] == DEPTH_RANGE
     with pytest.raises(DataError, match=r"8 of 10 photographs could be registered.*min_registered=0\.9"):
         run(PhotosSource(held_out=2, min_registered=0.9), tmp_path / "in", tmp_path / "raw")
 
@@ -105,8 +106,8 @@ def test_photographs_without_structure_fail_with_counts_and_a_log(tmp_path):
     assert "\n" not in str(caught.value) and str(log) in str(caught.value) and log.stat().st_size > 0
 
 
-def corner(c2w: np.ndarray, width: int = 320, height: int = 240, focal: float = 300.0) -> np.ndarray:
-    """Ray-cast a corner of three textured walls."""
+def corner(c2w: np.ndarray, width: int = 320, height: int = 240, focal: float = 300.0) -> tuple[np.ndarray, np.ndarray]:
+    """Ray-cast a corner of three textured walls; return the picture and its z depths."""
     pixels = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), -1)
     rays = np.concatenate([(pixels - (width / 2, height / 2)) / focal, np.ones((height, width, 1))], -1) @ c2w[:3, :3].T
     textures = [data.astronaut(), data.coffee(), data.rocket()]
@@ -121,7 +122,7 @@ def corner(c2w: np.ndarray, width: int = 320, height: int = 240, focal: float = 
         )
         hit = (depth > 0) & (depth < nearest)
         image[hit], nearest[hit] = texture[rows, columns][hit], depth[hit]
-    return image.astype(np.uint8)
+    return image.astype(np.uint8), nearest
 
 
 def rotation_errors(found: torch.Tensor, truth: np.ndarray) -> np.ndarray:
@@ -133,10 +134,15 @@ def rotation_errors(found: torch.Tensor, truth: np.ndarray) -> np.ndarray:
 def test_real_reconstruction_finds_the_cameras_and_repeats_itself(tmp_path):
     truth = [look_at(np.array([0.25 * i - 1, 0.1 * i - 1, -2.0]), np.array([1.2, 1.0, 1.2])) for i in range(8)]
     (tmp_path / "in").mkdir()
-    for row, c2w in enumerate(truth):
-        Image.fromarray(corner(c2w)).save(tmp_path / "in" / f"p{row}.jpg", quality=95)
+    pictures, depths = zip(*(corner(c2w) for c2w in truth), strict=True)
+    for row, pixels in enumerate(pictures):
+        Image.fromarray(pixels).save(tmp_path / "in" / f"p{row}.jpg", quality=95)
     scenes = [photos.load(tmp_path / "in", PhotosSource(), tmp_path / "log", threads=1) for _ in range(2)]
     found = np.stack([frame.c2w for frame in scenes[0].frames])
     assert len(found) == 8 and rotation_errors(torch.from_numpy(found), np.stack(truth)).max() < 1.0
     assert abs(scenes[0].frames[0].lens.fx / 300 - 1) < 0.05
     assert np.array_equal(found, np.stack([frame.c2w for frame in scenes[1].frames]))
+    scale = np.linalg.norm(np.ptp(found[:, :3, 3], 0)) / np.linalg.norm(np.ptp(np.stack(truth)[:, :3, 3], 0))
+    low, high = np.array(scenes[0].depth_range) / scale
+    assert np.percentile(depths, 0) * 0.9 < low < np.percentile(depths, 30)
+    assert np.percentile(depths, 70) < high < np.percentile(depths, 100) * 1.1

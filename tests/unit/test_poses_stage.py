@@ -59,6 +59,7 @@ def test_cameras_return_to_the_given_ones_and_lenses_are_the_estimators(run: Run
     assert own["placed"] == list(range(FRAMES)) and own["failure"] is None and own["set"] == "new"
     assert max(own["rotation_deg"]) < 1e-3 and max(own["translation"]) < 1e-4 and abs(own["focal"] - 1.1) < 1e-4
     assert abs(own["scale"] - 1 / 3) < 1e-4 and own["reprojection_px"] == 0.5
+    assert own["depth_range"] == pytest.approx([own["scale"], 6 * own["scale"]])
     assert record["entries"] == {"near": {"index": 2, "kept": 2}, "wide": {"index": 1, "kept": 1}}
     assert not (out / "train").exists()
 

@@ -112,6 +112,8 @@ class Replacement:
             record["failure"] = str(error)
             return None
         record |= {"placed": estimate.frames, "scale": placed.scale}
+        if estimate.quality.get("depth_range"):
+            record["depth_range"] = [depth * placed.scale for depth in estimate.quality["depth_range"]]
         missing = sorted(set(range(len(scene.images))) - set(estimate.frames))
         self.unposed |= {scene.key: missing} if missing else {}
         _write_depth(folder / "depth" / split / f"{scene.key}.safetensors", estimate, placed)

@@ -9,9 +9,10 @@ from PIL import Image, ImageOps
 
 from novelview.config.sources import PhotosSource
 from novelview.errors import DataError
+from novelview.files import read_json
 from novelview.scenes.imports.colmap import read_model
 from novelview.scenes.imports.pixels import eight_bit
-from novelview.scenes.imports.reconstruct import run_apart
+from novelview.scenes.imports.reconstruct import QUALITY, run_apart
 from novelview.scenes.imports.scene import SUFFIXES, ImportedFrame, ImportedScene, natural
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ def load(path: Path, source: PhotosSource, log: Path, threads: int = 0) -> Impor
         _refuse_mixed(copies, Path(work) / "images", source.single_camera)
         model = _run(Path(work), list(copies), source, log, threads)
         lenses, poses = read_model(model) if model.is_dir() else ({}, [])
+        depths = read_json(model / QUALITY)["depth_range"] if model.is_dir() else None
     registered = {copies[entry.name]: entry for entry in poses}
     _judge(path, photographs, len(registered), source, log)
     frames = [
@@ -40,7 +42,7 @@ def load(path: Path, source: PhotosSource, log: Path, threads: int = 0) -> Impor
         for photo, entry in sorted(registered.items(), key=lambda item: natural(item[0].name))
     ]
     unregistered = [photo.name for photo in photographs if photo not in registered]
-    return ImportedScene(path, frames, upright=True, unregistered=unregistered)
+    return ImportedScene(path, frames, upright=True, depth_range=depths, unregistered=unregistered)
 
 
 def list_photographs(path: Path) -> list[Path]:

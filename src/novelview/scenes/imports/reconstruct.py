@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from novelview.errors import DataError
 from novelview.files import write_json
 
@@ -101,7 +103,10 @@ def _match(pycolmap: Any, job: dict[str, Any]) -> None:
 
 
 def _quality(model: Any) -> dict[str, Any]:
-    """Return numbers of points, mean reprojection error in pixels, median z depth of what the images see."""
+    """Return numbers of points, mean reprojection error in pixels, z depths of what the images see.
+
+    depth_range: the 1st and 99th percentile, what a model's near and far must take in.
+    """
     points = {number: point.xyz for number, point in model.points3D.items()}
     depths = [
         float((image.cam_from_world() * points[seen.point3D_id])[2])
@@ -113,6 +118,7 @@ def _quality(model: Any) -> dict[str, Any]:
         "points": len(points),
         "reprojection_px": float(model.compute_mean_reprojection_error()),
         "median_depth": statistics.median(depths) if depths else None,
+        "depth_range": np.percentile(depths, [1, 99]).tolist() if depths else None,
     }
 
 

@@ -36,6 +36,7 @@ class ImportedScene:
     upright: apply the EXIF orientation; off for sources whose cameras describe the stored pixels.
     background: value in [0,1] behind transparent pixels.
     flatten: what a lens becomes when its distortion is removed.
+    depth_range: z depths, 1st and 99th percentile, of what the pictures see, where the source knows points.
     missing, unregistered: files named by the source without a picture, photographs without a pose.
     """
 
@@ -44,6 +45,7 @@ class ImportedScene:
     upright: bool = False
     background: float = 1.0
     flatten: Callable[[Lens], Lens] = flatten
+    depth_range: list[float] | None = None
     missing: list[str] = field(default_factory=list)
     unregistered: list[str] = field(default_factory=list)
 

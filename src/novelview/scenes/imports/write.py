@@ -27,6 +27,7 @@ from novelview.scenes.views import save_index
 logger = logging.getLogger(__name__)
 SAME_SHAPE = 0.01  # relative difference of aspect ratio that resizing may have left
 FARTHEST_CENTRE = 2.0  # picture sides between the picture's middle and the principal point
+COUNTED = ("pictures", "held_out", "missing", "unregistered")
 FARTHEST = 1e9  # units between camera and origin: beyond it float32 has no digits left
 
 
@@ -44,8 +45,9 @@ def write_scene(
     """Write one collection as a data set and return what the manifest records of it.
 
     test/ holds every frame in order; train/ the same without the held-out ones (timestamps keep the frame numbers);
-    indices/held_out.json has one entry a held-out frame; import.json lists the pictures by frame number and everything
-    left out. Raises DataError, one line, for unreadable pictures, sizes that do not fit, or too few pictures.
+    indices/held_out.json has one entry a held-out frame; import.json lists the pictures by frame number, everything
+    left out, and the depths seen where the source knows them. Raises DataError, one line, for unreadable pictures,
+    sizes that do not fit, or too few pictures.
     """
     check(source, scene.background)
     try:
@@ -63,7 +65,7 @@ def write_scene(
     write_json(folder / "scenes.json", {key: {"set": "held_out"}})
     found = report(scene, key, held_out, size)
     write_json(folder / "import.json", found)
-    return {"import": {name: len(value) for name, value in found.items() if isinstance(value, list)}}
+    return {"import": {name: len(found[name]) for name in COUNTED}}
 
 
 def check(source: ImportSource, background: float) -> None:
@@ -197,6 +199,7 @@ def report(scene: ImportedScene, key: str, held_out: list[int], size: tuple[int,
         "height": size[1],
         "pictures": [frame.name for frame in scene.frames],
         "held_out": held_out,
+        "depth_range": scene.depth_range,
         "missing": scene.missing,
         "unregistered": scene.unregistered,
     }

@@ -17,45 +17,50 @@ from novelview.config.rooms import check_source
 from novelview.config.sources import RoomsSource
 from novelview.errors import DataError
 from novelview.files import write_json
-from novelview.scenes.chunks import ChunkWriter
 from novelview.scenes.procedural.entries import split_names
-from novelview.scenes.procedural.making import Entries, MadeRoom, film, finish, make
+from novelview.scenes.procedural.making import MadeRoom, film, finish, make
+from novelview.scenes.procedural.written import WrittenRooms
+from novelview.timebox import TimeBox
+from novelview.unfinished import Unfinished
 
 Job = tuple[str, int]  # split and number of a room
 AHEAD = 2  # finished or running rooms a worker may be ahead of the writer
 
 
-def generate(source: RoomsSource, out: Path, workers: int, progress: bool, device: str = "cpu") -> None:
+def generate(
+    source: RoomsSource,
+    out: Path,
+    workers: int,
+    progress: bool,
+    device: str = "cpu",
+    units: Unfinished | None = None,
+    box: TimeBox | None = None,
+) -> None:
     """Write {out}/train and {out}/test chunks with index.json, {out}/indices/*.json and {out}/scenes.json.
 
     `workers` processes of one thread each render on the CPU; 0 renders in this process. On "cuda" this process
-    renders and `workers` threads encode. Chunks of an earlier run in `out` are removed first.
-    Raises ConfigError for values that make no rooms, DataError when a worker process dies.
+    renders and `workers` threads encode. units: what an earlier call finished in `out`, which is not made again; other
+    chunks there are removed first. Raises ConfigError for values that make no rooms, DataError when a worker process
+    dies, BoxEnded when the time of `box` is over, after one new room at least.
     """
     check_source(source)
     train = [("train", number) for number in range(source.train_scenes)]
     seen = [("seen", number) for number in range(source.test_seen_scenes)]
     new = [("new", number) for number in range(source.test_new_scenes)]
-    sets: dict[str, dict[str, str]] = {}
-    entries: dict[str, Entries] = {}
-    rooms = _made(source, [*train, *seen, *new], workers, device)
-    with tqdm(total=len(train + seen + new), desc="rooms", unit="room", disable=not progress) as bar:
-        for folder, jobs in (("train", train), ("test", [*seen, *new])):
-            _clear(out / folder)
-            with ChunkWriter(out / folder, source.chunk_bytes) as writer:
-                for (split, _), room in zip(jobs, rooms, strict=False):  # `jobs` is the shorter: it ends the loop
-                    writer.add(room.scene)
-                    sets[room.scene.key] = {"set": split}
-                    entries[room.scene.key] = room.entries
+    jobs, box = [*train, *seen, *new], box or TimeBox()
+    written = WrittenRooms(out, source.chunk_bytes, units)
+    rooms = _made(source, jobs[len(written) :], workers, device)
+    with tqdm(total=len(jobs), initial=len(written), desc="rooms", unit="room", disable=not progress) as bar:
+        for folder, own in (("train", train), ("test", [*seen, *new])):
+            with written.writer(folder) as writer:
+                todo = own[written.count(folder) :]
+                for (split, _), room in zip(todo, rooms, strict=False):  # `todo` is the shorter: it ends the loop
+                    writer.add_room(room, split)
                     bar.update()
+                    box.unit()
     for name in split_names(source):
-        write_json(out / "indices" / f"{name}.json", {key: row[name] for key, row in entries.items() if row})
-    write_json(out / "scenes.json", sets)
-
-
-def _clear(folder: Path) -> None:
-    for stale in [*folder.glob("*.torch"), folder / "index.json"]:
-        stale.unlink(missing_ok=True)
+        write_json(out / "indices" / f"{name}.json", {key: row[name] for key, row in written.entries.items() if row})
+    write_json(out / "scenes.json", written.sets)
 
 
 def _made(source: RoomsSource, jobs: list[Job], workers: int, device: str) -> Iterator[MadeRoom]:
