@@ -29,6 +29,7 @@ STAGES: dict[str, type] = {
     "figures": schema.FiguresStage,
     "report": schema.ReportStage,
     "adopt": release.AdoptStage,
+    "compact": release.CompactStage,
     "publish": release.PublishStage,
     "render": viewing.RenderStage,
     "latency": viewing.LatencyStage,

@@ -1,7 +1,9 @@
-"""Configuration nodes of what comes in from elsewhere and what goes out: stages `adopt` and `publish`."""
+"""Configuration nodes of what comes in from elsewhere and what goes out: stages `adopt`, `compact` and `publish`."""
 
 from dataclasses import dataclass, field
 from typing import Any
+
+from omegaconf import MISSING
 
 from novelview.config.schema import RuntimeConfig, TrainStage
 
@@ -14,6 +16,15 @@ class AdoptStage(TrainStage):
     subset: str = "published"
     name: str | None = None  # entry of conf/registry.yaml, fetched where it is not there yet
     file: str | None = None  # or a checkpoint of one's own
+
+
+@dataclass
+class CompactStage:
+    """Stage `compact`: weights rounded to bfloat16, at most 16 MB: what is released. `io.before`: earlier phases'."""
+
+    name: str = MISSING  # what they are released as, a folder of released/
+    io: dict[str, Any] = field(default_factory=dict)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
 @dataclass

@@ -24,6 +24,9 @@ class RuntimeConfig:
     log_every: int = 50
     checkpoint_seconds: float = 600.0  # wall-clock distance of resumable checkpoints
     keep_checkpoints: int = 2
+    # a stage that long at work saves what it has, ends with status 4 and goes on when called again; 0: no limit
+    max_minutes: float = 0.0
+    stop_at: float = 0.0  # the same at this Unix time (seconds); 0: never
     wandb: str = "offline"  # online | offline | disabled; the key is WANDB_API_KEY or `wandb login`, never a key here
     wandb_pictures: int = 10  # log rows between pictures sent to wandb; 0: none
     progress: bool = True
@@ -127,6 +130,7 @@ class EvalConfig:
     video_frames: int = 24  # frames from each context pose to the next
     video_loop: bool = True  # the path returns to the first context
     video_order: bool = False  # contexts in the order of the nearest next, not as they come
+    video_ease: bool = False  # speed up from each context and slow down to the next, as a loop without a jerk
     video_scenes: int = 2
     geometry_entries: int = 32  # entries a set and split whose depth is compared with the exact one, where both exist
     ply_scenes: int = 1  # scenes whose Gaussians are written as PLY files, by models that predict them
@@ -160,6 +164,7 @@ class Study:
     published: str | None = None  # a key of evaluation/published.yaml
     variants: dict[str, Variant] = field(default_factory=dict)  # runs that are not a model of conf/model as it stands
     models: list[str] = field(default_factory=list)  # the runs: models of conf/model, or variants
+    models_at: dict[str, list[str]] = field(default_factory=dict)  # scale -> its runs, where they are not `models`
     figures: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=lambda: ["results_table"])
     phases: list[str] = field(default_factory=list)  # the first from nothing, each later one from the one before
@@ -168,6 +173,8 @@ class Study:
     poses: dict[str, list[str]] = field(default_factory=dict)  # scale -> estimators: evaluations on their cameras, too
     pose_free: list[str] = field(default_factory=list)  # runs that take no poses: judged on the given cameras alone
     data: dict[str, StudyData] = field(default_factory=dict)
+    releases: dict[str, str] = field(default_factory=dict)  # run -> what its last phase is released as
+    showcase: dict[str, StudyData] = field(default_factory=dict)  # scale -> data to show released checkpoints on
     overrides: dict[str, list[str]] = field(default_factory=dict)  # stage -> overrides
 
 

@@ -11,13 +11,13 @@ from torch import nn
 from novelview.config.compose import digest, resolved
 from novelview.config.difference import difference
 from novelview.config.digest import source_digest
+from novelview.config.header import ForeignWeightsError, read_config
 from novelview.config.schema import TrainStage
 from novelview.errors import CheckpointError
 from novelview.files import sha256
 from novelview.models.dinov2 import without_weights
 from novelview.models.published import load_published
 from novelview.models.registry import build
-from novelview.models.weights import ForeignWeightsError, read_config
 from novelview.training.distributed import Team
 
 log = logging.getLogger(__name__)
