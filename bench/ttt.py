@@ -21,10 +21,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from novelview.cameras.paths import turntable
 from novelview.config.models import LaCTConfig, TTTConfig
 from novelview.models.lact.model import LaCT
-from novelview.models.lact.newton_schulz import newton_schulz
-from novelview.models.lact.plain import FastWeights, column_norms, plain_apply, plain_update
 from novelview.models.lact.ttt import Row, ttt_update_apply
 from novelview.scenes.batch import Views
+from novelview_kernels.ttt import reference
+from novelview_kernels.ttt.reference import FastWeights, column_norms
 
 MB = 2**20
 MEMORY = [(256, 512, 2048), (256, 512, 8192), (768, 1536, 2048)]  # head width, hidden width, learnt tokens
@@ -51,8 +51,8 @@ def answers(values: list[Tensor], way: str, precision: str = "accurate") -> tupl
     weights = FastWeights(w0, w1, w2)
     if way == "autograd":
         norms = FastWeights(*(column_norms(w.detach()) for w in weights))
-        weights = plain_update(weights, norms, k, v, lr, partial(newton_schulz, steps=5))
-        return plain_apply(weights, q), *weights
+        weights = reference.update(weights, norms, k, v, lr, 5)
+        return reference.apply(weights, q), *weights
     rows = [Row(0, k.shape[1], True, False), Row(0, q.shape[1], False, True)]
     o, weights = ttt_update_apply(weights, q, k, v, lr, rows, 5, precision)
     return o, *weights

@@ -6,8 +6,7 @@ from torch import Tensor
 
 from novelview.config.models import LaCTConfig, TTTConfig
 from novelview.models.lact.model import LaCT
-from novelview.models.lact.plain import FastWeights
-from novelview.models.lact.ttt import Row, ttt_update_apply
+from novelview.models.lact.ttt import FastWeights, Row, ttt_update_apply
 from novelview.scenes.batch import Views
 from novelview_kernels import backend
 

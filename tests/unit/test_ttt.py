@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from novelview.models.lact import closed_form
-from novelview.models.lact.newton_schulz import iterates, newton_schulz, newton_schulz_backward
-from novelview.models.lact.plain import FastWeights, column_norms, plain_apply, plain_update
 from novelview.models.lact.ttt import Row, ttt_update_apply
+from novelview_kernels.ttt import closed_form, reference
+from novelview_kernels.ttt.iterates import iterates, newton_schulz_backward
+from novelview_kernels.ttt.reference import FastWeights, column_norms, newton_schulz
 
 SHAPES = {"wide": (3, 5), "tall": (5, 3), "square": (4, 4)}
 LEARN_THEN_ANSWER = [Row(0, 6, True, False), Row(0, 8, False, True)]
@@ -43,9 +43,9 @@ def _plain(rows: list[Row], steps: int, *values: Tensor) -> tuple[Tensor, ...]:
     for start, end, update, apply in rows:
         if update:
             lesson = k[:, start:end], v[:, start:end], lr[:, :, start:end]
-            weights = plain_update(weights, norms, *lesson, partial(newton_schulz, steps=steps))
+            weights = reference.update(weights, norms, *lesson, steps)
         if apply:
-            answers.append(plain_apply(weights, q[:, start:end]))
+            answers.append(reference.apply(weights, q[:, start:end]))
     return torch.cat(answers, dim=1), *weights
 
 

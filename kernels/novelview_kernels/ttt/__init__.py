@@ -1,12 +1,15 @@
 """Test-time training: fast weights that learn keys and values, and answer queries (formulas in README.md)."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from novelview_kernels import backend
-from novelview_kernels.ttt import configs, reference
+from novelview_kernels.ttt import closed_form, configs
 from novelview_kernels.ttt import op as _op
+from novelview_kernels.ttt.reference import FastWeights
 
 UPDATE, APPLY = "ttt_update", "ttt_apply"
 
@@ -29,7 +32,7 @@ def _check(weights: Sequence[Tensor], tokens: Tensor) -> None:
 
 def ttt_update(
     weights: Sequence[Tensor], norms: Sequence[Tensor], k: Tensor, v: Tensor, lr: Tensor, steps: int = 5
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+) -> tuple[FastWeights, FastWeights | None]:
     """Let fast weights learn keys and values in one step; differentiable in weights, k, v and lr.
 
     Args:
@@ -40,7 +43,8 @@ def ttt_update(
         steps: Newton-Schulz iterations.
 
     Returns:
-        The new weights w0, w1, w2, and copies of them in k's type for `ttt_apply` (no gradient flows through those).
+        The new weights, and where a kernel made them copies in k's type for `ttt_apply` (no gradient flows through
+        those).
 
     Raises:
         ValueError: a shape does not fit, or NOVELVIEW_KERNELS demands what these tensors do not allow.
@@ -49,10 +53,15 @@ def ttt_update(
     if v.shape != k.shape or lr.shape != (3, *k.shape[:2]):
         raise ValueError(f"v {list(v.shape)} and lr {list(lr.shape)} do not belong to keys {list(k.shape)}")
     if chosen(UPDATE, weights[0], k) == "torch":
-        new = reference.update(weights, norms, k, v, lr, steps)
-        return new, tuple(w.detach().to(k.dtype) for w in new)
+        new: Any = closed_form.Update.apply(*weights, *norms, k, v, lr, steps, _operands(weights, k))
+        return FastWeights(*new), None
     found = _op.ttt_update(list(weights), list(norms), k, v, lr, steps)
-    return tuple(found[:3]), tuple(w.detach() for w in found[3:6])
+    return FastWeights(*found[:3]), FastWeights(*(w.detach() for w in found[3:6]))
+
+
+def _operands(weights: Sequence[Tensor], tokens: Tensor) -> torch.dtype | None:
+    """Return what the closed form rounds operands to: the tokens' type where that is not the weights'."""
+    return tokens.dtype if tokens.dtype != weights[0].dtype else None
 
 
 def ttt_apply(weights: Sequence[Tensor], q: Tensor, low: Sequence[Tensor] | None = None) -> Tensor:
@@ -66,6 +75,7 @@ def ttt_apply(weights: Sequence[Tensor], q: Tensor, low: Sequence[Tensor] | None
     """
     _check(weights, q)
     if chosen(APPLY, weights[0], q) == "torch":
-        return reference.apply(weights, q)
+        answers: Any = closed_form.Apply.apply(*weights, q, _operands(weights, q))
+        return answers
     copies = [w.detach().to(q.dtype).contiguous() for w in weights] if low is None else list(low)
     return _op.ttt_apply(list(weights), copies, q)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from novelview_kernels import launch
 from novelview_kernels.ttt import configs, newton_schulz
-from novelview_kernels.ttt.reference import NORM_EPS
+from novelview_kernels.ttt.reference import NORM_EPS, matmul
 
 
 def _modules() -> Any:
@@ -22,9 +22,7 @@ def _modules() -> Any:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """Multiply batches of low-precision matrices into float32."""
-    if a.is_cuda and a.dtype != torch.float32:
-        return torch.bmm(a, b, out_dtype=torch.float32)
-    return a.float() @ b.float()
+    return matmul(a, b, a.dtype)
 
 
 def legs(tokens: int, heads: int, m: int) -> Iterator[slice]:

@@ -7,16 +7,9 @@ import torch
 from safetensors.torch import load_file
 from transformer_fixture import relative
 
-from novelview.models.lact.newton_schulz import (
-    EPS,
-    A,
-    B,
-    C,
-    iterates,
-    newton_schulz,
-    newton_schulz_backward,
-    newton_schulz_bfloat16,
-)
+from novelview.models.lact.newton_schulz import newton_schulz_bfloat16
+from novelview_kernels.ttt.iterates import iterates, newton_schulz_backward
+from novelview_kernels.ttt.reference import FROBENIUS_EPS, A, B, C, newton_schulz
 
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-7}  # relative L2; the expected values are stored in float32
 ROUNDING_DECIDES = 0.1  # relative error of the reference's bfloat16 result
@@ -24,7 +17,7 @@ ROUNDING_DECIDES = 0.1  # relative error of the reference's bfloat16 result
 
 def check_constants(folder: Path, config: dict[str, Any]) -> None:
     assert config["constants"] == [A, B, C]
-    assert config["eps"] == EPS
+    assert config["eps"] == FROBENIUS_EPS
 
 
 def check_values_and_gradients(folder: Path, config: dict[str, Any]) -> None:

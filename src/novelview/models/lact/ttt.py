@@ -1,23 +1,20 @@
 """The fast-weight operation: rows of updates and applications (specs/lact.md section 3).
 
-The one room that chooses how they are computed: the closed form of `closed_form`, on a GPU our kernels where
-`NOVELVIEW_KERNELS` and the table of measurements say so (docs/kernels.md), or the plain formulas of `plain` with the
-reference's rounding.
+By the operators of `novelview_kernels.ttt` (in closed form; on a GPU by our kernels where `NOVELVIEW_KERNELS` and the
+table of measurements say so, docs/kernels.md), or by its plain formulas with the reference's rounding.
 """
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from novelview.models.lact.closed_form import Apply, Update
 from novelview.models.lact.newton_schulz import newton_schulz_bfloat16
-from novelview.models.lact.plain import FastWeights, column_norms, plain_apply, plain_update
-from novelview.models.lact.products import operand_dtype
-from novelview_kernels.ttt import APPLY, UPDATE, chosen, ttt_apply, ttt_update
+from novelview_kernels.ttt import reference, ttt_apply, ttt_update
+from novelview_kernels.ttt.reference import FastWeights, column_norms
 
 
 class Row(NamedTuple):
@@ -47,7 +44,7 @@ def ttt_update_apply(
     Raises ValueError when a row reaches beyond its tokens.
     """
     _check(rows, q.shape[1], k.shape[1])
-    operands, entry = operand_dtype(q.device), weights
+    operands, entry = _operand_dtype(q.device), weights
     answers, low = [q[:, :0]], None
     for start, end, update, apply in rows:
         if update:
@@ -80,26 +77,25 @@ def _updated(
     norms = FastWeights(*(column_norms(w.detach()) for w in entry))
     if precision == "reference":
         orthogonalise = partial(newton_schulz_bfloat16, steps=steps, autocast=operands is not None)
-        return plain_update(weights, norms, *lesson, orthogonalise), None
+        return reference.update_with(weights, norms, *lesson, orthogonalise), None
     keys, values = _rounded(lesson[:2], operands)
-    if chosen(UPDATE, weights.w0, keys) == "torch":
-        return FastWeights(*Update.apply(*weights, *norms, keys, values, lesson[2], steps, operands)), None
     with torch.autocast(keys.device.type, enabled=False):
-        new, low = ttt_update(weights, norms, keys, values, lesson[2], steps)
-    return FastWeights(*new), FastWeights(*low)
+        return ttt_update(weights, norms, keys, values, lesson[2], steps)
 
 
 def _applied(
     weights: FastWeights, low: FastWeights | None, q: Tensor, precision: str, operands: torch.dtype | None
 ) -> Tensor:
     if precision == "reference":
-        return plain_apply(weights, q)
+        return reference.apply(weights, q)
     (queries,) = _rounded([q], operands)
-    if chosen(APPLY, weights.w0, queries) == "torch":
-        answers: Any = Apply.apply(*weights, queries, operands)
-        return answers
     with torch.autocast(q.device.type, enabled=False):
         return ttt_apply(weights, queries, low)
+
+
+def _operand_dtype(device: torch.device) -> torch.dtype | None:
+    """Return what autocast rounds the operands of products on `device` to, None outside autocast."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
 def _rounded(values: Sequence[Tensor], operands: torch.dtype | None) -> list[Tensor]:

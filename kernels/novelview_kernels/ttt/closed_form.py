@@ -1,8 +1,8 @@
 """Updates and applications of fast weights as autograd functions that keep little and differentiate in closed form.
 
-Autograd through `plain_update` keeps some twenty tensors of tokens x hidden units and all Newton-Schulz iterates; the
-functions here keep their inputs and the three weight gradients, and go over the tokens in legs, so that what is alive
-at once does not grow with their number (specs/ttt_kernels.md sections 2 and 4).
+Autograd through `reference.update` keeps some twenty tensors of tokens x hidden units and all Newton-Schulz iterates;
+the functions here keep their inputs and the three weight gradients, and go over the tokens in legs, so that what is
+alive at once does not grow with their number (specs/ttt_kernels.md sections 2 and 4).
 """
 
 from collections.abc import Iterator
@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from novelview.models.lact.newton_schulz import iterates, newton_schulz, newton_schulz_backward
-from novelview.models.lact.plain import NORM_EPS, FastWeights, column_norms
-from novelview.models.lact.products import matmul
+from novelview_kernels.ttt.iterates import iterates, newton_schulz_backward
+from novelview_kernels.ttt.reference import NORM_EPS, FastWeights, column_norms, matmul, newton_schulz
 
 LEG = {"cpu": 1 << 20}  # hidden activations (heads x tokens x width) of one leg, by device
 LONG_LEG = 1 << 25
