@@ -14,7 +14,7 @@ from novelview.config.planned import planned, planned_digest
 from novelview.config.resolution import size_name
 from novelview.config.runs import Run, make_runs
 from novelview.config.settings import assign, check_keys
-from novelview.config.study import load_study, variant_of
+from novelview.config.study import at_scale, load_study, variant_of
 from novelview.errors import ConfigError
 
 SCALING = "scaling"  # the figure and the table of a study with several training subsets
@@ -27,9 +27,10 @@ class Plan:
         """Check the workflow's own configuration and every stage's; raises ConfigError, one line."""
         check_keys(config)
         self.scale = str(config.get("scale", "demo"))
-        self.study = load_study(str(config.get("study", "less3depend")))
-        if self.scale not in self.study.data:
-            raise ConfigError(f"scale '{self.scale}' does not exist; choose one of {', '.join(self.study.data)}")
+        study = load_study(str(config.get("study", "less3depend")))
+        if self.scale not in study.data:
+            raise ConfigError(f"scale '{self.scale}' does not exist; choose one of {', '.join(study.data)}")
+        self.study = at_scale(study, self.scale)
         self.data = self.study.data[self.scale]
         self.path = config.get("path") or self.data.path
         self.source = str(config.get("source") or self.data.source)
@@ -68,7 +69,7 @@ class Plan:
             ],
             "poses": [f"poses={name}", f"dataset={self.dataset}"],
             "preprocess": [judged_on],
-            "train": [*self._of_run(name), f"phase={phase}", f"dataset={self.dataset}", f"subset={subset}"],
+            "train": [*self._of_run(name, phase), f"phase={phase}", f"dataset={self.dataset}", f"subset={subset}"],
             "evaluate": [judged_on, f"eval={self.data.eval}", "io.weights=-", "io.out=-"],
             "latency": [f"dataset={self.dataset}", "io.out=-"],
             "figures": [f"study={self.study.name}", f"figure={figure}", "io.out=-"],
@@ -78,9 +79,12 @@ class Plan:
         variant = variant_of(self.study, name).train if stage == "train" else []
         return [f"scale={self.scale}", *own, *study, *variant, *self._set.get(stage, [])]
 
-    def _of_run(self, name: str) -> list[str]:
-        model = variant_of(self.study, name).model
-        return [f"model={model}", *([f"variant={name}"] if name != model else [])]
+    def _of_run(self, name: str, phase: str) -> list[str]:
+        own = variant_of(self.study, name)
+        words = [f"variant={name}"] if name != own.model else []
+        words += [f"size={self.scale}/{own.size}"] if own.size else []
+        words += [f"recipe={self.scale}/{own.recipe}/{phase}"] if own.recipe else []
+        return [f"model={own.model}", *words]
 
     @functools.cache  # noqa: B019 - one plan lives as long as the process
     def stage(

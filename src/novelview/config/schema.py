@@ -149,10 +149,12 @@ class StudyData:
 
 @dataclass
 class Variant:
-    """A run of a study under a name of its own: a model with further overrides of stage train."""
+    """A run of a study under a name of its own: a model, perhaps of another size or recipe, with further overrides."""
 
     model: str = MISSING
-    train: list[str] = field(default_factory=list)
+    size: str = ""  # conf/size/<scale>/<size>.yaml; empty: the model's
+    recipe: str = ""  # conf/recipe/<scale>/<recipe>/<phase>.yaml; empty: the model's
+    train: list[str] = field(default_factory=list)  # of stage train
 
 
 @dataclass

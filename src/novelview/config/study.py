@@ -1,7 +1,8 @@
 """Study files: conf/study/{name}.yaml as a checked dataclass."""
 
 import re
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -33,6 +34,11 @@ def load_study(name: str) -> Study:
     return study
 
 
+def at_scale(study: Study, scale: str) -> Study:
+    """Return the study with the runs it has at a scale as its `models`."""
+    return replace(study, models=study.models_at.get(scale, study.models), models_at={})
+
+
 def variant_of(study: Study, run: str) -> Variant:
     """Return what the run `run` of a study is: its variant, or the model of that name unchanged."""
     return study.variants.get(run) or Variant(model=run)
@@ -41,8 +47,7 @@ def variant_of(study: Study, run: str) -> Variant:
 def _check(study: Study, where: str) -> None:
     """Raise ConfigError for names that cannot be a path, runs that are no model, and subsets that do not exist."""
     models = {path.stem for path in (conf_dir() / "model").glob("*.yaml")}
-    for kind in ("models", "phases"):
-        names: list[Any] = getattr(study, kind)
+    for kind, names in _named(study):
         for name in names:
             if not NAME.fullmatch(name):
                 raise ConfigError(f"{where}: {kind}: '{name}': use small letters, digits and _")
@@ -51,13 +56,33 @@ def _check(study: Study, where: str) -> None:
     for name in study.variants:
         if name in models:
             raise ConfigError(f"{where}: variants.{name}: is the name of a model; choose another")
-    for run in study.models:
+    for run in _runs(study):
         model = variant_of(study, run).model
         if model not in models:
             known = ", ".join(sorted(models | set(study.variants)))
             raise ConfigError(f"{where}: '{model}' is neither a model nor a variant; choose one of {known}")
+    _check_scales(study, where)
     _check_subsets(study, where)
     _check_poses(study, where)
+
+
+def _named(study: Study) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield (key, names) of every list that names each thing once."""
+    yield from (("models", study.models), ("phases", study.phases))
+    yield from ((f"models_at.{scale}", names) for scale, names in study.models_at.items())
+
+
+def _runs(study: Study) -> list[str]:
+    """Return the runs of all scales."""
+    return list(dict.fromkeys([*study.models, *(run for names in study.models_at.values() for run in names)]))
+
+
+def _check_scales(study: Study, where: str) -> None:
+    for scale in study.models_at:
+        if scale not in study.data:
+            raise ConfigError(
+                f"{where}: models_at.{scale}: no such scale in data; choose one of {', '.join(study.data)}"
+            )
 
 
 def _check_subsets(study: Study, where: str) -> None:
@@ -78,5 +103,5 @@ def _check_poses(study: Study, where: str) -> None:
         if len(set(names)) < len(names):
             raise ConfigError(f"{where}: poses.{scale}: name each once; found {names}")
     for run in study.pose_free:
-        if run not in study.models:
-            raise ConfigError(f"{where}: pose_free: '{run}' is no run; choose one of {', '.join(study.models)}")
+        if run not in _runs(study):
+            raise ConfigError(f"{where}: pose_free: '{run}' is no run; choose one of {', '.join(_runs(study))}")
