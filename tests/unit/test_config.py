@@ -17,6 +17,7 @@ NEEDED = {
     "figures": ["figure=f", "io.out=o"],
     "report": ["io.out=o", "io.figures=f"],
     "publish": ["io.weights=w", "io.evaluation=e", "io.out=o"],
+    "compact": ["name=a", "io.weights=w", "io.out=o"],
     "render": ["io.weights=w", "io.out=o"],
     "latency": ["io.out=o"],
     "depth": ["io.weights=w", "io.out=o"],

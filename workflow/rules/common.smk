@@ -10,12 +10,16 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from novelview.config import exchange, teachers
 from novelview.config.plan import one_of
-from novelview.config.workflow import enter, plan, refuse_linked_records, tell_changes
+from novelview.config.releases import LICENCE, releases, require_releases
+from novelview.config.showcase import showcase
+from novelview.config.workflow import enter, plan, refuse_linked_records, tell_changes, told
 from novelview.planning.cost import announce
 
 # Rules call `python -m novelview...`: the interpreter that runs Snakemake, the sources and configs of this checkout.
 enter(ROOT)
 PLAN = plan(config)
+SHOWCASE = told(lambda: showcase(PLAN))
+RELEASES = {one.name: one for one in told(lambda: releases(PLAN))}
 if workflow.is_main_process:
     tell_changes(PLAN)
 if workflow.is_main_process and PLAN.scale == "paper" and "plan" not in sys.argv:

@@ -86,6 +86,7 @@ rule write_report:
         figures=[f"{PLAN.results}/figures/{figure}.png" for figure in PLAN.figures],
         tables=[f"{PLAN.results}/tables/{table}.md" for table in PLAN.tables],
         extras=PLAN.extras,
+        showcase=[f"{folder}/{name}" for folder in SHOWCASE.folders for name in ("summary.json", "gallery.safetensors")],
     output:
         f"{PLAN.results}/report/index.html",
     log:
@@ -102,11 +103,13 @@ rule write_report:
         inputs=PLAN.listed([one.folder for one in PLAN.evaluations]),
         curves=PLAN.listed([f"{run.folder}/train.csv" for run in PLAN.runs(trained=True)]),
         figures=lambda wildcards, output: Path(output[0]).parents[1] / "figures",
+        showcase=PLAN.listed(SHOWCASE.folders),
     message:
         "Writing the report"
     shell:
         "python -m novelview.stages.report {params.overrides} --expect-digest {params.digest}"
-        " io.inputs={params.inputs} io.curves={params.curves} io.figures={params.figures} io.out={output}"
+        " io.inputs={params.inputs} io.curves={params.curves} io.figures={params.figures} io.showcase={params.showcase}"
+        " io.out={output}"
         " 2>&1 | tee {log}"
 
 

@@ -1,10 +1,13 @@
 """Published checkpoints in, our own weights out. Nothing here is part of `all`."""
 
-exchange.check(PLAN)
+told(lambda: exchange.check(PLAN))
+if workflow.is_main_process and "release" in sys.argv:
+    told(lambda: require_releases(PLAN))
 
 
 localrules:
     publish_model,
+    release_model,
 
 
 rule adopt_model:
@@ -34,6 +37,10 @@ rule adopt_model:
         " io.out={output.weights} 2>&1 | tee {log}"
 
 
+def hub_name(wildcards):
+    return f"novelview-{wildcards.run}-{wildcards.data}-x{wildcards.res}"
+
+
 rule publish_model:
     input:
         weights=lambda wildcards: PLAN.at(wildcards).weights,
@@ -50,9 +57,9 @@ rule publish_model:
         mem_mb=16000,
         runtime=240,
     params:
-        overrides=lambda wildcards: exchange.publication(PLAN, config, wildcards)["overrides"],
-        digest=lambda wildcards: exchange.publication(PLAN, config, wildcards)["digest"],
-        source=lambda wildcards: exchange.publication(PLAN, config, wildcards)["source"],
+        overrides=lambda wildcards: exchange.publication(config, hub_name(wildcards))["overrides"],
+        digest=lambda wildcards: exchange.publication(config, hub_name(wildcards))["digest"],
+        source=lambda wildcards: exchange.publication(config, hub_name(wildcards))["source"],
         evaluation=subpath(input.summary, parent=True),
         out=subpath(output.record, parent=True),
     message:
@@ -65,3 +72,93 @@ rule publish_model:
 rule publish:
     input:
         [f"{run.folder}/publish/published.json" for run in PLAN.runs()],
+
+
+rule compact_model:
+    input:
+        weights=lambda wildcards: RELEASES[wildcards.name].run.weights,
+        before=lambda wildcards: RELEASES[wildcards.name].before,
+    output:
+        weights=f"results/{PLAN.scale}/release/{{name}}/model.safetensors",
+    log:
+        f"logs/release/{PLAN.scale}-{{name}}.log",
+    wildcard_constraints:
+        name=one_of(RELEASES),
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=4000,
+        runtime=20,
+    params:
+        overrides=lambda wildcards: exchange.compacting(wildcards.name)["overrides"],
+        digest=lambda wildcards: exchange.compacting(wildcards.name)["digest"],
+        source=lambda wildcards: exchange.compacting(wildcards.name)["source"],
+        before=lambda wildcards, input: PLAN.listed(input.before),
+    message:
+        "Rounding {wildcards.name} to bfloat16"
+    shell:
+        "python -m novelview.stages.compact {params.overrides} --expect-digest {params.digest}"
+        " io.weights={input.weights} io.before={params.before} io.out={output.weights} 2>&1 | tee {log}"
+
+
+# The study's own evaluation, of the rounded weights: no card quotes numbers of others.
+use rule evaluate_model as evaluate_release with:
+    input:
+        packed=f"data/{PLAN.dataset}/packed/manifest.json",
+        raw=f"data/{PLAN.dataset}/raw/manifest.json",
+        weights=f"results/{PLAN.scale}/release/{{name}}/model.safetensors",
+        backbones=exchange.metric_weights(PLAN),
+    output:
+        summary=f"results/{PLAN.scale}/release/{{name}}/evaluation/summary.json",
+        rows=f"results/{PLAN.scale}/release/{{name}}/evaluation/rows.csv",
+        gallery=f"results/{PLAN.scale}/release/{{name}}/evaluation/gallery.safetensors",
+        metrics=f"results/{PLAN.scale}/release/{{name}}/metrics.json",
+    log:
+        f"logs/release/{PLAN.scale}-{{name}}-evaluate.log",
+    benchmark:
+        f"benchmarks/release/{PLAN.scale}-{{name}}.tsv"
+    wildcard_constraints:
+        name=one_of(RELEASES),
+    params:
+        **PLAN.stage("evaluate"),
+        packed=subpath(input.packed, parent=True),
+        raw=subpath(input.raw, parent=True),
+        out=subpath(output.summary, parent=True),
+    message:
+        "Evaluating {wildcards.name} as it is released"
+
+
+rule release_model:
+    input:
+        weights=f"results/{PLAN.scale}/release/{{name}}/model.safetensors",
+        summary=f"results/{PLAN.scale}/release/{{name}}/evaluation/summary.json",
+        rows=f"results/{PLAN.scale}/release/{{name}}/evaluation/rows.csv",
+    output:
+        weights="released/{name}/model.safetensors",
+        card="released/{name}/README.md",
+        record="released/{name}/published.json",
+    log:
+        f"logs/release/{PLAN.scale}-{{name}}-publish.log",
+    wildcard_constraints:
+        name=one_of(RELEASES),
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        overrides=lambda wildcards: exchange.publication(config, wildcards.name, LICENCE)["overrides"],
+        digest=lambda wildcards: exchange.publication(config, wildcards.name, LICENCE)["digest"],
+        source=lambda wildcards: exchange.publication(config, wildcards.name, LICENCE)["source"],
+        evaluation=subpath(input.summary, parent=True),
+        out=subpath(output.record, parent=True),
+    message:
+        "Releasing {wildcards.name}"
+    shell:
+        "python -m novelview.stages.publish {params.overrides} --expect-digest {params.digest}"
+        " io.weights={input.weights} io.evaluation={params.evaluation} io.out={params.out} 2>&1 | tee {log}"
+
+
+rule release:
+    input:
+        [f"{one.folder}/published.json" for one in RELEASES.values()],

@@ -19,23 +19,32 @@ def interpolate(
     num_frames: int,
     loop: bool = False,
     order: bool = False,
+    ease: bool = False,
 ) -> tuple[Float[Tensor, "n 4 4"], Float[Tensor, "n 4"]]:
     """Return cameras on the path through `c2w`, `num_frames` from each camera to the next, both ends included.
 
     Centres and intrinsics move on straight lines, rotations by the shortest slerp. `order` first sorts the cameras
-    greedily, each followed by the nearest centre left; `loop` returns to the first. Raises DataError for fewer than
-    two cameras or frames.
+    greedily, each followed by the nearest centre left; `loop` returns to the first. `ease` moves along each leg as
+    (1 - cos(pi t)) / 2, at rest at every camera, and shows none of them twice: places and speeds have no jump, from
+    the last frame of a loop to its first, too. Raises DataError for fewer than two cameras or frames.
     """
     if len(c2w) < 2 or num_frames < 2:
         raise DataError(f"a path needs two cameras and two frames a leg, not {len(c2w)} and {num_frames}")
     stops = nearest_order(c2w[:, :3, 3]) if order else list(range(len(c2w)))
     stops += [stops[0]] if loop else []
-    weight = torch.linspace(0, 1, num_frames, dtype=torch.float64)
+    weight = _eased(num_frames) if ease else torch.linspace(0, 1, num_frames, dtype=torch.float64)
     legs = list(pairwise(stops))
     poses = [_leg(c2w[start].double(), c2w[end].double(), weight) for start, end in legs]
     steps = weight[:, None].to(intrinsics)
     lenses = [torch.lerp(intrinsics[start], intrinsics[end], steps) for start, end in legs]
+    if ease and not loop:
+        poses, lenses = [*poses, c2w[stops[-1:]].double()], [*lenses, intrinsics[stops[-1:]]]
     return torch.cat(poses).to(c2w), torch.cat(lenses)
+
+
+def _eased(num_frames: int) -> Float[Tensor, " n"]:
+    """Return weights in [0,1) of a leg that starts and ends at rest; the end belongs to the next leg."""
+    return (1 - torch.cos(torch.arange(num_frames, dtype=torch.float64) * (math.pi / num_frames))) / 2
 
 
 def along(

@@ -2,18 +2,20 @@
 
 import functools
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from novelview.config.compose import resolved
+from novelview.config.difference import difference
 from novelview.config.digest import source_digest
+from novelview.config.header import ForeignWeightsError, read_config
 from novelview.config.plan import Plan
 from novelview.config.planned import planned, planned_digest
-from novelview.config.resolution import size_name
+from novelview.config.resolution import Resolution, size_name
 from novelview.config.runs import Run
 from novelview.downloads.registry import needed, read_registry, targets
-from novelview.errors import ConfigError, NovelviewError
+from novelview.errors import ConfigError
 
 
 def adopted(plan: Plan, wildcards: Any) -> Run:
@@ -34,28 +36,51 @@ def adoption_words(plan: Plan, run: Run) -> list[str]:
     described = [word for word in train if not word.startswith(("dataset=", "subset="))]
     registry = read_registry()
     if run.adopted not in registry:
-        return [*described, f"file={run.adopted}"]
+        data = own_header(run).get("dataset")
+        return [*described, *([f"dataset={data}"] if data else []), f"file={run.adopted}"]
     told = [word for word in registry[run.adopted].adopt if word.startswith(("dataset=", "views.", "model."))]
     return [*described, *told, f"name={run.adopted}"]
 
 
 def check(plan: Plan) -> None:
-    """End the process with one line and status 2 where a checkpoint is not of its run's image size."""
+    """Raise ConfigError where a checkpoint is not of its run's image size or, if its header tells, model."""
     for run in (run for run in plan.all if run.adopted):
-        try:
-            found = size_name(planned("adopt", adoption_words(plan, run)).views)
-            if found != run.res:
-                raise ConfigError(
-                    f"--config init={run.adopted}: is at {found} px, {run.name} at {run.res}; choose another"
-                )
-        except NovelviewError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            raise SystemExit(2) from None
+        theirs = own_header(run)
+        if theirs:
+            _require_model(plan, run, theirs["model"])
+        # A checkpoint of ours that the user gives to another phase may have been trained at another size.
+        free = theirs and theirs.get("phase") != run.phase
+        found = _size(theirs["views"]) if theirs else size_name(planned("adopt", adoption_words(plan, run)).views)
+        if found != run.res and not free:
+            raise ConfigError(f"--config init={run.adopted}: is at {found} px, {run.name} at {run.res}; choose another")
+
+
+def own_header(run: Run) -> dict[str, Any]:
+    """Return the header of the checkpoint of ours that a run is adopted from; empty for one in its authors' layout."""
+    if run.adopted in read_registry():
+        return {}
+    try:
+        return read_config(checkpoint_of(run))
+    except ForeignWeightsError:  # published, or damaged: stage adopt tells them apart
+        return {}
+
+
+def _require_model(plan: Plan, run: Run, theirs: dict[str, Any]) -> None:
+    other = difference(theirs, resolved(plan.composed("train", run.name, run.phase))["model"])
+    if other:
+        raise ConfigError(
+            f"--config init={run.adopted}: not of {run.name} at scale {plan.scale} ({other}); choose the scale it was "
+            "trained at, such as scale=mini"
+        )
+
+
+def _size(views: dict[str, Any]) -> str:
+    return str(Resolution(views["image_size"], views["image_width"] or views["image_size"]))
 
 
 def adoption(plan: Plan, wildcards: Any) -> dict[str, str]:
     """Return the params of rule `adopt_model`."""
-    return _params("adopt", tuple(adoption_words(plan, adopted(plan, wildcards))))
+    return stage_params("adopt", tuple(adoption_words(plan, adopted(plan, wildcards))))
 
 
 def pretrained(plan: Plan, wildcards: Any) -> list[str]:
@@ -75,16 +100,23 @@ def metric_weights(plan: Plan) -> list[str]:
     return [path] if plan.scale == "paper" and path in targets(read_registry()) else []
 
 
-def publication(plan: Plan, config: Mapping[str, Any], wildcards: Any) -> dict[str, str]:
-    """Return the params of rule `publish_model`; without `--config publish=OWNER` nothing is sent anywhere."""
-    owner, licence = config.get("publish"), config.get("licence")
-    name = f"novelview-{wildcards.run}-{wildcards.data}-x{wildcards.res}"
-    words = [*([f"repo={owner}/{name}"] if owner else []), *([f"licence={licence}"] if licence else [])]
-    return _params("publish", (*words, "io.weights=-", "io.evaluation=-", "io.out=-"))
+def publication(config: Mapping[str, Any], name: str, licence: str = "") -> dict[str, str]:
+    """Return the params of rules that call stage `publish`; without `--config publish=OWNER` nothing is sent anywhere.
+
+    name: the repository's; licence: the weights' where `--config licence=...` names none.
+    """
+    owner, chosen = config.get("publish"), config.get("licence") or licence
+    words = [*([f"repo={owner}/{name}"] if owner else []), *([f"licence={chosen}"] if chosen else [])]
+    return stage_params("publish", (*words, "io.weights=-", "io.evaluation=-", "io.out=-"))
+
+
+def compacting(name: str) -> dict[str, str]:
+    """Return the params of rule `compact_model`."""
+    return stage_params("compact", (f"name={name}", "io.weights=-", "io.out=-"))
 
 
 @functools.cache
-def _params(stage: str, words: tuple[str, ...]) -> dict[str, str]:
+def stage_params(stage: str, words: tuple[str, ...]) -> dict[str, str]:
     """Return overrides as shell words, the configuration's and the sources' digests."""
     own = [word for word in words if not word.startswith("io.")]
     overrides = " ".join(shlex.quote(word) for word in own)

@@ -43,10 +43,11 @@ def read_released(folder: Path | str = FOLDER) -> list[Released]:
     Raises ConfigError, one line with what to do, for a folder without weights or card, and for weights that are
     damaged, too large, not bfloat16, of no model known here, without a header of ours, or not those of their card.
     """
-    return [_checked(path) for path in sorted(Path(folder).glob("[!.]*")) if path.is_dir()]
+    return [read_one(path) for path in sorted(Path(folder).glob("[!.]*")) if path.is_dir()]
 
 
-def _checked(folder: Path) -> Released:
+def read_one(folder: Path) -> Released:
+    """Return the checkpoint in a folder of released/; raises ConfigError as `read_released` does."""
     weights = folder / WEIGHTS
     try:
         require_name(folder.name, str(folder.parent))

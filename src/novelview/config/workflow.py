@@ -3,14 +3,15 @@
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from novelview.config.intact import changes
 from novelview.config.plan import Plan
 from novelview.errors import NovelviewError
 
+T = TypeVar("T")
 RECORDS = Path(".snakemake/metadata")
 
 
@@ -23,16 +24,21 @@ def enter(root: Path) -> None:
     os.environ["NOVELVIEW_CONF"] = str(root / "conf")
 
 
+def told(make: Callable[[], T]) -> T:
+    """Return what `make()` returns; a user's mistake ends the process with one line and status 2."""
+    try:
+        return make()
+    except NovelviewError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+
+
 def plan(config: Mapping[str, Any]) -> Plan:
     """Return the checked plan; a user's mistake ends the process with one line and status 2.
 
     Overrides under `runtime` reach the stages through NOVELVIEW_RUNTIME, because a rule's params rerun it when changed.
     """
-    try:
-        made = Plan(config)
-    except NovelviewError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
+    made = told(lambda: Plan(config))
     os.environ["NOVELVIEW_RUNTIME"] = shlex.join(made.run_only)
     return made
 

@@ -55,7 +55,8 @@ def write_clips(
 def clip(model: PathModel, context: Views, cfg: EvalConfig) -> UInt8[np.ndarray, "n h w 3"]:
     """Render the path of one scene (batch of one), the first and the last context view beside every frame."""
     with autocast(cfg.amp, context.c2w.device):
-        c2w, intrinsics = interpolate(*cameras(model, context), cfg.video_frames, cfg.video_loop, cfg.video_order)
+        path = (cfg.video_frames, cfg.video_loop, cfg.video_order, cfg.video_ease)
+        c2w, intrinsics = interpolate(*cameras(model, context), *path)
         images = model.render_path(context, c2w[None], intrinsics[None])[0].float()
     assert context.images is not None
     sides = [context.images[0, end].expand_as(images) for end in (0, -1)]

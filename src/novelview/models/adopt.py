@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from novelview.config.compose import resolved
+from novelview.config.header import ForeignWeightsError, read_config
 from novelview.config.release import AdoptStage
 from novelview.downloads.fetch import fetch
 from novelview.downloads.registry import read_registry
@@ -45,7 +46,17 @@ def header(cfg: AdoptStage, source: Path) -> dict[str, Any]:
     """Return what the weights file says of itself: where it lay on this machine is left out."""
     config = {key: value for key, value in resolved(cfg).items() if key not in ("name", "file")}
     facts: dict[str, Any] = {"name": cfg.name, "file": source.name, "sha256": sha256(source)}
+    theirs = _released(source)
+    if theirs:
+        facts["origin"] = f"{theirs['name']}, released with novelview"
     if cfg.name:
         entry = read_registry()[cfg.name]
         facts |= {"origin": entry.addresses[0], "licence": entry.licence, "citation": entry.citation}
     return {**config, "adopted": facts}
+
+
+def _released(source: Path) -> dict[str, Any]:
+    try:
+        return read_config(source).get("released", {})
+    except ForeignWeightsError:
+        return {}
