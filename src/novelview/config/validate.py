@@ -98,7 +98,10 @@ POSITIVE = {
 NOT_NEGATIVE = {
     "ViewsConfig": ("image_width", "start_min_dist", "start_max_dist", "dist_steps", "min_context"),
     "TrainConfig": ("warmup", "weight_decay", "clip_from", "lr_pretrained", "allowed_gradnorm_factor"),
-    "RuntimeConfig": ("threads", "workers", "cache_mb", "checkpoint_seconds", "wandb_pictures"),
+    "RuntimeConfig": (
+        *("threads", "workers", "cache_mb", "checkpoint_seconds", "wandb_pictures"),
+        *("max_minutes", "stop_at"),
+    ),
     "PackConfig": ("max_bad_frames", "max_bad_chunks"),
     "GivenEstimator": ("max_frames",),
     "ColmapEstimator": ("max_frames",),

@@ -70,10 +70,14 @@ class Gallery:
 
     def watch(self, numbers: Sequence[int], batch: Batch, images: Float[Tensor, "b t 3 h w"]) -> None:
         """Keep the samples of a batch that were chosen."""
-        for turn, (number, place) in enumerate(self.chosen):
-            if number in numbers:
-                row = list(numbers).index(number)
-                self.found[turn] = self._sample(number, place, batch, images, row, turn < MAX_ATTENTION)
+        for turn in self.turns(numbers):
+            number, place = self.chosen[turn]
+            row = list(numbers).index(number)
+            self.found[turn] = self._sample(number, place, batch, images, row, turn < MAX_ATTENTION)
+
+    def turns(self, numbers: Sequence[int]) -> list[int]:
+        """Return the places, among the chosen, of the samples that belong to these entries."""
+        return [turn for turn, (number, _) in enumerate(self.chosen) if number in numbers]
 
     def _sample(
         self, number: int, place: Place, batch: Batch, images: Tensor, row: int, attend: bool

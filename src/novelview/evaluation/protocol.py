@@ -26,6 +26,7 @@ from novelview.scenes.batch import Batch, Views
 from novelview.scenes.dataset import EvalSet
 from novelview.scenes.frames import Store
 from novelview.scenes.views import EvalEntry, known_entries
+from novelview.timebox import BoxEnded
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,14 @@ class Ranks(Protocol):
     def device(self) -> torch.device: ...
 
     def gather(self, value: Any) -> list[Any]: ...
+
+
+class Kept(Protocol):
+    """Batches that an earlier call scored (`novelview.evaluation.kept`)."""
+
+    def read(self, numbers: Sequence[int]) -> list[Row] | None: ...
+
+    def keep(self, numbers: Sequence[int], rows: Sequence[Row]) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -134,24 +143,45 @@ def evaluate(
     cache_mb: int = 512,
     watch: Sequence[Watcher] = (),
     progress: bool = False,
+    kept: Kept | None = None,
 ) -> list[Row]:
     """Score `model`, the baselines and the model with swapped poses on every target of `task`.
 
     name: what the model is called in the rows. watch: called with (entry numbers, batch, the model's renders) on the
-    process that rendered them. Every process returns the rows of all of them, in order.
+    process that rendered them. kept: batches scored before, which are not rendered again; raises BoxEnded, on every
+    process, when it says on any that time is over with batches left. Every process returns the rows of all, in order.
     """
     team = ranks or Alone()
     data = EvalSet(store, task.entries, views, cache_mb)
     rows: list[Row] = []
-    batches = data.batches(cfg.batch_size, team.rank, team.world, team.device)
-    total = len(data.groups(cfg.batch_size, team.rank, team.world))
+    todo = []
+    for numbers in data.groups(cfg.batch_size, team.rank, team.world):
+        known = kept.read(numbers) if kept else None
+        rows += known or []
+        todo += [numbers] if known is None else []
     # disable=None: no bar where the output is a file
-    for numbers, batch in tqdm(batches, "evaluate", total, disable=None if progress and not team.rank else True):
+    bar = tqdm(
+        data.load(todo, team.device), "evaluate", len(todo), disable=None if progress and not team.rank else True
+    )
+    left = len(todo)
+    for numbers, batch in bar:
         renders = dict(render_all(model, name, batch, cfg))
-        rows += _score(task, numbers, batch, renders, lpips)
+        scored = _score(task, numbers, batch, renders, lpips)
+        rows, left = rows + scored, left - 1
         for watcher in watch:
             watcher(numbers, batch, renders[name])
+        if kept and kept.keep(numbers, scored) and left:
+            break
+    if kept:
+        _end_together(team, left)
     return in_order((row for part in team.gather(rows) for row in part), task.splits)
+
+
+def _end_together(team: Ranks, left: int) -> None:
+    """Raise BoxEnded on every process where any has batches left."""
+    waiting = sum(team.gather(left))
+    if waiting:
+        raise BoxEnded(f"{waiting} batches are left")
 
 
 def render_all(

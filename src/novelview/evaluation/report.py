@@ -18,12 +18,14 @@ from novelview.evaluation.bootstrap import LEVEL
 from novelview.evaluation.camera_path import write_clips
 from novelview.evaluation.gallery import Gallery, choose
 from novelview.evaluation.geometry import Truth, write_geometry
+from novelview.evaluation.kept import KeptBatches, open_units
 from novelview.evaluation.metrics import open_lpips
 from novelview.evaluation.poses import mean_errors, pose_paths, write_poses
 from novelview.evaluation.protocol import Ranks, Task, evaluate
 from novelview.evaluation.rows import Row, write_rows
 from novelview.files import write_json
 from novelview.scenes.frames import FrameCache, Store
+from novelview.timebox import TimeBox
 
 PROTOCOL = (
     "Every target of every index entry once; PSNR on images clamped to [0,1]; SSIM of scikit-image (11-pixel Gaussian "
@@ -53,8 +55,13 @@ def evaluate_to(
     cache_mb: int = 512,
     progress: bool = False,
     truth: Truth | None = None,
+    stamp: str = "",
+    box: TimeBox | None = None,
 ) -> None:
     """Evaluate `subject` on `task` into the folder `out`; the first process writes.
+
+    stamp: digest of all that the scores depend on. Raises BoxEnded when the time of `box` is over, after one batch at
+    least; the next call with that stamp goes on.
 
     facts: further keys of summary.json (dataset, weights, digest, ...). What an earlier evaluation left in `out` is
     removed first, so the folder never mixes two. truth: the data set's exact depth, for models that predict depth.
@@ -65,7 +72,8 @@ def evaluate_to(
     lpips, reason = open_lpips(cfg.lpips_weights, team.device)
     gallery = Gallery(subject.model, task, choose(task, cfg.gallery), truth or Truth())
     given = (subject.model, subject.name, store, task, subject.views, cfg)
-    rows = evaluate(*given, team, lpips, cache_mb, [gallery.watch], progress)
+    kept = KeptBatches(open_units(out, stamp, team), box or TimeBox(), gallery, team)
+    rows = evaluate(*given, team, lpips, cache_mb, [gallery.watch], progress, kept)
     pictures = team.gather(gallery.found)
     if team.rank:
         return
@@ -78,6 +86,7 @@ def evaluate_to(
     found = {"entries": task.coverage(), "lpips_reason": reason, "poses": paths, "videos": clips, "geometry": geometry}
     found["seconds"] = round(time.monotonic() - started, 1)
     write_json(out / "summary.json", {**_about(subject, cfg), **facts, **found, **_scores(rows, subject.name, cfg)})
+    kept.units.clear()
 
 
 def _clear(out: Path) -> None:

@@ -200,6 +200,12 @@ class EvalSet:
         self, batch_size: int, rank: int = 0, world: int = 1, device: torch.device | str = "cpu"
     ) -> Iterator[tuple[list[int], Batch]]:
         """Yield (entry numbers, batch) over the entries of process `rank` of `world`."""
-        for numbers in self.groups(batch_size, rank, world):
+        yield from self.load(self.groups(batch_size, rank, world), device)
+
+    def load(
+        self, groups: Sequence[list[int]], device: torch.device | str = "cpu"
+    ) -> Iterator[tuple[list[int], Batch]]:
+        """Yield (entry numbers, batch) for some of the groups."""
+        for numbers in groups:
             contexts = len(self.entries[numbers[0]].context)
             yield numbers, collate([self.item(number) for number in numbers], contexts).to_batch(device)

@@ -21,8 +21,9 @@ from novelview.config.schema import PackConfig
 from novelview.errors import DataError
 from novelview.files import sha256, write_json
 from novelview.scenes.disk import locating
-from novelview.scenes.pack_part import EMPTY, Part, Task, pack_chunk
+from novelview.scenes.pack_part import EMPTY, Part, Task, pack_chunk, record_of
 from novelview.scenes.store import FORMAT, INDEX, MANIFEST, PackedStore, join, write_columns
+from novelview.timebox import TimeBox
 
 __all__ = ["PackedStore", "pack_chunks"]
 
@@ -48,6 +49,7 @@ def pack_chunks(
     progress: bool = True,
     checksums: Mapping[str, str] | None = None,
     unposed: Mapping[str, Sequence[int]] | None = None,
+    box: TimeBox | None = None,
 ) -> dict[str, Any]:
     """Pack the chunks of every split into `out_dir`/{split}/ and write its manifest.json last; returns the manifest.
 
@@ -56,14 +58,14 @@ def pack_chunks(
     unposed: scene -> frames that stage `poses` emptied: they are marked as damaged ones are, and not held against it.
     Chunks finished by an interrupted run are verified and kept. Raises DataError when a scene is in two chunks of a
     split, or when more frames or chunks are damaged than `cfg` allows; everything else is packed first, so a second
-    run with a higher allowance only writes the index.
+    run with a higher allowance only writes the index. Raises BoxEnded when the time of `box` is over, after one chunk.
     """
     out = Path(out_dir)
     (out / MANIFEST).unlink(missing_ok=True)
     for split in chunk_files:
         _sweep(out / split)
     tasks = _tasks(chunk_files, out, checksums or {})
-    parts, bad_chunks = _run(tasks, list(chunk_files), workers, progress, unposed or {})
+    parts, bad_chunks = _run(tasks, list(chunk_files), workers, progress, unposed or {}, box or TimeBox())
     _judge(parts, bad_chunks, cfg)
     with locating(out):
         counts = {split: _merge(out / split, found) for split, found in parts.items()}
@@ -90,10 +92,16 @@ def _sweep(folder: Path) -> None:
 
 
 def _run(
-    tasks: list[Task], splits: list[str], workers: int, progress: bool, unposed: Mapping[str, Sequence[int]]
+    tasks: list[Task],
+    splits: list[str],
+    workers: int,
+    progress: bool,
+    unposed: Mapping[str, Sequence[int]],
+    box: TimeBox,
 ) -> tuple[dict[str, list[Part]], list[BadChunk]]:
     """Pack every chunk; return the parts of each split in the chunks' order, and the damaged chunks."""
     results: dict[int, Part | str] = {}
+    before = {number for number, task in enumerate(tasks) if record_of(task).exists()}
     finished = _in_turn(tasks) if workers < 2 else _in_parallel(tasks, workers)
     with tqdm(total=len(tasks), unit="chunk", desc="pack", disable=not progress) as bar:
         for number, result in finished:
@@ -101,6 +109,8 @@ def _run(
             _forgive(result, unposed)
             _log(tasks[number], result)
             bar.update()
+            if isinstance(result, Part) and number not in before:
+                box.unit()
     parts: dict[str, list[Part]] = {split: [] for split in splits}
     bad_chunks: list[BadChunk] = []
     for number, task in enumerate(tasks):

@@ -63,10 +63,15 @@ class Part:
         return split(self.columns["url"])
 
 
+def record_of(task: Task) -> Path:
+    """Return the file that says a chunk is packed, until the whole store is."""
+    return Path(task.folder) / "parts" / f"{Path(task.source).stem}.safetensors"
+
+
 def pack_chunk(task: Task) -> Part | str:
     """Pack one chunk, or take it over from an interrupted run; return its part, or the reason why it is damaged."""
     source, folder = Path(task.source), Path(task.folder)
-    record = folder / "parts" / f"{source.stem}.safetensors"
+    record = record_of(task)
     try:
         with locating(folder):
             checksum = sha256(source)

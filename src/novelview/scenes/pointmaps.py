@@ -4,7 +4,7 @@ A folder holds one safetensors file a scene, `points` [n 3 h w] and `frames` [n]
 last: the teacher, the size, how frames were resized, and every scene's file with its size and SHA-256.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ from torch import Tensor
 from novelview.config.schema import ViewsConfig
 from novelview.config.teaching import SIZED_BY
 from novelview.errors import DataError
-from novelview.files import read_json, replacing_folder, sha256, write_bytes, write_json
+from novelview.files import read_json, sha256, write_bytes, write_json
+from novelview.timebox import TimeBox
+from novelview.unfinished import resuming_folder
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 ADVICE = "run the pointmaps stage again"
 
-Made = tuple[str, list[int], Float[Tensor, "n 3 h w"]]  # scene, frame numbers, points
+Points = Callable[[str, list[int]], Float[Tensor, "n 3 h w"]]  # scene, frame numbers -> points
 
 
 def sizing(views: ViewsConfig) -> dict[str, Any]:
@@ -32,17 +34,34 @@ def sizing(views: ViewsConfig) -> dict[str, Any]:
     return {key: asdict(views)[key] for key in SIZED_BY}
 
 
-def write_pointmaps(out: Path, teacher: str, views: ViewsConfig, made: Iterator[Made]) -> int:
-    """Write the pointmaps of scenes as they are made into the folder `out`, which appears whole; return how many."""
-    scenes: dict[str, dict[str, Any]] = {}
-    with replacing_folder(out) as folder:
-        for number, (scene, frames, points) in enumerate(made):
+def write_pointmaps(
+    out: Path,
+    teacher: str,
+    views: ViewsConfig,
+    scenes: Iterable[tuple[str, list[int]]],
+    teach: Points,
+    stamp: str = "",
+    box: TimeBox | None = None,
+) -> int:
+    """Write the pointmaps of scenes and their frames into the folder `out`, which appears whole; return how many.
+
+    stamp: digest of all that the points depend on. Raises BoxEnded when the time of `box` is over, after one scene at
+    least; the next call with that stamp goes on.
+    """
+    box, made = box or TimeBox(), {}
+    with resuming_folder(out, stamp) as (folder, units):
+        for number, (scene, frames) in enumerate(scenes):
             path = folder / f"{number:06d}.safetensors"
-            write_bytes(path, save({"points": points.contiguous(), "frames": torch.tensor(frames)}))
-            scenes[scene] = {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+            entry = units.read_json(path.stem)
+            if entry is None or not path.is_file() or sha256(path) != entry["sha256"]:
+                write_bytes(path, save({"points": teach(scene, frames).contiguous(), "frames": torch.tensor(frames)}))
+                entry = {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+                units.keep_json(path.stem, entry)
+                box.unit()
+            made[scene] = entry
         about = {"format": FORMAT, "teacher": teacher, "views": sizing(views)}
-        write_json(folder / MANIFEST, {**about, "scenes": scenes})
-    return len(scenes)
+        write_json(folder / MANIFEST, {**about, "scenes": made})
+    return len(made)
 
 
 class Pointmaps:

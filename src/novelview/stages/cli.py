@@ -10,19 +10,36 @@ from typing import Any
 
 from novelview.config.compose import compose, digest, resolved
 from novelview.errors import ConfigError, NovelviewError
+from novelview.timebox import BOXED, BoxEnded
 
 USER_ERROR = 2  # exit status of a mistake the user can mend
 INTERRUPTED = 3  # exit status of a run that saved its state and stopped on a signal
+ENDINGS = "NOVELVIEW_ENDINGS"  # names a file to which every stage adds a line with its name and exit status
 
 
 def run_stage(stage: str, body: Callable[[Any], int | None], argv: Sequence[str] | None = None) -> int:
     """Compose `stage` from the command line, run `body(config)` and return the process' exit status.
 
-    NovelviewError and OSError become one line on standard error and status 2; anything else is a bug and keeps
-    its traceback.
+    NovelviewError and OSError become one line on standard error and status 2, BoxEnded one line and status 4; anything
+    else is a bug and keeps its traceback.
     """
     arguments = _parse(stage, argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    status = 1
+    try:
+        status = _run(stage, body, arguments)
+    finally:
+        _tell_ending(stage, status)
+    return status
+
+
+def _tell_ending(stage: str, status: int) -> None:
+    if os.environ.get(ENDINGS):
+        with open(os.environ[ENDINGS], "a") as stream:
+            stream.write(f"{stage} {status}\n")
+
+
+def _run(stage: str, body: Callable[[Any], int | None], arguments: argparse.Namespace) -> int:
     try:
         config = compose(stage, [*arguments.overrides, *shlex.split(os.environ.get("NOVELVIEW_RUNTIME", ""))])
         _expect(digest(config), arguments.expect_digest)
@@ -30,6 +47,9 @@ def run_stage(stage: str, body: Callable[[Any], int | None], argv: Sequence[str]
             _show(config)
             return 0
         return body(config) or 0
+    except BoxEnded as ended:
+        print(f"{stage}: its time box is over: {ended}; run again to go on", file=sys.stderr)
+        return BOXED
     except NovelviewError as error:
         return _fail(str(error))
     except OSError as error:

@@ -10,23 +10,27 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from novelview.config.compose import digest
+from novelview.config.digest import source_digest
 from novelview.config.schema import ViewsConfig
 from novelview.config.viewing import DepthStage
 from novelview.errors import ConfigError, DataError
 from novelview.evaluation.depth_files import write_depths
 from novelview.evaluation.scene_file import Encoded
 from novelview.evaluation.viewing import encode_scene
-from novelview.files import require_writable, write_json
+from novelview.files import require_writable, sha256, write_json
 from novelview.models.depthsplat.model import DepthSplat
 from novelview.models.weights import load_weights
 from novelview.scenes.frames import FrameCache
 from novelview.scenes.selection import choose, pool_of
-from novelview.scenes.store import PackedStore
+from novelview.scenes.store import MANIFEST, PackedStore
 from novelview.scenes.views import known_entries, load_index
 from novelview.stages.cli import run_stage
 from novelview.stages.evaluate import views_of
 from novelview.stages.render import sized
+from novelview.timebox import TimeBox
 from novelview.training.distributed import team
+from novelview.unfinished import Unfinished, stamp_of
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +39,10 @@ def depth(cfg: DepthStage) -> None:
     """Write the depth maps of the chosen views of some scenes to `io.out/{scene}`, and `depths.json` about them all.
 
     Depth is z in the units of the data's camera translations. Raises NovelviewError, one line, for a model that
-    predicts no depth, fewer than 2 views, more views than a scene has, and a size that does not fit.
+    predicts no depth, fewer than 2 views, more views than a scene has, and a size that does not fit; BoxEnded when the
+    time box is over, after one new scene at least: the next call goes on.
     """
+    box = TimeBox.of(cfg.runtime)
     out, weights = Path(cfg.io["out"]), Path(cfg.io["weights"])
     require_writable(out / "depths.json", "io.out")
     model, config = load_weights(weights)
@@ -45,15 +51,28 @@ def depth(cfg: DepthStage) -> None:
     store = PackedStore(Path(cfg.io["packed"]) / cfg.split)
     views = sized(views_of(config, weights), cfg.resolution)
     made: dict[str, Any] = {}
+    stamp = stamp_of(digest(cfg), source_digest("depth"), sha256(weights), sha256(store.folder.parent / MANIFEST))
+    units = Unfinished(out, stamp)
     with team(cfg.runtime) as ranks, torch.no_grad():
         model = model.to(ranks.device).eval()
         for scene, frames in tqdm(list(_chosen(cfg, store)), "depth", disable=None if cfg.runtime.progress else True):
-            encoded = encode_scene(model, weights, store, scene, frames, views, ranks.device, cfg.amp)
             name = _free(scene, made)
-            made[name] = _written(cfg, out / name, store, views, encoded)
+            known = units.read_json(name) if (out / name).is_dir() else None
+            if known is None:
+                encoded = encode_scene(model, weights, store, scene, frames, views, ranks.device, cfg.amp)
+                known = _written(cfg, out / name, store, views, encoded)
+                _keep(units, name, known, box)
+            made[name] = known
     facts = {"weights": weights.name, "near": model.cfg.near, "far": model.cfg.far}
     write_json(out / "depths.json", {**facts, "scenes": made})
+    units.clear()
     log.info("depth maps of %d scenes: %s", len(made), out)
+
+
+def _keep(units: Unfinished, name: str, made: dict[str, Any], box: TimeBox) -> None:
+    if box.limited:
+        units.keep_json(name, made)
+    box.unit()
 
 
 def _free(scene: str, made: dict[str, Any]) -> str:

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from novelview.config.compose import resolved
+from novelview.config.compose import digest, resolved
+from novelview.config.digest import source_digest
 from novelview.config.schema import DownloadStage
 from novelview.errors import ConfigError
-from novelview.files import listed, replacing_folder, write_json
+from novelview.files import listed, write_json
 from novelview.scenes.disk import locating
 from novelview.stages.cli import run_stage
+from novelview.timebox import TimeBox
+from novelview.unfinished import Unfinished, resuming_folder, stamp_of
 
 logger = logging.getLogger(__name__)
 
@@ -20,24 +23,28 @@ def download(cfg: DownloadStage) -> None:
     """Fill {io.out} with train/, test/, indices/, scenes.json and, last, manifest.json.
 
     Everything is made in a sibling folder that takes the final name when it is complete, so a stopped run leaves
-    the old data or none. Raises NovelviewError for anything wrong with the source.
+    the old data or none. Rooms go on after the last one finished when the time box was over (BoxEnded); a call makes
+    one at least. Other sources are one unit: a box does not end them. Raises NovelviewError for anything wrong with
+    the source.
     """
+    box = TimeBox.of(cfg.runtime)
     source: Any = cfg.source
-    if source.kind not in SOURCES:
-        raise ConfigError(f"source.kind={source.kind}: choose one of {', '.join(SOURCES)}")
+    if source.kind not in ("rooms", *SOURCES):
+        raise ConfigError(f"source.kind={source.kind}: choose one of rooms, {', '.join(SOURCES)}")
     out = Path(cfg.io["out"]).expanduser()
     _refuse_foreign(out, cfg.path)
-    with locating(out), replacing_folder(out) as folder:
-        extra = SOURCES[source.kind](cfg, folder)
+    stamp = stamp_of(digest(cfg), source_digest("download"))
+    with locating(out), resuming_folder(out, stamp) as (folder, units):
+        extra = _rooms(cfg, folder, units, box) if source.kind == "rooms" else SOURCES[source.kind](cfg, folder)
         files = extra.pop("files", {}) | listed(folder)
         write_json(folder / "manifest.json", {"files": files, "source": resolved(cfg)["source"], **extra})
 
 
-def _rooms(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
+def _rooms(cfg: DownloadStage, folder: Path, units: Unfinished, box: TimeBox) -> dict[str, Any]:
     from novelview.scenes.procedural import generate
 
     source: Any = cfg.source
-    generate(source, folder, cfg.runtime.workers, cfg.runtime.progress)
+    generate(source, folder, cfg.runtime.workers, cfg.runtime.progress, units=units, box=box)
     return {}
 
 
@@ -106,7 +113,6 @@ def _photos(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
 
 
 SOURCES: dict[str, Callable[[DownloadStage, Path], dict[str, Any]]] = {
-    "rooms": _rooms,
     "chunks": _chunks,
     "transforms": _transforms,
     "colmap": _colmap,

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from novelview.config.compose import digest, digest_of
+from novelview.config.digest import source_digest
 from novelview.config.schema import EvaluateStage, ViewsConfig
 from novelview.config.validate import validate
 from novelview.errors import CheckpointError, ConfigError, DataError
@@ -27,7 +28,9 @@ from novelview.scenes.store import PackedStore
 from novelview.scenes.subsets import subset_scenes
 from novelview.scenes.views import EvalEntry, load_index
 from novelview.stages.cli import run_stage
+from novelview.timebox import TimeBox
 from novelview.training.distributed import team
+from novelview.unfinished import stamp_of
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +40,9 @@ def evaluate(cfg: EvaluateStage) -> None:
 
     With `eval.select` the views are chosen here (`novelview.scenes.selection`), and the splits are named after how.
     Under torchrun the entries are shared between the processes. Raises NovelviewError, one line, for a missing split,
-    an unfit index, or weights that are not ours.
+    an unfit index, or weights that are not ours; BoxEnded when the time box is over, after one batch at least.
     """
-    started = time.monotonic()
+    started, box = time.monotonic(), TimeBox.of(cfg.runtime)
     weights, raw = Path(cfg.io["weights"]), Path(cfg.io["raw"])
     store = PackedStore(Path(cfg.io["packed"]) / "test")
     chosen = cfg.eval.select != "index"
@@ -56,7 +59,9 @@ def evaluate(cfg: EvaluateStage) -> None:
         facts["train_scenes"] = train_scenes(Path(cfg.io["packed"]) / "train", cfg.dataset, config)
         run, truth = cfg.runtime, Truth(*exact_depth(raw, store))
         out = Path(cfg.io["out"])
-        evaluate_to(out, subject, store, task, cfg.eval, ranks, facts, run.cache_mb, run.progress, truth)
+        data = sha256(store.folder.parent / MANIFEST), repr(task.entries)
+        stamp = stamp_of(facts, source_digest("evaluate"), data, ranks.device.type)
+        evaluate_to(out, subject, store, task, cfg.eval, ranks, facts, run.cache_mb, run.progress, truth, stamp, box)
         if ranks.leads:
             write_metrics(cfg)
             log.info("evaluated %s: %d entries in %.0f s", weights, len(task.entries), time.monotonic() - started)

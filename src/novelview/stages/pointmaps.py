@@ -2,27 +2,30 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from novelview.cameras.points import unproject
+from novelview.config.compose import digest
+from novelview.config.digest import source_digest
 from novelview.config.teaching import PointmapsStage
 from novelview.errors import DataError
+from novelview.files import sha256
 from novelview.losses.pointmap import flat_pointmap, teacher_images
 from novelview.models.vggt.weights import load_vggt
 from novelview.scenes.frames import FrameCache
-from novelview.scenes.pointmaps import Made, write_pointmaps
+from novelview.scenes.pointmaps import MANIFEST, Points, write_pointmaps
 from novelview.scenes.procedural.truth import exact_depth
 from novelview.scenes.store import PackedStore
 from novelview.stages.cli import run_stage
+from novelview.timebox import TimeBox
 from novelview.training.distributed import team
+from novelview.unfinished import stamp_of
 
 log = logging.getLogger(__name__)
-
-Points = Callable[[str, list[int]], torch.Tensor]
 
 
 def pointmaps(cfg: PointmapsStage) -> None:
@@ -30,22 +33,25 @@ def pointmaps(cfg: PointmapsStage) -> None:
 
     exact: points of the given cameras' world, metres, float32. vggt: of a world and scale of its own for each scene,
     float16, all frames of a scene in one pass, resized to multiples of 14 pixels and back (specs/pmloss.md section 1).
-    Raises DataError where there is no exact depth, CheckpointError without VGGT's weights.
+    Raises DataError where there is no exact depth, CheckpointError without VGGT's weights, BoxEnded when the time box
+    is over, after one new scene at least: the next call goes on.
     """
+    box = TimeBox.of(cfg.runtime)
     store = PackedStore(Path(cfg.io["packed"]) / cfg.split)
     cache = FrameCache(store, cfg.views, 0)
     with team(cfg.runtime) as ranks:
         teach = _exact(cfg, store, cache) if cfg.teacher == "exact" else _vggt(cfg, cache, ranks.device)
         out = Path(cfg.io["out"])
-        count = write_pointmaps(out, cfg.teacher, cfg.views, _made(cfg, store, teach))
+        data = sha256(store.folder.parent / MANIFEST)
+        stamp = stamp_of(digest(cfg), source_digest("pointmaps"), data, ranks.device.type)
+        count = write_pointmaps(out, cfg.teacher, cfg.views, _scenes(cfg, store), teach, stamp, box)
         log.info("pointmaps of %d scenes by teacher %s: %s", count, cfg.teacher, out)
 
 
-def _made(cfg: PointmapsStage, store: PackedStore, teach: Points) -> Iterator[Made]:
+def _scenes(cfg: PointmapsStage, store: PackedStore) -> Iterator[tuple[str, list[int]]]:
     for scene in tqdm(store.scenes, "pointmaps", disable=None if cfg.runtime.progress else True):
         bad = store.bad(scene)
-        frames = [frame for frame in range(store.frames(scene)) if frame not in bad]
-        yield scene, frames, teach(scene, frames)
+        yield scene, [frame for frame in range(store.frames(scene)) if frame not in bad]
 
 
 def _exact(cfg: PointmapsStage, store: PackedStore, cache: FrameCache) -> Points:

@@ -15,6 +15,7 @@ from novelview.scenes.estimation.estimate import Estimator, Given
 from novelview.scenes.estimation.replace import open_replacement
 from novelview.scenes.raw import MANIFEST, read_raw
 from novelview.stages.cli import run_stage
+from novelview.timebox import TimeBox
 
 logger = logging.getLogger(__name__)
 
@@ -24,14 +25,16 @@ def poses(cfg: PosesStage) -> None:
 
     Everything is made in a sibling folder that takes the final name when it is complete. Estimates are kept scene by
     scene in `estimates/` beside it, so a stopped run goes on where it was. Raises NovelviewError, one line, when
-    nothing of the data set got cameras, or the weights of the estimator are not there.
+    nothing of the data set got cameras, or the weights of the estimator are not there; BoxEnded when the time box is
+    over, after one new estimate at least.
     """
+    box = TimeBox.of(cfg.runtime)
     out = Path(cfg.io["out"]).expanduser()
     raw = read_raw(Path(cfg.io["raw"]).expanduser())
     if out.resolve() in (raw.folder.resolve(), raw.root.resolve()):
         raise ConfigError(f"io.out={out}: is the folder of the data set itself; choose another")
     estimates = out.absolute().parent / "estimates"
-    run = open_replacement(raw, estimator(cfg), cfg, estimates)
+    run = open_replacement(raw, estimator(cfg), cfg, estimates, box)
     with locating(out), replacing_folder(out) as folder:
         extra = run.write(folder)
         write_json(folder / MANIFEST, {"files": listed(folder), "source": resolved(cfg), **extra})

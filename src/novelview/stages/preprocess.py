@@ -9,18 +9,23 @@ from novelview.errors import ConfigError
 from novelview.scenes.pack import pack_chunks
 from novelview.scenes.raw import read_raw
 from novelview.stages.cli import run_stage
+from novelview.timebox import TimeBox
 
 logger = logging.getLogger(__name__)
 
 
 def preprocess(cfg: PreprocessStage) -> None:
-    """Pack the chunks that {io.raw}/manifest.json lists into {io.out}; damaged data beyond `pack` raises DataError."""
+    """Pack the chunks that {io.raw}/manifest.json lists into {io.out}; damaged data beyond `pack` raises DataError.
+
+    Goes on after the chunks that an earlier call packed; BoxEnded when the time box is over, after one new chunk.
+    """
+    box = TimeBox.of(cfg.runtime)
     raw = read_raw(Path(cfg.io["raw"]))
     out = Path(cfg.io["out"])
     if out.resolve() in (raw.folder.resolve(), raw.root.resolve()):
         raise ConfigError(f"io.out={out}: is the folder of the chunks; choose another for the packed store")
     run = cfg.runtime
-    packed = pack_chunks(raw.chunks, out, cfg.pack, run.workers, run.progress, raw.checksums, raw.unposed)
+    packed = pack_chunks(raw.chunks, out, cfg.pack, run.workers, run.progress, raw.checksums, raw.unposed, box)
     for split, counts in packed["splits"].items():
         logger.info("%s: %s", split, ", ".join(f"{value} {name}" for name, value in counts.items()))
 

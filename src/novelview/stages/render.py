@@ -14,6 +14,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from novelview.cameras.paths import turntable
+from novelview.config.compose import digest
+from novelview.config.digest import source_digest
 from novelview.config.resolution import Resolution
 from novelview.config.schema import ViewsConfig
 from novelview.config.viewing import RenderStage
@@ -22,15 +24,17 @@ from novelview.evaluation.gallery import to_uint8
 from novelview.evaluation.scene_file import Encoded, load_scene, save_scene
 from novelview.evaluation.video import enlarge, write_video
 from novelview.evaluation.viewing import Cameras, Viewer, encode_scene, path_cameras
-from novelview.files import replacing, require_writable
+from novelview.files import replacing, require_writable, sha256
 from novelview.models.render import ViewModel
 from novelview.models.weights import load_weights
 from novelview.scenes.batch import Views
 from novelview.scenes.selection import choose, pool_of
-from novelview.scenes.store import PackedStore
+from novelview.scenes.store import MANIFEST, PackedStore
 from novelview.stages.cli import run_stage
 from novelview.stages.evaluate import views_of
+from novelview.timebox import TimeBox
 from novelview.training.distributed import team
+from novelview.unfinished import Unfinished, stamp_of
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -41,8 +45,10 @@ def render(cfg: RenderStage) -> None:
 
     `io.images` also gets the pictures as PNG files; `io.save_state` keeps the encoded scene, `io.load_state` takes one
     instead of encoding, without the data set. Raises NovelviewError, one line, for more views than the scene has, a
-    size that does not fit the patches, or a model without target poses on a turntable.
+    size that does not fit the patches, or a model without target poses on a turntable; BoxEnded when the time box is
+    over, after `chunk` new pictures at least: the next call encodes the scene again and goes on with the pictures.
     """
+    box = TimeBox.of(cfg.runtime)
     require_writable(cfg.io["out"], "io.out")
     weights = Path(cfg.io["weights"])
     model, config = load_weights(weights)
@@ -53,8 +59,10 @@ def render(cfg: RenderStage) -> None:
         encoded, encoding = _timed(lambda: _encoded(cfg, model, weights, seen, ranks.device))
         if cfg.io.get("save_state"):
             save_scene(cfg.io["save_state"], encoded)
-        pictures, rendering = _timed(lambda: _pictures(cfg, model, encoded))
+        units = Unfinished(cfg.io["out"], _stamp(cfg, weights))
+        pictures, rendering = _timed(lambda: _pictures(cfg, model, encoded, units, box))
     _write(cfg, pictures)
+    units.clear()
     facts, count = encoded.facts, len(pictures)
     log.info("scene %s: %d context views in %.2f s", facts.scene, len(facts.frames), encoding)
     each = 1000 * rendering / count
@@ -66,10 +74,31 @@ def _timed(call: Callable[[], Result]) -> tuple[Result, float]:
     return call(), time.monotonic() - started
 
 
-def _pictures(cfg: RenderStage, model: ViewModel, encoded: Encoded) -> UInt8[np.ndarray, "n h w 3"]:
-    viewer = Viewer(model, encoded.scene, encoded.facts.height, encoded.facts.width, cfg.amp)
-    frames = [to_uint8(part).cpu() for part in viewer.pictures(cameras(cfg, encoded, model), cfg.chunk)]
-    return torch.cat(frames).permute(0, 2, 3, 1).numpy()
+def _stamp(cfg: RenderStage, weights: Path) -> str:
+    state = cfg.io.get("load_state")
+    seen = sha256(state) if state else sha256(Path(cfg.io["packed"]) / MANIFEST)
+    return stamp_of(digest(cfg), source_digest("render"), sha256(weights), seen)
+
+
+def _pictures(
+    cfg: RenderStage, model: ViewModel, encoded: Encoded, units: Unfinished, box: TimeBox
+) -> UInt8[np.ndarray, "n h w 3"]:
+    """Render the path, `chunk` pictures at a time; those of an earlier call are taken from `units`."""
+    facts = encoded.facts
+    viewer = Viewer(model, encoded.scene, facts.height, facts.width, cfg.amp)
+    c2w, intrinsics = cameras(cfg, encoded, model)
+    parts = []
+    for start in range(0, len(c2w), cfg.chunk):
+        content = units.read(f"{start:06d}")
+        if content is None:
+            some = slice(start, start + cfg.chunk)
+            rendered = torch.cat(list(viewer.pictures((c2w[some], intrinsics[some]), cfg.chunk)))
+            content = to_uint8(rendered).cpu().permute(0, 2, 3, 1).numpy().tobytes()
+            if box.limited:
+                units.keep(f"{start:06d}", content)
+            box.unit()
+        parts.append(np.frombuffer(content, np.uint8).reshape(-1, facts.height, facts.width, 3))
+    return np.concatenate(parts)
 
 
 def _check(cfg: RenderStage, model: ViewModel) -> None:

@@ -16,6 +16,7 @@ from novelview.scenes.loader import TrainLoader
 from novelview.scenes.pack import PackedStore
 from novelview.scenes.pointmaps import Pointmaps
 from novelview.scenes.subsets import subset_scenes
+from novelview.timebox import BOXED, TimeBox
 from novelview.training.checkpoint import Checkpoints, State, random_state, restore_random_state, sweep_partial
 from novelview.training.distributed import Team, team
 from novelview.training.interrupt import Interrupt, listening
@@ -36,28 +37,32 @@ class DivergedError(NovelviewError):
     """Training cannot go on or went nowhere: losses that are not finite, or every update skipped."""
 
 
-def train(cfg: TrainStage) -> int:
-    """Train as configured; return the exit status: 0, or `INTERRUPTED` after a signal, with the state saved.
+def train(cfg: TrainStage, box: TimeBox | None = None) -> int:
+    """Train as configured; return the exit status: 0, or, with the state saved, `INTERRUPTED` or `BOXED`.
+
+    INTERRUPTED follows a signal, BOXED the end of `box` (None: one of `cfg.runtime` that begins now), whose unit is a
+    step: a call trains one at least.
 
     `cfg.io`: packed (folder of the packed store), out (weights), log (CSV), checkpoints (folder), init (weights, null).
     A run that finds its own checkpoint goes on from it and ends with the very bytes of an undisturbed run on a CPU.
     """
+    box = box or TimeBox.of(cfg.runtime)
     with team(cfg.runtime) as members, listening() as interrupt:
-        return Run(cfg, members, interrupt).train()
+        return Run(cfg, members, interrupt, box).train()
 
 
 class Run:
     """One training run of one process."""
 
-    def __init__(self, cfg: TrainStage, members: Team, interrupt: Interrupt) -> None:
-        self.cfg, self.team, self.interrupt = cfg, members, interrupt
+    def __init__(self, cfg: TrainStage, members: Team, interrupt: Interrupt, box: TimeBox) -> None:
+        self.cfg, self.team, self.interrupt, self.box = cfg, members, interrupt, box
         self.loader = _loader(cfg, members)
         self.identity = identity(cfg)
         loss = TrainingLoss(cfg.train.losses).to(members.device)
         self.stepper = Stepper(build_model(cfg, members), loss, cfg.train, members)
         self.checkpoints = Checkpoints(cfg.io["checkpoints"], self.identity, cfg.runtime.keep_checkpoints)
         self.record = Record(cfg.io["log"], cfg.runtime.log_every, self.total, loss.logged)
-        self.done = self.skipped_in_a_row = 0
+        self.done = self.skipped_in_a_row = self.status = 0
         self.saved_at = time.monotonic()
 
     @property
@@ -66,20 +71,20 @@ class Run:
         return self.cfg.train.steps + int(self.cfg.train.extra_iteration)
 
     def train(self) -> int:
-        """Run to the end or to a signal; return the exit status."""
+        """Run to the end, to a signal or to the end of the box; return the exit status."""
         with holding(self.checkpoints.folder, wanted=self.team.leads):
             return self._train()
 
     def _train(self) -> int:
         self._resume()
         with Watch(self.cfg, self.team, self.identity, self.done, self.total, self.record) as watch:
-            finished = self._steps(watch)
+            self._steps(watch)
         if self.team.leads:
             self.record.write()
-            self._report(finished)
-        return 0 if finished else INTERRUPTED
+            self._report()
+        return self.status
 
-    def _steps(self, watch: Watch) -> bool:
+    def _steps(self, watch: Watch) -> None:
         accum, steps = self.cfg.train.grad_accum, self.cfg.train.steps
         batches = self.loader.batches(self.done * accum, self.total * accum)
         if self.done == steps:
@@ -90,16 +95,16 @@ class Run:
             self._check(update)
             watch.step(self.done, values, update, self.stepper.preview)
             if self._save_if_due():
-                return False
+                return
             if self.done == steps:
                 self._keep_weights()
-        return True
 
     def _save_if_due(self) -> bool:
-        """Save when the interval is over, the recipe ends or a signal came; tell whether to stop for a signal."""
+        """Save when the interval is over, the recipe ends, a signal came or the box is over; tell whether to stop."""
         late = time.monotonic() - self.saved_at >= self.cfg.runtime.checkpoint_seconds
-        due, stop = self.team.any([late and self.team.leads, bool(self.interrupt)])
-        stop = stop and self.done < self.total
+        due, asked, boxed = self.team.any([late and self.team.leads, bool(self.interrupt), self.box.over])
+        stop = (asked or boxed) and self.done < self.total
+        self.status = (INTERRUPTED if asked else BOXED) if stop else 0
         last = self.done == self.cfg.train.steps
         if last or (self.done < self.cfg.train.steps and (due or stop)):
             self._save()
@@ -172,9 +177,10 @@ class Run:
         if self.team.leads:
             save_weights(Path(self.cfg.io["out"]), self.stepper.model, resolved(self.cfg))
 
-    def _report(self, finished: bool) -> None:
-        if not finished:
-            folder, name = self.checkpoints.folder, self.interrupt.name or "a signal elsewhere"
+    def _report(self) -> None:
+        if self.status:
+            asked = self.interrupt.name or "a signal elsewhere"
+            folder, name = self.checkpoints.folder, "its time box" if self.status == BOXED else asked
             log.warning("stopped by %s after step %d, state saved in %s; run again to go on", name, self.done, folder)
             return
         applied = self.stepper.updater.applied

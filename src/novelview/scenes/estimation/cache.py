@@ -29,6 +29,7 @@ class Outcome:
     estimate: Estimate | None
     failure: str | None
     seconds: float
+    fresh: bool = False  # found in this call, and kept for the next
 
 
 def estimated(
@@ -50,6 +51,7 @@ def estimated(
         logger.warning("%s: %s: no cameras: %s", estimator.name, scene.key, failure)
     if final:
         _keep(folder / f"{scene.key}.json", key, outcome)
+    outcome.fresh = final
     return outcome
 
 

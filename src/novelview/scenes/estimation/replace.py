@@ -24,6 +24,7 @@ from novelview.scenes.estimation.estimate import Estimate, Estimator, given_came
 from novelview.scenes.estimation.record import covered, summary
 from novelview.scenes.raw import RawData
 from novelview.scenes.views import EvalEntry, load_index
+from novelview.timebox import TimeBox
 
 logger = logging.getLogger(__name__)
 NO_CAMERA = [1.0, 1.0, 0.5, 0.5, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0]
@@ -43,12 +44,14 @@ class Replacement:
     indices: dict[str, list[EvalEntry]]
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     unposed: dict[str, list[int]] = field(default_factory=dict)
+    box: TimeBox = field(default_factory=TimeBox)
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Fill `folder` with chunks, indices, scenes.json and poses.json; return what the manifest says of it.
 
         poses.json is written beside the estimates first, so that it is there also when this raises. Raises DataError
-        when no scene gets a camera, or no evaluation entry all of its cameras.
+        when no scene gets a camera, or no evaluation entry all of its cameras, BoxEnded when the time of `box` is over,
+        after one new estimate at least.
         """
         for split in dict.fromkeys(self.cfg.splits):
             self._split(split, folder)
@@ -90,7 +93,10 @@ class Replacement:
         with ThreadPoolExecutor(workers) as pool:
             jobs = [pool.submit(job, scene) for scene in scenes]
             try:
-                yield from (job.result() for job in jobs)
+                for outcome in (job.result() for job in jobs):
+                    if outcome.fresh:
+                        self.box.unit()
+                    yield outcome
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
@@ -174,10 +180,11 @@ def _write_depth(path: Path, estimate: Estimate, placed: Placed) -> None:
         write_bytes(path, save({name: value.contiguous() for name, value in values.items()}))
 
 
-def open_replacement(raw: RawData, estimator: Estimator, cfg: PosesStage, estimates: Path) -> Replacement:
+def open_replacement(raw: RawData, estimator: Estimator, cfg: PosesStage, estimates: Path, box: TimeBox) -> Replacement:
     """Return a run over `raw`; raises ConfigError for a split that it does not have."""
     for split in cfg.splits:
         if split not in raw.chunks:
             raise ConfigError(f"splits: {raw.folder} has no split '{split}', only {', '.join(raw.chunks)}")
     found = sorted((raw.folder / "indices").glob("*.json")) if "test" in cfg.splits else []
-    return Replacement(raw, estimator, cfg, estimates, {path.stem: load_index(path) for path in found})
+    indices = {path.stem: load_index(path) for path in found}
+    return Replacement(raw, estimator, cfg, estimates, indices, box=box)

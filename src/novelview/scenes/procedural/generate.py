@@ -48,7 +48,7 @@ def generate(
     seen = [("seen", number) for number in range(source.test_seen_scenes)]
     new = [("new", number) for number in range(source.test_new_scenes)]
     jobs, box = [*train, *seen, *new], box or TimeBox()
-    written = WrittenRooms(out, source.chunk_bytes, units)
+    written = WrittenRooms(out, source.chunk_bytes, units, len(train))
     rooms = _made(source, jobs[len(written) :], workers, device)
     with tqdm(total=len(jobs), initial=len(written), desc="rooms", unit="room", disable=not progress) as bar:
         for folder, own in (("train", train), ("test", [*seen, *new])):
