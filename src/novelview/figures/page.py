@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -85,11 +86,14 @@ def figure_blocks(folder: Path) -> list[dict[str, str]]:
     ]
 
 
-def comparison_data(evaluations: list[Evaluation]) -> Markup:
-    """Return every kept sample of every model as JSON for the slider; empty when no pictures were kept."""
+def comparison_data(evaluations: list[Evaluation], name: Callable[[Evaluation], str] | None = None) -> Markup:
+    """Return every kept sample of every model as JSON for the slider; empty when no pictures were kept.
+
+    name: what an evaluation is called on the page (default `who`).
+    """
     kept = [item for item in evaluations if (item.folder / "gallery.safetensors").is_file()]
     kept.sort(key=lambda item: item.resolution, reverse=True)
-    models = [{"name": who(item), "samples": [_sample(one) for one in read_gallery(item)]} for item in kept]
+    models = [{"name": (name or who)(item), "samples": [_sample(one) for one in read_gallery(item)]} for item in kept]
     models = [model for model in models if model["samples"]]
     # "</" would end the script element early; JSON reads the escaped form as the same string.
     return Markup(json.dumps(models).replace("</", "<\\/")) if models else Markup("")
@@ -112,10 +116,12 @@ def _sample(sample: Sample) -> dict[str, Any]:
     }
 
 
-def video_blocks(evaluations: list[Evaluation]) -> list[dict[str, str]]:
-    """Return the camera-path videos of every model at its highest resolution."""
+def video_blocks(
+    evaluations: list[Evaluation], name: Callable[[Evaluation], str] | None = None
+) -> list[dict[str, str]]:
+    """Return the camera-path videos of every model at its highest resolution; name: as for `comparison_data`."""
     return [
-        {"caption": f"{who(item)}: {path.stem.removeprefix('path_')}", "data": video_uri(path)}
+        {"caption": f"{(name or who)(item)}: {path.stem.removeprefix('path_')}", "data": video_uri(path)}
         for item in finest(evaluations)
         for path in sorted(item.folder.glob("path_*.mp4"))
     ]

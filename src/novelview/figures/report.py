@@ -16,6 +16,7 @@ from novelview.figures.geometry_table import geometry_tables
 from novelview.figures.posefree_table import posefree_tables
 from novelview.figures.provenance import provenance
 from novelview.figures.qualitative import ERROR_LIMIT
+from novelview.figures.released import about_released
 from novelview.figures.results import Evaluation, read_evaluations, sections
 from novelview.figures.results_table import resampled, results_tables
 from novelview.figures.scaling_table import scaling_rows
@@ -33,6 +34,7 @@ LEAD = (
     "losses alike."
 )
 SECTIONS = (
+    ("released", "Released"),
     ("statements", "Findings"),
     ("results", "Results"),
     ("compare", "Compare"),
@@ -57,11 +59,19 @@ VIDEO_NOTE = (
 )
 
 
-def write_report(folders: list[Path], logs: list[Path], figures: Path, out: Path, study: Study, scale: str) -> None:
+def write_report(
+    folders: list[Path],
+    logs: list[Path],
+    figures: Path,
+    out: Path,
+    study: Study,
+    scale: str,
+    showcase: Sequence[Path] = (),
+) -> None:
     """Write the report of the evaluations in `folders` to `out`.
 
-    folders: evaluation folders; logs: training logs; figures: the folder of the finished figures.
-    Raises DataError for a missing or damaged input, one line.
+    folders: evaluation folders; logs: training logs; figures: the folder of the finished figures; showcase: evaluation
+    folders of released checkpoints. Raises DataError for a missing or damaged input, one line.
     """
     if not figures.is_dir():
         raise DataError(f"{figures}: no folder of figures here; run the figures stage first")
@@ -74,11 +84,14 @@ def write_report(folders: list[Path], logs: list[Path], figures: Path, out: Path
         keep_trailing_newline=True,
     )
     content = report_content(evaluations, logs, figures, study, scale)
+    content["released"] = about_released(showcase, evaluations, study, scale)
+    content |= {key: value for key, value in content["released"].items() if key in ("videos", "comparisons")}
     if study.poses.get(scale):
         content["tables"] += page.table_blocks(posefree_tables(folders, study, scale))
     if len({item.subset for item in every}) > 1:
         content["tables"] += page.table_blocks([scaling_rows(every, study)])
     content["plys"] = page.ply_links(evaluations, out.parent)
+    content["sections"] = _present(content)
     write_text(out, environment.get_template("report.html.j2").render(content))
 
 
@@ -111,12 +124,13 @@ def report_content(
         "sets_note": page.sets_note(evaluations),
         "provenance": provenance(evaluations, read_curves(logs)),
     }
-    return content | {"sections": _present(content)}
+    return content
 
 
 def _present(content: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the sections that the page has, for its navigation."""
     names = {"statements", "results", "protocol", "reading", "provenance"}
+    names |= {"released"} if content["released"]["kinds"] else set()
     names |= {"compare"} if content["comparisons"] else set()
     names |= {"videos"} if content["videos"] else set()
     names |= {figure["name"] for figure in content["figures"]}

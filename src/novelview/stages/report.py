@@ -9,9 +9,12 @@ from novelview.stages.cli import run_stage
 
 
 def report(cfg: ReportStage) -> None:
-    """Write the page: `io.inputs` evaluation folders, `io.curves` training logs, `io.figures` the figures' folder."""
-    folders, logs = ([Path(path) for path in cfg.io.get(key) or []] for key in ("inputs", "curves"))
-    write_report(folders, logs, Path(cfg.io["figures"]), Path(cfg.io["out"]), cfg.study, cfg.scale)
+    """Write the page: `io.inputs` evaluation folders, `io.curves` training logs, `io.figures` the figures' folder.
+
+    `io.showcase`: evaluation folders of released checkpoints.
+    """
+    folders, logs, shown = ([Path(path) for path in cfg.io.get(key) or []] for key in ("inputs", "curves", "showcase"))
+    write_report(folders, logs, Path(cfg.io["figures"]), Path(cfg.io["out"]), cfg.study, cfg.scale, shown)
 
 
 if __name__ == "__main__":
