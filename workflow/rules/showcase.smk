@@ -49,3 +49,8 @@ use rule evaluate_model as evaluate_released with:
         out=subpath(output.summary, parent=True),
     message:
         "Evaluating {wildcards.name}, which was released"
+
+
+rule showcase:
+    input:
+        [f"{folder}/summary.json" for folder in SHOWCASE.folders],

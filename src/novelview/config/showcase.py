@@ -22,6 +22,10 @@ class Showcase:
         """Return the folder of a checkpoint's evaluation."""
         return f"results/{self.scale}/showcase/{name}/evaluation"
 
+    def metrics(self, name: str) -> str:
+        """Return the file of a checkpoint's means alone, which git keeps."""
+        return f"results/{self.scale}/showcase/{name}/metrics.json"
+
     @property
     def folders(self) -> list[str]:
         """Return the folders of all evaluations."""

@@ -1,14 +1,17 @@
 """The model card of published weights, written from the evaluation's summary alone."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from novelview.figures.results import METRICS, Evaluation, sections
-from novelview.figures.results_table import given, margin_table, number, score_table
+from novelview.config.released import FOLDER
+from novelview.figures.released import training_words
+from novelview.figures.results import METRICS, Evaluation, Score, sections
+from novelview.figures.results_table import NONE, given, margin_table, number, resampled, score_table, split_names
 from novelview.figures.statements import statements
-from novelview.figures.style import label, place_of
-from novelview.figures.tables import to_markdown
+from novelview.figures.style import label, place_of, title_of
+from novelview.figures.tables import Cell, Row, Table, to_markdown
 
 TEXT = """\
 ---
@@ -24,6 +27,10 @@ TEXT = """\
 **{{ given }}**.
 {%- if summary.given.target_images %} Its camera is estimated from the target picture itself, so these are scores of a
 model that has seen that picture.{% endif %}
+{%- if released %}
+
+`model.safetensors` holds the trained weights rounded to {{ released.dtype }}; loading makes them float32 again. Every
+score on this card was measured with the rounded ones.{% endif %}
 {%- if config.scale == "demo" and not adopted %}
 
 Trained at demo scale, minutes on two CPU cores and a small fraction of the published size: it shows that the whole path
@@ -34,7 +41,7 @@ works and is of no other use.{% endif %}
 ```python
 from novelview.models.pretrained import load_pretrained
 
-model, config = load_pretrained("{{ repo or "owner/name" }}")  # revision=... pins a commit
+model, config = load_pretrained("{{ address }}"){% if repo or not released %}  # revision=... pins a commit{% endif %}
 render = model(context, target).images  # novelview.scenes.batch.Views in, [b v 3 h w] in [0, 1] out
 ```
 
@@ -58,13 +65,16 @@ Not trained here: adopted from `{{ adopted.origin or adopted.file }}` (SHA-256 {
 Trained on `{{ config.dataset }}`, subset {{ config.subset }}, phase {{ config.phase }}: {{ train.steps }} steps of
 {{ train.batch_size }} scenes a process, learning rate {{ train.lr }}, seed {{ train.seed }}. The data keep their own
 terms.
+{%- if released %} From nothing: {{ trained }}.{% endif %}
 {%- endif %}
 
 Licence of these weights: {{ licence }}.
 
 ## Where the numbers come from
 
-Weights: SHA-256 `{{ summary.weights.sha256 }}`, training configuration `{{ summary.weights.digest }}`; evaluation
+Weights: SHA-256 `{{ summary.weights.sha256 }}`
+{%- if released %} (rounded from `{{ released.sha256 }}`){% endif %}, training
+configuration `{{ summary.weights.digest }}`; evaluation
 configuration `{{ summary.digest }}`; {{ versions }}. A program wrote every number above from `evaluation/summary.json`,
 which lies beside this card, with one row a target image in `evaluation/rows.csv`.
 """
@@ -80,7 +90,7 @@ def model_card(evaluation: Evaluation, licence: str, repo: str | None) -> str:
     tables = [
         table([evaluation], name, splits)
         for name, splits in sections([evaluation])
-        for table in (score_table, margin_table)
+        for table in (score_table, interval_table, margin_table)
     ]
     facts = {
         "metadata": metadata(evaluation, licence),
@@ -92,10 +102,39 @@ def model_card(evaluation: Evaluation, licence: str, repo: str | None) -> str:
         "statements": statements([evaluation]),
         "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
         "adopted": _adopted(config),
+        "released": config.get("released"),
+        "trained": training_words(config),
+        "address": repo or address(config),
         "train": config["train"],
     }
     template = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(TEXT)
     return template.render(**facts, summary=summary, config=config, licence=licence, repo=repo)
+
+
+def address(config: dict[str, Any]) -> str:
+    """Return what loads the weights: the folder of released ones, a placeholder for those that go to the hub."""
+    return f"{FOLDER}/{config['released']['name']}" if config.get("released") else "owner/name"
+
+
+def interval_table(evaluations: list[Evaluation], set_name: str, splits: Sequence[str]) -> Table:
+    """Return each model's own scores on one set with their intervals, a row a metric that was computed."""
+    rows = [
+        Row((label(item.model), metric), tuple(_interval(item, set_name, split, metric) for split in splits))
+        for item in evaluations
+        for metric in METRICS
+        if any(group.scores[metric].known for group in item.groups if group.model == item.model)
+    ]
+    title, note = f"Intervals, {title_of(set_name)}", f"95 % bootstrap intervals over {resampled(evaluations)}."
+    return Table(title, ("Method", "Metric"), split_names(splits), tuple(rows), (note,))
+
+
+def _interval(item: Evaluation, set_name: str, split: str, metric: str) -> Cell:
+    group = item.group(item.model, set_name, split)
+    if group is None or not group.scores[metric].known:
+        return Cell(NONE)
+    score = group.scores[metric]
+    low, high = (number(Score(bound, bound, bound), metric) for bound in (score.low, score.high))
+    return Cell(number(score, metric), f" [{low}, {high}]")
 
 
 def _adopted(config: dict[str, Any]) -> dict[str, Any] | None:
