@@ -17,7 +17,7 @@ from novelview.planning import flops
 from novelview.planning.cost import cost
 from novelview.planning.throughput import read_throughput
 from novelview.planning.volume import chunk_bytes, downloads
-from novelview.planning.work import works
+from novelview.planning.work import _trained, works
 from novelview.stages.plan import main
 
 
@@ -40,6 +40,35 @@ def test_operations_and_parameters_are_those_of_the_model(name: str) -> None:
     assert found == pytest.approx(counted(model, size), rel=0.03)
     own = sum(parameter.numel() for parameter in model.parameters())
     assert flops.parameters(node) == pytest.approx(own, rel=0.2)
+
+
+@pytest.mark.parametrize(("size", "side"), [("mini/depthsplat_mv", 128), ("demo/depthsplat", 64)])
+def test_operations_of_the_gaussian_model_are_those_of_its_encoder(size: str, side: int) -> None:
+    scale = size.split("/")[0]
+    node = compose("train", ["model=depthsplat", f"scale={scale}", f"size={size}"]).model
+    model = build(node).eval()
+    plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+    with torch.no_grad(), plain, FlopCounterMode(display=False) as counter:
+        model.encode(views(2, 1, (side, side), scenes=1))
+    found = flops.forward(node, ViewsConfig(image_size=side, patch_size=16), 2, 4)
+    assert found == pytest.approx(counter.get_total_flops(), rel=0.03)
+    assert flops.parameters(node) == pytest.approx(sum(value.numel() for value in model.parameters()), rel=0.1)
+
+
+def test_small_models_wait_for_their_kernels_on_gpus_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan, table = Plan({"study": "mini", "scale": "mini"}), read_throughput()
+    config = plan.composed("train", "ptlvsm", "pretrain")
+    step = flops.training_step(config)
+    assert step is not None
+    expected = config.train.steps * (step / (0.12 * 989e12) + 0.015) + 15
+    assert _trained(config, step, table, "h200") == (pytest.approx(expected), False)
+    assert table.rate("h200", "uplvsm", "9", "bf16", "train", 2.6e8)[0] == pytest.approx(0.35 * 989e12)
+    assert table.rate("h200", "depthsplat", "9", "tf32", "train", 7e6)[0] == pytest.approx(0.12 * 495e12)
+    assert not table.is_small("cpu", 1e6) and not table.is_small("h200", None)
+    said = cost(plan)
+    assert "(assumed): train 12%, evaluate 12% of the peak" in said and "15 s a job" in said
+    assert "(assumed)" not in cost(Plan({"scale": "paper"})) and "?" not in said.split("there: outputs")[0]
 
 
 def test_published_size_is_about_260_million_parameters() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from novelview.config.plan import Plan
+from novelview.planning.flops import parameters
 from novelview.planning.throughput import Throughput, read_throughput
 from novelview.planning.volume import GIB, Volume, disk, downloads
 from novelview.planning.work import Work, works
@@ -67,6 +68,7 @@ def _basis(plan: Plan, table: Throughput, found: Sequence[Work], devices: Sequen
     if any(work.hours and not work.measured for work in found):
         share = ", ".join(f"{stage} {value:.0%}" for stage, value in table.utilisation.items())
         lines.append(f"~: estimated, not measured: counted operations over an assumed share of the peak ({share}).")
+    lines += _small(plan, table)
     uncounted = sorted({name for work in found for name in work.uncounted})
     if uncounted:
         lines.append(f"?: operations of {', '.join(uncounted)} are not counted.")
@@ -74,6 +76,19 @@ def _basis(plan: Plan, table: Throughput, found: Sequence[Work], devices: Sequen
         lines.append(f"{name}: {table.devices[name].title}; {table.devices[name].source}, {table.devices[name].date}")
     lines.append("there: outputs on disk; whether they are up to date is what snakemake -n says.")
     return lines
+
+
+def _small(plan: Plan, table: Throughput) -> list[str]:
+    """Say what is assumed of small models, where the plan has any on GPUs."""
+    counts = [parameters(plan.composed("train", run.name, run.phase).model) for run in plan.runs()]
+    if not plan.gpus or not any(table.is_small("gpu", count) for count in counts):
+        return []
+    small, names = table.small, ", ".join(f"{name} {value:g}" for name, value in table.small.step_ms.items())
+    share = ", ".join(f"{stage} {value:.0%}" for stage, value in small.utilisation.items())
+    return [
+        f"models of at most {small.parameters / 1e6:g} M parameters ({small.source}): {share} of the peak, and beside it",
+        f"  {names} ms a training step, {small.entry_ms:g} ms an evaluation entry, {small.job_seconds:g} s a job.",
+    ]
 
 
 def _volumes(title: str, volumes: Sequence[Volume]) -> list[str]:

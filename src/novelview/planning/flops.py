@@ -8,6 +8,7 @@ from typing import Any
 
 from novelview.config.resolution import sides
 from novelview.config.schema import LossConfig, TrainStage, ViewsConfig
+from novelview.planning import splats
 
 # Channels in, channels out, and the shrinking of each side before it: convolutions of VGG-19 up to relu5_2.
 VGG = [(3, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 2), (128, 256, 4), *[(256, 256, 4)] * 3]
@@ -88,6 +89,8 @@ COUNTERS: dict[str, Counter] = {
 def forward(model: Any, views: ViewsConfig, contexts: int, targets: int) -> float | None:
     """Return the operations of rendering `targets` views of one scene, None for a model that is not counted here."""
     height, width = sides(views)
+    if model.name == "depthsplat":
+        return splats.depthsplat(model, height, width, contexts) if splats.counted(model) else None
     count = COUNTERS.get(model.name)
     return count(model, height // model.patch_size * (width // model.patch_size), contexts, targets) if count else None
 
@@ -119,6 +122,8 @@ def parameters(model: Any) -> float | None:
         ttt = model.ttt
         fast = 3 * ttt.d_head * round(ttt.d_head * ttt.inter_multi) * (model.d // ttt.d_head)
         return model.n_layer * ((8 + 2 * model.mlp_multi) * model.d**2 + fast)
+    if model.name == "depthsplat" and splats.counted(model):
+        return splats.parameters(model)
     if model.name not in COUNTERS:
         return None
     layers = sum(

@@ -10,7 +10,7 @@ from novelview.config.resolution import size_name
 from novelview.config.runs import Run
 from novelview.config.schema import TrainStage
 from novelview.config.teachers import folder_of
-from novelview.planning.flops import forward, training_step, vgg
+from novelview.planning.flops import forward, parameters, training_step, vgg
 from novelview.planning.throughput import Throughput
 
 RENDERS = 5  # images scored a target: the model's, the one with a swapped pose, three trivial baselines
@@ -73,12 +73,21 @@ def _training(stage: str, plan: Plan, runs: list[Run], table: Throughput, device
             work.uncounted.append(run.name)
             continue
         for device in devices:
-            size = size_name(config.views)
-            rate, measured = table.rate(device, config.model.name, size, config.train.amp, "train")
+            seconds, measured = _trained(config, step, table, device)
             # Every process takes its own batch, so each device works through all steps.
-            work.hours[device] += max(plan.gpus, 1) * config.train.steps * step / rate / 3600
+            work.hours[device] += max(plan.gpus, 1) * seconds / 3600
             work.measured &= measured
     return work
+
+
+def _trained(config: TrainStage, step: float, table: Throughput, device: str) -> tuple[float, bool]:
+    """Return the seconds a device trains for at `step` operations a step, and whether they rest on a measurement."""
+    name, count = config.model.name, parameters(config.model)
+    amp = "tf32" if config.train.amp == "none" and config.train.tf32 else config.train.amp
+    rate, measured = table.rate(device, name, size_name(config.views), amp, "train", count)
+    idle = table.is_small(device, count) and not measured
+    beside = table.small.step_seconds(name) if idle else 0.0
+    return config.train.steps * (step / rate + beside) + (table.small.job_seconds if idle else 0.0), measured
 
 
 def _evaluation(plan: Plan, table: Throughput, devices: list[str]) -> Work:
@@ -96,9 +105,12 @@ def _evaluation(plan: Plan, table: Throughput, devices: list[str]) -> Work:
         size = train.views.image_size, train.views.image_width or train.views.image_size
         lpips = 2 * RENDERS * TARGETS * vgg(*size) if Path(str(config.eval.lpips_weights)).is_file() else 0.0
         operations = entries * ((1 + config.eval.swap_poses) * own + lpips)
+        count = parameters(train.model)
         for device in devices:
-            rate, _ = table.rate(device, train.model.name, size_name(train.views), config.eval.amp, "evaluate")
-            work.hours[device] += operations / rate / 3600
+            rate, _ = table.rate(device, train.model.name, size_name(train.views), config.eval.amp, "evaluate", count)
+            idle = table.small.job_seconds + entries * table.small.entry_ms / 1000
+            beside = idle if table.is_small(device, count) else 0.0
+            work.hours[device] += (operations / rate + beside) / 3600
     return work
 
 
