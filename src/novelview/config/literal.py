@@ -3,7 +3,7 @@
 import os
 import re
 
-LISTS = ("io.inputs", "io.curves", "io.extras", "io.models")
+LISTS = ("io.inputs", "io.curves", "io.extras", "io.models", "io.before", "io.showcase")
 
 
 def literal(override: str) -> str:

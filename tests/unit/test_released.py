@@ -1,0 +1,223 @@
+"""Weights on their way out and back: rounded to bfloat16, scored as rounded, released with a card, found, loaded."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from packed_stores import MakePacked
+from safetensors.torch import load_file, save_file
+from tiny_models import config, model_of
+
+from novelview.config.compose import compose, resolved
+from novelview.config.header import FORMAT
+from novelview.config.released import LIMIT, read_released
+from novelview.config.schema import PackConfig
+from novelview.errors import ConfigError
+from novelview.evaluation.rows import read_rows
+from novelview.files import sha256, write_json
+from novelview.models.pretrained import load_pretrained
+from novelview.models.weights import load_weights, read_config, save_weights
+from novelview.scenes.pack import pack_chunks
+from novelview.scenes.views import EvalEntry, save_index
+from novelview.stages import evaluate
+from novelview.stages.cli import run_stage
+from novelview.stages.compact import compact
+from novelview.stages.publish import publish
+
+EVALUATION = ["eval.splits=[full]", "eval.bootstrap=20", "eval.video_scenes=1", "eval.video_frames=3"]
+RUN = ["runtime.device=cpu", "runtime.progress=false", "dataset=noise", "eval.pose_scenes=0"]
+
+
+def trained(path: Path, phase: str = "finetune", size: int = 42) -> None:
+    """Write weights as a training leaves them, of a model small enough for a test."""
+    words = ["model=ptlvsm", f"phase={phase}", f"views.image_size={size}", "dataset=noise", "train.steps=1234"]
+    header = resolved(compose("train", words))
+    save_weights(path, model_of("ptlvsm"), header | {"model": dataclasses.asdict(config("ptlvsm"))})
+
+
+def score(root: Path, weights: Path, out: Path) -> None:
+    paths = {"packed": root / "both", "raw": root / "raw", "weights": weights, "out": out}
+    assert evaluate.main([*RUN, *EVALUATION, *(f"io.{key}={value}" for key, value in paths.items())]) == 0
+
+
+def rounding(root: Path, *more: str) -> list[str]:
+    paths = {"weights": root / "trained.safetensors", "out": root / "rounded.safetensors"}
+    return ["name=tiny", *(f"io.{key}={value}" for key, value in paths.items()), *more]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, make_packed: MakePacked) -> Path:
+    """A folder with trained, rounded and released weights, and the evaluation of the rounded ones."""
+    root = tmp_path_factory.mktemp("release")
+    make_packed(root, {"scene0": 8, "scene1": 8}, (42, 70))
+    chunks = [root / "raw/000000.torch"]
+    pack_chunks({"train": chunks, "test": chunks}, root / "both", PackConfig(), progress=False)
+    save_index(root / "raw/indices/full.json", [EvalEntry(f"scene{number}", (0, 6), (2, 3)) for number in (0, 1)])
+    write_json(root / "raw/scenes.json", {f"scene{number}": {"set": "new"} for number in (0, 1)})
+    trained(root / "first.safetensors", "pretrain", 28)
+    trained(root / "trained.safetensors")
+    assert run_stage("compact", compact, rounding(root, f"io.before=[{root}/first.safetensors]")) == 0
+    score(root, root / "rounded.safetensors", root / "evaluation")
+    paths = {"weights": root / "rounded.safetensors", "evaluation": root / "evaluation", "out": root / "released/tiny"}
+    words = [f"io.{key}={value}" for key, value in paths.items()]
+    assert run_stage("publish", publish, [*words, "licence=apache-2.0"]) == 0
+    return root
+
+
+def test_every_weight_is_the_nearest_bfloat16_and_loads_as_float32(root: Path) -> None:
+    exact, _ = load_weights(root / "trained.safetensors")
+    stored = load_file(root / "rounded.safetensors")
+    loaded, header = load_weights(root / "rounded.safetensors")
+    state = loaded.state_dict()
+    assert {value.dtype for value in stored.values()} == {torch.bfloat16}
+    for key, value in exact.state_dict().items():
+        assert torch.equal(stored[key], value.bfloat16())
+        assert state[key].dtype == torch.float32 and torch.equal(state[key], value.bfloat16().float())
+    assert (root / "rounded.safetensors").stat().st_size < 0.55 * (root / "trained.safetensors").stat().st_size
+    known = header.pop("released")
+    assert header == read_config(root / "trained.safetensors")
+    assert (known["name"], known["sha256"]) == ("tiny", sha256(root / "trained.safetensors"))
+    assert [(one["phase"], one["size"], one["steps"]) for one in known["phases"]] == [
+        ("pretrain", "28", 1234),
+        ("finetune", "42", 1234),
+    ]
+
+
+def test_the_same_weights_give_the_same_bytes(root: Path, tmp_path: Path) -> None:
+    words = rounding(root, f"io.before=[{root}/first.safetensors]", f"io.out={tmp_path}/again.safetensors")
+    assert run_stage("compact", compact, words) == 0
+    assert (tmp_path / "again.safetensors").read_bytes() == (root / "rounded.safetensors").read_bytes()
+
+
+def test_scores_are_those_of_the_rounded_weights(root: Path, tmp_path: Path) -> None:
+    model, header = load_weights(root / "trained.safetensors")
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    save_weights(tmp_path / "direct.safetensors", model, header)
+    score(root, tmp_path / "direct.safetensors", tmp_path / "direct")
+    score(root, root / "trained.safetensors", tmp_path / "exact")
+    rows = read_rows(root / "evaluation/rows.csv")
+    assert rows == read_rows(tmp_path / "direct/rows.csv")
+    assert rows != read_rows(tmp_path / "exact/rows.csv")
+
+
+def test_the_card_is_true(root: Path) -> None:
+    folder = root / "released/tiny"
+    card = " ".join((folder / "README.md").read_text().split())
+    summary = json.loads((folder / "evaluation/summary.json").read_text())
+    own = next(row for row in summary["groups"] if row["model"] == "ptlvsm")["psnr"]
+    assert f"{own['mean']:.2f} [{own['low']:.2f}, {own['high']:.2f}]" in card
+    assert summary["weights"]["sha256"] == sha256(folder / "model.safetensors")
+    assert sha256(folder / "model.safetensors") in card and sha256(root / "trained.safetensors") in card
+    assert "1,234 steps of" in card and "at 28 px, then" in card and "at 42 px, on noise at scale demo" in card
+    assert f"{sum(value.numel() for value in load_file(folder / 'model.safetensors').values()):,} parameters" in card
+    assert 'load_pretrained("released/tiny")' in card and "rounded to bfloat16" in card
+    assert "Licence of these weights: apache-2.0." in card
+
+
+def test_what_is_released_is_found_and_loads_in_a_line(root: Path) -> None:
+    (found,) = read_released(root / "released")
+    assert (found.name, found.model, found.config["phase"]) == ("tiny", "ptlvsm", "finetune")
+    model, header = load_pretrained(root / "released/tiny")
+    assert header == found.config and not model.training and next(model.parameters()).dtype == torch.float32
+    assert read_released(root / "nowhere") == []
+
+
+def rewritten(folder: Path, config: dict, state: dict[str, torch.Tensor] | None = None) -> None:
+    """Write the weights anew with another header or other tensors, and a card that names them."""
+    path = folder / "model.safetensors"
+    state = load_file(path) if state is None else state
+    save_file(state, path, {"format": FORMAT, "config": json.dumps(config)})
+    (folder / "README.md").write_text(f"SHA-256 {sha256(path)}")
+
+
+def cut(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def grow(folder: Path) -> None:
+    config = read_config(folder / "model.safetensors")
+    rewritten(folder, config, {"a": torch.zeros(LIMIT // 2 + 1, dtype=torch.bfloat16)})
+
+
+def change(**keys: object):
+    def edit(folder: Path) -> None:
+        rewritten(folder, read_config(folder / "model.safetensors") | keys)
+
+    return edit
+
+
+def widen(folder: Path) -> None:
+    state = {key: value.float() for key, value in load_file(folder / "model.safetensors").items()}
+    rewritten(folder, read_config(folder / "model.safetensors"), state)
+
+
+def strip(folder: Path) -> None:
+    save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "line"),
+    [
+        (cut, "damaged"),
+        (flip, "of other weights"),
+        (grow, "has 16.0 MB, and a released file at most 16"),
+        (change(model={"name": "nerf"}), "unknown model 'nerf'"),
+        (change(model={"name": "ptlvsm", "colour": 1}), "another version of novelview"),
+        (change(views=None), "its header does not say 'views'"),
+        (widen, "holds numbers of kind F32"),
+        (strip, "not weights written by novelview"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "missing"),
+        (lambda folder: (folder / "README.md").unlink(), "no model card README.md"),
+        (lambda folder: folder.rename(folder.with_name("Tiny-1")), "small letters, digits and _"),
+    ],
+)
+def test_a_released_file_that_cannot_be_used_is_one_line(root: Path, tmp_path: Path, spoil, line: str) -> None:
+    shutil.copytree(root / "released/tiny", tmp_path / "released/tiny")
+    spoil(tmp_path / "released/tiny")
+    with pytest.raises(ConfigError, match=line) as caught:
+        read_released(tmp_path / "released")
+    said = str(caught.value)
+    assert "\n" not in said and "git checkout" in said and "released/" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (["io.weights={root}/rounded.safetensors"], "already rounded, as tiny"),
+        (["io.weights={root}/none.safetensors"], "no such file"),
+        (["name=Tiny-1"], "small letters, digits and _"),
+        (["io.out={root}"], "is a folder"),
+        (["io.before=[{root}/both/manifest.json]"], "no weights of novelview"),
+    ],
+)
+def test_what_cannot_be_rounded_is_one_line(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], line: str
+) -> None:
+    out = tmp_path / "out.safetensors"
+    words = rounding(root, f"io.out={out}", *(word.format(root=root) for word in more))
+    assert run_stage("compact", compact, words) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and line in error and not out.exists()
+
+
+def test_more_than_sixteen_megabytes_is_refused(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = (root / "rounded.safetensors").stat().st_size
+    monkeypatch.setattr("novelview.models.compact.LIMIT", size - 1)
+    out = tmp_path / "out.safetensors"
+    words = rounding(root, f"io.before=[{root}/first.safetensors]", f"io.out={out}")
+    assert run_stage("compact", compact, words) == 2
+    assert "release a smaller model" in capsys.readouterr().err and not out.exists()
