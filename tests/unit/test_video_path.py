@@ -1,0 +1,93 @@
+"""The eased camera path of a clip: no jump of place, speed or turn, no frame twice, all of it in the encoded file."""
+
+import math
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from tiny_models import model_of, views
+from torch import Tensor
+
+from novelview.cameras.paths import interpolate
+from novelview.cameras.poses import encoding_to_c2w
+from novelview.config.schema import EvalConfig
+from novelview.evaluation.camera_path import clip
+from novelview.evaluation.video import FPS, write_video
+
+FRAMES = 24
+
+
+def cameras(count: int) -> tuple[Tensor, Tensor]:
+    """Return cameras within a metre and a quarter of a turn, and lenses of 40 to 50 pixels."""
+    generator = torch.Generator().manual_seed(5)
+    encoding = torch.rand(count, 7, generator=generator, dtype=torch.float64)
+    encoding[:, 3:] = torch.tensor([1.0, 0, 0, 0]) + 0.3 * torch.rand(count, 4, generator=generator)
+    lenses = 40 + 10 * torch.rand(count, 4, generator=generator, dtype=torch.float64)
+    return encoding_to_c2w(encoding), lenses
+
+
+def turns(rotations: Tensor) -> Tensor:
+    """Return the rotation vectors (radians) from each rotation to the next, in the frame of the first."""
+    step = rotations[:-1].transpose(1, 2) @ rotations[1:]
+    angle = ((step.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2).clamp(-1, 1).arccos()
+    axis = torch.stack([step[:, 2, 1] - step[:, 1, 2], step[:, 0, 2] - step[:, 2, 0], step[:, 1, 0] - step[:, 0, 1]], 1)
+    return axis / (2 * torch.sinc(angle / math.pi))[:, None]
+
+
+def closed(values: Tensor) -> Tensor:
+    """Repeat the first two values at the end: a loop is watched again and again."""
+    return torch.cat([values, values[:2]])
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_loop_has_no_jerk_anywhere(count: int) -> None:
+    c2w, lenses = cameras(count)
+    poses, zooms = interpolate(c2w, lenses, FRAMES, loop=True, ease=True)
+    assert len(poses) == len(zooms) == FRAMES * count
+    ends = torch.cat([c2w, c2w[:1]])
+    reach = (ends[1:, :3, 3] - ends[:-1, :3, 3]).norm(dim=1).max()
+    turn = turns(ends[:, :3, :3]).norm(dim=1).max()
+    bound = (math.pi / FRAMES) ** 2 / 2  # of the second difference of (1 - cos(pi t)) / 2
+    for values, size in ((closed(poses[:, :3, 3]), reach), (closed(zooms), 20.0)):
+        assert values.diff(n=2, dim=0).norm(dim=1).max() <= 1.001 * bound * size
+    speed = turns(closed(poses[:, :3, :3]))
+    assert speed.diff(dim=0).norm(dim=1).max() <= 1.01 * bound * turn
+    apart = (closed(poses)[1:] - closed(poses)[:-1]).abs().amax(dim=(1, 2))
+    assert apart.min() > 1e-4  # no frame stands still
+
+
+def test_the_published_path_stops_where_the_eased_one_does_not() -> None:
+    c2w, lenses = cameras(2)
+    bound = (math.pi / FRAMES) ** 2 / 2 * (c2w[1, :3, 3] - c2w[0, :3, 3]).norm()
+    poses, _ = interpolate(c2w, lenses, FRAMES, loop=True)
+    assert torch.equal(poses[FRAMES - 1], poses[FRAMES])
+    assert closed(poses[:, :3, 3]).diff(n=2, dim=0).norm(dim=1).max() > 4 * bound
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_the_eased_path_passes_every_camera(loop: bool) -> None:
+    c2w, lenses = cameras(3)
+    poses, zooms = interpolate(c2w, lenses, FRAMES, loop=loop, ease=True)
+    for number, (pose, lens) in enumerate(zip(c2w, lenses, strict=True)):
+        assert torch.allclose(poses[FRAMES * number], pose) and torch.allclose(zooms[FRAMES * number], lens)
+    assert len(poses) == 3 * FRAMES if loop else 2 * FRAMES + 1
+
+
+@torch.no_grad()
+def test_every_frame_is_in_the_file_once_at_a_steady_rate(tmp_path: Path) -> None:
+    model, context = model_of("lvsm_decoder_only"), views(2, 1, (28, 28), 1)
+    frames = clip(model, context, EvalConfig(video_frames=4, video_ease=True))
+    write_video(tmp_path / "path.mp4", frames)
+    with av.open(str(tmp_path / "path.mp4")) as container:
+        stream = container.streams.video[0]
+        shown = list(container.decode(video=0))
+        assert stream.codec_context.name == "h264" and stream.codec_context.pix_fmt == "yuv420p"
+        assert stream.average_rate == FPS and len(shown) == len(frames) == 8
+    times = np.array([float(frame.time) for frame in shown])
+    assert np.allclose(np.diff(times), 1 / FPS)
+    for written, seen in zip(frames, shown, strict=True):
+        assert np.abs(seen.to_ndarray(format="rgb24").astype(float) - written).mean() < 8
+    content = (tmp_path / "path.mp4").read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")  # a page's player starts before it has the whole file
