@@ -26,6 +26,7 @@ rule evaluate_model:
     conda:
         "../../environment.yml"
     threads: PLAN.train_threads
+    priority: 20
     resources:
         mem_mb=PLAN.memory_mb,
         runtime=240,

@@ -84,6 +84,7 @@ rule compact_model:
         f"logs/release/{PLAN.scale}-{{name}}.log",
     wildcard_constraints:
         name=one_of(RELEASES),
+    priority: 30
     conda:
         "../../environment.yml"
     resources:
@@ -141,6 +142,7 @@ rule release_model:
         f"logs/release/{PLAN.scale}-{{name}}-publish.log",
     wildcard_constraints:
         name=one_of(RELEASES),
+    priority: 30
     conda:
         "../../environment.yml"
     resources:

@@ -57,6 +57,7 @@ rule finetune_model:
     conda:
         "../../environment.yml"
     threads: PLAN.train_threads
+    priority: 10  # one model to its end before the next, so that few weights are waiting to be read
     resources:
         mem_mb=PLAN.memory_mb,
         runtime=2880,

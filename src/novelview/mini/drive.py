@@ -1,0 +1,134 @@
+"""One call of `make mini`: snakemake within a budget, and the state folder before and after."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from novelview.errors import DataError, NovelviewError
+from novelview.mini.studies import Mini
+
+ENDINGS = "NOVELVIEW_ENDINGS"  # stages add a line to this file: their name and exit status
+BOXED, INTERRUPTED = 4, 3  # exit statuses of stages that saved what they had
+LEAST_RESERVE, MOST_RESERVE, SHARE = (
+    10.0,
+    45.0,
+    0.08,
+)  # seconds kept for ending and packing, and their share of a budget
+
+
+class StageFailed(NovelviewError):
+    """A stage ended with an error; what was finished before it is kept."""
+
+
+@dataclass
+class Budget:
+    """The time of one call: stages end themselves at `stop_at`, `reserve` seconds before all is over."""
+
+    minutes: float
+    started: float = field(default_factory=time.time)
+
+    @property
+    def reserve(self) -> float:
+        """Seconds kept for the ends of stages and for packing."""
+        return min(MOST_RESERVE, max(LEAST_RESERVE, SHARE * 60 * self.minutes))
+
+    @property
+    def stop_at(self) -> float:
+        """Unix time at which stages save what they have; infinitely late without a budget."""
+        return self.started + 60 * self.minutes - self.reserve if self.minutes else float("inf")
+
+    @property
+    def over(self) -> bool:
+        """Whether no further stage is to be started."""
+        return time.time() >= self.stop_at
+
+
+@dataclass
+class Driver:
+    """Runs the studies of `mini` in its checkout, `cores` cores and `gpus` GPUs at most."""
+
+    mini: Mini
+    budget: Budget
+    cores: str = "all"
+    gpus: int = 1
+
+    def targets(self, study: str) -> list[str]:
+        """Return what is asked of a study: its report, and what it releases."""
+        plan = self.mini.plans[self.mini.studies.index(study)]
+        own = [one for one in self.mini.releases if one.run in plan.runs() and plan.study.releases]
+        return ["all", *(["release"] if own else []), *(f"{one.evaluation}/summary.json" for one in own)]
+
+    def snakemake(self, study: str, targets: Sequence[str]) -> bool:
+        """Make the targets; return False when the budget ended before they were."""
+        if self.budget.over:
+            return False
+        endings = self.mini.root / "logs" / "mini-endings.txt"
+        endings.parent.mkdir(exist_ok=True)
+        endings.write_text("")
+        process = subprocess.Popen(
+            self.words(study, targets),
+            cwd=self.mini.root,
+            env={**os.environ, ENDINGS: str(endings)},
+            start_new_session=True,  # Ctrl-C is this process' to pass on, as a warning that stages act on
+        )
+        late = self._wait(process)
+        if process.returncode == 0:
+            return True
+        statuses = {int(line.split()[1]) for line in endings.read_text().splitlines()}
+        if late or (statuses & {BOXED, INTERRUPTED} and not statuses - {0, BOXED, INTERRUPTED}):
+            return False
+        raise StageFailed(f"study {study}: a stage failed, its message is above; what was finished before it is kept")
+
+    def words(self, study: str, targets: Sequence[str]) -> list[str]:
+        """Return the call of snakemake."""
+        stop = [f"runtime.stop_at={self.budget.stop_at:.0f}"] if self.budget.minutes else []
+        own = " ".join([self.mini.words, *stop]).strip()
+        settings = [f"study={study}", f"scale={self.mini.scale}", *([f"set={own}"] if own else [])]
+        limits = ["--cores", self.cores, "--resources", f"gpu={self.gpus}", "--scheduler", "greedy"]
+        snakemake = [sys.executable, "-m", "snakemake", *targets, *limits, "--quiet", "rules"]
+        return [*snakemake, "--config", *settings]
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> bool:
+        """Wait for snakemake; warn stages that outstay the budget, then kill them. Return whether that was needed."""
+        late = False
+        for share, number in ((0.35, signal.SIGUSR1), (0.7, signal.SIGKILL)):
+            if self._waited(process, self.budget.stop_at + share * self.budget.reserve):
+                return late
+            late = True
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+        process.wait()
+        return late
+
+    def _waited(self, process: subprocess.Popen[bytes], until: float) -> bool:
+        """Wait until a time; on Ctrl-C or SIGTERM the budget ends now. Return whether the process has ended."""
+        try:
+            process.wait(None if until == float("inf") else max(0.0, until - time.time()))
+        except subprocess.TimeoutExpired:
+            return False
+        except KeyboardInterrupt:
+            self.budget.minutes = max((time.time() - self.budget.started + LEAST_RESERVE) / 60, 1e-9)
+            return False
+        return True
+
+
+@contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Hold the checkout for one call at a time, and free it of the lock of a snakemake that was killed."""
+    place = root / ".snakemake"
+    place.mkdir(exist_ok=True)
+    with open(place / "mini.lock", "w") as stream:
+        try:
+            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{root}: another make mini is running in this folder; wait for it") from None
+        for left in (place / "locks").glob("*"):
+            left.unlink()
+        yield
