@@ -45,7 +45,7 @@ class Checkout:
     def _copy_project(self) -> None:
         names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
         for name in filter(None, names.split("\0")):
-            if not name.startswith(("tests/", "docs/")):
+            if not name.startswith(("tests/", "docs/", "released/")):
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, self.folder / name)
 
