@@ -14,7 +14,6 @@ from novelview.models.compact import compact
 from novelview.models.registry import build
 from novelview.models.weights import save_weights
 
-
 MADE = {"mine": [], "narrow": ["model.n_layer=1"], "larger": ["views.image_size=140"]}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from novelview.cameras.paths import interpolate
 from novelview.cameras.poses import encoding_to_c2w
 from novelview.config.schema import EvalConfig
-from novelview.evaluation.camera_path import clip
+from novelview.evaluation.camera_path import clip, there_and_back
 from novelview.evaluation.video import FPS, write_video
 
 FRAMES = 24
@@ -64,6 +64,14 @@ def test_the_published_path_stops_where_the_eased_one_does_not() -> None:
     poses, _ = interpolate(c2w, lenses, FRAMES, loop=True)
     assert torch.equal(poses[FRAMES - 1], poses[FRAMES])
     assert closed(poses[:, :3, 3]).diff(n=2, dim=0).norm(dim=1).max() > 4 * bound
+
+
+def test_the_way_back_between_two_cameras_is_the_way_there_mirrored() -> None:
+    c2w, lenses = cameras(2)
+    poses, zooms = interpolate(c2w, lenses, FRAMES, ease=True)
+    order = there_and_back(FRAMES + 1)
+    loop, loop_zooms = interpolate(c2w, lenses, FRAMES, loop=True, ease=True)
+    assert torch.allclose(poses[order], loop, atol=1e-9) and torch.allclose(zooms[order], loop_zooms, atol=1e-9)
 
 
 @pytest.mark.parametrize("loop", [False, True])

@@ -128,6 +128,7 @@ class EvalConfig:
     gallery: int = 6  # samples whose pictures are kept for the figures
     swap_poses: bool = True  # also score renders made with another target's pose
     video_frames: int = 24  # frames from each context pose to the next
+    video_fps: int = 30
     video_loop: bool = True  # the path returns to the first context
     video_order: bool = False  # contexts in the order of the nearest next, not as they come
     video_ease: bool = False  # speed up from each context and slow down to the next, as a loop without a jerk

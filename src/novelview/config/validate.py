@@ -126,6 +126,7 @@ BETWEEN = {
     ("TrainConfig", "onecycle_rise"): (0, 1),
     ("LossConfig", "intermediate_decay"): (0, 1),
     ("EvalConfig", "video_frames"): (2, 10_000),
+    ("EvalConfig", "video_fps"): (1, 240),
     ("PathConfig", "hfov"): (0.1, 179.9),
     ("PathConfig", "elevation"): (-90, 90),
     ("PhotosSource", "min_registered"): (0, 1),

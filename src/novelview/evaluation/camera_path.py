@@ -46,7 +46,7 @@ def write_clips(
             continue
         batch = collate([cache.sample(entry.scene, entry.context, number)], len(entry.context)).to_batch(device)
         name = f"path_{re.sub(r'[^A-Za-z0-9._-]+', '-', entry.scene)}.mp4"
-        write_video(out / name, clip(model, batch.context, cfg))
+        write_video(out / name, clip(model, batch.context, cfg), cfg.video_fps)
         names.append(name)
     return names
 
@@ -55,12 +55,20 @@ def write_clips(
 def clip(model: PathModel, context: Views, cfg: EvalConfig) -> UInt8[np.ndarray, "n h w 3"]:
     """Render the path of one scene (batch of one), the first and the last context view beside every frame."""
     with autocast(cfg.amp, context.c2w.device):
-        path = (cfg.video_frames, cfg.video_loop, cfg.video_order, cfg.video_ease)
+        # Between two cameras the way back shows the pictures of the way there: they are rendered once.
+        mirrored = cfg.video_ease and cfg.video_loop and context.c2w.shape[1] == 2
+        path = (cfg.video_frames, cfg.video_loop and not mirrored, cfg.video_order, cfg.video_ease)
         c2w, intrinsics = interpolate(*cameras(model, context), *path)
         images = model.render_path(context, c2w[None], intrinsics[None])[0].float()
+        images = images[there_and_back(len(images))] if mirrored else images
     assert context.images is not None
     sides = [context.images[0, end].expand_as(images) for end in (0, -1)]
     return enlarge(beside([sides[0], images, sides[1]]))
+
+
+def there_and_back(count: int) -> list[int]:
+    """Return the frame numbers of a loop to the last frame and back, neither end twice."""
+    return [*range(count), *range(count - 2, 0, -1)]
 
 
 def cameras(model: Any, context: Views) -> tuple[Float[Tensor, "v 4 4"], Float[Tensor, "v 4"]]:

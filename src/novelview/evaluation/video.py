@@ -1,18 +1,22 @@
 """MP4 files of a camera path, through PyAV."""
 
+from __future__ import annotations
+
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import av
 import numpy as np
-from av.container import OutputContainer
-from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
 from novelview.errors import DataError
 from novelview.files import replacing
 
-FPS = 30
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+    from av.video.stream import VideoStream
+
+FPS = 30  # of a film whose configuration says nothing else (EvalConfig.video_fps)
 MIN_SIDE = 224  # smaller frames are enlarged by whole pixels, so players do not blur them
 CODECS = {  # the first that PyAV was built with; browsers play H.264
     "libx264": {"crf": "16", "preset": "medium", "threads": "1"},
@@ -27,6 +31,10 @@ def write_video(path: Path | str, frames: UInt8[np.ndarray, "n h w 3"], fps: int
     Odd sides are padded by repeating the last row or column, as yuv420p needs even ones. Raises DataError for an
     empty clip.
     """
+    try:
+        import av  # here, because a bare machine (docs/mini.md) has none and makes no videos
+    except ModuleNotFoundError:
+        raise DataError(f"{path}: videos need PyAV; install it (`pip install av`) or set eval.video_scenes=0") from None
     if not len(frames):
         raise DataError(f"{path}: a video needs at least one frame")
     even = even_sides(frames)
@@ -40,9 +48,11 @@ def write_video(path: Path | str, frames: UInt8[np.ndarray, "n h w 3"], fps: int
 
 
 def _stream(container: OutputContainer, width: int, height: int, fps: int) -> VideoStream:
+    import av
+
     codec = next(name for name in CODECS if name in av.codecs_available)
     stream = container.add_stream(codec, rate=Fraction(fps), options=CODECS[codec])
-    assert isinstance(stream, VideoStream)
+    assert isinstance(stream, av.VideoStream)
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     return stream
 
