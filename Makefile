@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin
 CORES ?= all
 
-.PHONY: install demo locked-demo test test-all test-cluster lint clean docs bench gpu
+.PHONY: install demo locked-demo test test-all test-cluster lint clean docs bench gpu mini mini-bundle
 
 install: $(STAMP)
 
@@ -62,6 +62,21 @@ gpu:
 	  && PYTHONPATH=src:kernels:bench $(GPU_PYTHON) bench/kernels_steps.py --minutes 2 \
 	  || echo "whole models: not measured (novelview's dependencies are missing here, or a step failed)"
 	PYTHONPATH=kernels $(GPU_PYTHON) -m novelview_kernels.gpu --minutes 6.5 --out bench/results
+
+# The mini scale within a budget; docs/mini.md. STATE: a folder that carries what is done to the next call, on any machine.
+# BUNDLE: wheels of `make mini-bundle`, for a PYTHON that has torch, triton and numpy and nothing else.
+BUDGET_MINUTES ?= 0
+STATE ?=
+SET ?=
+BUNDLE ?=
+BUNDLE_PYTHON ?= 3.12
+BUNDLE_PLATFORM ?= x86_64
+MINI = --minutes $(BUDGET_MINUTES) --cores $(CORES) $(if $(STATE),--state '$(STATE)') $(if $(SET),--set '$(SET)')
+mini: $(if $(BUNDLE),,$(STAMP))
+	@PYTHONPATH=src:kernels $(if $(BUNDLE),$(PYTHON) -m novelview.mini.bare '$(BUNDLE)' .bare --,$(RUN)/python -m novelview.stages.mini) $(MINI)
+
+mini-bundle: $(STAMP)
+	PYTHONPATH=src $(RUN)/python -m novelview.mini.bundle $(or $(BUNDLE),bundle) --python $(BUNDLE_PYTHON) --platform $(BUNDLE_PLATFORM)
 
 # Results, data and caches; the environment and downloaded weights stay.
 clean:

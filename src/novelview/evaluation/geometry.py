@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.spatial import KDTree
 from torch import Tensor
 
 from novelview.cameras.points import unproject
@@ -17,6 +16,7 @@ from novelview.evaluation.bootstrap import LEVEL
 from novelview.evaluation.protocol import Task, autocast
 from novelview.evaluation.summary import interval
 from novelview.files import write_json
+from novelview.losses.nearest import nearest
 from novelview.models.depthsplat.model import DepthSplat, GaussianScene
 from novelview.scenes.batch import Batch
 from novelview.scenes.frames import FrameCache, collate
@@ -122,8 +122,10 @@ def surface(batch: Batch, truth: ExactDepth, height: int, width: int) -> Float[T
 
 def distances(means: Float[Tensor, "n 3"], true: Float[Tensor, "m 3"]) -> dict[str, float]:
     """Return accuracy, completeness and chamfer of a cloud against a surface."""
-    one, other = means.double().numpy(), true.double().numpy()
-    accuracy, completeness = (float(KDTree(to).query(of)[0].mean()) for of, to in ((one, other), (other, one)))
+    one, other = means.double(), true.double()
+    accuracy, completeness = (
+        float((of - to[nearest(of, to)]).norm(dim=1).mean()) for of, to in ((one, other), (other, one))
+    )
     return {"accuracy": accuracy, "completeness": completeness, "chamfer": (accuracy + completeness) / 2}
 
 

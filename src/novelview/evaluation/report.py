@@ -1,6 +1,7 @@
 """One evaluation folder: rows.csv, gallery.safetensors, what further the model can tell, and summary.json, the last."""
 
 import importlib.metadata
+import importlib.util
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -120,7 +121,7 @@ def _about(subject: Subject, cfg: EvalConfig) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "protocol": PROTOCOL + (" Rendered under bf16 autocast." if cfg.amp == "bf16" else ""),
         "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        | {name: importlib.metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name)},
     }
 
 

@@ -1,16 +1,22 @@
 """Exact nearest neighbours between point clouds."""
 
+from importlib.util import find_spec
+
 import torch
 from jaxtyping import Float, Int
-from scipy.spatial import KDTree
 from torch import Tensor
 
 PAIRS = 2**27  # of distances held at a time on an accelerator: 512 MiB in float32
 
 
 def nearest(queries: Float[Tensor, "n 3"], points: Float[Tensor, "m 3"]) -> Int[Tensor, " n"]:
-    """Return the index of the point nearest to every query, by a k-d tree on the CPU and by brute force elsewhere."""
-    if queries.device.type == "cpu":
+    """Return the index of the point nearest to every query, by a k-d tree on the CPU and by brute force elsewhere.
+
+    Where SciPy is not installed (a bare machine, docs/mini.md), brute force finds the same on the CPU.
+    """
+    if queries.device.type == "cpu" and find_spec("scipy"):
+        from scipy.spatial import KDTree
+
         tree = KDTree(points.detach().numpy())
         _, index = tree.query(queries.detach().numpy(), workers=torch.get_num_threads())
         return torch.from_numpy(index)

@@ -11,9 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.cluster.vq import kmeans2
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
 
 from novelview.config.schema import EvalConfig
 from novelview.errors import DataError
@@ -93,6 +90,10 @@ def nearest_to_means(points: Float[NDArray, "n 3"], count: int) -> list[int]:
 
     Deterministic: the means start at points each farthest from those before it, the first nearest to the middle.
     """
+    from scipy.cluster.vq import kmeans2  # here: a bare machine (docs/mini.md) has no SciPy, and no k-means to do
+    from scipy.optimize import linear_sum_assignment
+    from scipy.spatial.distance import cdist
+
     start = points[farthest_points(points, count)]
     with warnings.catch_warnings():  # cameras that stand in one place leave clusters empty; their means stay put
         warnings.filterwarnings("ignore", message="One of the clusters is empty")
