@@ -80,11 +80,19 @@ def _statistics(model: str) -> dict[str, Any]:
         values = scores(model, place["set"], place["split"])
         shared = place | {"scenes": 4, "count": 12, "resampled": "scenes", "lpips": None}
         groups += [
-            shared | {"model": name, "psnr": _score(value), "ssim": _score(0.6, 0.01)} for name, value in values.items()
+            shared | {"model": name, "psnr": _score(value), "ssim": _score(0.6, 0.01), "sharpness": _score(0.7, 0.01)}
+            for name, value in values.items()
         ]
         own = values.pop(model)
         paired += [
-            shared | {"model": model, "baseline": name, "psnr": _score(own - value), "ssim": _score(0.0, 0.01)}
+            shared
+            | {
+                "model": model,
+                "baseline": name,
+                "psnr": _score(own - value),
+                "ssim": _score(0.0, 0.01),
+                "sharpness": _score(0.0, 0.01),
+            }
             for name, value in values.items()
         ]
     return {"groups": groups, "paired": paired}
@@ -106,7 +114,7 @@ def _write_gallery(folder: Path, model: str) -> None:
         place = {"scene": f"{name}-{number}", "set": name, "split": "gap23", "entry": number}
         entries.append(place | {"context": [0, 23], "target": [11], "psnr": 12.34})
         copy = -10 * np.log10(np.mean((context[1] / 255 - context[1] // 2 / 255) ** 2))
-        rows.append(Row("nearest_context", **place, frame=11, psnr=float(copy), ssim=0.5, lpips=None))
+        rows.append(Row("nearest_context", **place, frame=11, psnr=float(copy), ssim=0.5, lpips=None, sharpness=0.9))
     save_file(tensors, folder / "gallery.safetensors", {"gallery": json.dumps(entries)})
     write_rows(folder / "rows.csv", rows)
 

@@ -273,13 +273,13 @@ def test_lpips_fills_its_column_where_it_can_be_computed():
 
 def test_rows_come_back_from_the_file(tmp_path):
     rows = [
-        Row("m", "s,1", "new", "small", 3, 7, 20.5, 0.25, None),
-        Row("n", "s", "new", "gap12", 0, 1, 9.0, -0.1, 0.5),
+        Row("m", "s,1", "new", "small", 3, 7, 20.5, 0.25, None, 0.75),
+        Row("n", "s", "new", "gap12", 0, 1, 9.0, -0.1, 0.5, 1.5),
     ]
     write_rows(tmp_path / "rows.csv", rows)
     assert (tmp_path / "rows.csv").read_text().splitlines()[:2] == [
-        "model,scene,set,split,entry,frame,psnr,ssim,lpips",
-        'm,"s,1",new,small,3,7,20.500000,0.250000,',
+        "model,scene,set,split,entry,frame,psnr,ssim,lpips,sharpness",
+        'm,"s,1",new,small,3,7,20.500000,0.250000,,0.750000',
     ]
     assert read_rows(tmp_path / "rows.csv") == rows
 
@@ -317,8 +317,8 @@ def test_paired_differences_cancel_what_scenes_share():
     for number, level in enumerate(rng.normal(20, 5, 12)):
         for frame in range(3):
             place = (f"s{number}", "new", "small", 0, frame)
-            rows.append(Row("m", *place, level + 1, 0.5, None))
-            rows += [Row(name, *place, level, 0.5, None) for name in (*BASELINES, "m_swapped_pose")]
+            rows.append(Row("m", *place, level + 1, 0.5, None, 0.5))
+            rows += [Row(name, *place, level, 0.5, None, 0.5) for name in (*BASELINES, "m_swapped_pose")]
     found = summary.paired(rows, "m", 200, 0)
     assert [row["baseline"] for row in found] == [*BASELINES, "m_swapped_pose"]
     assert found[0]["psnr"] == pytest.approx({"mean": 1.0, "low": 1.0, "high": 1.0})

@@ -62,7 +62,7 @@ def test_table_files_hold_the_summarys_numbers(results, tmp_path: Path) -> None:
     text = (tmp_path / "results_table.md").read_text()
     for model in ("uplvsm", "ptlvsm"):
         for value in (scores(model, name, split)[model] for name in SETS for split in SPLITS):
-            assert f"{value:.2f} / 0.600 / n/a" in text
+            assert f"{value:.2f} / 0.600 / n/a / 0.700" in text
     assert "n/a (weights not downloaded)" in text
     assert "29.51 / 0.901 / 0.098" in text and "What differs" in text
 

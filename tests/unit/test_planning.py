@@ -67,7 +67,7 @@ def test_small_models_wait_for_their_kernels_on_gpus_alone(monkeypatch: pytest.M
     assert table.rate("h200", "depthsplat", "9", "tf32", "train", 7e6)[0] == pytest.approx(0.12 * 495e12)
     assert not table.is_small("cpu", 1e6) and not table.is_small("h200", None)
     said = cost(plan)
-    assert "(assumed): train 12%, evaluate 12% of the peak" in said and "15 s a job" in said
+    assert "(assumed): train 12%, evaluate 12% of the peak" in said and "15 s a job beside" in said
     assert "(assumed)" not in cost(Plan({"scale": "paper"})) and "?" not in said.split("there: outputs")[0]
 
 

@@ -42,6 +42,7 @@ def write(folder: Path, model: str, cameras: str, lost: set[str] = LOST) -> Path
             level + 0.1 * number + posed - COST * (cameras != "given"),
             0.5,
             None,
+            0.5,
         )
         for split, level in CLASSES.items()
         for number, scene in enumerate(SCENES)
@@ -92,7 +93,7 @@ def test_an_estimator_that_was_not_run_is_a_row_with_its_reason(folders: list[Pa
     assert "VGGT: n/a, its weights pretrained/vggt_1b.safetensors were not here" in text and "fetch vggt" in text
     assert "| VGGT | n/a |" in text and "| UP-LVSM | 56 px | VGGT" not in text
     records = paths[2].read_text().splitlines()
-    assert records[0].startswith("model,resolution,cameras") and len(records) == 1 + 2 * 3 * 2
+    assert records[0].startswith("model,resolution,cameras") and len(records) == 1 + 3 * 3 * 2
 
 
 def test_the_cost_of_estimated_cameras_is_paired(folders: list[Path]) -> None:

@@ -124,7 +124,7 @@ def test_the_card_says_what_the_numbers_say(scored: Path, tmp_path: Path) -> Non
     own = next(row for row in summary["groups"] if row["model"] == "uplvsm")
     (result,) = head["model-index"][0]["results"]
     metrics = {metric["type"]: metric for metric in result["metrics"]}
-    assert metrics.keys() == {"psnr", "ssim"}  # no backbone here: LPIPS was not computed
+    assert metrics.keys() == {"psnr", "ssim", "sharpness"}  # no backbone here: LPIPS was not computed
     assert metrics["psnr"]["value"] == round(own["psnr"]["mean"], 2)
     assert f"{own['psnr']['low']:.4g} to {own['psnr']['high']:.4g}" in metrics["psnr"]["name"]
     assert head["license"] == "other" and head["library_name"] == "novelview"

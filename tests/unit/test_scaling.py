@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,22 @@ from synthetic_results import STUDY, write_log
 
 from novelview.config.schema import FiguresStage
 from novelview.errors import DataError
+from novelview.evaluation.published import PublishedRow, published
 from novelview.evaluation.rows import Row, write_rows
 from novelview.figures.curves import read_curves
+from novelview.figures.orderings import orderings, pairs
 from novelview.figures.results import read_evaluations
 from novelview.figures.scaling_table import scaling_rows
-from novelview.figures.slopes import fit, lines
+from novelview.figures.slopes import Line, fit, lines
 from novelview.stages.figures import figures
 
 SCENES = {"little": 4, "medium": 16, "large": 64, "full": 256}
 SLOPES = {"uplvsm": 2.5, "ptlvsm": 0.5}
 
 
-def write_run(root: Path, model: str, subset: str, spread: float = 0.0, noise: float = 0.0) -> Path:
+def write_run(
+    root: Path, model: str, subset: str, spread: float = 0.0, noise: float = 0.0, slope: float | None = None
+) -> Path:
     """Write one evaluation of 6 scenes of 2 images whose mean PSNR grows by the model's slope per subset.
 
     spread: dB between scenes, the same for all subsets; noise: dB by which a scene's gain differs from the mean.
@@ -31,9 +36,11 @@ def write_run(root: Path, model: str, subset: str, spread: float = 0.0, noise: f
     write_log(run / "train.csv")
     step = list(SCENES).index(subset)
     offsets = np.linspace(-1, 1, 6)
-    psnr = 15 + SLOPES[model] * step + spread * offsets + noise * step * offsets[::-1] ** 3
+    psnr = (
+        15 + (SLOPES[model] if slope is None else slope) * step + spread * offsets + noise * step * offsets[::-1] ** 3
+    )
     rows = [
-        Row(model, f"scene{scene}", "seen", "full", scene, frame, float(psnr[scene]), 0.5, None)
+        Row(model, f"scene{scene}", "seen", "full", scene, frame, float(psnr[scene]), 0.5, None, 0.5)
         for scene in range(6)
         for frame in (3, 5)
     ]
@@ -116,3 +123,53 @@ def test_a_model_missing_on_a_subset_leaves_a_gap_in_the_table(tmp_path: Path) -
     folders += [write_run(tmp_path, "ptlvsm", subset) for subset in ("little", "full")]
     rows = scaling_rows(read_evaluations(folders, "scaling", subsets=True), STUDY).rows
     assert [cell.text for cell in rows[0].cells][:4] == ["15.00", "–", "–", "16.50"]
+
+
+def ladder(folder: Path, slopes: dict[str, float], noise: float = 0.05) -> list[Line]:
+    """Return a line a model; the noise of every second one has the other sign, or it would cancel in differences."""
+    own = [
+        write_run(folder, model, subset, 2.0, noise * (-1) ** number, slope)
+        for number, (model, slope) in enumerate(slopes.items())
+        for subset in SCENES
+    ]
+    return lines(read_evaluations(own, "scaling", subsets=True))
+
+
+def gains() -> list[PublishedRow]:
+    return published("Less3Depend/UP-LVSM 2506.09885", "scaling_gain")
+
+
+def test_the_order_of_slopes_is_judged_by_intervals(tmp_path: Path) -> None:
+    slopes = {"uplvsm": 0.9, "ptlvsm": 0.9, "lvsm_decoder_only": 0.2, "depthsplat_mv": 1.5, "lact": 0.7}
+    found = pairs(ladder(tmp_path, slopes), gains())
+    told = {(pair.first, pair.second): (pair.verdict, round(pair.ours.mean, 2)) for pair in found}
+    assert told == {
+        ("uplvsm", "depthsplat_mv"): ("disagrees", -0.6),
+        ("uplvsm", "lvsm_decoder_only"): ("agrees", 0.7),
+        ("ptlvsm", "depthsplat_mv"): ("disagrees", -0.6),
+        ("ptlvsm", "lvsm_decoder_only"): ("agrees", 0.7),
+        ("uplvsm", "ptlvsm"): ("undecided", 0.0),
+        ("lvsm_decoder_only", "depthsplat_mv"): ("disagrees", -1.3),
+    }
+    assert [pair.published for pair in found] == sorted((pair.published for pair in found), reverse=True)
+    assert found[0].published == pytest.approx(2.63 - 0.39)
+
+
+def test_the_report_says_where_the_order_agrees_and_where_not(tmp_path: Path) -> None:
+    slopes = {"uplvsm": 0.9, "ptlvsm": 0.9, "lvsm_decoder_only": 0.2, "depthsplat_mv": 1.5, "lact": 0.7}
+    head, said, caveat = orderings(ladder(tmp_path, slopes), gains())
+    assert "UP-LVSM +2.63, PT-LVSM +1.72, LVSM +0.64, MVSplat +0.39, NoPoSplat +0.12" in head
+    assert "DepthSplat, matching alone stands for MVSplat" in head and "missing: LaCT, NoPoSplat." in head
+    assert "of 6 pairs 2 agree with the published order, 3 disagree and 1 are undecided" in said
+    assert said.index("Agree: ") < said.index("Disagree: ") < said.index("Undecided, the interval holds 0: ")
+    assert "LVSM decoder-only over DepthSplat, matching alone −1.30 dB [" in said and "published +0.25" in said
+    assert "another training seed" in caveat
+
+
+def test_nothing_is_said_of_an_order_that_cannot_be_compared(tmp_path: Path) -> None:
+    assert orderings(ladder(tmp_path / "one", {"uplvsm": 0.9, "lact": 0.7}), gains()) == []
+    assert orderings(ladder(tmp_path / "two", {"uplvsm": 0.9, "ptlvsm": 0.7}), []) == []
+    first, second = ladder(tmp_path / "three", {"uplvsm": 0.9, "ptlvsm": 0.7})
+    other = replace(second, images=second.images[1:])
+    assert pairs([first, other], gains()) == []
+    assert "no two systems were trained and judged alike" in orderings([first, other], gains())[1]

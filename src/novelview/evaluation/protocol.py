@@ -9,7 +9,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +21,7 @@ from novelview.errors import CheckpointError, DataError
 from novelview.evaluation.baselines import BASELINES
 from novelview.evaluation.metrics import Lpips, psnr, ssim
 from novelview.evaluation.rows import Row, in_order
+from novelview.evaluation.sharpness import sharpness
 from novelview.scenes.batch import Batch, Views
 from novelview.scenes.dataset import EvalSet
 from novelview.scenes.frames import Store
@@ -222,15 +222,18 @@ def _score(
     for name, images in renders.items():
         if not images.isfinite().all():
             raise CheckpointError(f"{name}: its renders of {', '.join(batch.scene)} are not finite; train it again")
-        quality, likeness = (metric(images, batch.target.images).tolist() for metric in (psnr, ssim))
-        distance = lpips(images, batch.target.images).tolist() if lpips else None
+        truth = batch.target.images
+        quality, likeness, edges = (metric(images, truth).tolist() for metric in (psnr, ssim, sharpness))
+        distance = lpips(images, truth).tolist() if lpips else [[None] * len(line) for line in quality]
         for line, number in enumerate(numbers):
-            scores = zip(quality[line], likeness[line], distance[line] if distance else repeat(None), strict=False)
+            scores = zip(quality[line], likeness[line], distance[line], edges[line], strict=True)
             rows += _rows_of(name, task, number, list(scores))
     return rows
 
 
-def _rows_of(name: str, task: Task, number: int, scores: Sequence[tuple[float, float, float | None]]) -> Iterator[Row]:
+def _rows_of(
+    name: str, task: Task, number: int, scores: Sequence[tuple[float, float, float | None, float]]
+) -> Iterator[Row]:
     entry = task.entries[number]
     for place in task.places[number]:
         for frame, values in zip(entry.target, scores, strict=True):

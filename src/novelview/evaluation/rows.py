@@ -15,7 +15,7 @@ class Row:
     """Scores of one image: `model` is a model's name, a baseline's, or `<model>_swapped_pose`.
 
     entry: number of the entry in the split's index, nulls not counted; frame: number of the target frame in its scene.
-    lpips is None where the metric could not be computed.
+    lpips is None where the metric could not be computed. sharpness: novelview.evaluation.sharpness, 1 for the truth's.
     """
 
     model: str
@@ -27,6 +27,7 @@ class Row:
     psnr: float
     ssim: float
     lpips: float | None
+    sharpness: float
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
@@ -76,4 +77,5 @@ def _row(record: dict[str, str]) -> Row:
         psnr=float(record["psnr"]),
         ssim=float(record["ssim"]),
         lpips=float(record["lpips"]) if record["lpips"] else None,
+        sharpness=float(record["sharpness"]),
     )

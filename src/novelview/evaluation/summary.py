@@ -18,7 +18,7 @@ from novelview.evaluation.bootstrap import bounds, clusters, draws
 from novelview.evaluation.protocol import SWAPPED
 from novelview.evaluation.rows import Row
 
-METRICS = ("psnr", "ssim", "lpips")
+METRICS = ("psnr", "ssim", "lpips", "sharpness")
 Key = tuple[str, str]  # set, split
 Image = tuple[str, int, int]  # scene, entry, frame
 
@@ -26,8 +26,8 @@ Image = tuple[str, int, int]  # scene, entry, frame
 def groups(rows: Iterable[Row], resamples: int, seed: int) -> list[dict[str, Any]]:
     """Return mean and interval of every metric for each model, set and split.
 
-    Each is {model, set, split, scenes, count, resampled, psnr, ssim, lpips}; a metric is {mean, low, high}, or None
-    where it was not computed; count is the number of images.
+    Each is {model, set, split, scenes, count, resampled, psnr, ssim, lpips, sharpness}; a metric is {mean, low, high},
+    or None where it was not computed; count is the number of images.
     """
     return [
         {
@@ -45,8 +45,8 @@ def groups(rows: Iterable[Row], resamples: int, seed: int) -> list[dict[str, Any
 def paired(rows: Iterable[Row], model: str, resamples: int, seed: int) -> list[dict[str, Any]]:
     """Return the difference of `model` and each baseline, image by image, with interval, for each set and split.
 
-    Each is {model, baseline, set, split, scenes, count, resampled, psnr, ssim, lpips}. Baselines are the trivial ones
-    and `<model>_swapped_pose`.
+    Each is {model, baseline, set, split, scenes, count, resampled, psnr, ssim, lpips, sharpness}. Baselines are the
+    trivial ones and `<model>_swapped_pose`.
     """
     return [
         {

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from novelview.config.schema import Study
 from novelview.evaluation.published import PublishedRow, protocol, published
-from novelview.figures.results import METRICS, Evaluation
+from novelview.figures.results import Evaluation
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def references(study: Study, model: str) -> list[Reference]:
 
 def _printed(row: PublishedRow) -> tuple[str, str, str]:
     digits = {"psnr": 2, "ssim": 3, "lpips": 3}
-    values = [(getattr(row, metric), digits[metric]) for metric in METRICS]
+    values = [(getattr(row, metric), places) for metric, places in digits.items()]
     psnr, ssim, lpips = ("n/a" if value is None else f"{value:.{places}f}" for value, places in values)
     return psnr, ssim, lpips
 

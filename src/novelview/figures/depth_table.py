@@ -32,7 +32,8 @@ def depth_rows(evaluations: Sequence[Evaluation], study: Study) -> Table:
         head = (one.method, str(one.layers), NONE, NONE, f"{one.resolution} px")
         rows.append(Row(head, (*(Cell(NONE) for _ in sets), scores), "published", 1))
     notes = (
-        f"Cells: PSNR [dB] / SSIM / LPIPS on split {SPLIT}, means over target images. Layers: of all stacks together.",
+        f"Cells: PSNR [dB] / SSIM / LPIPS / sharpness on split {SPLIT}, means over target images.",
+        "Published rows are without the last. Layers: of all stacks together.",
         "Rows of other updates were trained by another recipe: compare within one.",
     )
     columns = (*(title_of(name) for name in sets), "published")

@@ -57,15 +57,21 @@ def _table(name: str, pairs: Sequence[tuple[Evaluation, dict[str, Any]]], evalua
     for block, split in enumerate(splits):
         own = [pair for pair in pairs if pair[1]["split"] == split]
         rows += [_row(item, group, block, [other for _, other in own]) for item, group in own]
-        rows += [_difference(item, own[0], block) for item, _ in own[1:] if item.resolution == own[0][0].resolution]
+        firsts = {item.resolution: (item, group) for item, group in reversed(own)}
+        rows += [
+            _difference(item, firsts[item.resolution], block)
+            for item, _ in own
+            if firsts[item.resolution][0] is not item
+        ]
     measures = next(item.summary["geometry"]["measures"] for item, _ in pairs)
     notes = (
-        "PSNR / SSIM / LPIPS of the split's target views; the other columns are of its context views. Small print: "
-        "95 % bootstrap interval over scenes; bold: best of a split. Differences are of the same images and views.",
+        "PSNR / SSIM / LPIPS / sharpness of the split's target views; the other columns are of its context views. "
+        "Small print: 95 % bootstrap interval over scenes; bold: best of a split. Differences are of the same images."
+        " Geometry is paired view by view.",
         *(f"{COLUMNS[key][:-2]}: {text}." for key, text in measures.items()),
         *_reasons(evaluations),
     )
-    columns = ("PSNR [dB] / SSIM / LPIPS", *COLUMNS.values())
+    columns = ("PSNR [dB] / SSIM / LPIPS / sharpness", *COLUMNS.values())
     return Table(f"Geometry, {title_of(name)}", ("Split", "Method", "Size"), columns, tuple(rows), notes)
 
 

@@ -70,7 +70,7 @@ def _scores(found: Sequence[Judgement], name: str, splits: list[str], missing: d
         rows += [Row((model, size, NAMES.get(estimator, estimator)), cells) for model, size in posed.items()]
     counts = ", ".join(f"{split.replace('_', ' ')} {len(shared[split])}" for split in splits)
     notes = (
-        "Cells: PSNR [dB] / SSIM / LPIPS, means over the targets that every estimator placed; bold: highest PSNR.",
+        "Cells: PSNR [dB] / SSIM / LPIPS / sharpness, means over targets every estimator placed; bold: highest PSNR.",
         f"Target images: {counts}. Models at different image sizes are not comparable in level.",
         *(f"{NAMES.get(estimator, estimator)}: n/a, {reason}." for estimator, reason in missing.items()),
     )

@@ -19,7 +19,7 @@ from novelview.figures.qualitative import ERROR_LIMIT
 from novelview.figures.released import about_released
 from novelview.figures.results import Evaluation, read_evaluations, sections
 from novelview.figures.results_table import resampled, results_tables
-from novelview.figures.scaling_table import scaling_rows
+from novelview.figures.scaling_table import scaling_rows, slopes_in_words
 from novelview.figures.statements import Statement, difference, statements, verdict
 from novelview.figures.style import place_of
 from novelview.files import write_text
@@ -90,6 +90,7 @@ def write_report(
         content["tables"] += page.table_blocks(posefree_tables(folders, study, scale))
     if len({item.subset for item in every}) > 1:
         content["tables"] += page.table_blocks([scaling_rows(every, study)])
+        content["orderings"] = slopes_in_words(every, study)
     content["plys"] = page.ply_links(evaluations, out.parent)
     content["sections"] = _present(content)
     write_text(out, environment.get_template("report.html.j2").render(content))
@@ -119,6 +120,7 @@ def report_content(
         "figures": page.figure_blocks(figures),
         "inputs": page.input_rows(evaluations),
         "plys": [],
+        "orderings": [],
         "protocol": tables[-1].notes,
         "resampled": resampled(evaluations),
         "sets_note": page.sets_note(evaluations),

@@ -12,7 +12,7 @@ from novelview.errors import DataError
 from novelview.figures.style import BASELINES, split_order
 from novelview.files import read_json
 
-METRICS = ("psnr", "ssim", "lpips")
+METRICS = ("psnr", "ssim", "lpips", "sharpness")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from novelview.figures.tables import Cell, Row, Table, to_csv, write_tables
 
 MISSING = "n/a (weights not downloaded)"
 NONE = "–"
+SHARPNESS = "Sharpness: 1 as sharp as the truth, towards 0 blurred; noise lowers it (novelview.evaluation.sharpness)."
 GIVEN = {"context_poses": "context poses", "target_poses": "target pose", "target_images": "target image"}
 CSV_HEADER = ["table", "model", "resolution", "set", "split", "metric", "mean", "low", "high", "count", "baseline"]
 
@@ -44,11 +45,12 @@ def given(evaluation: Evaluation) -> str:
 
 
 def score_table(evaluations: list[Evaluation], set_name: str, splits: Sequence[str]) -> Table:
-    """Return PSNR / SSIM / LPIPS of every model and baseline on one set, a block a resolution, best PSNR marked."""
+    """Return the scores of every model and baseline on one set, a block a resolution, best PSNR marked."""
     sizes = sorted({item.resolution for item in evaluations})
     rows = [row for block, size in enumerate(sizes) for row in _score_rows(evaluations, size, block, set_name, splits)]
     notes = (
-        "Cells: PSNR [dB] / SSIM / LPIPS, means over target images; bold: highest PSNR of the column at a resolution.",
+        "Cells: PSNR [dB] / SSIM / LPIPS / sharpness, means over target images; bold: highest PSNR at a size.",
+        SHARPNESS,
         "Also given: what the model takes beside the context images to render a target.",
         *_counts(evaluations, set_name, splits),
         *_lpips_note(evaluations),

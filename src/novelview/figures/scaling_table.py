@@ -5,7 +5,8 @@ from dataclasses import astuple
 from pathlib import Path
 
 from novelview.config.schema import Study
-from novelview.evaluation.published import published
+from novelview.evaluation.published import PublishedRow, published
+from novelview.figures.orderings import orderings
 from novelview.figures.results import Evaluation, read_evaluations
 from novelview.figures.results_table import NONE
 from novelview.figures.scaling import main_split
@@ -33,7 +34,7 @@ def scaling_rows(evaluations: Sequence[Evaluation], study: Study) -> Table:
     found = main_split(lines(evaluations))
     scenes = sorted({count for line in found for count in line.scenes})
     rows = [_our_row(line, scenes) for line in found]
-    for one in published(study.published, "scaling_gain") if study.published else ():
+    for one in _gains(study):
         where = f"published: {one.dataset}, {one.resolution} px ({one.grade} source)"
         cells = (*(Cell(NONE) for _ in scenes), Cell(f"{one.psnr_gain_per_4x:+.2f}"))
         rows.append(Row((one.method, where), cells, "published", 1))
@@ -42,10 +43,20 @@ def scaling_rows(evaluations: Sequence[Evaluation], study: Study) -> Table:
         f"Cells: mean PSNR [dB] on split {splits}; columns: number of training scenes.",
         "Slope: dB per four times the scenes, least squares on the logarithm, with a 95 % bootstrap interval over test "
         "scenes; how much another training seed would change it is not in the interval.",
-        "Published slopes are means of the gains from subset to subset, on other data and at other sizes than a demo.",
+        "Published slopes are means of the gains from subset to subset, on other data and at other sizes than here.",
+        *orderings(found, _gains(study)),
     )
     columns = (*(f"{count:,}" for count in scenes), "slope")
     return Table("Scaling", ("Method", "Measured on"), columns, tuple(rows), notes)
+
+
+def slopes_in_words(evaluations: Sequence[Evaluation], study: Study) -> list[str]:
+    """Return the paragraphs that compare the order of our slopes with the published one."""
+    return orderings(main_split(lines(evaluations)), _gains(study))
+
+
+def _gains(study: Study) -> list[PublishedRow]:
+    return published(study.published, "scaling_gain") if study.published else []
 
 
 def _our_row(line: Line, scenes: Sequence[int]) -> Row:

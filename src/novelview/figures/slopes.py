@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
@@ -23,7 +23,8 @@ class Line:
     """One model at one resolution, judged on one split of one set after training on subsets of growing size.
 
     scenes: training scenes; scores: mean PSNR [dB] with interval, one a subset; slope: dB per `FACTOR` times the
-    scenes by least squares, with the interval of a bootstrap over test scenes; level: the fit at one scene.
+    scenes by least squares, with the interval of a bootstrap over test scenes; level: the fit at one scene; drawn: the
+    slope of every resample, which lines judged on the same `images` met with the same draws.
     """
 
     model: str
@@ -35,6 +36,8 @@ class Line:
     scores: tuple[Score, ...]
     slope: Score
     level: float
+    drawn: Float[np.ndarray, " resamples"] = field(repr=False, compare=False)
+    images: tuple[tuple[str, int, int], ...] = field(repr=False)
 
     def at(self, scenes: float) -> float:
         """Return the fitted PSNR [dB] at a number of training scenes."""
@@ -73,17 +76,18 @@ def _line(own: Sequence[Evaluation], name: str, split: str) -> Line:
     scenes = tuple(_scenes(item) for item in own)
     groups = [item.group(item.model, name, split) for item in own]
     scores = tuple(group.scores["psnr"] for group in groups if group)
-    values, labels = _images(own, name, split)
+    values, images = _images(own, name, split)
     slope, level = fit(scenes, values.mean(axis=1))
-    low, high = bounds(_resampled(scenes, values, labels))
+    drawn = _resampled(scenes, values, clusters([image[0] for image in images]))
     place = (first.model, first.resolution, name, split)
-    return Line(*place, tuple(item.subset for item in own), scenes, scores, Score(slope, low, high), level)
+    subsets = tuple(item.subset for item in own)
+    return Line(*place, subsets, scenes, scores, Score(slope, *bounds(drawn)), level, drawn, images)
 
 
 def _images(
     own: Sequence[Evaluation], name: str, split: str
-) -> tuple[Float[np.ndarray, "subsets images"], Float[np.ndarray, " images"]]:
-    """Return the PSNR of every image for every subset, and the cluster each image is drawn in."""
+) -> tuple[Float[np.ndarray, "subsets images"], tuple[tuple[str, int, int], ...]]:
+    """Return the PSNR of every image for every subset, and which images these are: scene, entry, frame."""
     tables = []
     for item in own:
         rows = [
@@ -96,7 +100,7 @@ def _images(
     for item, table in zip(own, tables, strict=True):
         if sorted(table) != images:
             raise DataError(f"{item.folder}: judged on other images than {own[0].folder}; run the evaluations again")
-    return np.array([[table[image] for image in images] for table in tables]), clusters([image[0] for image in images])
+    return np.array([[table[image] for image in images] for table in tables]), tuple(images)
 
 
 def fit(scenes: Sequence[int], psnr: Float[np.ndarray, " subsets"]) -> tuple[float, float]:

@@ -86,8 +86,8 @@ def _small(plan: Plan, table: Throughput) -> list[str]:
     small, names = table.small, ", ".join(f"{name} {value:g}" for name, value in table.small.step_ms.items())
     share = ", ".join(f"{stage} {value:.0%}" for stage, value in small.utilisation.items())
     return [
-        f"models of at most {small.parameters / 1e6:g} M parameters ({small.source}): {share} of the peak, and beside it",
-        f"  {names} ms a training step, {small.entry_ms:g} ms an evaluation entry, {small.job_seconds:g} s a job.",
+        f"models of at most {small.parameters / 1e6:g} M parameters ({small.source}): {share} of the peak, and",
+        f"  {names} ms a training step, {small.entry_ms:g} ms an evaluation entry, {small.job_seconds:g} s a job beside.",
     ]
 
 

@@ -61,7 +61,7 @@ def _vit(cfg: Any, patches: int) -> float:
 
 
 def _convolutions(cfg: Any) -> Iterator[Conv]:
-    yield from _backbone(*cfg.cnn_channels, cfg.feature_channels)
+    yield from _backbone(cfg.cnn_channels, cfg.feature_channels)
     yield from _regressor(cfg)
     yield from _dense_head(cfg.dpt.out_channels, cfg.dpt.features)
     yield from _dense_head(cfg.dpt.out_channels, cfg.dpt.gaussian_features)
@@ -70,7 +70,8 @@ def _convolutions(cfg: Any) -> Iterator[Conv]:
     yield from _gaussian_head(cfg)
 
 
-def _backbone(first: int, second: int, third: int, features: int) -> Iterator[Conv]:
+def _backbone(channels: list[int], features: int) -> Iterator[Conv]:
+    first, second, third = channels
     yield from (Conv(3, first, 49, 1 / 4), Conv(first, first, 9, 1 / 4, 4))
     yield from (Conv(first, second, 9, 1 / 4), Conv(second, second, 9, 1 / 4, 3), Conv(first, second, 1, 1 / 4))
     yield from (Conv(second, third, 9, 1 / 16), Conv(third, third, 9, 1 / 16, 3), Conv(second, third, 1, 1 / 16))
