@@ -66,9 +66,15 @@ class Driver:
         return ["all", *(["release"] if own else []), *(f"{one.evaluation}/summary.json" for one in own)]
 
     def snakemake(self, study: str, targets: Sequence[str]) -> bool:
-        """Make the targets; return False when the budget ended before they were."""
-        if self.budget.over:
-            return False
+        """Make the targets, again while stages end in a box of their own; return False when the budget ended first."""
+        while not self.budget.over:
+            ended = self._once(study, targets)
+            if ended != BOXED:
+                return ended == 0
+        return False
+
+    def _once(self, study: str, targets: Sequence[str]) -> int:
+        """Call snakemake; return 0, `BOXED` when a stage's time was over, `INTERRUPTED` when it was asked to stop."""
         endings = self.mini.root / "logs" / "mini-endings.txt"
         endings.parent.mkdir(exist_ok=True)
         endings.write_text("")
@@ -79,12 +85,12 @@ class Driver:
             start_new_session=True,  # Ctrl-C is this process' to pass on, as a warning that stages act on
         )
         late = self._wait(process)
-        if process.returncode == 0:
-            return True
-        statuses = {int(line.split()[1]) for line in endings.read_text().splitlines()}
-        if late or (statuses & {BOXED, INTERRUPTED} and not statuses - {0, BOXED, INTERRUPTED}):
-            return False
-        raise StageFailed(f"study {study}: a stage failed, its message is above; what was finished before it is kept")
+        if process.returncode == 0 or late:
+            return INTERRUPTED if process.returncode else 0
+        statuses = {int(line.split()[1]) for line in endings.read_text().splitlines()} - {0}
+        if not statuses or statuses - {BOXED, INTERRUPTED}:
+            raise StageFailed(f"study {study}: a stage failed, its message is above; what was finished before is kept")
+        return INTERRUPTED if INTERRUPTED in statuses else BOXED
 
     def words(self, study: str, targets: Sequence[str]) -> list[str]:
         """Return the call of snakemake."""
