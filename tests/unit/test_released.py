@@ -126,6 +126,19 @@ def test_what_is_released_is_found_and_loads_in_a_line(root: Path) -> None:
     assert read_released(root / "nowhere") == []
 
 
+def test_the_lines_of_the_docs_load_and_render(root: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/publishing.md").read_text().partition("## Load\n")[2]
+    load, use = (block.partition("```")[0] for block in text.split("```python\n")[1:])
+    here = {"released/uplvsm_mini": root / "released/tiny", "data/rooms-showcase/packed": root / "both"}
+    code = load.partition("render =")[0] + use.replace("[0, 18, 9]", "[0, 6, 3]")
+    for name, path in here.items():
+        assert name in code
+        code = code.replace(name, str(path))
+    found: dict = {}
+    exec(code, found)
+    assert found["render"].shape == (1, 1, 3, 42, 42) and found["render"].isfinite().all()
+
+
 def rewritten(folder: Path, config: dict, state: dict[str, torch.Tensor] | None = None) -> None:
     """Write the weights anew with another header or other tensors, and a card that names them."""
     path = folder / "model.safetensors"

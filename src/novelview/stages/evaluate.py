@@ -98,7 +98,7 @@ def cameras_of(raw: Path) -> dict[str, Any]:
     return manifest.get("poses") or {"estimator": "given"}
 
 
-def views_of(config: dict[str, Any], weights: Path) -> ViewsConfig:
+def views_of(config: dict[str, Any], weights: Path | str) -> ViewsConfig:
     """Return how the weights saw views in training: image size, cropping, pose scale."""
     try:
         views = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ViewsConfig), config["views"]))
