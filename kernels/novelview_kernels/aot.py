@@ -15,6 +15,9 @@ from concurrent.futures import ProcessPoolExecutor
 
 from novelview_kernels.launch import record
 
+HEAD = ["arch", "kernel", "regs", "spill", "stack", "shared", "HGMMA", "HMMA", "verdict"]
+WIDTHS = [5, 56, 4, 5, 5, 6, 5, 4, 0]
+
 
 def shipped() -> dict[str, Callable[[], None]]:
     """Return the operators' functions that launch every configuration once, by name."""
@@ -37,8 +40,8 @@ def _cases(ccs: Sequence[int], only: str) -> list[tuple[int, str, int]]:
     return list(cases.values())
 
 
-def check(case: tuple[int, str, int]) -> tuple[str, list[object], tuple[str, ...]]:
-    """Compile and inspect one launch; return its name, table row and problems."""
+def check(case: tuple[int, str, int]) -> tuple[list[object], tuple[str, ...]]:
+    """Compile and inspect one launch; return its table row and problems."""
     from novelview_kernels.inspection import compile_specimen, inspect
 
     cc, name, index = case
@@ -48,15 +51,11 @@ def check(case: tuple[int, str, int]) -> tuple[str, list[object], tuple[str, ...
     title = f"{name}/{specimen.kernel.__name__}"
     report = inspect(compile_specimen(specimen, cc), cc)
     row = [f"sm_{cc}", title, report.registers, report.spilled, report.stack, report.shared, report.hgmma, report.hmma]
-    return title, [*row, "; ".join(report.problems) or "ok"], report.problems
+    return [*row, "; ".join(report.problems) or "ok"], report.problems
 
 
-def _print(rows: Iterable[Sequence[object]]) -> None:
-    head = ["arch", "kernel", "regs", "spill", "stack", "shared", "HGMMA", "HMMA", "verdict"]
-    table = [head, *[[str(cell) for cell in row] for row in rows]]
-    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
-    for row in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+def _print(cells: Iterable[object]) -> None:
+    print("  ".join(f"{cell!s:{width}}" for cell, width in zip(cells, WIDTHS, strict=True)).rstrip(), flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,11 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cases = _cases(options.cc, options.only)
     if not cases:
         parser.error(f"no configuration is called {options.only!r}")
+    _print(HEAD)
+    bad = 0
     with ProcessPoolExecutor(options.jobs) as pool:
-        results = list(pool.map(check, cases))
-    _print([row for _, row, _ in results])
-    bad = sum(bool(problems) for _, _, problems in results)
-    print(f"{len(results)} kernels, {bad} with problems (Triton {_version()})")
+        for row, problems in pool.map(check, cases):
+            _print(row)
+            bad += bool(problems)
+    print(f"{len(cases)} kernels, {bad} with problems (Triton {_version()})")
     return int(bad > 0)
 
 

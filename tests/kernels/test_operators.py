@@ -1,10 +1,6 @@
 """Registration, modes and wrong input of the attention operators; the torch path they fall back to."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -31,23 +27,6 @@ def test_two_merged_calls_equal_repeated_keys() -> None:
     pairs = zip(torch.autograd.grad(ours, inputs, bar), torch.autograd.grad(theirs, inputs, bar), strict=True)
     for a, b in pairs:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_the_gpu_suite_runs_from_end_to_end(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "novelview_kernels.gpu", "--rehearse", "--out", str(tmp_path)]
-    environment = dict(os.environ, NOVELVIEW_KERNELS="interpret")
-    run = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert run.returncode == 0 and " checks, 0 failed" in run.stdout, run.stdout + run.stderr
-    assert "missing:" not in run.stdout, "every path runs"
-    assert {file.name for file in tmp_path.iterdir()} == {"kernels.csv", "kernels_checks.csv"}
-
-
-def test_the_gpu_suite_without_a_gpu_says_so() -> None:
-    command = [sys.executable, "-m", "novelview_kernels.gpu"]
-    environment = {name: value for name, value in os.environ.items() if name != "NOVELVIEW_KERNELS"}
-    run = subprocess.run(command, capture_output=True, text=True, env=environment | {"CUDA_VISIBLE_DEVICES": ""})
-    assert run.returncode == 2 and "no CUDA device" in run.stderr
 
 
 @pytest.mark.parametrize(("context", "view"), [(24, 0), (8, 8)])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from novelview_kernels import backend
+from novelview_kernels.gpu import ttt_checks
 from novelview_kernels.ttt import newton_schulz as kernels
 from novelview_kernels.ttt import reference, ttt_apply, ttt_update
 from novelview_kernels.ttt.op import ttt_apply as apply_op
@@ -93,6 +94,16 @@ def test_float16() -> None:
 @pytest.mark.usefixtures("bf16")
 def test_bfloat16() -> None:
     _check(Case(1, 32, 64, 128, 1), torch.bfloat16)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("bf16")
+@pytest.mark.parametrize("tokens", [128, 150])
+@pytest.mark.parametrize("seed", range(3))
+def test_bfloat16_errs_no_more_than_autocast(seed: int, tokens: int) -> None:
+    """The check of the GPU suite at sizes for an interpreter: new weights, answers, gradients against float64."""
+    verdicts = list(ttt_checks.check(ttt_checks.Case(1, 32, 64, tokens, seed), "cpu", "interpret"))
+    assert len(verdicts) == 11 and not [verdict for verdict in verdicts if not verdict.passed]
 
 
 @pytest.mark.slow

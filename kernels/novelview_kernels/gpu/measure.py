@@ -3,9 +3,11 @@
 import csv
 import datetime
 import platform
+import signal
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +17,10 @@ Call = Callable[[], Any]
 
 
 class Case(NamedTuple):
-    """Something to measure: competing calls by path, `ours` among them, over the same inputs."""
+    """Something to measure: competing calls by path over the same inputs.
+
+    `ours` is our kernel; the paths of a case may come in several parts, as compiling takes longer than measuring.
+    """
 
     op: str
     sizes: dict[str, int]
@@ -51,6 +56,28 @@ class Clock:
         return self.end - time.monotonic()
 
 
+class OutOfTime(BaseException):
+    """Raised inside whatever runs when the whole budget is spent; no competitor's error handling catches it."""
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Leave a `with` block after so many seconds, even in the middle of a compilation."""
+
+    def stop(number: int, frame: object) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+    try:
+        yield
+    except OutOfTime:
+        print(f"stopped: {seconds:.0f} s are spent; what was measured until now stands")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def milliseconds(call: Call, cuda: bool) -> float:
     """Return the median milliseconds of a call."""
     if cuda:
@@ -74,6 +101,17 @@ def graph_milliseconds(call: Call) -> float:
     return float(found)
 
 
+def main_kernel(call: Call) -> str:
+    """Return the CUDA kernel that takes most of a call, by the profiler: which backend a call really reached."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        call()
+        torch.cuda.synchronize()
+    kernels = [(event.self_device_time_total, event.key) for event in found.key_averages()]
+    return max(kernels, default=(0.0, "unknown"))[1][:80]
+
+
 def peak_mib(call: Call) -> float:
     """Return the MiB a call allocates at its peak beyond what was there."""
     torch.cuda.synchronize()
@@ -84,19 +122,17 @@ def peak_mib(call: Call) -> float:
     return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
-def rows_of(case: Case, clock: Clock, cuda: bool) -> list[Row]:
-    """Measure all paths of a case; a path that fails or no longer fits gets a row that says so."""
+def rows_of(case: Case, clock: Clock, cuda: bool) -> Iterator[Row]:
+    """Yield a row a path of a case; a path that fails or no longer fits gets one that says so."""
     directions: dict[str, tuple[Mapping[str, Call], Callable[[Call], float], float]] = {
         "forward": (case.forward, lambda call: milliseconds(call, cuda), case.flops),
         "train": (case.train, lambda call: milliseconds(call, cuda), 3.5 * case.flops),
     }
     if case.graphs and cuda:
         directions["forward under a graph"] = (case.forward, graph_milliseconds, case.flops)
-    rows = []
     for direction, (calls, measure, flops) in directions.items():
         for path, call in calls.items():
-            rows.append(_row(case, direction, path, call, measure, flops, clock, cuda))
-    return rows
+            yield _row(case, direction, path, call, measure, flops, clock, cuda)
 
 
 def _row(
@@ -112,7 +148,8 @@ def _row(
             ms = measure(call)
             peak = peak_mib(call) if cuda else None
     except Exception as problem:  # a competitor that cannot run here is reported, and the others still measured
-        return Row(*head, None, None, None, f"failed: {type(problem).__name__}: {str(problem).splitlines()[0][:120]}")
+        said = str(problem).strip().splitlines() or [""]
+        return Row(*head, None, None, None, f"failed: {type(problem).__name__}: {said[0][:120]}")
     return Row(*head, ms, flops / ms / 1e9, peak, "")
 
 
@@ -143,19 +180,3 @@ def write(file: Path, rows: list[Row]) -> None:
         writer = csv.DictWriter(stream, [*Row._fields, *where], lineterminator="\n")
         writer.writeheader()
         writer.writerows({**row._asdict(), **where} for row in rows)
-
-
-def best(rows: list[Row]) -> list[dict[str, str]]:
-    """Return for each case and direction our time and the best other's, as rows of the dispatch table."""
-    groups: dict[tuple[str, ...], dict[str, float]] = {}
-    for row in rows:
-        if row.ms is not None and not row.path.startswith("("):  # parts in brackets do not compete
-            groups.setdefault((row.op, row.sizes, row.dtype, row.direction), {})[row.path] = row.ms
-    found = []
-    for (op, sizes, dtype, direction), times in groups.items():
-        others = {path: ms for path, ms in times.items() if path != "ours"}
-        if "ours" in times and others:
-            other = min(others, key=others.__getitem__)
-            head = {"op": op, "sizes": sizes, "dtype": dtype, "direction": direction, "other": other}
-            found.append(head | {"ours_ms": f"{times['ours']:.4f}", "other_ms": f"{others[other]:.4f}"})
-    return found

@@ -26,7 +26,7 @@ SHAPES = [
     (1, 10000),
     (1, 20000),
 ]
-COMPILED = {(1, 1280), (8, 1280), (8, 3072), (4, 3762)}  # compiling takes longer than measuring
+COMPILED = [(8, 1280), (1, 1280), (8, 3072), (4, 3762), (1, 3762), (1, 1536), (1, 10000)]
 LAUNCH_BOUND = {(1, 1280), (1, 1536)}
 
 
@@ -51,18 +51,23 @@ def _ours(mode: str) -> Callable[..., Tensor]:
     return attend
 
 
-def paths(cuda: bool, compiled: bool) -> dict[str, Callable[..., Tensor]]:
-    """Return the competing functions by name."""
+def paths(cuda: bool) -> dict[str, Callable[..., Tensor]]:
+    """Return the competing functions that need no compiler of PyTorch's, by name."""
     if not cuda:
         return {"ours": _ours("interpret"), "sdpa": reference.dense}
     found = {"ours": _ours("triton"), "sdpa": reference.dense}
     found["sdpa cudnn"] = _on(SDPBackend.CUDNN_ATTENTION, reference.dense)
     found["sdpa flash"] = _on(SDPBackend.FLASH_ATTENTION, reference.dense)
-    if compiled:
-        found["compiled"] = torch.compile(reference.dense, dynamic=False)
-        found["compiled cudnn"] = _on(SDPBackend.CUDNN_ATTENTION, torch.compile(reference.dense, dynamic=False))
-        found["flex"] = torch.compile(_flex, dynamic=False)
     return found
+
+
+def compiled_paths(cuda: bool) -> dict[str, Callable[..., Tensor]]:
+    """Return those that `torch.compile` makes; on a CPU, where FlexAttention has no gradients, the plain one alone."""
+    dense = torch.compile(reference.dense, dynamic=False)
+    if not cuda:
+        return {"compiled": dense}
+    cudnn = _on(SDPBackend.CUDNN_ATTENTION, torch.compile(reference.dense, dynamic=False))
+    return {"compiled": dense, "compiled cudnn": cudnn, "flex": torch.compile(_flex, dynamic=False)}
 
 
 def training(attend: Callable[..., Tensor], leaves: list[Tensor], *rest: Any) -> Call:
@@ -78,16 +83,16 @@ def training(attend: Callable[..., Tensor], leaves: list[Tensor], *rest: Any) ->
     return step
 
 
-def _case(b: int, n: int, device: str) -> Case:
+def _case(b: int, n: int, device: str, functions: dict[str, Callable[..., Tensor]]) -> Case:
     cuda = device == "cuda"
     dtype = torch.bfloat16 if cuda else torch.float32
+    torch.manual_seed(0)  # the same numbers for every path, whenever it is measured
     qkv = torch.randn(b, n, 3, HEADS if cuda else 2, WIDTH, device=device, dtype=dtype).requires_grad_()
     weights = [(1 + 0.1 * torch.randn(WIDTH, device=device)).requires_grad_() for _ in range(2)]
-    functions = paths(cuda, (b, n) in COMPILED)
     forward: dict[str, Call] = {name: lambda f=f: f(qkv, *weights, EPS) for name, f in functions.items()}
-    if cuda:
-        forward["(pre-pass alone)"] = lambda: run.normalise(qkv, weights[0], weights[1], EPS)
     train = {name: training(f, [qkv, *weights], EPS) for name, f in functions.items()}
+    if cuda and "ours" in functions:
+        forward["(pre-pass alone)"] = lambda: run.normalise(qkv, weights[0], weights[1], EPS)
     sizes = {"b": b, "h": qkv.shape[3], "n": n, "d": WIDTH}
     flops = 4.0 * b * qkv.shape[3] * n * n * WIDTH
     name = str(dtype).removeprefix("torch.")
@@ -96,5 +101,13 @@ def _case(b: int, n: int, device: str) -> Case:
 
 def cases(device: str) -> Iterator[Case]:
     """Yield the shapes of specs/kernels_feasibility.md section 8; on CPU one small rehearsal."""
-    for b, n in SHAPES if device == "cuda" else [(1, 70)]:
-        yield _case(b, n, device)
+    cuda = device == "cuda"
+    for b, n in SHAPES if cuda else [(1, 70)]:
+        yield _case(b, n, device, paths(cuda))
+
+
+def compiled_cases(device: str) -> Iterator[Case]:
+    """Yield some of the same shapes with the paths that take longer to compile than to measure."""
+    cuda = device == "cuda"
+    for b, n in COMPILED if cuda else [(1, 70)]:
+        yield _case(b, n, device, compiled_paths(cuda))
