@@ -21,7 +21,7 @@ PLAN = plan(config)
 SHOWCASE = told(lambda: showcase(PLAN))
 RELEASES = {one.name: one for one in told(lambda: releases(PLAN))}
 if workflow.is_main_process:
-    tell_changes(PLAN)
+    tell_changes([PLAN.dataset, *SHOWCASE.datasets])
 if workflow.is_main_process and PLAN.scale == "paper" and "plan" not in sys.argv:
     announce(PLAN)
 

@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,9 +43,9 @@ def plan(config: Mapping[str, Any]) -> Plan:
     return made
 
 
-def tell_changes(made: Plan) -> None:
+def tell_changes(datasets: Iterable[str]) -> None:
     """Print a line for each data folder whose files are not as its manifest has them, on standard error."""
-    for line in changes(f"data/{made.dataset}"):
+    for line in (line for name in datasets for line in changes(f"data/{name}")):
         print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
