@@ -173,3 +173,41 @@ def test_a_wrong_study_is_one_line(conf: Path, changes: dict[str, Any], words: l
 def test_every_study_of_the_project_loads() -> None:
     for path in (conf_dir() / "study").glob("*.yaml"):
         assert load_study(path.stem).name == path.stem
+
+
+def test_a_scale_may_have_runs_of_its_own_and_a_variant_its_own_size_recipe_and_phases(conf: Path) -> None:
+    data = MADE["data"] | {"mini": {"source": "rooms_mini", "dataset": "rooms-mini", "eval": "rooms_mini"}}
+    variants = {
+        "lact_many": {"model": "lact", "recipe": "lact_views"},
+        "splats": {"model": "depthsplat", "size": "depthsplat_mv", "recipe": "depthsplat_mv", "phases": ["pretrain"]},
+    }
+    own: dict[str, Any] = {"variants": variants, "models": ["ptlvsm"], "data": data}
+    own["models_at"] = {"mini": ["lact_many", "splats"]}
+    assert {run.name for run in made(conf, **own).runs()} == {"ptlvsm"}
+    plan = made(conf, {"scale": "mini"}, **own)
+    assert [(run.name, run.phase) for run in plan.runs()] == [
+        ("lact_many", "pretrain"),
+        ("lact_many", "finetune"),
+        ("splats", "pretrain"),
+    ]
+    assert plan.composed("train", "lact_many", "finetune").views.num_context == 8
+    splats = plan.composed("train", "splats", "pretrain")
+    assert (splats.variant, splats.model.dino.depth, splats.train.steps) == ("splats", 4, 4000)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models_at": {"paper": ["ptlvsm"]}}, r"models_at\.paper: no such scale in data; choose one of demo"),
+        ({"models_at": {"demo": ["nothing"]}}, "'nothing' is neither a model nor a variant"),
+        ({"models_at": {"demo": []}}, r"models_at\.demo: name each once, and at least one; found \[\]"),
+        ({"models_at": {"demo": ["ptlvsm", "ptlvsm"]}}, r"models_at\.demo: name each once"),
+        (
+            {"variants": {"ptlvsm_l2": {"model": "ptlvsm", "phases": ["finetune"]}}},
+            r"variants\.ptlvsm_l2\.phases: give the first of \['pretrain', 'finetune'\]; found \['finetune'\]",
+        ),
+    ],
+)
+def test_mistakes_in_runs_of_a_scale_are_one_line(conf: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        made(conf, **changes)

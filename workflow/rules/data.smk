@@ -13,9 +13,9 @@ rule download_source:
     localrule: PLAN.needs_network
     conda:
         "../../environment.yml"
-    threads: 2
+    threads: PLAN.data_threads
     resources:
-        mem_mb=3000,
+        mem_mb=1500 * PLAN.data_threads,
         runtime=240,
     params:
         **PLAN.stage("download"),
@@ -40,9 +40,9 @@ rule pack_scenes:
         dataset=one_of(PLAN.datasets),
     conda:
         "../../environment.yml"
-    threads: 2
+    threads: PLAN.data_threads
     resources:
-        mem_mb=3000,
+        mem_mb=1500 * PLAN.data_threads,
         runtime=240,
     params:
         overrides=lambda wildcards: PLAN.stage("preprocess", PLAN.datasets[wildcards.dataset])["overrides"],

@@ -185,8 +185,13 @@ class Plan:
 
     @property
     def train_threads(self) -> int:
-        """Return threads a training or evaluation job takes: one at demo scale, so two jobs share two cores."""
-        return {"demo": 1}.get(self.scale, 8)
+        """Return threads a training or evaluation job takes: few at scales whose jobs share two cores, or a GPU."""
+        return {"demo": 1, "mini": 4}.get(self.scale, 8)
+
+    @property
+    def data_threads(self) -> int:
+        """Return threads or processes the data set is made and packed with."""
+        return {"mini": 16}.get(self.scale, 2)
 
     @property
     def gpus(self) -> int:

@@ -11,6 +11,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "width": (8, 4096),
     "supersample": (1, 8),
     "texture_texels": (0, 512),
+    "patterns": (0, 1024),
     "jpeg_quality": (1, 100),
     "targets": (1, 64),
     "chunk_bytes": (1, 2**40),

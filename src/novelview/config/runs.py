@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from novelview.config.schema import Study
-from novelview.config.study import variant_of
+from novelview.config.study import phases_of, variant_of
 from novelview.errors import ConfigError
 
 Size = Callable[[str, str], str]
@@ -52,11 +52,10 @@ def make_runs(study: Study, scale: str, dataset: str, init: Mapping[str, Publish
     """
     found: list[Run] = []
     for name in study.models:
-        sizes = {phase: size(name, phase) for phase in study.phases}
+        phases = phases_of(study, name)
+        sizes = {phase: size(name, phase) for phase in phases}
         if len(set(sizes.values())) < len(sizes):
-            raise ConfigError(
-                f"{name}: phases {study.phases} share the resolution {next(iter(sizes.values()))}; change one"
-            )
+            raise ConfigError(f"{name}: phases {phases} share the resolution {next(iter(sizes.values()))}; change one")
         for subset in study.subsets.get(scale, ["full"]):
             found += _chain(f"results/{scale}/models/{name}", study, name, (dataset, subset), sizes, init.get(name))
     return list(dict.fromkeys(found))
@@ -70,7 +69,7 @@ def _chain(
     dataset, subset = data
     own_data = f"{dataset}-{subset}" + (f"-{init.tag}" if init else "")
     found: list[Run] = []
-    for phase in study.phases[study.phases.index(init.phase) if init else 0 :]:
+    for phase in phases_of(study, name)[study.phases.index(init.phase) if init else 0 :]:
         res, start = sizes[phase], found[-1].weights if found else ""
         if init and phase == init.phase:
             place, weights = f"{dataset}-published", f"{root}/published/x{res}/model.safetensors"

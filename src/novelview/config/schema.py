@@ -155,6 +155,7 @@ class Variant:
     model: str = MISSING
     size: str = ""  # conf/size/<scale>/<size>.yaml; empty: the model's
     recipe: str = ""  # conf/recipe/<scale>/<recipe>/<phase>.yaml; empty: the model's
+    phases: list[str] = field(default_factory=list)  # the first ones of the study's; empty: all of them
     train: list[str] = field(default_factory=list)  # of stage train
 
 

@@ -29,6 +29,7 @@ class RoomsSource(SourceConfig):
     supersample: int = 1  # rays per pixel along each axis
     texture_texels: int = 24  # photographs are low-passed to this many texels a side; 0 keeps them sharp
     texture_density: list[float] = field(default_factory=lambda: [0.15, 0.25])  # texture repeats per metre, range
+    patterns: int = 0  # made-up textures on half of the surfaces of rooms with training photographs
     objects: list[int] = field(default_factory=lambda: [3, 6])  # boxes, spheres and panels a room, range
     fov: list[float] = field(default_factory=lambda: [50.0, 75.0])  # horizontal field of view in degrees, range
     dolly: list[float] = field(default_factory=lambda: [0.5, 1.1])  # metres travelled over the clip, range

@@ -44,6 +44,11 @@ def variant_of(study: Study, run: str) -> Variant:
     return study.variants.get(run) or Variant(model=run)
 
 
+def phases_of(study: Study, run: str) -> list[str]:
+    """Return the phases of a run: its variant's, or all of the study's."""
+    return variant_of(study, run).phases or study.phases
+
+
 def _check(study: Study, where: str) -> None:
     """Raise ConfigError for names that cannot be a path, runs that are no model, and subsets that do not exist."""
     models = {path.stem for path in (conf_dir() / "model").glob("*.yaml")}
@@ -53,9 +58,7 @@ def _check(study: Study, where: str) -> None:
                 raise ConfigError(f"{where}: {kind}: '{name}': use small letters, digits and _")
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"{where}: {kind}: name each once, and at least one; found {names}")
-    for name in study.variants:
-        if name in models:
-            raise ConfigError(f"{where}: variants.{name}: is the name of a model; choose another")
+    _check_variants(study, where, models)
     for run in _runs(study):
         model = variant_of(study, run).model
         if model not in models:
@@ -64,6 +67,15 @@ def _check(study: Study, where: str) -> None:
     _check_scales(study, where)
     _check_subsets(study, where)
     _check_poses(study, where)
+
+
+def _check_variants(study: Study, where: str, models: set[str]) -> None:
+    for name, variant in study.variants.items():
+        if name in models:
+            raise ConfigError(f"{where}: variants.{name}: is the name of a model; choose another")
+        own = variant.phases
+        if own != study.phases[: len(own)]:
+            raise ConfigError(f"{where}: variants.{name}.phases: give the first of {study.phases}; found {own}")
 
 
 def _named(study: Study) -> Iterator[tuple[str, Sequence[str]]]:

@@ -40,7 +40,7 @@ def pointmaps(cfg: PointmapsStage) -> None:
     store = PackedStore(Path(cfg.io["packed"]) / cfg.split)
     cache = FrameCache(store, cfg.views, 0)
     with team(cfg.runtime) as ranks:
-        teach = _exact(cfg, store, cache) if cfg.teacher == "exact" else _vggt(cfg, cache, ranks.device)
+        teach = _exact(cfg, store, cache, ranks.device) if cfg.teacher == "exact" else _vggt(cfg, cache, ranks.device)
         out = Path(cfg.io["out"])
         data = sha256(store.folder.parent / MANIFEST)
         stamp = stamp_of(digest(cfg), source_digest("pointmaps"), data, ranks.device.type)
@@ -54,8 +54,8 @@ def _scenes(cfg: PointmapsStage, store: PackedStore) -> Iterator[tuple[str, list
         yield scene, [frame for frame in range(store.frames(scene)) if frame not in bad]
 
 
-def _exact(cfg: PointmapsStage, store: PackedStore, cache: FrameCache) -> Points:
-    truth, reason = exact_depth(cfg.io["raw"], store)
+def _exact(cfg: PointmapsStage, store: PackedStore, cache: FrameCache, device: torch.device) -> Points:
+    truth, reason = exact_depth(cfg.io["raw"], store, device.type)
     if truth is None:
         raise DataError(f"{cfg.io['raw']}: teacher=exact: {reason}; use teacher=vggt")
 

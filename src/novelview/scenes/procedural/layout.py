@@ -12,7 +12,7 @@ from torch import Tensor
 from novelview.config.sources import RoomsSource
 from novelview.errors import ConfigError
 from novelview.scenes.procedural.motion import camera_path, clearance_ok, lens
-from novelview.scenes.procedural.photographs import GREY, pool
+from novelview.scenes.procedural.photographs import GREY, photographs, pool
 from novelview.scenes.procedural.seeds import SPLITS, Draws, room_seed, scene_key
 from novelview.scenes.procedural.solids import Face, Solid
 
@@ -51,7 +51,7 @@ def room_for(source: RoomsSource, split: str, number: int) -> Room:
     if split not in SPLITS:
         raise ConfigError(f"rooms have no split '{split}'; choose one of {', '.join(SPLITS)}")
     draws = Draws(room_seed(source.seed, split, number))
-    names = pool(split)
+    names = pool(split, source.patterns)
     intrinsics = lens(draws.uniform(*source.fov), source.height, source.width)
     half = (draws.uniform(2.3, 3.8), draws.uniform(1.3, 1.65), draws.uniform(2.3, 3.8))
     shell = Solid((0.0, 0.0, 0.0), 0.0, half, False, _faces(draws, source, names, same=False))
@@ -80,7 +80,9 @@ def _faces(draws: Draws, source: RoomsSource, names: tuple[str, ...], same: bool
 
 
 def _face(draws: Draws, source: RoomsSource, names: tuple[str, ...]) -> Face:
-    texture = draws.integer(0, len(names) - 1)
+    real = photographs(names)
+    made_up = real < len(names) and draws.uniform(0, 1) < 0.5  # not drawn without patterns: such rooms stay the same
+    texture = draws.integer(real, len(names) - 1) if made_up else draws.integer(0, real - 1)
     density = draws.uniform(*source.texture_density)
     offset = (draws.uniform(0, 2), draws.uniform(0, 2))
     low, high = (0.6, 1.15) if names[texture] in GREY else (0.85, 1.1)

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from novelview.scenes.procedural.layout import Room
-from novelview.scenes.procedural.tracing import RAYS_PER_PASS, pixel_rays, trace
+from novelview.scenes.procedural.tracing import pixel_rays, rays_per_pass, trace
 
 ROWS = 24  # overlap is counted on a grid of this many rows
 TOLERANCE = 0.01  # a point is seen unless something stands nearer than 1 % before it
@@ -28,7 +28,7 @@ def overlaps(room: Room, pairs: list[tuple[int, int]], device: str = "cpu") -> l
     columns = max(1, round(ROWS * aspect))
     origin, direction = pixel_rays(room.c2w, room.intrinsics, ROWS, columns, device)
     points = origin.T[:, :, None] + direction * trace(room.solids, origin, direction)[0]
-    at_once = max(1, RAYS_PER_PASS[torch.device(device).type] // points.shape[2])
+    at_once = max(1, rays_per_pass(device) // points.shape[2])
     both = [*pairs, *((second, first) for first, second in pairs)]
     shares: list[float] = []
     for start in range(0, len(both), at_once):

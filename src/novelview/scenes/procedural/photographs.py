@@ -15,6 +15,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from novelview.errors import DataError
+from novelview.scenes.procedural.patterns import pattern, pattern_name
 
 TRAINING = (
     "astronaut.png",
@@ -36,9 +37,14 @@ LEAST_MEAN = 0.40  # darker photographs are brightened to this mean, at most by 
 MOST_GAIN = 2.0
 
 
-def pool(split: str) -> tuple[str, ...]:
-    """Return the photographs' file names for a split: held-out ones for "new", training ones otherwise."""
-    return HELD_OUT if split == "new" else TRAINING
+def pool(split: str, patterns: int = 0) -> tuple[str, ...]:
+    """Return the names of a split's textures: held-out photographs for "new", else training ones, then patterns."""
+    return HELD_OUT if split == "new" else (*TRAINING, *(pattern_name(number) for number in range(patterns)))
+
+
+def photographs(names: tuple[str, ...]) -> int:
+    """Return how many of a pool's names, the first ones, are photographs."""
+    return sum(name in TRAINING or name in HELD_OUT for name in names)
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Textures:
 
 @functools.lru_cache(maxsize=4)
 def textures(names: tuple[str, ...], texels: int, device: str = "cpu") -> Textures:
-    """Load photographs, low-passed to `texels` a side (0: sharp), with mip levels; cached per process.
+    """Load photographs and draw patterns, low-passed to `texels` a side (0: sharp), with mip levels; cached.
 
     Raises DataError when scikit-image does not bundle one of them.
     """
@@ -75,7 +81,7 @@ def textures(names: tuple[str, ...], texels: int, device: str = "cpu") -> Textur
 
 
 def _photograph(name: str, texels: int, size: int) -> Float[Tensor, "size size 3"]:
-    image = _square(_read(name), KEPT.get(name, 1.0))
+    image = pattern(name, SHARP_SIZE) or _square(_read(name), KEPT.get(name, 1.0))
     if texels:
         image = image.filter(ImageFilter.GaussianBlur(0.5 * image.width / texels))
     image = image.resize((size, size), Image.Resampling.BICUBIC)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from novelview.scenes.procedural.layout import Room
 from novelview.scenes.procedural.photographs import Textures, textures
-from novelview.scenes.procedural.tracing import RAYS_PER_PASS, pixel_rays, trace, visible_solids
+from novelview.scenes.procedural.tracing import pixel_rays, rays_per_pass, trace, visible_solids
 
 GRAZING = 0.1  # smallest cosine that widens a pixel's footprint
 
@@ -52,7 +52,7 @@ def render_frames(
     """
     bank, tables = textures(room.photographs, texels, device), Tables.of(room, device)
     rows, columns = h * supersample, w * supersample
-    frames = max(1, RAYS_PER_PASS[torch.device(device).type] // (rows * columns))
+    frames = max(1, rays_per_pass(device) // (rows * columns))
     parts = []
     for start in range(0, len(c2w), frames):
         poses = c2w[start : start + frames]
@@ -145,7 +145,8 @@ def _cover(tables: Tables, bank: Textures, face: Tensor, u: Tensor, v: Tensor, f
     blend = (level - lower)[:, None]
     lower, photo = lower.to(torch.int32), photo.to(torch.int32)
     fine = _bilinear(bank, photo, u, v, lower)
-    if not bool((level > 0).any()):
+    # Worth the look on a CPU alone: a GPU would have to wait for the answer.
+    if level.device.type == "cpu" and not bool((level > 0).any()):
         return fine
     coarse = _bilinear(bank, photo, u, v, (lower + 1).clamp_max(full))
     return fine + blend * (coarse - fine)

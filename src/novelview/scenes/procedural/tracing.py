@@ -15,7 +15,12 @@ from novelview.scenes.procedural.solids import Solid
 
 NEAREST = 1e-4  # hits nearer than this (in units of the ray's length) lie behind the eye or on its own surface
 NEVER_ZERO = 1e-20  # added to directions: 0 would make inf - inf of a ray along an axis
-RAYS_PER_PASS = {"cpu": 1 << 16, "cuda": 1 << 23}
+CPU_PASS, GPU_PASS = 1 << 16, 1 << 23  # rays cast at a time: what fits a cache, and what fills a GPU
+
+
+def rays_per_pass(device: str | torch.device) -> int:
+    """Return how many rays are cast at a time on a device."""
+    return CPU_PASS if torch.device(device).type == "cpu" else GPU_PASS
 
 
 def pixel_rays(
@@ -134,7 +139,7 @@ def render_depth(
 ) -> Float[Tensor, "n h w"]:
     """Return the exact z-depth, metres, at the pixel centres of n views of a room; `intrinsics` are normalised."""
     origin, direction = pixel_rays(c2w, intrinsics, h, w, device)
-    frames = max(1, RAYS_PER_PASS[torch.device(device).type] // (h * w))
+    frames = max(1, rays_per_pass(device) // (h * w))
     parts = [
         trace(room.solids, origin[start : start + frames], direction[:, start : start + frames])[0]
         for start in range(0, len(origin), frames)

@@ -23,8 +23,9 @@ SAME_CAMERA = 1e-4  # metres and direction cosines: what float32 and an inversio
 class ExactDepth:
     """Exact z-depth, metres, of frames of a packed store of procedural rooms."""
 
-    def __init__(self, source: RoomsSource, store: PackedStore) -> None:
-        self.source, self.store = source, store
+    def __init__(self, source: RoomsSource, store: PackedStore, device: str = "cpu") -> None:
+        """Cast rays on `device`; the depth is returned in host memory."""
+        self.source, self.store, self.device = source, store, device
         self._room = functools.lru_cache(maxsize=4)(self._drawn)  # frames of one room are asked for in a row
 
     def depth(
@@ -32,8 +33,11 @@ class ExactDepth:
     ) -> Float[Tensor, "v h w"]:
         """Return the z-depth at the pixel centres of frames resized to height x width, whose intrinsics are given."""
         room, relative = self._room(scene), intrinsics.double() / intrinsics.new_tensor([width, height] * 2).double()
-        views = zip(room.c2w[frames], relative, strict=True)
-        return torch.cat([render_depth(room, pose[None], lens, height, width) for pose, lens in views])
+        poses, found = room.c2w[frames], torch.empty(len(frames), height, width)
+        for lens in relative.unique(dim=0):
+            same = (relative == lens).all(dim=1)
+            found[same] = render_depth(room, poses[same], lens, height, width, self.device).cpu()
+        return found
 
     def _drawn(self, scene: str) -> Room:
         found = URL.fullmatch(self.store.url(scene))
@@ -41,10 +45,11 @@ class ExactDepth:
         return room_for(self.source, found[1], int(found[2]))
 
 
-def exact_depth(raw: Path | str, store: PackedStore) -> tuple[ExactDepth | None, str | None]:
+def exact_depth(raw: Path | str, store: PackedStore, device: str = "cpu") -> tuple[ExactDepth | None, str | None]:
     """Return the exact depth of a data set and None, or None and the reason why there is none.
 
-    raw: the data set's folder of chunks, whose manifest.json names its source; store: a split of it.
+    raw: the data set's folder of chunks, whose manifest.json names its source; store: a split of it; device: what casts
+    the rays.
     """
     manifest = Path(raw) / "manifest.json"
     content = read_json(manifest) if manifest.is_file() else {}
@@ -54,7 +59,7 @@ def exact_depth(raw: Path | str, store: PackedStore) -> tuple[ExactDepth | None,
     if not isinstance(source, dict) or source.get("kind") != "rooms":
         return None, "n/a (no exact depth: these are no procedural rooms)"
     known = {field.name for field in fields(RoomsSource)}
-    truth = ExactDepth(RoomsSource(**{key: value for key, value in source.items() if key in known}), store)
+    truth = ExactDepth(RoomsSource(**{key: value for key, value in source.items() if key in known}), store, device)
     if any(not URL.fullmatch(store.url(scene)) for scene in store.scenes):
         return None, "n/a (no exact depth: scenes that are no procedural rooms)"
     if not all(_own_cameras(truth, scene) for scene in store.scenes[:1]):
