@@ -19,6 +19,7 @@ from novelview.scenes.procedural.patterns import pattern, pattern_name
 from novelview.scenes.procedural.photographs import HELD_OUT, TRAINING, Textures, photographs, pool, textures
 from novelview.scenes.procedural.shading import Tables, _to_bytes, render_frames, shade
 from novelview.scenes.procedural.tracing import pixel_rays, render_depth, trace, visible_solids
+from novelview.stages.download import _traced_on
 
 SOURCE: RoomsSource = compose("download", ["source=rooms_mini"]).source
 SMALL = replace(SOURCE, frames=12, gaps=[6, 9], train_scenes=2, test_seen_scenes=1, test_new_scenes=1, patterns=2)
@@ -99,3 +100,29 @@ def test_rooms_of_the_mini_scale_are_written_the_same_twice(tmp_path) -> None:
 def test_a_number_of_patterns_out_of_range_is_one_line() -> None:
     with pytest.raises(ConfigError, match=r"source\.patterns=-1: must lie in \[0, 1024\]"):
         generate(replace(SMALL, patterns=-1), None, 0, progress=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("scale", "device", "there", "expected"),
+    [
+        ("mini", "auto", True, {"device": "cuda"}),
+        ("mini", "auto", False, {}),
+        ("mini", "cpu", True, {}),
+        ("demo", "auto", True, {}),
+        ("demo", "cuda", True, {"device": "cuda"}),
+    ],
+)
+def test_rooms_are_traced_on_a_gpu_where_there_is_one(
+    scale: str, device: str, there: bool, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    source = "rooms_mini" if scale == "mini" else "rooms"
+    assert (
+        _traced_on(compose("download", [f"scale={scale}", f"source={source}", f"runtime.device={device}"])) == expected
+    )
+
+
+def test_a_gpu_that_is_not_there_is_one_line() -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match=r"runtime\.device=cuda: no usable GPU here"):
+            _traced_on(compose("download", ["source=rooms", "runtime.device=cuda"]))

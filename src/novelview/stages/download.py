@@ -9,6 +9,7 @@ from typing import Any
 from novelview.config.compose import digest, resolved
 from novelview.config.digest import source_digest
 from novelview.config.schema import DownloadStage
+from novelview.config.sources import RoomsSource
 from novelview.errors import ConfigError
 from novelview.files import listed, write_json
 from novelview.scenes.disk import locating
@@ -33,7 +34,7 @@ def download(cfg: DownloadStage) -> None:
         raise ConfigError(f"source.kind={source.kind}: choose one of rooms, {', '.join(SOURCES)}")
     out = Path(cfg.io["out"]).expanduser()
     _refuse_foreign(out, cfg.path)
-    stamp = stamp_of(digest(cfg), source_digest("download"))
+    stamp = stamp_of(digest(cfg), source_digest("download"), *_traced_on(cfg).values())
     with locating(out), resuming_folder(out, stamp) as (folder, units):
         extra = _rooms(cfg, folder, units, box) if source.kind == "rooms" else SOURCES[source.kind](cfg, folder)
         files = extra.pop("files", {}) | listed(folder)
@@ -43,9 +44,23 @@ def download(cfg: DownloadStage) -> None:
 def _rooms(cfg: DownloadStage, folder: Path, units: Unfinished, box: TimeBox) -> dict[str, Any]:
     from novelview.scenes.procedural import generate
 
-    source: Any = cfg.source
-    generate(source, folder, cfg.runtime.workers, cfg.runtime.progress, units=units, box=box)
-    return {}
+    source, run, found = cfg.source, cfg.runtime, _traced_on(cfg)
+    assert isinstance(source, RoomsSource)
+    generate(source, folder, run.workers, run.progress, found.get("device", "cpu"), units, box)
+    return found
+
+
+def _traced_on(cfg: DownloadStage) -> dict[str, str]:
+    """Return {"device": "cuda"} where rooms are traced on a GPU, whose rounding differs from a CPU's; else nothing.
+
+    Scale demo stays on the CPU unless runtime.device says otherwise: its rooms are the same everywhere.
+    """
+    wanted = cfg.runtime.device
+    if cfg.source.kind != "rooms" or wanted == "cpu" or (wanted == "auto" and cfg.scale == "demo"):
+        return {}
+    from novelview.training.distributed import pick_device
+
+    return {"device": "cuda"} if pick_device(wanted).type == "cuda" else {}
 
 
 def _chunks(cfg: DownloadStage, folder: Path) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def evaluate(cfg: EvaluateStage) -> None:
         facts = {"dataset": cfg.dataset, "scale": cfg.scale, "digest": digest(cfg), "weights": about(weights, config)}
         facts["cameras"] = cameras
         facts["train_scenes"] = train_scenes(Path(cfg.io["packed"]) / "train", cfg.dataset, config)
-        run, truth = cfg.runtime, Truth(*exact_depth(raw, store))
+        run, truth = cfg.runtime, Truth(*exact_depth(raw, store, ranks.device.type))
         out = Path(cfg.io["out"])
         data = sha256(store.folder.parent / MANIFEST), repr(task.entries)
         stamp = stamp_of(facts, source_digest("evaluate"), data, ranks.device.type)
