@@ -54,14 +54,12 @@ bench: $(STAMP)
 	$(RUN)/python bench/training.py
 	$(RUN)/python bench/rasterizer.py
 
-# On a machine with a GPU: kernels against float64, bits repeated 200 times, times against the alternatives; 9 minutes.
-# GPU_PYTHON may be any Python with torch, triton and numpy; whole models are measured only where novelview is installed.
+# On a machine with a GPU: training steps, kernels against float64, bits repeated 200 times, times against the alternatives;
+# 9 minutes. GPU_PYTHON may be any Python with torch, triton and numpy (whole models then need BUNDLE, see mini-bundle).
+# TABLE=1 replaces the dispatch table by what was measured.
 GPU_PYTHON ?= $(RUN)/python
 gpu:
-	PYTHONPATH=src:kernels $(GPU_PYTHON) -c 'import hydra, jaxtyping' 2>/dev/null \
-	  && PYTHONPATH=src:kernels:bench $(GPU_PYTHON) bench/kernels_steps.py --minutes 2 \
-	  || echo "whole models: not measured (novelview's dependencies are missing here, or a step failed)"
-	PYTHONPATH=kernels $(GPU_PYTHON) -m novelview_kernels.gpu --minutes 6.5 --out bench/results
+	$(GPU_PYTHON) bench/kernels_gpu.py $(if $(BUNDLE),--bundle '$(BUNDLE)') $(if $(TABLE),--write-table)
 
 # The mini scale within a budget; docs/mini.md. STATE: a folder that carries what is done to the next call, on any machine.
 # BUNDLE: wheels of `make mini-bundle`, for a PYTHON that has torch, triton and numpy and nothing else.
