@@ -91,6 +91,27 @@ def test_the_page_says_how_each_was_trained_and_how_it_scored(page: str) -> None
 def test_a_header_without_phases_tells_of_its_own(page: str) -> None:
     config = {"train": {"steps": 60, "batch_size": 8}, "views": {"image_size": 72, "image_width": 128}}
     assert training_words(config) == "60 steps of 8 scenes at 72x128 px, on ? at scale ?"
+    after = {"train": {"steps": 7}, "views": {"image_size": 126}, "dataset": "rooms", "scale": "demo"}
+    words = "60 steps of 8 scenes at 72x128 px, then 7 steps of 1 scenes at 126 px, on rooms at scale demo"
+    assert training_words(after, [config]) == words
+
+
+def test_what_started_from_adopted_weights_is_not_called_from_scratch(tmp_path: Path) -> None:
+    first, last = (tmp_path / name for name in ("first", "last"))
+    adopted = {"adopted": {"file": "theirs.pt"}, "subset": "published"}
+    for folder, size, about in ((first, 14, adopted), (last, 28, {"subset": "full"})):
+        folder.mkdir()
+        write_evaluation(folder, "ptlvsm", size)
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["weights"]["config"] |= about
+        (folder / "summary.json").write_text(json.dumps(summary))
+    (tmp_path / "figures").mkdir()
+    io = {"inputs": [str(first), str(last)], "showcase": [str(shown(tmp_path, "first_mini"))]}
+    io |= {"figures": str(tmp_path / "figures"), "out": str(tmp_path / "index.html")}
+    report(ReportStage(study=STUDY, scale="demo", io=io))
+    text = (tmp_path / "index.html").read_text()
+    assert "PT-LVSM, 28 px, from adopted weights" in text and "PT-LVSM, 14 px, adopted" in text
+    assert "rom scratch" not in text and "PT-LVSM, 28 px: from adopted weights, 150 steps" in text
 
 
 def test_a_missing_evaluation_is_one_line(tmp_path: Path) -> None:

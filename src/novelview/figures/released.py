@@ -14,6 +14,7 @@ from novelview.figures.results_table import given, margin_table, score_table
 from novelview.figures.statements import statements
 from novelview.figures.style import label
 
+ADOPTED = "published"  # the training subset that adopted weights name
 OWN = "from scratch"  # what the study's own runs are called beside released ones
 ROWS = 4  # target views in the section's pictures
 NONE_YET = (
@@ -52,21 +53,24 @@ def _labelled(evaluation: Evaluation, name: str) -> Evaluation:
     return replace(evaluation, summary={**evaluation.summary, "model": new, **tables})
 
 
-def training_words(config: dict[str, Any]) -> str:
-    """Return how weights were trained, out of their header, phase by phase for released ones.
+def training_words(config: dict[str, Any], before: Sequence[dict[str, Any]] = ()) -> str:
+    """Return how weights were trained, out of their header and those of the phases before.
 
-    `5,000 steps of 24 scenes at 112 px, then 1,500 steps of 12 scenes at 252 px, on rooms-mini at scale mini`; scenes
-    are those of one process.
+    The header of released weights has all phases: `5,000 steps of 24 scenes at 112 px, then 1,500 steps of 12 scenes at
+    252 px, on rooms-mini at scale mini`; scenes are those of one process.
     """
-    train, views = config.get("train", {}), config.get("views", {})
-    size = f"{views.get('image_size', '?')}" + (f"x{views['image_width']}" if views.get("image_width") else "")
-    own = {**{key: train.get(key, 1) for key in ("steps", "batch_size", "grad_accum")}, "size": size}
-    phases = config.get("released", {}).get("phases") or [own]
+    phases = config.get("released", {}).get("phases") or [_phase(one) for one in (*before, config)]
     words = (
         f"{one['steps']:,} steps of {one['batch_size'] * one['grad_accum']} scenes at {one['size']} px"
         for one in phases
     )
     return f"{', then '.join(words)}, on {config.get('dataset', '?')} at scale {config.get('scale', '?')}"
+
+
+def _phase(config: dict[str, Any]) -> dict[str, Any]:
+    train, views = config.get("train", {}), config.get("views", {})
+    size = f"{views.get('image_size', '?')}" + (f"x{views['image_width']}" if views.get("image_width") else "")
+    return {**{key: train.get(key, 1) for key in ("steps", "batch_size", "grad_accum")}, "size": size}
 
 
 def about_released(folders: Sequence[Path], own: list[Evaluation], study: Study, scale: str) -> dict[str, Any]:
@@ -78,23 +82,36 @@ def about_released(folders: Sequence[Path], own: list[Evaluation], study: Study,
     if not folders:
         return {"none_yet": NONE_YET if scale in study.showcase else "", "kinds": [], "tables": []}
     found = read_released(folders)
-    best = finest(own)
     return {
         "none_yet": "",
         "kinds": [
-            _kind("Released", RELEASED, found),
-            _kind(OWN.capitalize(), SCRATCH.get(scale, HERE), best),
+            _kind("Released", RELEASED, found, found),
+            _kind("From scratch", SCRATCH.get(scale, HERE), finest(own), own)
+            if all(_origin(item, own) == OWN for item in own)
+            else _kind("This study's own", HERE, finest(own), own),
         ],
         "tables": [table for name, splits in sections(found) for table in _tables(found, name, splits)],
-        "videos": page.video_blocks(found) + page.video_blocks(own, _own),
-        "comparisons": page.comparison_data(
-            [*found, *own], lambda item: page.who(item) if item in found else _own(item)
-        ),
+        "videos": page.video_blocks(found) + page.video_blocks(own, lambda item: _who(item, own)),
+        "comparisons": page.comparison_data([*found, *own], lambda item: _who(item, own)),
     }
 
 
-def _own(item: Evaluation) -> str:
-    return f"{page.who(item)}, {'adopted' if _header(item).get('adopted') else OWN}"
+def _who(item: Evaluation, own: list[Evaluation]) -> str:
+    """Return a model's name on the page, with where its weights are from unless the name says so itself."""
+    return f"{page.who(item)}, {_origin(item, own)}" if item in own else page.who(item)
+
+
+def _origin(item: Evaluation, own: list[Evaluation]) -> str:
+    if _header(item).get("adopted"):
+        return "adopted"
+    return "from adopted weights" if any(one.get("adopted") for one in _before(item, own)) else OWN
+
+
+def _before(item: Evaluation, every: list[Evaluation]) -> list[dict[str, Any]]:
+    """Return the headers of a run's earlier phases: those of the smaller sizes, from whose weights it started."""
+    own = [one for one in every if (one.model, one.dataset) == (item.model, item.dataset)]
+    chain = [one for one in own if one.subset in (item.subset, ADOPTED) and one.resolution < item.resolution]
+    return [_header(one) for one in sorted(chain, key=lambda one: one.resolution)]
 
 
 def _header(item: Evaluation) -> dict[str, Any]:
@@ -105,14 +122,15 @@ def _tables(found: list[Evaluation], set_name: str, splits: list[str]) -> list[d
     return page.table_blocks([score_table(found, set_name, splits), margin_table(found, set_name, splits)])
 
 
-def _kind(title: str, note: str, found: list[Evaluation]) -> dict[str, Any]:
-    return {"title": title, "note": note, "lines": [_line(item) for item in found], "rows": _rows(found)}
+def _kind(title: str, note: str, found: list[Evaluation], every: list[Evaluation]) -> dict[str, Any]:
+    return {"title": title, "note": note, "lines": [_line(item, every) for item in found], "rows": _rows(found)}
 
 
-def _line(item: Evaluation) -> str:
+def _line(item: Evaluation, every: list[Evaluation]) -> str:
     """Return what a model is and how often it won, in one sentence."""
-    config = _header(item)
-    how = "adopted, not trained here" if config.get("adopted") else training_words(config)
+    config, origin = _header(item), _origin(item, every)
+    trained = {OWN: training_words(config, _before(item, every)), "adopted": "not trained here"}
+    how = trained.get(origin) or f"{origin}, {training_words(config)}"
     tally = page.tally([one for one in statements([item]) if one.about == "baseline"])
     return (
         f"{page.who(item)}: {how}; {item.summary.get('parameters', 0):,} parameters; given beside the context views: "
@@ -124,8 +142,8 @@ def _rows(found: list[Evaluation]) -> list[list[dict[str, str]]]:
     """Return up to ROWS target views: contexts, target, the copy of the nearest context and every model's render."""
     kept = [item for item in found if (item.folder / "gallery.safetensors").is_file()]
     lined_up = shared_samples([read_gallery(item) for item in kept])
-    step = max(1, len(lined_up) // ROWS)
-    return [_row(kept, samples) for samples in lined_up[::step][:ROWS]]
+    count = min(ROWS, len(lined_up))
+    return [_row(kept, lined_up[int((turn + 0.5) * len(lined_up) / count)]) for turn in range(count)]
 
 
 def _row(found: list[Evaluation], samples: tuple[Sample | None, ...]) -> list[dict[str, str]]:
