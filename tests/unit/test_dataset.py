@@ -11,6 +11,7 @@ from novelview.errors import ConfigError, DataError
 from novelview.scenes.augment import augment, mirror
 from novelview.scenes.dataset import EvalSet, TrainSet
 from novelview.scenes.frames import RawBatch, collate
+from novelview.scenes.kept import OwnFrames, SharedFrames
 from novelview.scenes.loader import TrainLoader
 from novelview.scenes.store import PackedStore
 from novelview.scenes.views import EvalEntry
@@ -125,10 +126,40 @@ def test_only_the_views_of_a_sample_are_decoded_but_all_set_its_frame(store) -> 
 
 def test_the_cache_stays_within_its_bound(store) -> None:
     data = TrainSet(store, CFG, seed=9, cache_mb=0)
-    data.cache.room = 10 * 28 * 28 * 3
+    data.cache.kept = OwnFrames(10 * 28 * 28 * 3)
     for number in range(8):
         data.batch(number, 4)
-    assert len(data.cache.kept) == 10
+    assert len(data.cache.kept.frames) == 10
+
+
+def test_workers_share_the_frames_that_any_of_them_has_decoded(store) -> None:
+    data = TrainSet(store, CFG, seed=9, cache_mb=64, shared=True)
+    kept = data.cache.kept
+    assert isinstance(kept, SharedFrames) and not kept.there.any()
+    theirs = list(TrainLoader(data, 2, workers=2).batches(0, 24))
+    places = sum(store.frames(scene) for scene in store.scenes)
+    assert 2 < int(kept.there.sum()) <= places == kept.places  # what the workers decoded is here
+    own = TrainSet(store, CFG, seed=9, cache_mb=64)
+    for number, batch in enumerate(theirs):
+        again = own.batch(number, 2).to_batch()
+        assert torch.equal(batch.target.images, again.target.images)
+        assert torch.equal(batch.context.images, data.batch(number, 2).to_batch().context.images)
+
+
+def test_shared_frames_have_a_bound_too(store) -> None:
+    scene = store.scenes[0]
+    frames = SharedFrames([(scene, 5), ("other", 5)], 4, 6, room=7 * 4 * 6 * 3 + 1)
+    image = torch.arange(72, dtype=torch.uint8).view(3, 4, 6)
+    for key in ((scene, 0), ("other", 1), ("other", 2), ("else", 0)):
+        frames.keep(key, image)
+    assert frames.places == 7 and frames.find((scene, 1)) is None
+    for key in ((scene, 0), ("other", 1)):
+        found = frames.find(key)
+        assert found is not None and torch.equal(found, image)
+    assert frames.find(("other", 2)) is None and frames.find(("else", 0)) is None
+    frames.keep((scene, 2), image[:, :2])
+    assert frames.find((scene, 2)) is None
+    assert SharedFrames([(scene, 5)], 4, 6, room=0).find((scene, 0)) is None
 
 
 @pytest.mark.parametrize(

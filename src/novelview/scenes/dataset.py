@@ -49,12 +49,16 @@ class TrainSet:
         threads: int = 1,
         accum: int = 1,
         pointmaps: Pointmaps | None = None,
+        shared: bool = False,
     ) -> None:
-        """Draw from `scenes` of the store (None: all); accum: micro-batches a training step."""
+        """Draw from `scenes` of the store (None: all); accum: micro-batches a training step.
+
+        shared: frames are kept in memory that loader processes, forked from this one, share.
+        """
         self.pointmaps = pointmaps
         self.store, self.cfg, self.seed, self.accum = store, cfg, seed, accum
         self.scenes = list(store.scenes if scenes is None else scenes)
-        self.cache = FrameCache(store, cfg, cache_mb, threads)
+        self.cache = FrameCache(store, cfg, cache_mb, threads, self.scenes if shared else ())
         self.long = [row for row, scene in enumerate(self.scenes) if self._sound_frames(scene)]
         self._order: tuple[int, list[int]] = (-1, [])
         self._check()

@@ -15,6 +15,7 @@ from novelview.cameras.poses import normalise_poses
 from novelview.config.schema import ViewsConfig
 from novelview.errors import DataError
 from novelview.scenes.batch import Batch, Views
+from novelview.scenes.kept import Kept, OwnFrames, SharedFrames
 
 
 class Store(Protocol):
@@ -60,36 +61,37 @@ class Sample:
 
 
 class FrameCache:
-    """Resized frames of a store as uint8 tensors, kept in memory up to `megabytes`.
+    """Resized frames of a store as uint8 tensors, kept in memory up to `megabytes` (`novelview.scenes.kept`)."""
 
-    Frames are kept until the cache is full and never evicted: epochs visit every scene once in random order, where
-    replacing the least recently used frame would throw frames out just before their next use.
-    """
+    def __init__(
+        self, store: Store, cfg: ViewsConfig, megabytes: int, threads: int = 1, shared: Sequence[str] = ()
+    ) -> None:
+        """Decode with `threads` threads; more than one make the cache unfit for travelling to another process.
 
-    def __init__(self, store: Store, cfg: ViewsConfig, megabytes: int, threads: int = 1) -> None:
-        """Decode with `threads` threads; more than one make the cache unfit for travelling to another process."""
+        shared: scenes whose frames are kept in memory that forked processes share, all scenes of one frame size.
+        """
         self.store, self.cfg = store, cfg
-        self.room = megabytes * 2**20
-        self.kept: dict[tuple[str, int], Tensor] = {}
+        self.kept: Kept = self._shared(shared, megabytes * 2**20) if shared else OwnFrames(megabytes * 2**20)
         self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def frames(self, scene: str, numbers: Sequence[int]) -> list[UInt8[Tensor, "3 h w"]]:
         """Return frames of `scene`, resized and cropped for the network."""
-        missing = [number for number in dict.fromkeys(numbers) if (scene, number) not in self.kept]
+        found = {number: self.kept.find((scene, number)) for number in numbers}
+        missing = [number for number, image in found.items() if image is None]
         decode = self.pool.map if self.pool else map
         fresh = dict(zip(missing, decode(lambda number: self._decoded(scene, number), missing), strict=True))
         for number, image in fresh.items():
-            self._keep((scene, number), image)
-        return [fresh[number] if number in fresh else self.kept[scene, number] for number in numbers]
+            self.kept.keep((scene, number), image)
+        images = {number: image for number, image in found.items() if image is not None} | fresh
+        return [images[number] for number in numbers]
+
+    def _shared(self, scenes: Sequence[str], room: int) -> SharedFrames:
+        plan = resize_crop_plan(*self.store.size(scenes[0]), self.cfg)
+        return SharedFrames([(scene, self.store.frames(scene)) for scene in scenes], plan.out_h, plan.out_w, room)
 
     def _decoded(self, scene: str, number: int) -> UInt8[Tensor, "3 h w"]:
         plan = resize_crop_plan(*self.store.size(scene, number), self.cfg)
         return plan.image(self.store.image(scene, number))
-
-    def _keep(self, key: tuple[str, int], image: Tensor) -> None:
-        if self.room >= image.nbytes:
-            self.room -= image.nbytes
-            self.kept[key] = image
 
     def posed(self, scene: str, frames: Sequence[int]) -> tuple[Float[Tensor, "v 4 4"], Float[Tensor, "v 4"]]:
         """Return camera-to-world matrices, normalised over `frames` if so configured, and network-pixel intrinsics."""

@@ -59,6 +59,7 @@ class TrainLoader:
             batch_size=None,
             sampler=numbers,
             num_workers=self.workers,
+            multiprocessing_context="fork",  # so that the workers share the set's frames
             prefetch_factor=PREFETCH,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_one_thread,

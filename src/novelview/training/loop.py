@@ -189,12 +189,12 @@ class Run:
 
 def _loader(cfg: TrainStage, members: Team) -> TrainLoader:
     store = PackedStore(Path(cfg.io["packed"]) / "train")
-    cache = cfg.runtime.cache_mb // max(1, cfg.runtime.workers)
     scenes = subset_scenes(store, cfg.subset)
     workers = cfg.runtime.workers
     threads = 1 if workers else cfg.runtime.threads or os.cpu_count() or 1
     accum, pointmaps = cfg.train.grad_accum, _pointmaps(cfg)
-    data = TrainSet(store, cfg.views, cfg.train.seed, cache, scenes, threads, accum, pointmaps)
+    cache, shared = cfg.runtime.cache_mb, workers > 1 and cfg.runtime.cache_mb > 0
+    data = TrainSet(store, cfg.views, cfg.train.seed, cache, scenes, threads, accum, pointmaps, shared)
     return TrainLoader(data, cfg.train.batch_size, members.rank, members.world, members.device, workers)
 
 
