@@ -16,6 +16,8 @@ from novelview.mini.studies import Mini
 
 ENDINGS = "NOVELVIEW_ENDINGS"  # stages add a line to this file: their name and exit status
 BOXED, INTERRUPTED = 4, 3  # exit statuses of stages that saved what they had
+PID = "mini.pid"  # below .snakemake: the snakemake that a driver started
+FAREWELL = 20.0  # seconds that stages have after Ctrl-C
 LEAST_RESERVE, MOST_RESERVE, SHARE = (
     10.0,
     45.0,
@@ -84,7 +86,12 @@ class Driver:
             env={**os.environ, ENDINGS: str(endings)},
             start_new_session=True,  # Ctrl-C is this process' to pass on, as a warning that stages act on
         )
+        mark = self.mini.root / ".snakemake" / PID
+        mark.parent.mkdir(exist_ok=True)
+        mark.write_text(str(process.pid))
         late = self._wait(process)
+        if not late:
+            mark.unlink()
         if process.returncode == 0 or late:
             return INTERRUPTED if process.returncode else 0
         statuses = {int(line.split()[1]) for line in endings.read_text().splitlines()} - {0}
@@ -102,32 +109,39 @@ class Driver:
         return [*snakemake, "--config", *settings]
 
     def _wait(self, process: subprocess.Popen[bytes]) -> bool:
-        """Wait for snakemake; warn stages that outstay the budget, then kill them. Return whether that was needed."""
-        late = False
-        for share, number in ((0.35, signal.SIGUSR1), (0.7, signal.SIGKILL)):
-            if self._waited(process, self.budget.stop_at + share * self.budget.reserve):
-                return late
-            late = True
+        """Wait for snakemake; warn stages that outstay the budget, then kill them. Return whether that was needed.
+
+        On Ctrl-C or SIGTERM stages are warned at once.
+        """
+        warn, kill = (self.budget.stop_at + share * self.budget.reserve for share in (0.35, 0.7))
+        try:
+            if _ended(process, warn):
+                return False
+        except KeyboardInterrupt:
+            kill = time.time() + FAREWELL
+        for number, until in ((signal.SIGUSR1, kill), (signal.SIGKILL, float("inf"))):
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
-        process.wait()
-        return late
-
-    def _waited(self, process: subprocess.Popen[bytes], until: float) -> bool:
-        """Wait until a time; on Ctrl-C or SIGTERM the budget ends now. Return whether the process has ended."""
-        try:
-            process.wait(None if until == float("inf") else max(0.0, until - time.time()))
-        except subprocess.TimeoutExpired:
-            return False
-        except KeyboardInterrupt:
-            self.budget.minutes = max((time.time() - self.budget.started + LEAST_RESERVE) / 60, 1e-9)
-            return False
+            if _ended(process, until):
+                break
         return True
+
+
+def _ended(process: subprocess.Popen[bytes], until: float) -> bool:
+    """Wait for a process until some Unix time; return whether it has ended."""
+    try:
+        process.wait(None if until == float("inf") else max(0.0, until - time.time()))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 @contextmanager
 def alone(root: Path) -> Iterator[None]:
-    """Hold the checkout for one call at a time, and free it of the lock of a snakemake that was killed."""
+    """Hold the checkout for one call at a time, and free it of the lock of a snakemake that an earlier call started.
+
+    Raises DataError while another call, or what a killed one started, is still at work here.
+    """
     place = root / ".snakemake"
     place.mkdir(exist_ok=True)
     with open(place / "mini.lock", "w") as stream:
@@ -135,6 +149,17 @@ def alone(root: Path) -> Iterator[None]:
             fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DataError(f"{root}: another make mini is running in this folder; wait for it") from None
-        for left in (place / "locks").glob("*"):
-            left.unlink()
+        _clear_up(place)
         yield
+
+
+def _clear_up(place: Path) -> None:
+    """Remove the locks of a snakemake that was killed, if a driver started it; nobody else's."""
+    if not (place / PID).is_file():
+        return
+    number = (place / PID).read_text()
+    if Path(f"/proc/{number}").exists() and "snakemake" in Path(f"/proc/{number}/cmdline").read_text():
+        raise DataError(f"{place.parent}: process {number} of an earlier call is still at work; wait for it, or end it")
+    for left in (place / "locks").glob("*"):
+        left.unlink()
+    (place / PID).unlink()

@@ -12,7 +12,7 @@ from novelview.config.compose import conf_dir
 from novelview.errors import ConfigError, NovelviewError
 from novelview.mini.call import Options, call
 from novelview.mini.studies import STUDIES, Mini
-from novelview.stages.cli import USER_ERROR
+from novelview.stages.cli import INTERRUPTED, USER_ERROR
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(f"--minutes {given.minutes}: must be 0 (no budget) or more")
         mini = Mini(conf_dir().parent, given.set, tuple(given.studies))
         return call(mini, Options(given.minutes, given.state, given.cores, given.gpus))
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
     except (NovelviewError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR
