@@ -65,7 +65,7 @@ Not trained here: adopted from `{{ adopted.origin or adopted.file }}` (SHA-256 {
 Trained on `{{ config.dataset }}`, subset {{ config.subset }}, phase {{ config.phase }}: {{ train.steps }} steps of
 {{ train.batch_size }} scenes a process, learning rate {{ train.lr }}, seed {{ train.seed }}. The data keep their own
 terms.
-{%- if released %} From nothing: {{ trained }}.{% endif %}
+{%- if released %} In all: {{ trained }}.{% endif %}
 {%- endif %}
 
 Licence of these weights: {{ licence }}.
