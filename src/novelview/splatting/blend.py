@@ -14,19 +14,30 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from novelview.splatting.settings import Settings
-from novelview.splatting.tiles import MIN_ALPHA, TILE, Bounds, TileLists, list_tiles, slabs, tile_counts
+from novelview.splatting.tiles import MIN_ALPHA, TILE, Bounds, TileLists, list_tiles, slabs, tile_counts, tile_origins
 
 STOP = 1e-4  # transmittance at which a pixel takes nothing more
 AHEAD = 32  # Gaussians of a list a round
 PAIRS = 2**19  # of (pixel, Gaussian) pairs evaluated at a time: bounds the memory
+GPU_PAIRS = 2**24  # the same on a GPU, which needs many at a time to be busy
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What a pass needs beside tensors with gradients: the tiles each ellipse can touch, and the image."""
+    """What a pass needs beside tensors with gradients: the tiles each ellipse can touch, and the images.
+
+    images: how many images of the size of `settings` lie one below the other (`tiles.stack_bounds`).
+    """
 
     bounds: Bounds
     settings: Settings
+    images: int = 1
+
+    @property
+    def tiles(self) -> int:
+        """Return the number of tiles of all images."""
+        columns, rows = tile_counts(self.settings)
+        return self.images * columns * rows
 
 
 @dataclass(frozen=True)
@@ -38,21 +49,24 @@ class Round:
     before: Float[Tensor, "t p"]  # transmittance of the tiles' pixels before the round
 
 
-def blend(shapes: Float[Tensor, "m 6"], features: Float[Tensor, "m f"], frame: Frame) -> Float[Tensor, "h w f"]:
-    """Return the sum of weight * features at every pixel; shapes are u v a b c opacity, nearest first."""
+def blend(shapes: Float[Tensor, "m 6"], features: Float[Tensor, "m f"], frame: Frame) -> Float[Tensor, "i h w f"]:
+    """Return the sum of weight * features at every pixel of every image.
+
+    shapes are u v a b c opacity in pixels of their own image, nearest first within an image.
+    """
     tiles = _Blend.apply(shapes, features, frame)
     columns, rows = tile_counts(frame.settings)
     assert isinstance(tiles, Tensor)
-    image = tiles.view(rows, columns, TILE, TILE, -1).transpose(1, 2).flatten(2, 3).flatten(0, 1)
-    return image[: frame.settings.height, : frame.settings.width]
+    images = tiles.view(frame.images, rows, columns, TILE, TILE, -1).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return images[:, : frame.settings.height, : frame.settings.width]
 
 
 class _Blend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, shapes: Tensor, features: Tensor, frame: Frame) -> Float[Tensor, "t p f"]:
         padded, values = _padded(shapes), _padded(features)
-        columns, rows = tile_counts(frame.settings)
-        image = features.new_zeros(columns * rows, TILE * TILE, features.shape[1])
+        columns, _ = tile_counts(frame.settings)
+        image = features.new_zeros(frame.tiles, TILE * TILE, features.shape[1])
         light = features.new_ones(image.shape[:2])
         ctx.rounds = []
         for slab in slabs(frame.bounds):
@@ -86,7 +100,8 @@ def _padded(values: Tensor) -> Tensor:
 def _groups(lists: TileLists) -> Iterator[Tensor]:
     """Split the tiles, longest lists first, into groups that a round evaluates at once."""
     order = torch.argsort(lists.counts, descending=True, stable=True)
-    return iter(order.split(max(1, PAIRS // (AHEAD * TILE * TILE))))
+    at_once = PAIRS if order.device.type == "cpu" else GPU_PAIRS
+    return iter(order.split(max(1, at_once // (AHEAD * TILE * TILE))))
 
 
 def _march(
@@ -111,12 +126,12 @@ def _march(
 
 def _alphas(step: Round, shapes: Tensor, frame: Frame) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return alpha [t y x k], dx [t x k], dy [t y k], where alpha is clamped [t y x k], and the shapes [t k 6]."""
-    columns, _ = tile_counts(frame.settings)
+    left, top = tile_origins(step.tiles, frame.settings)
     pixel = torch.arange(TILE, device=shapes.device) + 0.5
     picked = shapes[step.members]
     u, v, a, b, c, opacity = (value[:, None, :] for value in picked.unbind(-1))
-    dx = (step.tiles % columns * TILE)[:, None, None] + pixel[:, None] - u
-    dy = (step.tiles // columns * TILE)[:, None, None] + pixel[:, None] - v
+    dx = left[:, None, None] + pixel[:, None] - u
+    dy = top[:, None, None] + pixel[:, None] - v
     sigma = (0.5 * a * dx * dx)[:, None] + (0.5 * c * dy * dy)[:, :, None]
     sigma.addcmul_((b * dy)[:, :, None], dx[:, None])
     negative = sigma < 0

@@ -9,7 +9,8 @@ from torch import Tensor
 from novelview.errors import ConfigError, DataError
 from novelview.splatting.gaussians import Gaussians
 from novelview.splatting.harmonics import sh_colors
-from novelview.splatting.rasterize import Backend, rasterize
+from novelview.splatting.rasterize import Backend, rasterize_scenes
+from novelview.splatting.settings import Settings
 
 NEAR_PLANE = 0.2  # of the reference's kernel, after the scene has been divided by `near`
 
@@ -62,44 +63,32 @@ def render_gaussians(
     if not len(gaussians.means) == len(c2w) == len(intrinsics) > 0:
         raise DataError(f"{len(gaussians.means)} scenes of Gaussians for {len(c2w)} sets of cameras")
     scenes = [
-        _render_scene(
-            gaussians.take(scene), c2w[scene], intrinsics[scene], (height, width), near, background, backend, quirks
-        )
+        _scene(gaussians.take(scene), c2w[scene], intrinsics[scene], (height, width), near, quirks)
         for scene in range(len(c2w))
     ]
-    return Rendered(*(torch.stack(values) for values in zip(*scenes, strict=True)))
+    settings = Settings(width, height, NEAR_PLANE, three_sigma=quirks.three_sigma)
+    splats = rasterize_scenes(scenes, settings, gaussians.means.new_tensor(background), backend)
+    found = [(splat.color, splat.depth * near, splat.alpha) for splat in splats]
+    return Rendered(*(torch.stack(values) for values in zip(*found, strict=True)))
 
 
-def _render_scene(
-    gaussians: Gaussians,
-    c2w: Tensor,
-    intrinsics: Tensor,
-    size: tuple[int, int],
-    near: float,
-    background: tuple[float, float, float],
-    backend: Backend,
-    quirks: DecoderQuirks,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _scene(
+    gaussians: Gaussians, c2w: Tensor, intrinsics: Tensor, size: tuple[int, int], near: float, quirks: DecoderQuirks
+) -> dict[str, Tensor]:
+    """Return what the rasterizer takes of one scene, divided by `near`."""
     means, covariances, opacities, harmonics = (value[0] for value in gaussians.tensors())
     directions = means - c2w[:, None, :3, 3]
     colors = [sh_colors(harmonics, each, quirks.sh_axes, quirks.max_sh_degree) for each in directions]
     scaled = c2w.clone()
     scaled[:, :3, 3] /= near
-    splat = rasterize(
-        means / near,
-        opacities,
-        torch.linalg.inv(scaled),
-        _matrices(intrinsics, size, quirks.central_principal_point),
-        size[1],
-        size[0],
-        covariances=covariances / near**2,
-        colors=torch.stack(colors),
-        background=means.new_tensor(background),
-        near=NEAR_PLANE,
-        three_sigma=quirks.three_sigma,
-        backend=backend,
-    )
-    return splat.color, splat.depth * near, splat.alpha
+    return {
+        "means": means / near,
+        "opacities": opacities,
+        "viewmats": torch.linalg.inv(scaled),
+        "Ks": _matrices(intrinsics, size, quirks.central_principal_point),
+        "covariances": covariances / near**2,
+        "colors": torch.stack(colors),
+    }
 
 
 def _matrices(intrinsics: Float[Tensor, "v 4"], size: tuple[int, int], central: bool) -> Float[Tensor, "v 3 3"]:

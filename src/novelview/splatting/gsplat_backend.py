@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ def require(device: torch.device) -> None:
             "backend=gsplat: gsplat with compiled kernels was not found; install it and let it build once"
             " (python -c 'import gsplat.cuda._backend'), or use backend=torch"
         )
+
+
+def render_scenes(scenes: Sequence[Mapping[str, Tensor]], settings: Settings) -> list[Float[Tensor, "c h w 5"]]:
+    """Render scenes one after the other; see `render` and `torch_backend.render_scenes`."""
+    return [render(**scene, settings=settings) for scene in scenes]
 
 
 def render(

@@ -1,6 +1,7 @@
 """One differentiable rasterizer of 3D Gaussians (specs/rasterizer.md)."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -16,7 +17,7 @@ from novelview.splatting.harmonics import sh_colors
 from novelview.splatting.settings import Settings
 
 Backend = Literal["auto", "torch", "gsplat"]
-RENDER = {"torch": torch_backend.render, "gsplat": gsplat_backend.render}
+RENDER = {"torch": torch_backend.render_scenes, "gsplat": gsplat_backend.render_scenes}
 log = logging.getLogger(__name__)
 
 
@@ -63,15 +64,35 @@ def rasterize(
     cannot run.
     """
     settings = Settings(width, height, near, far, eps2d, alpha_max, three_sigma)
-    with torch.autocast(means.device.type, enabled=False):
-        dtype = torch.promote_types(means.dtype, torch.float32)
-        given = {"covariances": covariances, "quats": quats, "scales": scales, "colors": colors, "sh": sh}
-        shape_and_colour = {name: value.to(dtype) for name, value in given.items() if value is not None}
-        scene = _scene(*(value.to(dtype) for value in (means, opacities, viewmats, Ks)), **shape_and_colour)
-        images = RENDER[_choose(backend, means.device)](**scene, settings=settings)
+    given = {"covariances": covariances, "quats": quats, "scales": scales, "colors": colors, "sh": sh}
+    scene = {"means": means, "opacities": opacities, "viewmats": viewmats, "Ks": Ks, **given}
+    return rasterize_scenes([scene], settings, background, backend)[0]
+
+
+def rasterize_scenes(
+    scenes: Sequence[Mapping[str, Tensor | None]],
+    settings: Settings,
+    background: Float[Tensor, "3"] | Float[Tensor, "c 3"] | None = None,
+    backend: Backend = "auto",
+) -> list[Splat]:
+    """Render several scenes, each described by the arguments of `rasterize`, which a GPU then does in one pass."""
+    device = next(value for value in scenes[0].values() if value is not None).device
+    with torch.autocast(device.type, enabled=False):
+        ready = [_ready(scene) for scene in scenes]
+        images = RENDER[_choose(backend, device)](ready, settings)
+    return [_splat(image, background) for image in images]
+
+
+def _ready(scene: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    given = {name: value for name, value in scene.items() if value is not None}
+    dtype = torch.promote_types(given["means"].dtype, torch.float32)
+    return _scene(**{name: value.to(dtype) for name, value in given.items()})
+
+
+def _splat(images: Float[Tensor, "c h w 5"], background: Tensor | None) -> Splat:
     color, depth, alpha = images[..., :3], images[..., 3], images[..., 4]
     if background is not None:
-        color = color + (1 - alpha)[..., None] * background.expand(len(viewmats), 3)[:, None, None]
+        color = color + (1 - alpha)[..., None] * background.expand(len(images), 3)[:, None, None]
     return Splat(color.permute(0, 3, 1, 2), alpha, depth)
 
 

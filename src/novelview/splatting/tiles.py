@@ -1,6 +1,6 @@
 """Which Gaussians can touch which tiles of the image, front to back, in lists of bounded size."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,19 @@ class TileLists:
     starts: Int[Tensor, " t"]
     counts: Int[Tensor, " t"]
     members: Int[Tensor, " l"]
+
+
+def tile_origins(tiles: Int[Tensor, " t"], settings: Settings) -> tuple[Int[Tensor, " t"], Int[Tensor, " t"]]:
+    """Return the pixel column and row at which tiles begin in their image; numbers run on from image to image."""
+    columns, rows = tile_counts(settings)
+    return tiles % columns * TILE, tiles // columns % rows * TILE
+
+
+def stack_bounds(bounds: Sequence[Bounds], settings: Settings) -> Bounds:
+    """Return the bounds of several images' Gaussians as those of one column of images, one below the other."""
+    _, rows = tile_counts(settings)
+    step = torch.tensor([0, rows, 0, rows], device=bounds[0].device)
+    return torch.cat([own + number * step for number, own in enumerate(bounds)])
 
 
 def tile_counts(settings: Settings) -> tuple[int, int]:
