@@ -192,7 +192,7 @@ def test_a_scale_may_have_runs_of_its_own_and_a_variant_its_own_size_recipe_and_
     ]
     assert plan.composed("train", "lact_many", "finetune").views.num_context == 8
     splats = plan.composed("train", "splats", "pretrain")
-    assert (splats.variant, splats.model.dino.depth, splats.train.steps) == ("splats", 4, 4000)
+    assert (splats.variant, splats.model.dino.depth, splats.train.steps) == ("splats", 4, 1600)
 
 
 @pytest.mark.parametrize(
