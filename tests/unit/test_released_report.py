@@ -72,9 +72,13 @@ def test_every_released_model_and_every_own_one_is_labelled(page: str) -> None:
     captions = [
         part.partition("<")[0] for part in page.split("</video>")[1:] for part in [part.split("figcaption>")[1]]
     ]
-    assert captions == [f"UP-LVSM (released: {name}), 28 px: seen-0" for name in ("first_mini", "second_mini")] + [
-        "UP-LVSM, 28 px, from scratch: seen-0"
+    assert captions == [
+        "UP-LVSM (released: first_mini), 28 px, trained on rooms-mini: seen-0",
+        "UP-LVSM (released: second_mini), 28 px, trained on rooms-mini: seen-0",
+        "UP-LVSM, 28 px, from scratch, two CPU cores, minutes: seen-0",
     ]
+    assert page.partition('id="released"')[2].partition("</section>")[0].count("<video") == 3
+    assert "<span>UP-LVSM (released: first_mini), 28 px, gap23, seen set: against the best trivial baseline" in page
     assert all(reference.startswith(("data:", "#")) for reference in parsed.references)
 
 

@@ -44,6 +44,7 @@ use rule evaluate_model as evaluate_released with:
         overrides=lambda wildcards: SHOWCASE.stage("evaluate")["overrides"],
         digest=lambda wildcards: SHOWCASE.stage("evaluate")["digest"],
         source=lambda wildcards: SHOWCASE.stage("evaluate")["source"],
+        checksum=lambda wildcards: SHOWCASE.checksum(wildcards.name),
         packed=subpath(input.packed, parent=True),
         raw=subpath(input.raw, parent=True),
         out=subpath(output.summary, parent=True),

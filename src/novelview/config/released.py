@@ -19,11 +19,12 @@ NAME = re.compile(r"[a-z0-9_]+")
 
 @dataclass(frozen=True)
 class Released:
-    """One released checkpoint; config: the resolved training configuration in its header."""
+    """One released checkpoint; config: the resolved training configuration in its header; sha256: of its file."""
 
     name: str
     weights: str
     config: dict[str, Any]
+    sha256: str
 
     @property
     def model(self) -> str:
@@ -54,7 +55,7 @@ def read_one(folder: Path) -> Released:
         problem = next(_problems(folder), None)
         if problem:
             raise ConfigError(f"{weights}: {problem}")
-        return Released(folder.name, str(weights), read_config(weights))
+        return Released(folder.name, str(weights), read_config(weights), sha256(weights))
     except NovelviewError as error:
         cure = f"`git checkout {folder}` brings back what was committed, or remove the folder (docs/publishing.md)"
         raise ConfigError(f"{error}; {cure}") from None

@@ -26,6 +26,10 @@ class Showcase:
         """Return the file of a checkpoint's means alone, which git keeps."""
         return f"results/{self.scale}/showcase/{name}/metrics.json"
 
+    def checksum(self, name: str) -> str:
+        """Return the SHA-256 of a checkpoint: a file replaced by an older one is not newer than its evaluation."""
+        return next(one.sha256 for one in self.checkpoints if one.name == name)
+
     @property
     def folders(self) -> list[str]:
         """Return the folders of all evaluations."""

@@ -77,10 +77,10 @@ def about_released(folders: Sequence[Path], own: list[Evaluation], study: Study,
     """Return what the template prints of released checkpoints: empty where the study shows none at this scale.
 
     own: the study's evaluations. Keys: none_yet, or kinds (a heading, a note, lines and pictures for each), tables,
-    videos and comparisons, which take the place of the page's own.
+    videos of both, and comparisons, which take the place of the page's own.
     """
     if not folders:
-        return {"none_yet": NONE_YET if scale in study.showcase else "", "kinds": [], "tables": []}
+        return {"none_yet": NONE_YET if scale in study.showcase else "", "kinds": []}
     found = read_released(folders)
     return {
         "none_yet": "",
@@ -91,7 +91,7 @@ def about_released(folders: Sequence[Path], own: list[Evaluation], study: Study,
             else _kind("This study's own", HERE, finest(own), own),
         ],
         "tables": [table for name, splits in sections(found) for table in _tables(found, name, splits)],
-        "videos": page.video_blocks(found) + page.video_blocks(own, lambda item: _who(item, own)),
+        "videos": page.video_blocks(found, _trained_on) + page.video_blocks(own, lambda item: _where(item, own, scale)),
         "comparisons": page.comparison_data([*found, *own], lambda item: _who(item, own)),
     }
 
@@ -99,6 +99,15 @@ def about_released(folders: Sequence[Path], own: list[Evaluation], study: Study,
 def _who(item: Evaluation, own: list[Evaluation]) -> str:
     """Return a model's name on the page, with where its weights are from unless the name says so itself."""
     return f"{page.who(item)}, {_origin(item, own)}" if item in own else page.who(item)
+
+
+def _trained_on(item: Evaluation) -> str:
+    return f"{page.who(item)}, trained on {_header(item).get('dataset', '?')}"
+
+
+def _where(item: Evaluation, own: list[Evaluation], scale: str) -> str:
+    fresh = scale == "demo" and _origin(item, own) == OWN
+    return _who(item, own) + (", two CPU cores, minutes" if fresh else "")
 
 
 def _origin(item: Evaluation, own: list[Evaluation]) -> str:

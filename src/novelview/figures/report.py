@@ -16,7 +16,7 @@ from novelview.figures.geometry_table import geometry_tables
 from novelview.figures.posefree_table import posefree_tables
 from novelview.figures.provenance import provenance
 from novelview.figures.qualitative import ERROR_LIMIT
-from novelview.figures.released import ADOPTED, about_released
+from novelview.figures.released import ADOPTED, about_released, read_released
 from novelview.figures.results import Evaluation, read_evaluations, sections
 from novelview.figures.results_table import resampled, results_tables
 from novelview.figures.scaling_table import scaling_rows, slopes_in_words
@@ -85,7 +85,10 @@ def write_report(
     )
     content = report_content(evaluations, logs, figures, study, scale)
     content["released"] = about_released(showcase, evaluations, study, scale)
-    content |= {key: value for key, value in content["released"].items() if key in ("videos", "comparisons")}
+    if content["released"]["kinds"]:
+        content |= {"videos": [], "comparisons": content["released"]["comparisons"]}
+        shown = read_released(showcase)
+        content["tiles"] += tiles(shown, statements(shown))[1:]
     if study.poses.get(scale):
         content["tables"] += page.table_blocks(posefree_tables(folders, study, scale))
     if len({item.subset for item in every} - {ADOPTED}) > 1:
