@@ -116,3 +116,14 @@ def _measured(op: str, x: Tensor, sizes: Mapping[str, int]) -> str:
 def interpreting() -> bool:
     """Whether kernels run through Triton's interpreter."""
     return _mode == "interpret"
+
+
+# Set by what corrects it: Triton's interpreter multiplies bfloat16 to garbage without a word (3.6.0 to 3.9.0).
+interpreter_has_bfloat16 = False
+
+
+def misinterpreted(dtype: torch.dtype) -> str:
+    """Return why tensors of this type may not be interpreted now, or an empty string."""
+    if interpreting() and dtype == torch.bfloat16 and not interpreter_has_bfloat16:
+        return "Triton's interpreter computes bfloat16 wrongly; float32 and float16 are exact"
+    return ""

@@ -12,6 +12,8 @@ import numpy as np
 import triton.language as tl
 import triton.runtime.interpreter as interpreter
 
+from novelview_kernels import backend
+
 HOOKS = ("create_dot", "binary_op", "cast_impl", "create_fp_ext", "create_fp_trunc", "unary_op")
 
 
@@ -75,8 +77,10 @@ def installed() -> Iterator[None]:
     builder.create_dot, builder.binary_op = _product(before["create_dot"]), _binary(before["binary_op"])
     builder.unary_op = _unary(before["unary_op"])
     builder.cast_impl = builder.create_fp_ext = builder.create_fp_trunc = cast
+    backend.interpreter_has_bfloat16 = True
     try:
         yield
     finally:
+        backend.interpreter_has_bfloat16 = False
         for name, hook in before.items():
             setattr(builder, name, hook)

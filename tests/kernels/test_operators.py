@@ -10,6 +10,7 @@ from novelview_kernels import backend, context_attention, qk_attention, table
 from novelview_kernels.attention import configs, reference
 from novelview_kernels.attention.op import attention, attention_backward
 from novelview_kernels.context_attention.merged import merged
+from novelview_kernels.ttt import ttt_apply
 
 
 def _qkv(n: int = 24, d: int = 32, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,6 +102,16 @@ def test_demanding_triton_on_cpu_is_an_error() -> None:
         qk_attention(*_qkv(), 1e-6)
     with backend.use("interpret"), pytest.raises(ValueError, match="head width 8 is none of"):
         qk_attention(*_qkv(d=8), 1e-6)
+
+
+def test_bfloat16_is_not_interpreted_unless_corrected() -> None:
+    """Triton's interpreter returns garbage for it without a word."""
+    qkv, wq, wk = _qkv(dtype=torch.float32)
+    with backend.use("interpret"), pytest.raises(ValueError, match=r"qk_attention cannot: .* bfloat16 wrongly"):
+        qk_attention(qkv.bfloat16(), wq, wk, 1e-6)
+    w, tokens = torch.ones(1, 8, 16), torch.ones(1, 4, 8, dtype=torch.bfloat16)
+    with backend.use("interpret"), pytest.raises(ValueError, match=r"ttt_apply cannot: .* bfloat16 wrongly"):
+        ttt_apply([w, w.mT, w], tokens)
 
 
 def test_kernels_take_what_the_table_of_tiles_lists() -> None:

@@ -98,11 +98,10 @@ def test_bfloat16() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("bf16")
-@pytest.mark.parametrize("tokens", [128, 150])
-@pytest.mark.parametrize("seed", range(3))
-def test_bfloat16_errs_no_more_than_autocast(seed: int, tokens: int) -> None:
+@pytest.mark.parametrize("case", ttt_checks.interpreted(), ids=str)
+def test_bfloat16_errs_no_more_than_autocast(case: ttt_checks.Case) -> None:
     """The check of the GPU suite at sizes for an interpreter: new weights, answers, gradients against float64."""
-    verdicts = list(ttt_checks.check(ttt_checks.Case(1, 32, 64, tokens, seed), "cpu", "interpret"))
+    verdicts = list(ttt_checks.check(case, "cpu", "interpret"))
     assert len(verdicts) == 11 and not [verdict for verdict in verdicts if not verdict.passed]
 
 

@@ -30,7 +30,7 @@ FORWARD = {
     (90, 32): Tiles(128, 64, 8, 3),
     (90, 64): Tiles(128, 64, 8, 3),
     (90, 128): Tiles(128, 64, 8, 2),
-    (80, 32): Tiles(128, 64, 8, 3),
+    (80, 32): Tiles(128, 64, 4, 3),  # with 8 warps ptxas keeps to 128 registers and spills
     (80, 64): Tiles(128, 64, 8, 3),
 }
 DQ = {
@@ -64,6 +64,8 @@ def unsupported(qkv: Tensor) -> str:
         return f"head width {d} is none of {dims}"
     if qkv.dtype not in dtypes:
         return f"no kernel for {str(qkv.dtype).removeprefix('torch.')}"
+    if wrong := backend.misinterpreted(qkv.dtype):
+        return wrong
     if qkv.is_cuda and backend.capability(qkv.device) < 80:
         return "compute capability below 8.0"
     if qkv.is_cuda and not ships(backend.capability(qkv.device), d):

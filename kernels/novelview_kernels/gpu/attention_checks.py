@@ -51,6 +51,15 @@ def cases() -> Iterator[Case]:
             yield Case(dtype, d, 1000, 400, 200)
 
 
+def interpreted() -> list[Case]:
+    """Return cases small enough for an interpreter: three seeds, all scales of weights and inputs, views, width 32."""
+    low, seeds = torch.bfloat16, range(3)
+    scales = [(seed, weight, scale) for seed in seeds for weight in (0.5, 1.0, 2.0) for scale in (0.1, 1.0, 10.0)]
+    found = [Case(low, 64, 200, 200, 0, weight, scale, seed, batch=1, heads=2) for seed, weight, scale in scales]
+    found += [Case(low, 64, 170, 80, 30, seed=seed, batch=1, heads=2) for seed in seeds]
+    return found + [Case(low, 32, 130, 130, seed=seed, batch=1, heads=1) for seed in seeds]
+
+
 def inputs_of(case: Case, device: str) -> list[Tensor]:
     """Return qkv [B, N, 3, H, D] and both norm weights."""
     generator = torch.Generator(device).manual_seed(case.seed)

@@ -34,6 +34,11 @@ def cases() -> Iterator[Case]:
         yield from (Case(2, 256, 512, tokens, seed) for tokens in (4096, 4001))
 
 
+def interpreted() -> list[Case]:
+    """Return cases small enough for an interpreter: three seeds, even and ragged."""
+    return [Case(1, 32, 64, tokens, seed) for seed in range(3) for tokens in (128, 150)]
+
+
 def inputs_of(case: Case, device: str) -> list[Tensor]:
     """Return w0, w1, w2, k, v, lr, q like the layer's (specs/ttt_kernels.md section 5)."""
     generator = torch.Generator(device).manual_seed(case.seed)

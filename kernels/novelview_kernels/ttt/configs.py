@@ -47,6 +47,8 @@ def unsupported(low: torch.dtype, d: int, m: int, x: Tensor) -> str:
     interpreting = backend.interpreting()
     if low not in (*DTYPES, *([torch.float32] if interpreting else [])):
         return f"no kernel for {str(low).removeprefix('torch.')}"
+    if wrong := backend.misinterpreted(low):
+        return wrong
     if d > m:
         return f"hidden width {m} is below the head's {d}"
     if not interpreting and (d % UNIT or m % UNIT):
