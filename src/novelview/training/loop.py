@@ -62,7 +62,8 @@ class Run:
         self.stepper = Stepper(build_model(cfg, members), loss, cfg.train, members)
         self.checkpoints = Checkpoints(cfg.io["checkpoints"], self.identity, cfg.runtime.keep_checkpoints)
         self.record = Record(cfg.io["log"], cfg.runtime.log_every, self.total, loss.logged)
-        self.done = self.skipped_in_a_row = self.status = 0
+        self.done = self.skipped_in_a_row = 0
+        self.boxed = False
         self.saved_at = time.monotonic()
 
     @property
@@ -78,13 +79,13 @@ class Run:
     def _train(self) -> int:
         self._resume()
         with Watch(self.cfg, self.team, self.identity, self.done, self.total, self.record) as watch:
-            self._steps(watch)
+            finished = self._steps(watch)
         if self.team.leads:
             self.record.write()
-            self._report()
-        return self.status
+            self._report(finished)
+        return 0 if finished else BOXED if self.boxed else INTERRUPTED
 
-    def _steps(self, watch: Watch) -> None:
+    def _steps(self, watch: Watch) -> bool:
         accum, steps = self.cfg.train.grad_accum, self.cfg.train.steps
         batches = self.loader.batches(self.done * accum, self.total * accum)
         if self.done == steps:
@@ -95,16 +96,16 @@ class Run:
             self._check(update)
             watch.step(self.done, values, update, self.stepper.preview)
             if self._save_if_due():
-                return
+                return False
             if self.done == steps:
                 self._keep_weights()
+        return True
 
     def _save_if_due(self) -> bool:
         """Save when the interval is over, the recipe ends, a signal came or the box is over; tell whether to stop."""
         late = time.monotonic() - self.saved_at >= self.cfg.runtime.checkpoint_seconds
-        due, asked, boxed = self.team.any([late and self.team.leads, bool(self.interrupt), self.box.over])
-        stop = (asked or boxed) and self.done < self.total
-        self.status = (INTERRUPTED if asked else BOXED) if stop else 0
+        due, asked, over = self.team.any([late and self.team.leads, bool(self.interrupt), self.box.over])
+        stop, self.boxed = (asked or over) and self.done < self.total, not asked
         last = self.done == self.cfg.train.steps
         if last or (self.done < self.cfg.train.steps and (due or stop)):
             self._save()
@@ -177,10 +178,10 @@ class Run:
         if self.team.leads:
             save_weights(Path(self.cfg.io["out"]), self.stepper.model, resolved(self.cfg))
 
-    def _report(self) -> None:
-        if self.status:
+    def _report(self, finished: bool) -> None:
+        if not finished:
             asked = self.interrupt.name or "a signal elsewhere"
-            folder, name = self.checkpoints.folder, "its time box" if self.status == BOXED else asked
+            folder, name = self.checkpoints.folder, "its time box" if self.boxed else asked
             log.warning("stopped by %s after step %d, state saved in %s; run again to go on", name, self.done, folder)
             return
         applied = self.stepper.updater.applied
