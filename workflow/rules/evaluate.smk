@@ -23,10 +23,10 @@ rule evaluate_model:
     wildcard_constraints:
         run=PLAN.only(PLAN.runs()),
         on=f"(?:{one_of([f'-{name}' for name in PLAN.estimators])})?",
+    priority: 20
     conda:
         "../../environment.yml"
     threads: PLAN.train_threads
-    priority: 20
     resources:
         mem_mb=PLAN.memory_mb,
         runtime=240,

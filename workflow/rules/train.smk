@@ -54,10 +54,10 @@ rule finetune_model:
         f"benchmarks/finetune/{PLAN.scale}-{{run}}-{{data}}-x{{res}}.tsv"
     wildcard_constraints:
         run=PLAN.only(PLAN.runs(trained=True, first=False)),
+    priority: 10  # one model to its end before the next, so that few weights are waiting to be read
     conda:
         "../../environment.yml"
     threads: PLAN.train_threads
-    priority: 10  # one model to its end before the next, so that few weights are waiting to be read
     resources:
         mem_mb=PLAN.memory_mb,
         runtime=2880,

@@ -105,7 +105,7 @@ class Run:
         """Save when the interval is over, the recipe ends, a signal came or the box is over; tell whether to stop."""
         late = time.monotonic() - self.saved_at >= self.cfg.runtime.checkpoint_seconds
         due, asked, over = self.team.any([late and self.team.leads, bool(self.interrupt), self.box.over])
-        stop, self.boxed = (asked or over) and self.done < self.total, not asked
+        stop, self.boxed = (asked or over) and self.done < self.total, over and not asked
         last = self.done == self.cfg.train.steps
         if last or (self.done < self.cfg.train.steps and (due or stop)):
             self._save()
