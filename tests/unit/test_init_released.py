@@ -7,6 +7,7 @@ import pytest
 
 from novelview.config import exchange
 from novelview.config.compose import compose, resolved
+from novelview.config.pipeline import pipeline
 from novelview.config.plan import Plan
 from novelview.errors import ConfigError
 from novelview.files import sha256
@@ -76,6 +77,19 @@ def test_what_does_not_fit_is_one_line(init: str, config: dict[str, str], line: 
     with pytest.raises(ConfigError) as caught:
         runs(init, **config)
     assert line in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_dvc_ships_what_the_demo_makes_of_them() -> None:
+    stages = pipeline(Plan({}))["stages"]
+    weights = {f"released/{name}/model.safetensors" for name in MADE}
+    assert weights <= set(stages["showcase"]["deps"])
+    made = [name for out in stages["showcase"]["outs"] for name in out]
+    folders = {f"results/demo/showcase/{name}/evaluation" for name in MADE}
+    assert {*folders, "data/rooms-showcase/raw", "data/rooms-showcase/packed"} == set(made)
+    assert folders <= set(stages["figures"]["deps"])
+    assert "showcase" not in pipeline(Plan({"study": "lvsm"}))["stages"]
+    shutil.rmtree("released")
+    assert "showcase" not in pipeline(Plan({}))["stages"]
 
 
 def test_a_damaged_one_is_refused_by_name() -> None:

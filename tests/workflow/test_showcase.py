@@ -91,6 +91,12 @@ def test_a_released_one_is_taken_by_its_name(tmp_path: Path) -> None:
     assert "file=released/mine/model.safetensors" in said and "models/ptlvsm/published/x126/model.safetensors" in said
     further = snakemake(tmp_path, "-n", "finetune", "--config", "init=ptlvsm/pretrain=mine")
     assert "io.init=results/demo/models/ptlvsm/published/x56/model.safetensors" in further
+    target = "results/demo/models/ptlvsm/published/x126/model.safetensors"
+    assert jobs(snakemake(tmp_path, "--cores", "1", target, "--config", "init=mine"))["adopt_model"] == 1
+    theirs, _ = load_pretrained(tmp_path / "released/mine")
+    adopted, header = load_pretrained(tmp_path / target)
+    assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in adopted.state_dict().items())
+    assert header["adopted"]["origin"] == "mine, released with novelview" and header["dataset"] == "rooms-mini"
     make(tmp_path, "other")
     refused = snakemake(tmp_path, "-n", "evaluate", "--config", "init=other")
     assert refused.startswith("exit 2") and "Traceback" not in refused
