@@ -22,7 +22,12 @@ SIZES: dict[str, dict[str, Any]] = {
     "ptlvsm": {"n_layer": 1, **SMALL},
     "lvsm_decoder_only": {"n_layer": 1, "transformer": SMALL["transformer"]},
     "lact": {"n_layer": 1, "d": 32, "d_head": 16, "ttt.d_head": 16},
-    "depthsplat_mv": {"transformer_layers": 1},
+    "depthsplat_mv": {
+        **{"transformer_layers": 1, "cnn_channels": [16, 24, 32], "feature_channels": 32, "depth_unet_channels": 32},
+        **{"unet_head_channels": 16, "num_depth_candidates": 16, "dino.img_size": 56},
+        **{"dpt.out_channels": [16, 16, 24, 32], "dpt.features": 16, "dpt.gaussian_features": 16},
+        **{"gaussian.sh_degree": 1, "gaussian.upsampler_channels": 16, "gaussian.regressor_channels": 16},
+    },
 }
 
 
