@@ -13,20 +13,13 @@ from pathlib import Path
 import torch
 from common import append
 
+from novelview.config.compose import compose
 from novelview.config.sources import RoomsSource
 from novelview.scenes.procedural import generate
 
 DEMO = RoomsSource(test_seen_scenes=0, test_new_scenes=0)
-MINI = dataclasses.replace(
-    DEMO,
-    frames=48,
-    height=360,
-    width=640,
-    supersample=2,
-    texture_texels=0,
-    texture_density=[0.3, 0.5],
-    objects=[6, 12],
-    gaps=[18, 32, 44],
+MINI: RoomsSource = dataclasses.replace(
+    compose("download", ["source=rooms_mini"]).source, test_seen_scenes=0, test_new_scenes=0
 )
 
 
