@@ -37,10 +37,6 @@ rule adopt_model:
         " io.out={output.weights} 2>&1 | tee {log}"
 
 
-def hub_name(wildcards):
-    return f"novelview-{wildcards.run}-{wildcards.data}-x{wildcards.res}"
-
-
 rule publish_model:
     input:
         weights=lambda wildcards: PLAN.at(wildcards).weights,
@@ -57,9 +53,9 @@ rule publish_model:
         mem_mb=16000,
         runtime=240,
     params:
-        overrides=lambda wildcards: exchange.publication(config, hub_name(wildcards))["overrides"],
-        digest=lambda wildcards: exchange.publication(config, hub_name(wildcards))["digest"],
-        source=lambda wildcards: exchange.publication(config, hub_name(wildcards))["source"],
+        overrides=lambda wildcards: exchange.publication(config, exchange.hub_name(wildcards))["overrides"],
+        digest=lambda wildcards: exchange.publication(config, exchange.hub_name(wildcards))["digest"],
+        source=lambda wildcards: exchange.publication(config, exchange.hub_name(wildcards))["source"],
         evaluation=subpath(input.summary, parent=True),
         out=subpath(output.record, parent=True),
     message:

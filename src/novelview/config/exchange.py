@@ -110,6 +110,11 @@ def publication(config: Mapping[str, Any], name: str, licence: str = "") -> dict
     return stage_params("publish", (*words, "io.weights=-", "io.evaluation=-", "io.out=-"))
 
 
+def hub_name(wildcards: Any) -> str:
+    """Return the name of the repository that rule `publish_model` sends a run to."""
+    return f"novelview-{wildcards.run}-{wildcards.data}-x{wildcards.res}"
+
+
 def compacting(name: str) -> dict[str, str]:
     """Return the params of rule `compact_model`."""
     return stage_params("compact", (f"name={name}", "io.weights=-", "io.out=-"))
