@@ -10,7 +10,7 @@ from novelview.config.digest import imports_of, module_file
 ROOT = Path(__file__).parents[2]
 ORDER = ["cameras", "scenes", "splatting", "models", "losses", "training evaluation", "figures", "stages"]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms.split()}
-BELOW = {"config", "errors", "files", "compat", "downloads", "planning", "timebox", "unfinished", "mini"}
+BELOW = {"config", "devices", "errors", "files", "compat", "downloads", "planning", "timebox", "unfinished", "mini"}
 # Attention, the fast weights, and their published rounding.
 CALLS_KERNELS = {"novelview.models.layers", "novelview.models.lact.ttt", "novelview.models.lact.newton_schulz"}
 MODULES = sorted(

@@ -19,12 +19,13 @@ from torch import nn
 
 from novelview.config.compose import compose
 from novelview.config.schema import RuntimeConfig, TrainConfig
+from novelview.devices import pick_device
 from novelview.errors import ConfigError
 from novelview.models.render import Render
 from novelview.scenes.batch import Batch, Views
 from novelview.training import tracking
 from novelview.training.checkpoint import Checkpoints, random_state, restore_random_state
-from novelview.training.distributed import Team, pick_device, team
+from novelview.training.distributed import Team, team
 from novelview.training.interrupt import listening
 from novelview.training.lock import holding
 from novelview.training.optim import Updater, adamw, learning_rate, parameter_groups

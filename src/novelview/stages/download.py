@@ -58,7 +58,7 @@ def _traced_on(cfg: DownloadStage) -> dict[str, str]:
     wanted = cfg.runtime.device
     if cfg.source.kind != "rooms" or wanted == "cpu" or (wanted == "auto" and cfg.scale == "demo"):
         return {}
-    from novelview.training.distributed import pick_device
+    from novelview.devices import pick_device
 
     return {"device": "cuda"} if pick_device(wanted).type == "cuda" else {}
 

@@ -48,8 +48,8 @@ def estimator(cfg: PosesStage) -> Estimator:
 
         return Colmap(node)
     if node.kind == "vggt":
+        from novelview.devices import pick_device
         from novelview.models.vggt.estimator import Vggt
-        from novelview.training.distributed import pick_device
 
         return Vggt(node, pick_device(cfg.runtime.device))
     return Given()

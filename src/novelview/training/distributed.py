@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from novelview.config.schema import RuntimeConfig
-from novelview.errors import ConfigError
+from novelview.devices import pick_device
 
 
 @dataclass(frozen=True)
@@ -85,16 +85,6 @@ def team(runtime: RuntimeConfig) -> Iterator[Team]:
 
 
 _ENVIRONMENT = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
-
-
-def pick_device(name: str, local_rank: int = 0) -> torch.device:
-    """Return the device for `runtime.device`: auto takes a GPU when there is one."""
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise ConfigError("runtime.device=cuda: no usable GPU here; set runtime.device=cpu or auto")
-    if name == "cpu" or not available:
-        return torch.device("cpu")
-    return torch.device("cuda", local_rank)
 
 
 @contextmanager
