@@ -6,7 +6,7 @@ from typing import Any
 from checkout import Checkout
 
 SOURCE = {
-    **{"train_scenes": 8, "test_seen_scenes": 1, "test_new_scenes": 1, "chunk_bytes": 1},
+    **{"train_scenes": 64, "test_seen_scenes": 1, "test_new_scenes": 1, "chunk_bytes": 1},
     **{"frames": 12, "height": 48, "width": 48, "gaps": [6, 9]},
 }
 EVAL = {
