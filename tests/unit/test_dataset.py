@@ -1,6 +1,7 @@
 """Training samples by counter, evaluation samples exactly once, batches the same whoever makes them."""
 
 import random
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from novelview.scenes.augment import augment, mirror
 from novelview.scenes.dataset import EvalSet, TrainSet
 from novelview.scenes.frames import RawBatch, collate
 from novelview.scenes.kept import OwnFrames, SharedFrames
-from novelview.scenes.loader import TrainLoader
+from novelview.scenes.loader import TrainLoader, affordable
 from novelview.scenes.store import PackedStore
 from novelview.scenes.views import EvalEntry
 
@@ -126,10 +127,11 @@ def test_only_the_views_of_a_sample_are_decoded_but_all_set_its_frame(store) -> 
 
 def test_the_cache_stays_within_its_bound(store) -> None:
     data = TrainSet(store, CFG, seed=9, cache_mb=0)
-    data.cache.kept = OwnFrames(10 * 28 * 28 * 3)
+    kept = OwnFrames(10 * 28 * 28 * 3)
+    data.cache.kept = kept
     for number in range(8):
         data.batch(number, 4)
-    assert len(data.cache.kept.frames) == 10
+    assert len(kept.frames) == 10
 
 
 def test_workers_share_the_frames_that_any_of_them_has_decoded(store) -> None:
@@ -144,6 +146,14 @@ def test_workers_share_the_frames_that_any_of_them_has_decoded(store) -> None:
         again = own.batch(number, 2).to_batch()
         assert torch.equal(batch.target.images, again.target.images)
         assert torch.equal(batch.context.images, data.batch(number, 2).to_batch().context.images)
+
+
+def test_workers_are_given_up_where_their_batches_do_not_fit(tmp_path, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 36, 64 * 2**20))
+    assert affordable(4, 3 * 2**20, tmp_path) == 4 and not caplog.records
+    assert affordable(4, 4 * 2**20, tmp_path) == 0
+    assert "64 MB free and 4 loader processes need 68" in caplog.text and "set a lower runtime.workers" in caplog.text
+    assert affordable(0, 2**40, tmp_path) == 0 and affordable(2, 2**40, tmp_path / "nowhere") == 2
 
 
 def test_shared_frames_have_a_bound_too(store) -> None:

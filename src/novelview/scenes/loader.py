@@ -1,6 +1,9 @@
 """Training batches in order: in the main process, or ahead of it in worker processes, with the same content."""
 
+import logging
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -11,6 +14,26 @@ from novelview.scenes.dataset import TrainSet
 from novelview.scenes.frames import RawBatch
 
 PREFETCH = 4  # batches a worker prepares ahead
+SHARED = Path("/dev/shm")  # where batches travel from worker to trainer
+log = logging.getLogger(__name__)
+
+
+def affordable(workers: int, batch_bytes: int, folder: Path = SHARED) -> int:
+    """Return `workers`, or 0 with a warning where their batches do not fit the memory they travel through.
+
+    Containers often have 64 MB of it, and a worker that finds it full is killed by a bus error without a word.
+    """
+    if not workers or not folder.is_dir():
+        return workers
+    free, needed = shutil.disk_usage(folder).free, (workers * PREFETCH + 1) * batch_bytes
+    if free >= needed:
+        return workers
+    log.warning(
+        "%s has %d MB free and %d loader processes need %d: this process loads the frames itself, which is slower; "
+        "give the container more shared memory or set a lower runtime.workers",
+        *(folder, free // 2**20, workers, needed // 2**20),
+    )
+    return 0
 
 
 class _Share(Dataset[RawBatch | NovelviewError]):

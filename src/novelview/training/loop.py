@@ -7,12 +7,13 @@ import time
 from pathlib import Path
 
 from novelview.config.compose import resolved
+from novelview.config.resolution import sides
 from novelview.config.schema import TrainStage
 from novelview.errors import CheckpointError, ConfigError, NovelviewError
 from novelview.losses.training import TrainingLoss
 from novelview.models.weights import save_weights
 from novelview.scenes.dataset import TrainSet
-from novelview.scenes.loader import TrainLoader
+from novelview.scenes.loader import TrainLoader, affordable
 from novelview.scenes.pack import PackedStore
 from novelview.scenes.pointmaps import Pointmaps
 from novelview.scenes.subsets import subset_scenes
@@ -191,12 +192,20 @@ class Run:
 def _loader(cfg: TrainStage, members: Team) -> TrainLoader:
     store = PackedStore(Path(cfg.io["packed"]) / "train")
     scenes = subset_scenes(store, cfg.subset)
-    workers = cfg.runtime.workers
+    workers = affordable(cfg.runtime.workers, _batch_bytes(cfg))
     threads = 1 if workers else cfg.runtime.threads or os.cpu_count() or 1
     accum, pointmaps = cfg.train.grad_accum, _pointmaps(cfg)
     cache, shared = cfg.runtime.cache_mb, workers > 1 and cfg.runtime.cache_mb > 0
     data = TrainSet(store, cfg.views, cfg.train.seed, cache, scenes, threads, accum, pointmaps, shared)
     return TrainLoader(data, cfg.train.batch_size, members.rank, members.world, members.device, workers)
+
+
+def _batch_bytes(cfg: TrainStage) -> int:
+    """Return the bytes of a micro-batch: uint8 pictures, and float32 points of the contexts under PM-Loss."""
+    views, taught = cfg.views, cfg.train.losses.pointmap.weight > 0
+    height, width = sides(views)
+    pictures = views.num_context + views.num_target + 4 * views.num_context * taught
+    return cfg.train.batch_size * pictures * 3 * height * width
 
 
 def _pointmaps(cfg: TrainStage) -> Pointmaps | None:
