@@ -12,12 +12,12 @@ import torch
 from novelview.config.compose import compose
 from novelview.config.sources import RoomsSource
 from novelview.errors import ConfigError
-from novelview.scenes.procedural import generate
+from novelview.scenes.procedural import generate, shading
 from novelview.scenes.procedural.layout import room_for
 from novelview.scenes.procedural.overlapping import _seen
 from novelview.scenes.procedural.patterns import pattern, pattern_name
 from novelview.scenes.procedural.photographs import HELD_OUT, TRAINING, Textures, photographs, pool, textures
-from novelview.scenes.procedural.shading import Tables, _to_bytes, render_frames, shade
+from novelview.scenes.procedural.shading import Tables, _coarser_needed, _to_bytes, render_frames, shade
 from novelview.scenes.procedural.tracing import pixel_rays, render_depth, trace, visible_solids
 from novelview.stages.download import _traced_on
 
@@ -53,11 +53,15 @@ def test_depth_and_overlap_stay_where_the_rays_are() -> None:
     assert _seen(room, points[:, frames], frames, origin[frames]).shape == (5, 24 * 24)
 
 
-def test_mip_levels_that_nothing_needs_change_no_pixel() -> None:
-    # On a GPU the coarser level is looked up without asking whether any pixel needs it: the weight decides.
-    room = room_for(replace(SOURCE, texture_texels=24), "seen", 0)
-    near = render_frames(room, room.c2w[:1], 32, 32, 24)
-    assert near.float().std() > 5
+def test_mip_levels_that_nothing_needs_change_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = room_for(replace(SOURCE, texture_texels=4), "new", 0)
+    asked: list[bool] = []
+    monkeypatch.setattr(shading, "_coarser_needed", lambda level: asked.append(bool((level > 0).any())) or asked[-1])
+    on_a_cpu = render_frames(room, room.c2w[:1], 128, 128, 4)
+    monkeypatch.setattr(shading, "_coarser_needed", lambda level: True)  # as on a GPU, which is not asked
+    assert torch.equal(on_a_cpu, render_frames(room, room.c2w[:1], 128, 128, 4))
+    assert False in asked, "every pixel needed a coarser level, so nothing was compared"
+    assert _coarser_needed(torch.zeros(3, device="meta")) and not _coarser_needed(torch.zeros(3))
 
 
 def test_patterns_stand_behind_the_training_photographs_alone() -> None:

@@ -145,11 +145,15 @@ def _cover(tables: Tables, bank: Textures, face: Tensor, u: Tensor, v: Tensor, f
     blend = (level - lower)[:, None]
     lower, photo = lower.to(torch.int32), photo.to(torch.int32)
     fine = _bilinear(bank, photo, u, v, lower)
-    # Worth the look on a CPU alone: a GPU would have to wait for the answer.
-    if level.device.type == "cpu" and not bool((level > 0).any()):
+    if not _coarser_needed(level):
         return fine
     coarse = _bilinear(bank, photo, u, v, (lower + 1).clamp_max(full))
     return fine + blend * (coarse - fine)
+
+
+def _coarser_needed(level: Tensor) -> bool:
+    """Tell whether any pixel lies between two mip levels; assumed off the CPU, where the answer would be waited for."""
+    return level.device.type != "cpu" or bool((level > 0).any())
 
 
 def _mirror(repeats: Tensor) -> Tensor:
