@@ -189,6 +189,7 @@ def strip(folder: Path) -> None:
         (change(model={"name": "nerf"}), "unknown model 'nerf'"),
         (change(model={"name": "ptlvsm", "colour": 1}), "another version of novelview"),
         (change(views=None), "its header does not say 'views'"),
+        (change(released={"phases": [{"steps": 3}]}), "its header does not say how it was trained"),
         (widen, "holds numbers of kind F32"),
         (strip, "not weights written by novelview"),
         (lambda folder: (folder / "model.safetensors").unlink(), "missing"),

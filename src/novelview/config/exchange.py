@@ -50,7 +50,8 @@ def check(plan: Plan) -> None:
             _require_model(plan, run, theirs["model"])
         # A checkpoint of ours that the user gives to another phase may have been trained at another size.
         free = theirs and theirs.get("phase") != run.phase
-        found = _size(theirs["views"]) if theirs else size_name(planned("adopt", adoption_words(plan, run)).views)
+        views = theirs.get("views")
+        found = _size(views) if views else size_name(planned("adopt", adoption_words(plan, run)).views)
         if found != run.res and not free:
             raise ConfigError(f"--config init={run.adopted}: is at {found} px, {run.name} at {run.res}; choose another")
 

@@ -56,7 +56,7 @@ def read_one(folder: Path) -> Released:
         if problem:
             raise ConfigError(f"{weights}: {problem}")
         return Released(folder.name, str(weights), read_config(weights), sha256(weights))
-    except NovelviewError as error:
+    except (NovelviewError, OSError) as error:
         cure = f"`git checkout {folder}` brings back what was committed, or remove the folder (docs/publishing.md)"
         raise ConfigError(f"{error}; {cure}") from None
 
@@ -74,6 +74,8 @@ def _problems(folder: Path) -> Iterator[str]:
     missing = [key for key in ("views", "train", "phase", "dataset") if not config.get(key)]
     if missing:
         yield f"its header does not say '{missing[0]}'"
+    if not _told(config):
+        yield "its header does not say how it was trained"
     others = dtypes(weights) & {"F32", "F64", "F16"}
     if others:
         yield f"holds numbers of kind {min(others)}; stage compact rounds weights to bfloat16"
@@ -81,3 +83,12 @@ def _problems(folder: Path) -> Iterator[str]:
         yield f"has no model card {CARD} beside it"
     if sha256(weights) not in card.read_text("utf-8", "replace"):
         yield f"{CARD} beside it is of other weights (its SHA-256 is not there): damaged, or replaced without its card"
+
+
+def _told(config: dict[str, Any]) -> bool:
+    """Tell whether a header's `released` names what the report and the card print of every phase."""
+    try:
+        phases = config.get("released", {"phases": [{**config["train"], "size": ""}]})["phases"]
+        return all(int(one["steps"]) * one["batch_size"] * one["grad_accum"] and "size" in one for one in phases)
+    except (KeyError, TypeError, ValueError):
+        return False
