@@ -7,18 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic_results import STUDY, write_log
+from synthetic_results import SETS, SPLITS, STUDY, write_log, write_results
 
-from novelview.config.schema import FiguresStage
+from novelview.config.schema import FiguresStage, ReportStage
 from novelview.errors import DataError
 from novelview.evaluation.published import PublishedRow, published
-from novelview.evaluation.rows import Row, write_rows
+from novelview.evaluation.rows import Row, read_rows, write_rows
 from novelview.figures.curves import read_curves
 from novelview.figures.orderings import orderings, pairs
 from novelview.figures.results import read_evaluations
 from novelview.figures.scaling_table import scaling_rows
 from novelview.figures.slopes import Line, fit, lines
 from novelview.stages.figures import figures
+from novelview.stages.report import report
 
 SCENES = {"little": 4, "medium": 16, "large": 64, "full": 256}
 SLOPES = {"uplvsm": 2.5, "ptlvsm": 0.5}
@@ -173,3 +174,35 @@ def test_nothing_is_said_of_an_order_that_cannot_be_compared(tmp_path: Path) -> 
     other = replace(second, images=second.images[1:])
     assert pairs([first, other], gains()) == []
     assert "no two systems were trained and judged alike" in orderings([first, other], gains())[1]
+
+
+def grown(root: Path, subset: str, gains: dict[str, float]) -> tuple[list[Path], list[Path]]:
+    """Write made-up results of both models after one subset: whole evaluations, with rows of the models themselves."""
+    folders, logs = write_results(root / subset)
+    for folder in folders:
+        summary = json.loads((folder / "summary.json").read_text())
+        model, step = summary["model"], list(SCENES).index(subset)
+        summary |= {"train_scenes": SCENES[subset]}
+        summary["weights"]["config"]["subset"] = subset
+        (folder / "summary.json").write_text(json.dumps(summary))
+        places = [(name, split, scene) for name in SETS for split in SPLITS for scene in range(4)]
+        rows = [
+            Row(model, f"{name}{scene}", name, split, scene, 3, 15 + gains[model] * step + scene, 0.5, None, 0.5)
+            for name, split, scene in places
+        ]
+        write_rows(folder / "rows.csv", [*read_rows(folder / "rows.csv"), *rows])
+    return folders, logs
+
+
+def test_the_report_prints_the_order_of_slopes_under_the_figure(tmp_path: Path) -> None:
+    gains = {"uplvsm": 0.2, "ptlvsm": 0.6}
+    made = [grown(tmp_path, subset, gains) for subset in ("little", "full")]
+    folders, logs = ([str(path) for pair in made for path in pair[number]] for number in (0, 1))
+    figures(FiguresStage(study=STUDY, figure="scaling", io={"inputs": folders, "out": str(tmp_path / "drawn/scaling")}))
+    io = {"inputs": folders, "curves": logs, "figures": str(tmp_path / "drawn"), "out": str(tmp_path / "index.html")}
+    report(ReportStage(study=STUDY, scale="mini", io=io))
+    page = (tmp_path / "index.html").read_text()
+    section = page[page.index('<section id="scaling">') :]
+    section = section[: section.index("</section>")]
+    assert "of 1 pairs 0 agree with the published order, 1 disagree and 0 are undecided" in section
+    assert section.count("<p>") >= 4 and "Disagree: UP-LVSM over PT-LVSM" in section
