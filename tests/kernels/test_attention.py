@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from novelview_kernels import context_attention, qk_attention
-from novelview_kernels.attention import reference
+from novelview_kernels.attention import reference, run
 from novelview_kernels.gpu import attention_checks
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -112,6 +112,17 @@ def test_bfloat16_errs_no_more_than_the_published_order(case: attention_checks.C
     """The check of the GPU suite at sizes for an interpreter: o, dq, dk, dv, dwq, dwk, lse against float64."""
     verdicts = list(attention_checks.check(case, "cpu", "interpret"))
     assert len(verdicts) == 7 and not [verdict for verdict in verdicts if not verdict.passed]
+
+
+@pytest.mark.usefixtures("interpret")
+@pytest.mark.parametrize("case", [DENSE[1], VIEWS[0]], ids=str)
+def test_the_bound_changes_nothing_but_rounding(case: Case) -> None:
+    """Softmax does not depend on what is subtracted from the logits: specs/kernels_feasibility.md section 4."""
+    qkv, wq, wk, _ = _inputs(case, torch.float32, 1.0)
+    sizes = (EPS, case.context, case.view)
+    with_bound, with_maximum = (run.forward(qkv, wq, wk, *sizes, bounded=bounded) for bounded in (True, False))
+    torch.testing.assert_close(with_bound.o, with_maximum.o, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(with_bound.lse, with_maximum.lse, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.usefixtures("interpret")

@@ -56,8 +56,11 @@ def normalise(qkv: Tensor, wq: Tensor, wk: Tensor, eps: float) -> tuple[Tensor, 
     return hat, rstd
 
 
-def forward(qkv: Tensor, wq: Tensor, wk: Tensor, eps: float, context: int, view: int) -> Saved:
-    """Normalise q and k and attend; `view` = 0 is dense attention with `context` = N."""
+def forward(qkv: Tensor, wq: Tensor, wk: Tensor, eps: float, context: int, view: int, bounded: bool = True) -> Saved:
+    """Normalise q and k and attend; `view` = 0 is dense attention with `context` = N.
+
+    bounded: let a bound on the logits replace their running maximum where the norm weights allow it.
+    """
     kernel = launch.kernels(_modules)[1].forward_kernel
     qkv = packed(qkv)
     b, n, _, h, d = qkv.shape
@@ -67,7 +70,7 @@ def forward(qkv: Tensor, wq: Tensor, wk: Tensor, eps: float, context: int, view:
     arguments = {"hat_ptr": hat, "qkv_ptr": qkv, "wq_ptr": wq, "wk_ptr": wk, "o_ptr": o, "lse_ptr": lse}
     arguments |= _common(qkv, context, view) | {"scale2": LOG2E * d**-0.5}
     # float16 cannot hold the small exponentials that a bound in place of the maximum leaves.
-    flags = {"VIEWS": view > 0, "BOUNDED": qkv.dtype != torch.float16}
+    flags = {"VIEWS": view > 0, "BOUNDED": bounded and qkv.dtype != torch.float16}
     constants = flags | {"BM": size.queries, "BN": size.keys, "D": d}
     grid = (_tile_count(size.queries, n, context, view), b * h)
     launch.launch(kernel, grid, arguments, constants, size.warps, size.stages)

@@ -93,6 +93,7 @@ def _case(b: int, n: int, device: str, functions: dict[str, Callable[..., Tensor
     train = {name: training(f, [qkv, *weights], EPS) for name, f in functions.items()}
     if cuda and "ours" in functions:
         forward["(pre-pass alone)"] = lambda: run.normalise(qkv, weights[0], weights[1], EPS)
+        forward["(running maximum)"] = lambda: run.forward(qkv, weights[0], weights[1], EPS, n, 0, bounded=False)
     sizes = {"b": b, "h": qkv.shape[3], "n": n, "d": WIDTH}
     flops = 4.0 * b * qkv.shape[3] * n * n * WIDTH
     name = str(dtype).removeprefix("torch.")
