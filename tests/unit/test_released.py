@@ -124,6 +124,8 @@ def test_what_is_released_is_found_and_loads_in_a_line(root: Path) -> None:
     model, header = load_pretrained(root / "released/tiny")
     assert header == found.config and not model.training and next(model.parameters()).dtype == torch.float32
     assert read_released(root / "nowhere") == []
+    (root / "empty/one").mkdir(parents=True)
+    assert read_released(root / "empty") == []
 
 
 def test_the_lines_of_the_docs_load_and_render(root: Path) -> None:

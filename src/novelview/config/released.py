@@ -39,12 +39,12 @@ def require_name(name: str, key: str) -> None:
 
 
 def read_released(folder: Path | str = FOLDER) -> list[Released]:
-    """Return the checkpoints in `folder` by name, each checked; none where there is no such folder.
+    """Return the checkpoints in `folder` by name, each checked; an empty folder, which a killed call leaves, is none.
 
     Raises ConfigError, one line with what to do, for a folder without weights or card, and for weights that are
     damaged, too large, not bfloat16, of no model known here, without a header of ours, or not those of their card.
     """
-    return [read_one(path) for path in sorted(Path(folder).glob("[!.]*")) if path.is_dir()]
+    return [read_one(path) for path in sorted(Path(folder).glob("[!.]*")) if path.is_dir() and any(path.iterdir())]
 
 
 def read_one(folder: Path) -> Released:
