@@ -16,7 +16,7 @@ from novelview.models.registry import build
 from novelview.planning import flops
 from novelview.planning.cost import cost
 from novelview.planning.throughput import read_throughput
-from novelview.planning.volume import chunk_bytes, downloads
+from novelview.planning.volume import chunk_bytes, disk, downloads
 from novelview.planning.work import _trained, works
 from novelview.stages.plan import main
 
@@ -66,6 +66,8 @@ def test_small_models_wait_for_their_kernels_on_gpus_alone(monkeypatch: pytest.M
     assert table.rate("h200", "uplvsm", "9", "bf16", "train", 2.6e8)[0] == pytest.approx(0.35 * 989e12)
     assert table.rate("h200", "depthsplat", "9", "tf32", "train", 7e6)[0] == pytest.approx(0.12 * 495e12)
     assert not table.is_small("cpu", 1e6) and not table.is_small("h200", None)
+    points = next(volume for volume in disk(plan, table) if volume.what == "pointmaps at 112 px")
+    assert points.bytes == 2048 * 48 * 3 * 112**2 * 4 and not points.present
     said = cost(plan)
     assert "(assumed): train 12%, evaluate 12% of the peak" in said and "15 s a job beside" in said
     assert "(assumed)" not in cost(Plan({"scale": "paper"})) and "?" not in said.split("there: outputs")[0]

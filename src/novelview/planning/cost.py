@@ -87,7 +87,7 @@ def _small(plan: Plan, table: Throughput) -> list[str]:
     share = ", ".join(f"{stage} {value:.0%}" for stage, value in small.utilisation.items())
     return [
         f"models of at most {small.parameters / 1e6:g} M parameters ({small.source}): {share} of the peak, and",
-        f"  {names} ms a training step, {small.entry_ms:g} ms an evaluation entry, {small.job_seconds:g} s a job beside.",
+        f"  {names} ms a training step, {small.entry_ms:g} ms an entry judged, {small.job_seconds:g} s a job beside.",
     ]
 
 

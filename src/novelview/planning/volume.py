@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from novelview.config.plan import Plan
+from novelview.config.resolution import sides
+from novelview.config.teachers import folder_of
 from novelview.downloads.address import is_remote
 from novelview.downloads.registry import Entry, needed, read_registry, targets
 from novelview.planning.flops import parameters
@@ -34,9 +36,32 @@ def disk(plan: Plan, table: Throughput) -> list[Volume]:
     return [
         Volume(raw, chunks, Path(f"data/{plan.dataset}/raw/manifest.json").is_file()),
         Volume("packed store", chunks, Path(f"data/{plan.dataset}/packed/manifest.json").is_file()),
+        *pointmaps(plan),
         Volume(f"weights of {len(sizes)} runs", sum(known) if len(known) == len(sizes) else None),
         Volume("checkpoints while a run trains, each", keep * STATES * max(known) if known else None),
     ]
+
+
+def pointmaps(plan: Plan) -> list[Volume]:
+    """Return the teachers' pointmaps that runs with PM-Loss learn from, one folder a size (exact: float32)."""
+    found: dict[str, Volume] = {}
+    for run in plan.runs(trained=True):
+        folder = folder_of(plan, run)
+        if folder:
+            config = plan.composed("train", run.name, run.phase, run.subset)
+            half = config.train.losses.pointmap.teacher != "exact"
+            height, width = sides(config.views)
+            size = _train_frames(plan) * 3 * height * width * (2 if half else 4)
+            found[folder] = Volume(
+                f"pointmaps at {run.res} px", size or None, Path(f"{folder}/manifest.json").is_file()
+            )
+    return list(found.values())
+
+
+def _train_frames(plan: Plan) -> int:
+    """Return the training frames of generated data, 0 where they are not known before the data are there."""
+    source: Any = plan.composed("download").source
+    return source.train_scenes * source.frames if source.kind == "rooms" else 0
 
 
 def chunk_bytes(plan: Plan, table: Throughput) -> float | None:
