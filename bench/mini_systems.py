@@ -17,12 +17,12 @@ from novelview.planning.flops import training_step
 from novelview.scenes.batch import Views
 
 
-def made_up(count: int, height: int, width: int) -> Views:
-    """Return views of one scene in a row, of random colours."""
-    c2w = torch.eye(4).expand(1, count, 4, 4).clone()
+def made_up(count: int, height: int, width: int, scenes: int = 1) -> Views:
+    """Return views in a row, of random colours, of some scenes."""
+    c2w = torch.eye(4).expand(scenes, count, 4, 4).clone()
     c2w[..., 0, 3] = 0.1 * torch.arange(count)
-    lens = torch.tensor([width, height, width / 2, height / 2]).expand(1, count, 4).clone()
-    return Views(torch.rand(1, count, 3, height, width), c2w, lens, torch.zeros(1, count, dtype=torch.long))
+    lens = torch.tensor([width, height, width / 2, height / 2]).expand(scenes, count, 4).clone()
+    return Views(torch.rand(scenes, count, 3, height, width), c2w, lens, torch.zeros(scenes, count, dtype=torch.long))
 
 
 def kept_bytes(model: torch.nn.Module, cfg: TrainStage) -> int:
