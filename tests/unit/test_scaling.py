@@ -161,7 +161,7 @@ def test_the_report_says_where_the_order_agrees_and_where_not(tmp_path: Path) ->
     head, said, caveat = orderings(ladder(tmp_path, slopes), gains())
     assert "UP-LVSM +2.63, PT-LVSM +1.72, LVSM +0.64, MVSplat +0.39, NoPoSplat +0.12" in head
     assert "DepthSplat, matching alone stands for MVSplat" in head and "missing: LaCT, NoPoSplat." in head
-    assert "of 6 pairs 2 agree with the published order, 3 disagree and 1 are undecided" in said
+    assert "pairs of systems in the published order: 2 of 6, in the opposite one: 3, undecided: 1" in said
     assert said.index("Agree: ") < said.index("Disagree: ") < said.index("Undecided, the interval holds 0: ")
     assert "LVSM decoder-only over DepthSplat, matching alone −1.30 dB [" in said and "published +0.25" in said
     assert "another training seed" in caveat
@@ -204,5 +204,5 @@ def test_the_report_prints_the_order_of_slopes_under_the_figure(tmp_path: Path) 
     page = (tmp_path / "index.html").read_text()
     section = page[page.index('<section id="scaling">') :]
     section = section[: section.index("</section>")]
-    assert "of 1 pairs 0 agree with the published order, 1 disagree and 0 are undecided" in section
+    assert "pairs of systems in the published order: 0 of 1, in the opposite one: 1, undecided: 0" in section
     assert section.count("<p>") >= 4 and "Disagree: UP-LVSM over PT-LVSM" in section

@@ -96,8 +96,8 @@ def _said(own: Sequence[Line], found: Sequence[Pair]) -> str:
     ranked = sorted(own, key=lambda line: -line.slope.mean)
     order = ", ".join(f"{label(line.model)} {plain_difference(line.slope).partition(' ')[0]}" for line in ranked)
     counts = {name: sum(pair.verdict == name for pair in found) for name in HEADS}
-    tally = f"of {len(found)} pairs {counts['agrees']} agree with the published order"
-    tally += f", {counts['disagrees']} disagree and {counts['undecided']} are undecided"
+    tally = f"pairs of systems in the published order: {counts['agrees']} of {len(found)}"
+    tally += f", in the opposite one: {counts['disagrees']}, undecided: {counts['undecided']}"
     by_verdict = sorted(found, key=lambda pair: list(HEADS).index(pair.verdict))
     groups = groupby(by_verdict, key=lambda pair: pair.verdict)
     listed = [f"{HEADS[name]}: {'; '.join(pair.text for pair in group)}." for name, group in groups]

@@ -23,11 +23,12 @@ def scaling(folders: list[Path], stem: Path, study: Study) -> list[Path]:
     """
     found = main_split(lines(read_evaluations(folders, "scaling", subsets=True)))
     sizes, sets = (list(dict.fromkeys(getattr(line, key) for line in found)) for key in ("resolution", "set"))
+    gains = published(study.published, "scaling_gain") if study.published else []
     use_style()
     figure, axes = plt.subplots(
         len(sizes),
         len(sets) + 1,
-        figsize=(3.3 * len(sets) + 4.2, 3.0 * len(sizes) + 0.5),
+        figsize=(3.3 * len(sets) + 4.2, _height(found, gains) * len(sizes) + 0.5),
         squeeze=False,
         layout="constrained",
         width_ratios=[*(3.3 for _ in sets), 3.6],
@@ -38,10 +39,16 @@ def scaling(folders: list[Path], stem: Path, study: Study) -> list[Path]:
             _draw_set(axis, [line for line in own if line.set == name])
             axis.set_title(f"{title_of(name).capitalize()}, {size} px")
         row[0].set_ylabel("PSNR [dB]")
-        _draw_slopes(row[-1], own, published(study.published, "scaling_gain") if study.published else [])
+        _draw_slopes(row[-1], own, gains)
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4)
     return save(figure, stem)
+
+
+def _height(found: Sequence[Line], gains: Sequence[PublishedRow]) -> float:
+    """Return the inches of a resolution's row, in which every slope has a line of its own."""
+    most = max(sum(line.resolution == size for line in found) for size in {line.resolution for line in found})
+    return max(3.0, 0.8 + 0.24 * (most + len(gains)))
 
 
 def main_split(found: Sequence[Line]) -> list[Line]:
