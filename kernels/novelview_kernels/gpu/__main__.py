@@ -8,6 +8,7 @@ its times mean nothing.
 
 import argparse
 import csv
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -101,8 +102,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("no CUDA device; --rehearse runs the same code on a CPU")
     if options.rehearse and (options.write_table or not backend.interpreting()):
         parser.error("--rehearse needs NOVELVIEW_KERNELS=interpret and measures nothing worth a table")
-    if not options.rehearse and not any(map(shutil.which, ("cc", "gcc", "clang"))):
-        parser.error("no C compiler (cc, gcc or clang) on the PATH: Triton needs one to launch kernels")
+    if not options.rehearse and not any(map(shutil.which, (os.environ.get("CC", "gcc"), "gcc", "clang"))):
+        parser.error("no C compiler (gcc or clang, or what CC names) on the PATH: Triton needs one to launch kernels")
     return options
 
 

@@ -29,6 +29,7 @@ class Case(NamedTuple):
     forward: Mapping[str, Call]
     train: Mapping[str, Call]
     graphs: bool = False  # also under CUDA graphs: launch-bound sizes
+    profiled: bool = False  # say which CUDA kernel a forward path really reaches
 
 
 class Row(NamedTuple):
@@ -43,6 +44,7 @@ class Row(NamedTuple):
     tflops: float | None
     peak_mib: float | None
     note: str
+    kernel: str = ""
 
 
 class Clock:
@@ -102,14 +104,16 @@ def graph_milliseconds(call: Call) -> float:
 
 
 def main_kernel(call: Call) -> str:
-    """Return the CUDA kernel that takes most of a call, by the profiler: which backend a call really reached."""
+    """Return the CUDA kernel that takes most of a call, by the profiler; empty where that cannot look inside."""
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CUDA]) as found:
-        call()
-        torch.cuda.synchronize()
-    kernels = [(event.self_device_time_total, event.key) for event in found.key_averages()]
-    return max(kernels, default=(0.0, "unknown"))[1][:80]
+    try:
+        with profile(activities=[ProfilerActivity.CUDA]) as found:
+            call()
+            torch.cuda.synchronize()
+        return max((event.self_device_time_total, event.key) for event in found.key_averages())[1][:80]
+    except (RuntimeError, ValueError, AttributeError):  # no profiler in this build or container, or nothing recorded
+        return ""
 
 
 def peak_mib(call: Call) -> float:
@@ -147,10 +151,11 @@ def _row(
             call()
             ms = measure(call)
             peak = peak_mib(call) if cuda else None
+            kernel = main_kernel(call) if cuda and case.profiled and direction == "forward" else ""
     except Exception as problem:  # a competitor that cannot run here is reported, and the others still measured
         said = str(problem).strip().splitlines() or [""]
         return Row(*head, None, None, None, f"failed: {type(problem).__name__}: {said[0][:120]}")
-    return Row(*head, ms, flops / ms / 1e9, peak, "")
+    return Row(*head, ms, flops / ms / 1e9, peak, "", kernel)
 
 
 def machine() -> dict[str, str]:

@@ -97,7 +97,7 @@ def _case(b: int, n: int, device: str, functions: dict[str, Callable[..., Tensor
     sizes = {"b": b, "h": qkv.shape[3], "n": n, "d": WIDTH}
     flops = 4.0 * b * qkv.shape[3] * n * n * WIDTH
     name = str(dtype).removeprefix("torch.")
-    return Case("qk_attention", sizes, name, flops, forward, train, graphs=(b, n) in LAUNCH_BOUND)
+    return Case("qk_attention", sizes, name, flops, forward, train, graphs=(b, n) in LAUNCH_BOUND, profiled=True)
 
 
 def cases(device: str) -> Iterator[Case]:
