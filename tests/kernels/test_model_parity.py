@@ -20,11 +20,9 @@ def test_kernels_give_the_rendering_and_gradients_of_pytorch(name: str) -> None:
 def test_kernels_in_lact_err_as_pytorch_does(name: str) -> None:
     """The rendering agrees; float32 itself leaves gradients 1e-5 from float64 on either path (docs/kernels.md)."""
     ours, theirs = results(name, "interpret"), results(name, "torch")
-    found = apart(ours, theirs)
-    assert len(found) > 20 and found.pop(RENDERING) <= TOLERANCE
-    # What is left of 1000 times larger terms has no digits to compare (tests/parity/kinds/lact_model.py).
-    worse = {n: error for n, error in found.items() if not n.endswith("lr_fc.bias") and not error <= LACT_TOLERANCE}
-    assert not worse
+    assert apart(ours, theirs)[RENDERING] <= TOLERANCE
     truth = results(name, "torch", torch.float64)
-    mine, plain = (apart(values, truth)["all gradients"] for values in (ours, theirs))
-    assert mine <= RATIO * plain
+    mine, plain = (apart(values, truth) for values in (ours, theirs))
+    assert len(mine) > 20 and mine["all gradients"] <= RATIO * plain["all gradients"]
+    # What is left of 1000 times larger terms has no digits to compare (tests/parity/kinds/lact_model.py).
+    assert not {n: error for n, error in mine.items() if not n.endswith("lr_fc.bias") and not error <= LACT_TOLERANCE}
