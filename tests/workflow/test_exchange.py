@@ -1,31 +1,14 @@
 """Rules that take weights in and send weights out: what is planned, what is never, and one adoption for real."""
 
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from planned_jobs import jobs, snakemake
 
 from novelview.config.compose import compose
 from novelview.models.registry import build
 from novelview.models.weights import load_weights
-
-ROOT = Path(__file__).parents[2]
-
-
-def snakemake(folder: Path, *arguments: str) -> str:
-    """Run Snakemake in `folder`; return all that it says."""
-    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--directory", str(folder), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    return f"exit {done.returncode}\n{done.stdout}{done.stderr}"
-
-
-def jobs(said: str) -> dict[str, int]:
-    assert said.startswith("exit 0"), said
-    found = re.findall(r"^(\w+) +(\d+)$", said.partition("Job stats:")[2], re.MULTILINE)
-    return {name: int(count) for name, count in found}
 
 
 def test_publishing_is_planned_only_when_asked_for(tmp_path: Path) -> None:

@@ -2,13 +2,12 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from checkout import Checkout
+from planned_jobs import jobs, snakemake
 
 from novelview.config.compose import compose, resolved
 from novelview.files import sha256
@@ -17,21 +16,7 @@ from novelview.models.pretrained import load_pretrained
 from novelview.models.registry import build
 from novelview.models.weights import save_weights
 
-ROOT = Path(__file__).parents[2]
 SIZES = ["model.n_layer=1", "model.transformer.d=32", "model.transformer.d_head=16", "model.dino.embed_dim=32"]
-
-
-def snakemake(folder: Path, *arguments: str) -> str:
-    """Run Snakemake in `folder`; return all that it says."""
-    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--directory", str(folder), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    return f"exit {done.returncode}\n{done.stdout}{done.stderr}"
-
-
-def jobs(said: str) -> dict[str, int]:
-    assert said.startswith("exit 0"), said
-    found = re.findall(r"^(\w+) +(\d+)$", said.partition("Job stats:")[2], re.MULTILINE)
-    return {name: int(count) for name, count in found}
 
 
 def make(folder: Path, name: str, *words: str) -> Path:
