@@ -64,7 +64,8 @@ def test_moved_at_every_call_it_ends_with_the_results_of_one_call(toy: MiniCheck
     assert status == 0 and number >= 2
     assert results(place) == results(whole)
     # Every training once; LaCT's go on from the state of the step before, also where that was made in another folder.
-    assert len(trained) == len({line.split()[0] for line in trained}) == 27
+    names = [line.split()[0] for line in whole.path("toy-resumed").read_text().splitlines()]
+    assert sorted(line.split()[0] for line in trained) == sorted(names) and len(set(names)) == len(names) > 20
     assert all(line.endswith(" resumed") == ("/lact/" in line) for line in trained)
 
     again = toy.copy(tmp_path / "again")
