@@ -23,7 +23,7 @@ rule evaluate_model:
     wildcard_constraints:
         run=PLAN.only(PLAN.runs()),
         on=f"(?:{one_of([f'-{name}' for name in PLAN.estimators])})?",
-    priority: 20
+    priority: PLAN.first("evaluate")
     conda:
         "../../environment.yml"
     threads: PLAN.train_threads

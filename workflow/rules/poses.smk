@@ -14,6 +14,7 @@ rule estimate_poses:
         f"benchmarks/poses/{PLAN.dataset}-{{estimator}}.tsv"
     wildcard_constraints:
         estimator=one_of(PLAN.estimators),
+    priority: PLAN.first("poses")
     conda:
         "../../environment.yml"
     threads: 2

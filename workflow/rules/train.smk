@@ -15,6 +15,7 @@ rule pretrain_model:
         f"benchmarks/pretrain/{PLAN.scale}-{{run}}-{{data}}-x{{res}}.tsv"
     wildcard_constraints:
         run=PLAN.only(PLAN.runs(trained=True, first=True)),
+    priority: PLAN.first("pretrain")
     conda:
         "../../environment.yml"
     threads: PLAN.train_threads
@@ -54,7 +55,7 @@ rule finetune_model:
         f"benchmarks/finetune/{PLAN.scale}-{{run}}-{{data}}-x{{res}}.tsv"
     wildcard_constraints:
         run=PLAN.only(PLAN.runs(trained=True, first=False)),
-    priority: 10  # one model to its end before the next, so that few weights are waiting to be read
+    priority: PLAN.first("finetune")
     conda:
         "../../environment.yml"
     threads: PLAN.train_threads
