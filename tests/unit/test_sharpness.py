@@ -76,6 +76,12 @@ def test_flat_pictures_are_equally_sharp_and_one_colour_is_not() -> None:
     assert sharpness(stripes, flat) == pytest.approx(1.0)  # nothing to compare with
 
 
+def test_strong_edges_beside_a_nearly_flat_truth_count_twice_at_most(truth: Tensor) -> None:
+    blocks = F.avg_pool2d(truth, 14).repeat_interleave(14, -1).repeat_interleave(14, -2)
+    faint = 0.5 + 0.01 * (blurred(truth, 2.0) - 0.5)
+    assert (sharpness(blocks, faint) < 2).all() and (sharpness(truth, faint) < 2).all()
+
+
 def test_white_noise_passes_for_structure_in_about_one_patch_of_a_thousand() -> None:
     pictures = torch.rand(40, 1, 256, 256, generator=torch.Generator().manual_seed(1)).expand(-1, 3, -1, -1)
     quality, direction = _structure(0.3 + 0.2 * pictures)

@@ -16,30 +16,31 @@ from novelview.errors import DataError
 PATCH = 8  # gradients a side of a patch
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
 CHANCE = 1e-3  # share of patches of pure white noise that pass for structure
+CAP = 2.0  # most that a patch counts, in multiples of the target's Q; none where the target has no structure
 FLAT = 1e-3  # Q of a patch that the eye takes for flat; keeps the ratio of two flat pictures at 1
 
 
 def sharpness(pred: Float[Tensor, "*n 3 h w"], target: Float[Tensor, "*n 3 h w"]) -> Float[Tensor, "*n"]:
-    """Return sum Q(pred) a / sum Q(target) of every image, over the patches in which the target has structure.
+    """Return sum min(Q(pred) a, 2 Q(target)) / sum Q(target), over the patches of every image.
 
     Luma of images clamped to [0,1] is differenced along both diagonals, and s1 >= s2 are the singular values of the
     64 gradients of a patch: Q = s1 (s1 - s2) / (s1 + s2), taken as 0 where the coherence (s1 - s2) / (s1 + s2) stays
     below the level that white noise exceeds in one patch of a thousand. a = max(0, cos 2t) for the angle t between the
     main gradients of the two, so that edges the target does not have, as borders of blocks, count little. Both sums
-    get FLAT a patch; beside a target without any structure everything scores 1.
+    get FLAT for every patch of the image; beside a target without any structure everything scores 1.
 
-    1: as sharp as the target; towards 0: blurred; above 1: its edges are steeper. Where things lie within a patch does
-    not matter, so a picture shifted by a pixel or two stays sharp. Noise spoils the coherence, so it lowers the value,
-    and noise alone scores about 0. Raises DataError for images of fewer than 9 pixels a side.
+    1: as sharp as the target; towards 0: blurred; above 1, at most 2: its edges are steeper. Where things lie within a
+    patch does not matter, so a picture shifted by a pixel or two stays sharp. Noise spoils the coherence, so it lowers
+    the value, and noise alone scores about 0. Raises DataError for images of fewer than 9 pixels a side.
     """
     if min(pred.shape[-2:]) <= PATCH:
         size = f"{pred.shape[-1]}x{pred.shape[-2]}"
         raise DataError(f"sharpness of {size} images: both sides must be above {PATCH} pixels")
     (found, ours), (wanted, theirs) = _structure(pred), _structure(target)
     agreement = (ours * theirs).sum(dim=-1).clamp_min(0)
-    patches = (wanted > 0) | (wanted <= 0).all(dim=-1, keepdim=True)
-    sums = [((value + FLAT) * patches).sum(dim=-1) for value in (found * agreement, wanted)]
-    return sums[0] / sums[1]
+    # Without the cap a few strong edges beside a target that is nearly flat would decide the mean over all targets.
+    ours, theirs = ((value + FLAT).sum(dim=-1) for value in (torch.minimum(found * agreement, CAP * wanted), wanted))
+    return ours / theirs
 
 
 def _structure(image: Float[Tensor, "*n 3 h w"]) -> tuple[Float[Tensor, "*n p"], Float[Tensor, "*n p 2"]]:
