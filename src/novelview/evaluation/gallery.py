@@ -23,6 +23,7 @@ from novelview.evaluation.metrics import psnr
 from novelview.evaluation.protocol import Model, Place, Task
 from novelview.files import write_bytes
 from novelview.models.depthsplat.model import DepthSplat
+from novelview.models.weights import ordered
 from novelview.scenes.batch import Batch, Views
 
 MAX_ATTENTION = 4  # samples whose attention is kept: it grows with the fourth power of the image's side
@@ -109,11 +110,11 @@ class Gallery:
     def write(self, path: Path | str, parts: Sequence[dict[int, Any]]) -> int:
         """Write the samples of all processes (`parts`: their `found`) to `path`; return how many there are."""
         found = {turn: sample for part in parts for turn, sample in part.items()}
-        ordered = [found[turn] for turn in sorted(found)]
-        tensors = {f"{n}.{name}": tensor for n, (_, kept) in enumerate(ordered) for name, tensor in kept.items()}
-        header = json.dumps([facts for facts, _ in ordered])
-        write_bytes(path, save(tensors, {"format": "novelview", "gallery": header}))
-        return len(ordered)
+        samples = [found[turn] for turn in sorted(found)]
+        tensors = {f"{n}.{name}": tensor for n, (_, kept) in enumerate(samples) for name, tensor in kept.items()}
+        header = json.dumps([facts for facts, _ in samples])
+        write_bytes(path, ordered(save(tensors, {"format": "novelview", "gallery": header})))
+        return len(samples)
 
 
 @torch.no_grad()
