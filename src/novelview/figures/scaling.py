@@ -40,8 +40,9 @@ def scaling(folders: list[Path], stem: Path, study: Study) -> list[Path]:
             axis.set_title(f"{title_of(name).capitalize()}, {size} px")
         row[0].set_ylabel("PSNR [dB]")
         _draw_slopes(row[-1], own, gains)
-    handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4)
+    shown = [pair for axis in axes[:, 0] for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
+    named = {name: handle for handle, name in shown}  # a system may be in the row of one resolution only
+    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=4)
     return save(figure, stem)
 
 
