@@ -3,7 +3,9 @@
 import time
 from typing import Protocol
 
+INTERRUPTED = 3  # exit status of a stage that saved what it had because of a signal
 BOXED = 4  # exit status of a stage that saved what it had because its time was over
+ENDINGS = "NOVELVIEW_ENDINGS"  # names a file to which every stage adds a line with its name and exit status
 
 
 class Limits(Protocol):

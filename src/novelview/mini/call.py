@@ -11,10 +11,11 @@ from typing import Any
 
 from novelview.errors import DataError
 from novelview.mini.carried import carried, data_digests
-from novelview.mini.drive import BOXED, Budget, Driver, StageFailed, alone
+from novelview.mini.drive import Budget, Driver, StageFailed, alone
 from novelview.mini.state import INDEX, pack, read_index, total_bytes, unpack
 from novelview.mini.studies import Mini
 from novelview.mini.table import table
+from novelview.timebox import BOXED
 
 log = logging.getLogger(__name__)
 

@@ -13,16 +13,12 @@ from pathlib import Path
 
 from novelview.errors import DataError, NovelviewError
 from novelview.mini.studies import Mini
+from novelview.timebox import BOXED, ENDINGS, INTERRUPTED
 
-ENDINGS = "NOVELVIEW_ENDINGS"  # stages add a line to this file: their name and exit status
-BOXED, INTERRUPTED = 4, 3  # exit statuses of stages that saved what they had
 PID = "mini.pid"  # below .snakemake: the snakemake that a driver started
 FAREWELL = 20.0  # seconds that stages have after Ctrl-C
-LEAST_RESERVE, MOST_RESERVE, SHARE = (
-    10.0,
-    45.0,
-    0.08,
-)  # seconds kept for ending and packing, and their share of a budget
+LEAST_RESERVE, MOST_RESERVE = 10.0, 45.0  # seconds kept for ending and packing
+SHARE = 0.08  # of a budget that is kept for them
 
 
 class StageFailed(NovelviewError):

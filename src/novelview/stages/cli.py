@@ -10,11 +10,9 @@ from typing import Any
 
 from novelview.config.compose import compose, digest, resolved
 from novelview.errors import ConfigError, NovelviewError
-from novelview.timebox import BOXED, BoxEnded
+from novelview.timebox import BOXED, ENDINGS, BoxEnded
 
 USER_ERROR = 2  # exit status of a mistake the user can mend
-INTERRUPTED = 3  # exit status of a run that saved its state and stopped on a signal
-ENDINGS = "NOVELVIEW_ENDINGS"  # names a file to which every stage adds a line with its name and exit status
 
 
 def run_stage(stage: str, body: Callable[[Any], int | None], argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,8 @@ from novelview.config.compose import conf_dir
 from novelview.errors import ConfigError, NovelviewError
 from novelview.mini.call import Options, call
 from novelview.mini.studies import STUDIES, Mini
-from novelview.stages.cli import INTERRUPTED, USER_ERROR
+from novelview.stages.cli import USER_ERROR
+from novelview.timebox import INTERRUPTED
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from novelview.scenes.loader import TrainLoader, affordable
 from novelview.scenes.pack import PackedStore
 from novelview.scenes.pointmaps import Pointmaps
 from novelview.scenes.subsets import subset_scenes
-from novelview.timebox import BOXED, TimeBox
+from novelview.timebox import BOXED, INTERRUPTED, TimeBox
 from novelview.training.checkpoint import Checkpoints, State, random_state, restore_random_state, sweep_partial
 from novelview.training.distributed import Team, team
 from novelview.training.interrupt import Interrupt, listening
@@ -30,7 +30,6 @@ from novelview.training.watch import Watch
 
 log = logging.getLogger(__name__)
 
-INTERRUPTED = 3  # exit status of a run that saved its state and stopped on a signal
 PATIENCE = 200  # skipped updates in a row after which a run gives up: its weights no longer change
 
 
