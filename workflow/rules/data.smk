@@ -38,6 +38,7 @@ rule pack_scenes:
         "benchmarks/preprocess/{dataset}.tsv"
     wildcard_constraints:
         dataset=one_of(PLAN.datasets),
+    priority: PLAN.first("preprocess")
     conda:
         "../../environment.yml"
     threads: PLAN.data_threads

@@ -17,7 +17,7 @@ rule estimate_poses:
     priority: PLAN.first("poses")
     conda:
         "../../environment.yml"
-    threads: 2
+    threads: PLAN.train_threads
     resources:
         mem_mb=PLAN.memory_mb,
         runtime=2880,

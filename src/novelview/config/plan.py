@@ -185,16 +185,17 @@ class Plan:
 
     @property
     def train_threads(self) -> int:
-        """Return threads a training or evaluation job takes: few at scales whose jobs share two cores, or a GPU."""
+        """Return threads of a training, evaluation or pose job: few at scales whose jobs share two cores, or a GPU."""
         return {"demo": 1, "mini": 4}.get(self.scale, 8)
 
     def first(self, stage: str) -> int:
-        """Return the priority of a stage's jobs: long ones first, so that no core waits for the last job.
+        """Return the priority of a stage's jobs: what others wait for, then long ones, so that no core stays idle.
 
         At scale mini one model comes to its end before the next, so that few weights are waiting to be read.
         """
-        mini = {"poses": 30, "finetune": 10, "evaluate": 20}
-        return (mini if self.scale == "mini" else {"poses": 20, "pretrain": 10, "finetune": 10}).get(stage, 0)
+        mini = {"preprocess": 40, "poses": 30, "finetune": 10, "evaluate": 20}
+        others = {"preprocess": 40, "poses": 20, "pretrain": 10, "finetune": 10}
+        return (mini if self.scale == "mini" else others).get(stage, 0)
 
     @property
     def data_threads(self) -> int:
