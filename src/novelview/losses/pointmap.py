@@ -3,6 +3,8 @@
 Usable alone: two tensors in, a loss out; nothing of the package is needed beside the alignment.
 """
 
+import warnings
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -28,8 +30,8 @@ def pointmap_loss(
     predicted, pointmap: world coordinates of corresponding pixels, any units each; the pointmap is brought onto the
     prediction by the similarity that fits all pairs (units of the result: the prediction's, squared). Gradients reach
     `predicted` through the alignment, too, unless `detach_alignment`. A scene whose loss exceeds `ignore_large` counts
-    1e-5 of it. A scene with a coordinate that is NaN or not below 1e15 has loss 0 and no gradient. Raises DataError for
-    clouds that do not pair.
+    1e-5 of it. A scene with a coordinate that is NaN or not below 1e15 has loss 0 and no gradient, of which a
+    RuntimeWarning tells. Raises DataError for clouds that do not pair.
     """
     if predicted.shape != pointmap.shape or predicted.dim() != 3 or 0 in predicted.shape or predicted.shape[-1] != 3:
         raise DataError(
@@ -40,6 +42,7 @@ def pointmap_loss(
         dtype = torch.promote_types(predicted.dtype, torch.float32)
         predicted, pointmap = predicted.to(dtype), pointmap.to(dtype)
         sound = _sound(predicted) & _sound(pointmap)
+        _warn(sound)
         predicted, pointmap = (torch.where(sound[:, None, None], points, 0) for points in (predicted, pointmap))
         fitted = umeyama(pointmap, predicted.detach() if detach_alignment else predicted)
         loss = torch.where(sound, chamfer(predicted, fitted.points(pointmap)), 0)
@@ -49,6 +52,14 @@ def pointmap_loss(
 def _sound(points: Float[Tensor, "b n 3"]) -> Bool[Tensor, " b"]:
     """Say of every scene whether its coordinates are numbers whose squares can be summed."""
     return (points.detach().abs() < LARGEST).flatten(1).all(dim=1)
+
+
+def _warn(sound: Bool[Tensor, " b"]) -> None:
+    """Tell of scenes that count nothing: a loss of 0 must not be taken for a perfect fit."""
+    broken = int((~sound).sum())
+    if broken:
+        message = f"PM-Loss: {broken} of {len(sound)} scenes count 0, a coordinate of theirs is NaN or not below 1e15"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 def chamfer(queries: Float[Tensor, "b n 3"], points: Float[Tensor, "b m 3"]) -> Float[Tensor, " b"]:
