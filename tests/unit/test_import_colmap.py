@@ -19,6 +19,7 @@ from novelview.config.sources import (
 from novelview.errors import DataError
 from novelview.scenes.chunks import read_chunk
 from novelview.scenes.imports import colmap, photos
+from novelview.scenes.raw import read_raw
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def test_unregistered_photographs_are_listed(tmp_path, monkeypatch):
     out = run(PhotosSource(held_out=2), tmp_path / "in", tmp_path / "raw")
     report = json.loads((out / "import.json").read_text())
     assert report["unregistered"] == ["p3.jpg", "p9.jpg"] and len(report["pictures"]) == 8
-    assert report["depth_range"] == DEPTH_RANGE
+    assert report["depth_range"] == DEPTH_RANGE == read_raw(out).depth_range
     with pytest.raises(DataError, match=r"8 of 10 photographs could be registered.*min_registered=0\.9"):
         run(PhotosSource(held_out=2, min_registered=0.9), tmp_path / "in", tmp_path / "raw")
 

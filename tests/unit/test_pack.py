@@ -61,6 +61,11 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def test_depths_are_written_where_they_are_known(raw, tmp_path):
+    assert run(raw, tmp_path / "known", depth_range=(1.5, 4.0))["depth_range"] == [1.5, 4.0]
+    assert "depth_range" not in run(raw, tmp_path / "unknown")
+
+
 def test_frames_come_back_byte_for_byte(raw, tmp_path):
     run(raw, tmp_path / "out")
     store = PackedStore(tmp_path / "out" / "train")

@@ -1,11 +1,14 @@
 """The training stage refuses, before it trains, what it could only find out at the end."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from novelview.config.compose import compose
 from novelview.stages.cli import run_stage
 from novelview.stages.train import train
+from novelview.training.start import compare_depths
 
 SMALL = [
     *("model=ptlvsm", "model.n_layer=1", "model.transformer.d=16", "model.transformer.d_head=8"),
@@ -38,3 +41,22 @@ def test_what_would_fail_at_the_end_fails_at_once(tmp_path: Path, packed: Path, 
     error = capsys.readouterr().err.strip()
     assert status == 2 and words in error and "\n" not in error
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("model", "seen", "warned"),
+    [
+        ("depthsplat", [3.0, 8.0], False),
+        ("depthsplat", [0.5, 8.0], True),
+        ("depthsplat", [3.0, 42.0], True),
+        ("depthsplat", None, False),
+        ("ptlvsm", [0.5, 42.0], False),
+    ],
+)
+def test_scenes_outside_of_the_planes_are_warned_of(tmp_path: Path, caplog, model: str, seen, warned: bool) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"depth_range": seen} if seen else {}))
+    planes = ["model.near=2", "model.far=10"] if model == "depthsplat" else []
+    compare_depths(compose("train", [f"model={model}", f"io.packed={tmp_path}", *planes]))
+    assert ("between" in caplog.text) == warned
+    if warned:
+        assert all(f"{value:.3g}" in caplog.text for value in (2, 10, *seen))

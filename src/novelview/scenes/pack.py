@@ -50,12 +50,14 @@ def pack_chunks(
     checksums: Mapping[str, str] | None = None,
     unposed: Mapping[str, Sequence[int]] | None = None,
     box: TimeBox | None = None,
+    depth_range: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Pack the chunks of every split into `out_dir`/{split}/ and write its manifest.json last; returns the manifest.
 
     chunk_files: split name -> chunks in order. workers: processes; 0 packs in this one.
     checksums: expected SHA-256 by "{split}/{chunk name}", from the download's manifest.
     unposed: scene -> frames that stage `poses` emptied: they are marked as damaged ones are, and not held against it.
+    depth_range: nearest and farthest depth in the scenes, where known, for the manifest.
     Chunks finished by an interrupted run are verified and kept. Raises DataError when a scene is in two chunks of a
     split, or when more frames or chunks are damaged than `cfg` allows; everything else is packed first, so a second
     run with a higher allowance only writes the index. Raises BoxEnded when the time of `box` is over, after one chunk.
@@ -70,6 +72,7 @@ def pack_chunks(
     with locating(out):
         counts = {split: _merge(out / split, found) for split, found in parts.items()}
         manifest = _manifest(out, counts, parts, bad_chunks)
+        manifest |= {"depth_range": list(depth_range)} if depth_range else {}
         write_json(out / MANIFEST, manifest)
     for split in chunk_files:
         shutil.rmtree(out / split / "parts", ignore_errors=True)

@@ -27,6 +27,11 @@ class RawData:
     unposed: dict[str, list[int]]
     manifest: dict[str, Any]
 
+    @property
+    def depth_range(self) -> list[float] | None:
+        """Return the z depths, 1st and 99th percentile, of what photographs see, where the import knows points."""
+        return self.manifest.get("import", {}).get("depth_range")
+
 
 def read_raw(folder: Path) -> RawData:
     """Read a data set's manifest; raises DataError, one line, when it is missing, damaged, or lists no chunks."""

@@ -25,7 +25,8 @@ def preprocess(cfg: PreprocessStage) -> None:
     if out.resolve() in (raw.folder.resolve(), raw.root.resolve()):
         raise ConfigError(f"io.out={out}: is the folder of the chunks; choose another for the packed store")
     run = cfg.runtime
-    packed = pack_chunks(raw.chunks, out, cfg.pack, run.workers, run.progress, raw.checksums, raw.unposed, box)
+    given = raw.checksums, raw.unposed, box, raw.depth_range
+    packed = pack_chunks(raw.chunks, out, cfg.pack, run.workers, run.progress, *given)
     for split, counts in packed["splits"].items():
         logger.info("%s: %s", split, ", ".join(f"{value} {name}" for name, value in counts.items()))
 

@@ -14,7 +14,7 @@ from novelview.config.digest import source_digest
 from novelview.config.header import ForeignWeightsError, read_config
 from novelview.config.schema import TrainStage
 from novelview.errors import CheckpointError
-from novelview.files import sha256
+from novelview.files import read_json, sha256
 from novelview.models.dinov2 import without_weights
 from novelview.models.published import load_published
 from novelview.models.registry import build
@@ -46,6 +46,7 @@ def build_model(cfg: TrainStage, team: Team) -> nn.Module:
         load_init(model, cfg, start)
     if team.leads:
         log.info("starting point: %s", _origin(cfg, start))
+        compare_depths(cfg)
     seed_everything(cfg.train.seed + team.rank)
     allow_tf32(cfg.train.tf32)
     model.activation_checkpointing = cfg.train.activation_checkpointing
@@ -53,6 +54,20 @@ def build_model(cfg: TrainStage, team: Team) -> nn.Module:
     if cfg.train.compile:
         model.compile()
     return model
+
+
+def compare_depths(cfg: TrainStage) -> None:
+    """Warn of scenes that reach before the near or behind the far plane of a model that has them."""
+    planes = getattr(cfg.model, "near", None), getattr(cfg.model, "far", None)
+    seen = read_json(Path(cfg.io["packed"]) / "manifest.json").get("depth_range")
+    if None in planes or not seen or (planes[0] <= seen[0] and seen[1] <= planes[1]):
+        return
+    log.warning(
+        "model.near=%g, model.far=%g: what the photographs see lies between %.3g and %.3g, in the units of their"
+        " cameras, and nothing can be placed outside of these planes; give model.near and model.far around that",
+        *planes,
+        *seen,
+    )
 
 
 def _origin(cfg: TrainStage, start: Path | None) -> str:

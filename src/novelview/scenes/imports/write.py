@@ -65,7 +65,8 @@ def write_scene(
     write_json(folder / "scenes.json", {key: {"set": "held_out"}})
     found = report(scene, key, held_out, size)
     write_json(folder / "import.json", found)
-    return {"import": {name: len(found[name]) for name in COUNTED}}
+    seen = {"depth_range": scene.depth_range} if scene.depth_range else {}
+    return {"import": {name: len(found[name]) for name in COUNTED} | seen}
 
 
 def check(source: ImportSource, background: float) -> None:
