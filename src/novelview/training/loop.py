@@ -24,7 +24,7 @@ from novelview.training.interrupt import Interrupt, listening
 from novelview.training.lock import holding
 from novelview.training.optim import Update
 from novelview.training.record import Record
-from novelview.training.start import build_model, identity
+from novelview.training.start import build_model, compare_depths, identity
 from novelview.training.step import Stepper
 from novelview.training.watch import Watch
 
@@ -57,6 +57,8 @@ class Run:
     def __init__(self, cfg: TrainStage, members: Team, interrupt: Interrupt, box: TimeBox) -> None:
         self.cfg, self.team, self.interrupt, self.box = cfg, members, interrupt, box
         self.loader = _loader(cfg, members)
+        if members.leads:
+            compare_depths(cfg)
         self.identity = identity(cfg)
         loss = TrainingLoss(cfg.train.losses).to(members.device)
         self.stepper = Stepper(build_model(cfg, members), loss, cfg.train, members)

@@ -46,7 +46,6 @@ def build_model(cfg: TrainStage, team: Team) -> nn.Module:
         load_init(model, cfg, start)
     if team.leads:
         log.info("starting point: %s", _origin(cfg, start))
-        compare_depths(cfg)
     seed_everything(cfg.train.seed + team.rank)
     allow_tf32(cfg.train.tf32)
     model.activation_checkpointing = cfg.train.activation_checkpointing
