@@ -15,6 +15,7 @@ rule teach_pointmaps:
     wildcard_constraints:
         dataset="[A-Za-z0-9_.-]+",
         teacher="exact|vggt",
+    priority: PLAN.first("pointmaps")
     conda:
         "../../environment.yml"
     threads: 2

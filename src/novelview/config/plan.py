@@ -193,8 +193,8 @@ class Plan:
 
         At scale mini one model comes to its end before the next, so that few weights are waiting to be read.
         """
-        mini = {"preprocess": 40, "poses": 30, "finetune": 10, "evaluate": 20}
-        others = {"preprocess": 40, "poses": 20, "pretrain": 10, "finetune": 10}
+        mini = {"preprocess": 40, "pointmaps": 40, "poses": 30, "finetune": 10, "evaluate": 20}
+        others = {"preprocess": 40, "pointmaps": 40, "poses": 20, "pretrain": 10, "finetune": 10}
         return (mini if self.scale == "mini" else others).get(stage, 0)
 
     @property
