@@ -154,6 +154,15 @@ def test_every_posed_run_is_judged_on_every_estimators_cameras(tmp_path: Path, m
     assert Plan({"study": "posefree", "scale": "paper", "path": "."}).estimators == ["colmap", "vggt"]
 
 
+def test_a_setting_reaches_the_estimators_that_have_it() -> None:
+    plan = Plan({"study": "posefree", "set": "poses.seed=1 poses.mode=pad poses.max_frames=9 align=scale"})
+    words = {name: plan.overrides("poses", name)[3:] for name in ("colmap", "vggt")}
+    assert words["colmap"] == ["poses.seed=1", "poses.max_frames=9", "align=scale"]
+    assert words["vggt"] == ["poses.mode=pad", "poses.max_frames=9", "align=scale"]
+    with pytest.raises(ConfigError, match=r"poses\.sede"):
+        Plan({"study": "posefree", "set": "poses.sede=1"})
+
+
 def test_weights_that_are_here_bring_their_estimator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pretrained").mkdir()

@@ -4,10 +4,11 @@ Scores of a run on estimated cameras lie beside those on the given ones: `evalua
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from novelview.config.compose import ESTIMATORS
 from novelview.config.runs import Run
 from novelview.config.schema import Study
 
@@ -44,6 +45,18 @@ def judged(study: Study, runs: Sequence[Run], estimators: Sequence[str]) -> list
 def weights_of(config: Any) -> str | None:
     """Return the weights file a stage `poses` needs, None where it needs none."""
     return getattr(config.poses, "weights", None)
+
+
+def taken(settings: Sequence[str], name: str, names: Sequence[str]) -> list[str]:
+    """Return the settings meant for estimator `name` of a study's `names`: all but the keys only another one has."""
+    own, any_of_them = _keys(name), set().union(*map(_keys, names))
+    keys = [word.lstrip("+~").partition("=")[0].split(".") for word in settings]
+    foreign = [key[0] == "poses" and len(key) > 1 and key[1] in any_of_them - own for key in keys]
+    return [word for word, other in zip(settings, foreign, strict=True) if not other]
+
+
+def _keys(name: str) -> set[str]:
+    return {field.name for field in fields(ESTIMATORS[name])}
 
 
 def ready(names: Sequence[str], configs: Callable[[str], Any], fetched: bool) -> list[str]:

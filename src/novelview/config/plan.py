@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from novelview.config.cameras import Judged, judged, ready, suffix, weights_of
+from novelview.config.cameras import Judged, judged, ready, suffix, taken, weights_of
 from novelview.config.digest import source_digest
 from novelview.config.init import read_init
 from novelview.config.planned import planned, planned_digest
@@ -77,7 +77,10 @@ class Plan:
         }[stage]
         study = self.study.overrides.get(stage, [])
         variant = variant_of(self.study, name).train if stage == "train" else []
-        return [f"scale={self.scale}", *own, *study, *variant, *self._set.get(stage, [])]
+        settings = self._set.get(stage, [])
+        if stage == "poses":
+            settings = taken(settings, name, self.study.poses.get(self.scale, []))
+        return [f"scale={self.scale}", *own, *study, *variant, *settings]
 
     def _of_run(self, name: str, phase: str) -> list[str]:
         own = variant_of(self.study, name)

@@ -30,7 +30,8 @@ class RawData:
     @property
     def depth_range(self) -> list[float] | None:
         """Return the z depths, 1st and 99th percentile, of what photographs see, where the import knows points."""
-        return self.manifest.get("import", {}).get("depth_range")
+        found = self.manifest.get("import")
+        return found.get("depth_range") if isinstance(found, dict) else None
 
 
 def read_raw(folder: Path) -> RawData:
