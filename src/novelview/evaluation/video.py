@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 FPS = 30  # of a film whose configuration says nothing else (EvalConfig.video_fps)
 MIN_SIDE = 224  # smaller frames are enlarged by whole pixels, so players do not blur them
 CODECS = {  # the first that PyAV was built with; browsers play H.264
-    "libx264": {"crf": "16", "preset": "medium", "threads": "1"},
+    # Without mbtree=0 the same frames give other bytes once memory is dirty: docs/quirks.md, "Libraries".
+    "libx264": {"crf": "16", "preset": "medium", "threads": "1", "x264-params": "mbtree=0"},
     "libopenh264": {"rc_mode": "quality"},
     "mpeg4": {"qscale": "2", "threads": "1"},
 }
