@@ -7,8 +7,7 @@ from typing import Any
 from novelview.config.plan import Plan
 from novelview.config.resolution import sides
 from novelview.config.teachers import folder_of
-from novelview.downloads.address import is_remote
-from novelview.downloads.registry import Entry, needed, read_registry, targets
+from novelview.downloads.registry import Entry, is_remote, needed, read_registry, targets
 from novelview.planning.flops import parameters
 from novelview.planning.throughput import Throughput
 
