@@ -11,7 +11,7 @@ from novelview.config.runs import Run
 from novelview.config.schema import TrainStage
 from novelview.files import read_json
 from novelview.planning.flops import training_step
-from novelview.planning.throughput import read_throughput
+from novelview.planning.hours import read_throughput
 
 NONE = "-"
 
