@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from novelview.cameras.camera import cover_plan, resize_crop_plan
-from novelview.cameras.poses import normalise_scene
+from novelview.cameras.poses import normalise_poses
 from novelview.config.compose import compose
 from novelview.config.resolution import Resolution, size_name
 from novelview.config.schema import EvalConfig, ViewsConfig
@@ -72,7 +72,7 @@ def test_poses_of_objects_stay_where_they_are() -> None:
     scene, _ = FrameCache(Orbit(), replace(CFG, pose_normalisation="scene", scene_scale_factor=1.0), 0).posed(
         "one", frames
     )
-    torch.testing.assert_close(scene, normalise_scene(raw))
+    torch.testing.assert_close(scene, normalise_poses(raw, 1.0))
     assert scene[:, :3, 3].abs().max() == pytest.approx(1.0)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_vggt import tiny as tiny_vggt
 
-from novelview.cameras.points import unproject
+from novelview.cameras.camera import unproject
 from novelview.config.schema import AugmentConfig, ViewsConfig
 from novelview.config.sources import RoomsSource
 from novelview.errors import DataError

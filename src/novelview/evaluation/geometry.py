@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from novelview.cameras.points import unproject
+from novelview.cameras.camera import unproject
 from novelview.config.schema import EvalConfig, ViewsConfig
 from novelview.evaluation.bootstrap import LEVEL
 from novelview.evaluation.protocol import Task, autocast

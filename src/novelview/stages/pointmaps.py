@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from novelview.cameras.points import unproject
+from novelview.cameras.camera import unproject
 from novelview.config.compose import digest
 from novelview.config.digest import source_digest
 from novelview.config.teaching import PointmapsStage

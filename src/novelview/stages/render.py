@@ -142,7 +142,8 @@ def cameras(cfg: RenderStage, encoded: Encoded, model: ViewModel) -> Cameras:
         path = cfg.camera_path
         shape = (path.hfov, path.elevation, path.swing, path.min_radius, path.max_radius, path.swap_sides)
         c2w, intrinsics = turntable(cfg.frames, facts.height, facts.width, *shape)
-        c2w = frame.enter(c2w) if frame is not None else c2w  # out of the world, into which no context looks any more
+        if frame is not None:  # out of the world, into which no context looks any more
+            c2w = frame.transform(c2w)
     else:
         c2w, intrinsics = path_cameras(cfg.camera_path, cfg.frames, *seen)
     context = Views(None, *(part[None] for part in seen))

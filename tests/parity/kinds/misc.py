@@ -12,9 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from novelview.cameras.camera import resize_crop_plan
+from novelview.cameras.camera import plucker, rays, resize_crop_plan
 from novelview.cameras.paths import interpolate
-from novelview.cameras.plucker import plucker, rays
 from novelview.cameras.poses import c2w_to_encoding, canonicalise, encoding_to_c2w, normalise_poses
 from novelview.config.schema import ViewsConfig
 from novelview.evaluation.metrics import psnr, ssim
