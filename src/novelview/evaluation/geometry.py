@@ -18,8 +18,7 @@ from novelview.evaluation.summary import interval
 from novelview.files import write_json
 from novelview.losses.nearest import nearest
 from novelview.models.depthsplat.model import DepthSplat, GaussianScene
-from novelview.scenes.batch import Batch
-from novelview.scenes.frames import FrameCache, collate
+from novelview.scenes.batch import Batch, FrameCache, collate
 from novelview.scenes.procedural.truth import ExactDepth
 from novelview.splatting.gaussians import Gaussians
 from novelview.splatting.ply import write_ply

@@ -10,6 +10,7 @@ import json
 import mmap
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ from PIL import Image
 from safetensors.numpy import save
 from torch import Tensor
 
-from novelview.errors import DataError
-from novelview.files import read_json, sha256, write_bytes
+from novelview.config.subsets import SUBSETS
+from novelview.errors import ConfigError, DataError
+from novelview.files import MANIFEST, check_size, read_json, sha256, write_bytes
 
 FORMAT = "1"
 INDEX = "index.safetensors"
-MANIFEST = "manifest.json"
 HASHED = 2**26  # bytes of an index up to which opening a store compares its checksum
 ADVICE = "run the preprocess stage again"
 DTYPES = {"I64": np.int64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "F32": np.float32}
@@ -211,27 +212,52 @@ BOTTOM = np.array([[[0, 0, 0, 1]]], np.float32)
 
 def _check_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the manifest's entries of one split by file name, all of them present with the right size."""
-    manifest = folder.parent / MANIFEST
+    manifest, prefix = folder.parent / MANIFEST, f"{folder.name}/"
     content = read_json(manifest)
     try:
-        return _list_files(folder, manifest, content)
+        if folder.name not in content["splits"]:
+            raise DataError(f"{manifest}: lists no split '{folder.name}'; {ADVICE}")
+        files = {
+            name.removeprefix(prefix): entry for name, entry in content["files"].items() if name.startswith(prefix)
+        }
+        if INDEX not in files:
+            raise DataError(f"{manifest}: lists no {prefix}{INDEX}; {ADVICE}")
+        for name, entry in files.items():
+            check_size(folder / name, entry, ADVICE)
+        if files[INDEX]["bytes"] <= HASHED and sha256(folder / INDEX) != files[INDEX]["sha256"]:
+            raise DataError(f"{folder / INDEX}: content differs from the manifest; {ADVICE}")
     except (KeyError, TypeError, AttributeError):
         raise DataError(f"{manifest}: is not the manifest of a packed store; {ADVICE}") from None
-
-
-def _list_files(folder: Path, manifest: Path, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    if folder.name not in content["splits"]:
-        raise DataError(f"{manifest}: lists no split '{folder.name}'; {ADVICE}")
-    prefix = f"{folder.name}/"
-    files = {name.removeprefix(prefix): entry for name, entry in content["files"].items() if name.startswith(prefix)}
-    if INDEX not in files:
-        raise DataError(f"{manifest}: lists no {prefix}{INDEX}; {ADVICE}")
-    for name, entry in files.items():
-        path = folder / name
-        found = path.stat().st_size if path.is_file() else None
-        if found != entry["bytes"]:
-            state = "missing" if found is None else f"{found} bytes instead of {entry['bytes']}"
-            raise DataError(f"{path}: {state}; {ADVICE}")
-    if files[INDEX]["bytes"] <= HASHED and sha256(folder / INDEX) != files[INDEX]["sha256"]:
-        raise DataError(f"{folder / INDEX}: content differs from the manifest; {ADVICE}")
     return files
+
+
+def sound_frames(store: PackedStore, scene: str) -> list[int]:
+    """Return the numbers of a scene's undamaged frames."""
+    bad = store.bad(scene)
+    return [frame for frame in range(store.frames(scene)) if frame not in bad]
+
+
+def subset_scenes(store: PackedStore, name: str) -> list[str]:
+    """Return the scenes of the training subset `name` in the store's order: those in its first chunks by name.
+
+    The paper trains on 76, 304, 1216 and all 4866 chunks of RealEstate10K, which is floor(4866 / 64), / 16 and / 4
+    (specs/re10k_format.md section 5). Which chunks is not published: see `novelview.scenes.chunks.check_counts`.
+    Raises ConfigError for an unknown subset, and where there are fewer chunks than parts.
+    """
+    if name not in SUBSETS:
+        raise ConfigError(f"subset={name}: choose one of {', '.join(SUBSETS)}")
+    if SUBSETS[name] == 1:
+        return list(store.scenes)
+    kept = set(first_chunks(store.chunks, name))
+    return [scene for scene in store.scenes if store.chunk(scene) in kept]
+
+
+def first_chunks(chunks: Sequence[str], name: str) -> list[str]:
+    """Return the chunks of subset `name` out of all; raises ConfigError where one part in so many is none."""
+    count = len(chunks) // SUBSETS[name]
+    if not count:
+        raise ConfigError(
+            f"subset={name}: is 1/{SUBSETS[name]} of the training chunks, and there are {len(chunks)}; "
+            f"take subset=full, or data in more chunks (rooms: a smaller source.chunk_bytes)"
+        )
+    return sorted(chunks)[:count]

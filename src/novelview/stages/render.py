@@ -24,12 +24,12 @@ from novelview.evaluation.gallery import to_uint8
 from novelview.evaluation.scene_file import Encoded, load_scene, save_scene
 from novelview.evaluation.video import enlarge, write_video
 from novelview.evaluation.viewing import Cameras, Viewer, encode_scene, path_cameras
-from novelview.files import replacing, require_writable, sha256
+from novelview.files import MANIFEST, replacing, require_writable, sha256
 from novelview.models.render import ViewModel
 from novelview.models.weights import load_weights
 from novelview.scenes.batch import Views
-from novelview.scenes.selection import choose, pool_of
-from novelview.scenes.store import MANIFEST, PackedStore
+from novelview.scenes.samplers import choose_frames, frame_pool
+from novelview.scenes.store import PackedStore
 from novelview.stages.cli import run_stage
 from novelview.stages.evaluate import views_of
 from novelview.timebox import TimeBox
@@ -116,10 +116,10 @@ def _encoded(cfg: RenderStage, model: ViewModel, weights: Path, views: ViewsConf
     if not len(store):
         raise DataError(f"{cfg.io['packed']}: split {cfg.split} has no scenes; choose the other as split=")
     scene = cfg.scene or store.scenes[0]
-    pool = pool_of(store, scene, cfg.seed)
+    pool = frame_pool(store, scene, cfg.seed)
     if cfg.views > len(pool.order):
         raise DataError(f"views={cfg.views}: scene {scene} has {len(pool.order)} usable frames; ask for fewer")
-    frames = sorted(choose(pool, pool.order, cfg.select, cfg.views))
+    frames = sorted(choose_frames(pool, pool.order, cfg.select, cfg.views))
     return encode_scene(model, weights, store, scene, frames, sized(views, cfg.resolution), device, cfg.amp)
 
 

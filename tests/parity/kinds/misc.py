@@ -20,7 +20,7 @@ from novelview.evaluation.metrics import psnr, ssim
 from novelview.losses.perceptual import PerceptualLoss, shapes
 from novelview.models.dinov2 import resize_pos_embed
 from novelview.models.layers import RMSNorm
-from novelview.scenes.views import select_views
+from novelview.scenes.samplers import select_views
 from novelview.training.optim import learning_rate
 
 KNOWN = {"canonical_camera", "dino_pos_embed", "interpolate_poses", "lr_schedule", "metrics", "perceptual", "plucker"}
