@@ -144,16 +144,11 @@ def plucker(
     """Return the Plücker coordinates (origin x direction, direction) of every pixel's ray."""
     origin, direction = rays(c2w, intrinsics, height, width)
     with torch.autocast(direction.device.type, enabled=False):
-        moment = cross_matrix(origin[..., 0, 0]) @ direction.flatten(-2)
+        x, y, z = origin[..., 0, 0].unbind(-1)
+        none = torch.zeros_like(x)
+        cross = torch.stack([none, -z, y, z, none, -x, -y, x, none], dim=-1).unflatten(-1, (3, 3))
+        moment = cross @ direction.flatten(-2)
     return torch.cat([moment.view_as(direction), direction], dim=-3)
-
-
-def cross_matrix(vector: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:
-    """Return the matrix that multiplies as the cross product with `vector` on the left does."""
-    x, y, z = vector.unbind(-1)
-    none = torch.zeros_like(x)
-    rows = [none, -z, y, z, none, -x, -y, x, none]
-    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
 
 
 def unproject(

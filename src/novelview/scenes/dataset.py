@@ -255,20 +255,7 @@ def workers_that_fit(workers: int, batch_bytes: int, folder: Path = SHARED) -> i
     return 0
 
 
-class _Share(Dataset[RawBatch | NovelviewError]):
-    """Micro-batches of one process, by number; errors travel as values, since workers would wrap them in tracebacks."""
-
-    def __init__(self, data: TrainSet, batch_size: int, rank: int, world: int) -> None:
-        self.data, self.batch_size, self.rank, self.world = data, batch_size, rank, world
-
-    def __getitem__(self, number: int) -> RawBatch | NovelviewError:
-        try:
-            return self.data.batch(number, self.batch_size, self.rank, self.world)
-        except NovelviewError as error:
-            return error
-
-
-class TrainLoader:
+class TrainLoader(Dataset[RawBatch | NovelviewError]):
     """Batches of process `rank` of `world` on `device`, prepared by `workers` processes (0: this one).
 
     A batch depends on the set's seed, its number, `rank`, `world` and `batch_size` alone, never on `workers`.
@@ -283,20 +270,27 @@ class TrainLoader:
         device: torch.device | str = "cpu",
         workers: int = 0,
     ) -> None:
-        self.share = _Share(data, batch_size, rank, world)
+        self.data, self.batch_size, self.rank, self.world = data, batch_size, rank, world
         self.device, self.workers = torch.device(device), workers
+
+    def __getitem__(self, number: int) -> RawBatch | NovelviewError:
+        """Return a micro-batch; errors are values here, since worker processes would wrap them in tracebacks."""
+        try:
+            return self.data.batch(number, self.batch_size, self.rank, self.world)
+        except NovelviewError as error:
+            return error
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Yield micro-batches number `start` to `stop` - 1; raises DataError when frames cannot be read."""
         numbers = range(start, stop)
-        for raw in self._ahead(numbers) if self.workers else map(self.share.__getitem__, numbers):
+        for raw in self._ahead(numbers) if self.workers else map(self.__getitem__, numbers):
             if isinstance(raw, NovelviewError):
                 raise raw
             yield raw.to_batch(self.device)
 
     def _ahead(self, numbers: range) -> DataLoader[RawBatch | NovelviewError]:
         return DataLoader(
-            self.share,
+            self,
             batch_size=None,
             sampler=numbers,
             num_workers=self.workers,

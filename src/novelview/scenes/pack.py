@@ -286,8 +286,9 @@ def _finished(record: Path, folder: Path, source: Path, checksum: str) -> Part |
 
 def _pack(source: Path, checksum: str, folder: Path, record: Path) -> Part:
     scenes, known = read_chunk(source), recorded_checksums(source)
-    if known is not None:
-        _check_cameras(scenes, known)
+    for scene in scenes:
+        if _changed(scene.cameras, known) or _changed(scene.timestamps, known):
+            raise DataError(f"scene {scene.key}: cameras or timestamps changed since the chunk was written")
     shard = f"shard-{source.stem}.bin"
     frames = _Frames(known)
     with replacing(folder / shard) as partial, open(partial, "wb") as stream:
@@ -320,16 +321,10 @@ def _scene_columns(scenes: list[ChunkScene]) -> Columns:
     }
 
 
-def _check_cameras(scenes: list[ChunkScene], known: frozenset[int]) -> None:
-    for scene in scenes:
-        if _changed(scene.cameras, known) or _changed(scene.timestamps, known):
-            raise DataError(f"scene {scene.key}: cameras or timestamps changed since the chunk was written")
-
-
-def _changed(tensor: Tensor, known: frozenset[int]) -> bool:
+def _changed(tensor: Tensor, known: frozenset[int] | None) -> bool:
     """Whether a tensor with its own record in the archive has bytes that no recorded checksum fits."""
     own = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-    return own and zlib.crc32(tensor.numpy().tobytes()) not in known
+    return known is not None and own and zlib.crc32(tensor.numpy().tobytes()) not in known
 
 
 class _Frames:
@@ -347,7 +342,7 @@ class _Frames:
         for number, image in enumerate(scene.images):
             content = image.numpy().tobytes()
             size, reason = inspect(content)
-            if not reason and self.known is not None and _changed(image, self.known):
+            if not reason and _changed(image, self.known):
                 reason = "bytes changed since the chunk was written"
             if reason:
                 self.bad.append(BadFrame(scene.key, number, reason))

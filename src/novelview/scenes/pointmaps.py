@@ -19,8 +19,7 @@ from novelview.config.schema import ViewsConfig
 from novelview.config.teaching import SIZED_BY
 from novelview.errors import DataError
 from novelview.files import MANIFEST, check_size, file_entry, read_json, sha256, write_bytes, write_json
-from novelview.timebox import TimeBox
-from novelview.unfinished import resuming_folder
+from novelview.timebox import TimeBox, resuming_folder
 
 FORMAT = 1
 ADVICE = "run the pointmaps stage again"

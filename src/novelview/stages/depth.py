@@ -28,9 +28,8 @@ from novelview.scenes.views import known_entries, load_index
 from novelview.stages.cli import run_stage
 from novelview.stages.evaluate import views_of
 from novelview.stages.render import sized
-from novelview.timebox import TimeBox
+from novelview.timebox import TimeBox, Unfinished, stamp_of
 from novelview.training.distributed import team
-from novelview.unfinished import Unfinished, stamp_of
 
 log = logging.getLogger(__name__)
 

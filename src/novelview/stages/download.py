@@ -13,8 +13,7 @@ from novelview.config.sources import RoomsSource
 from novelview.errors import ConfigError
 from novelview.files import file_entries, locating, write_json
 from novelview.stages.cli import run_stage
-from novelview.timebox import TimeBox
-from novelview.unfinished import Unfinished, resuming_folder, stamp_of
+from novelview.timebox import TimeBox, Unfinished, resuming_folder, stamp_of
 
 logger = logging.getLogger(__name__)
 

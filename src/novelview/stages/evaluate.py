@@ -26,9 +26,8 @@ from novelview.scenes.samplers import selected_splits
 from novelview.scenes.store import PackedStore, subset_scenes
 from novelview.scenes.views import EvalEntry, load_index
 from novelview.stages.cli import run_stage
-from novelview.timebox import TimeBox
+from novelview.timebox import TimeBox, stamp_of
 from novelview.training.distributed import team
-from novelview.unfinished import stamp_of
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,8 @@ from novelview.scenes.pointmaps import Points, write_pointmaps
 from novelview.scenes.procedural.truth import exact_depth
 from novelview.scenes.store import PackedStore
 from novelview.stages.cli import run_stage
-from novelview.timebox import TimeBox
+from novelview.timebox import TimeBox, stamp_of
 from novelview.training.distributed import team
-from novelview.unfinished import stamp_of
 
 log = logging.getLogger(__name__)
 

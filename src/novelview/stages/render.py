@@ -32,9 +32,8 @@ from novelview.scenes.samplers import choose_frames, frame_pool
 from novelview.scenes.store import PackedStore
 from novelview.stages.cli import run_stage
 from novelview.stages.evaluate import views_of
-from novelview.timebox import TimeBox
+from novelview.timebox import TimeBox, Unfinished, stamp_of
 from novelview.training.distributed import team
-from novelview.unfinished import Unfinished, stamp_of
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
