@@ -46,10 +46,6 @@ class Views:
         """Select views start..stop of every scene."""
         return self._map(lambda field: field[:, start:stop])
 
-    def to(self, device: torch.device | str) -> "Views":
-        """Move every field to `device`."""
-        return self._map(lambda field: field.to(device, non_blocking=True))
-
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Views":
         return Views(*(None if field is None else function(field) for field in vars(self).values()))  # type: ignore[arg-type]
 
@@ -61,10 +57,6 @@ class Batch:
     scene: list[str]
     context: Views
     target: Views
-
-    def to(self, device: torch.device | str) -> "Batch":
-        """Move both sets of views to `device`."""
-        return Batch(self.scene, self.context.to(device), self.target.to(device))
 
 
 @dataclass

@@ -19,7 +19,6 @@ from novelview.files import MANIFEST, locating, read_json, replacing, write_json
 RE10K_CHUNK_BYTES = 100_000_000
 KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
 CHUNK = re.compile(r"(train|test)/[^/]+\.torch")
-FIELDS = {"timestamps": (torch.int64, 1), "cameras": (torch.float32, 2)}
 ADVICE = "delete it and fetch or make it again"
 
 
@@ -118,26 +117,19 @@ def _scene(path: Path | str, number: int, entry: Any) -> ChunkScene:
     key = entry.get("key")
     if not isinstance(key, str) or not KEY.fullmatch(key):
         raise DataError(f"{path}: entry {number} has no usable scene key; {ADVICE}")
-    url = entry.get("url", "")
-    fields = [_tensor(path, key, entry, name) for name in ("timestamps", "cameras")]
-    images = entry.get("images")
+    url, images, where = entry.get("url", ""), entry.get("images"), f"{path}: scene {key}"
+    for name, dtype, dims in (("timestamps", torch.int64, 1), ("cameras", torch.float32, 2)):
+        if not _plain(entry.get(name), dtype, dims):
+            kind = str(dtype).removeprefix("torch.")
+            raise DataError(f"{where}: {name} is no {kind} tensor of {dims} dimension(s); {ADVICE}")
     if not isinstance(images, list) or not images:
-        raise DataError(f"{path}: scene {key}: images is no list of frames; {ADVICE}")
+        raise DataError(f"{where}: images is no list of frames; {ADVICE}")
     for frame, image in enumerate(images):
         if not _plain(image, torch.uint8, 1):
-            raise DataError(f"{path}: scene {key}: frame {frame} is no uint8 vector; {ADVICE}")
-    scene = ChunkScene(key, url if isinstance(url, str) else "", fields[0], fields[1], images)
-    _check_cameras(f"{path}: scene {key}", scene)
+            raise DataError(f"{where}: frame {frame} is no uint8 vector; {ADVICE}")
+    scene = ChunkScene(key, url if isinstance(url, str) else "", entry["timestamps"], entry["cameras"], images)
+    _check_cameras(where, scene)
     return scene
-
-
-def _tensor(path: Path | str, key: str, entry: dict, name: str) -> Tensor:
-    dtype, dims = FIELDS[name]
-    value = entry.get(name)
-    if value is None or not _plain(value, dtype, dims):
-        kind = str(dtype).removeprefix("torch.")
-        raise DataError(f"{path}: scene {key}: {name} is no {kind} tensor of {dims} dimension(s); {ADVICE}")
-    return value
 
 
 def _plain(value: Any, dtype: torch.dtype, dims: int) -> bool:
@@ -181,9 +173,8 @@ def write_chunk(path: Path | str, scenes: Iterable[ChunkScene]) -> None:
 
 def _bytes_tensor(image: Any) -> Tensor:
     if not isinstance(image, Tensor):
-        return (
-            torch.frombuffer(bytearray(image), dtype=torch.uint8) if len(image) else torch.zeros(0, dtype=torch.uint8)
-        )
+        content = bytearray(image)
+        return torch.frombuffer(content, dtype=torch.uint8) if content else torch.zeros(0, dtype=torch.uint8)
     # A view is saved with the whole storage behind it.
     return image if image.untyped_storage().nbytes() == image.numel() else image.clone()
 
@@ -254,12 +245,12 @@ class ChunkWriter:
 
 @dataclass(frozen=True)
 class RawData:
-    """A data set as stage `download` or `poses` left it: `folder` has manifest.json, `root` the chunks.
+    """A data set as stage `download` or `poses` left it.
 
-    They differ where the chunks stayed where they were found.
-
-    chunks: split -> chunk files in order; checksums: `{split}/{name}` -> SHA-256; unposed: scene -> frames that were
-    left without a camera, whose pictures are empty.
+    folder: has manifest.json; root: has the chunks, another folder where they stayed where they were found. chunks:
+    split -> chunk files in order; checksums: `{split}/{name}` -> SHA-256; unposed: scene -> frames that were left
+    without a camera, whose pictures are empty; depth_range: z depths, 1st and 99th percentile, of what photographs
+    see, where the import knows points.
     """
 
     folder: Path
@@ -267,13 +258,7 @@ class RawData:
     chunks: dict[str, list[Path]]
     checksums: dict[str, str]
     unposed: dict[str, list[int]]
-    manifest: dict[str, Any]
-
-    @property
-    def depth_range(self) -> list[float] | None:
-        """Return the z depths, 1st and 99th percentile, of what photographs see, where the import knows points."""
-        found = self.manifest.get("import")
-        return found.get("depth_range") if isinstance(found, dict) else None
+    depth_range: list[float] | None
 
 
 def read_raw(folder: Path) -> RawData:
@@ -299,7 +284,9 @@ def read_raw(folder: Path) -> RawData:
         isinstance(frames, list) and all(type(frame) is int for frame in frames) for frames in unposed.values()
     ):
         raise DataError(f"{path}: 'unposed' lists no frames by scene; run the poses stage again")
-    return RawData(folder, root, chunks, checksums, unposed, manifest)
+    imported = manifest.get("import")
+    depth_range = imported.get("depth_range") if isinstance(imported, dict) else None
+    return RawData(folder, root, chunks, checksums, unposed, depth_range)
 
 
 def check_counts(index: Mapping[str, str], published: Mapping[str, Sequence[int]], where: str) -> None:

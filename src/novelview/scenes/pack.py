@@ -10,7 +10,7 @@ import logging
 import multiprocessing
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -26,11 +26,12 @@ from novelview.config.schema import PackConfig
 from novelview.errors import DataError
 from novelview.files import MANIFEST, file_entry, locating, replacing, sha256, write_json
 from novelview.scenes.chunks import ChunkScene, read_chunk, recorded_checksums
-from novelview.scenes.store import FORMAT, INDEX, Columns, join, map_columns, split, write_columns
+from novelview.scenes.store import FORMAT, INDEX, Columns, join_words, map_columns, split_words, write_columns
 from novelview.timebox import TimeBox
 
 EMPTY = "empty"  # the reason of a frame without a byte
-FRAME_COLUMNS = ("offset", "length", "crc", "size", "intrinsics", "w2c", "timestamp", "bad")
+STORED = {"offset": np.int64, "length": np.uint32, "crc": np.uint32, "size": np.uint16, "bad": np.uint8}
+FRAME_COLUMNS = (*STORED, "intrinsics", "w2c", "timestamp")
 SHOWN = 5  # damaged frames or chunks that an error line names
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Part:
     @property
     def scenes(self) -> list[str]:
         """Return the scene keys in the chunk's order."""
-        return split(self.columns["name"])
+        return split_words(self.columns["name"])
 
 
 def pack_chunks(
@@ -178,7 +179,11 @@ def _in_parallel(chunks: list[Chunk], workers: int) -> Iterator[tuple[int, Part 
 def _refuse_damage(parts: Mapping[str, list[Part]], bad_chunks: list[dict[str, str]], cfg: PackConfig) -> None:
     lost = _shorten([f"{bad['split']}/{bad['chunk']} ({bad['reason']})" for bad in bad_chunks])
     for name, found in parts.items():
-        _refuse_repeats(name, found)
+        owner: dict[str, str] = {}
+        for scene, source in ((scene, part.source) for part in found for scene in part.scenes):
+            if scene in owner:
+                raise DataError(f"{name}: scene {scene} is in both {owner[scene]} and {source}; remove one of them")
+            owner[scene] = source
         if not found:
             raise DataError(f"{name}: no readable chunk ({lost}); download the data again")
     if len(bad_chunks) > cfg.max_bad_chunks:
@@ -200,17 +205,6 @@ def _shorten(words: list[str]) -> str:
     return ", ".join(words[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _refuse_repeats(name: str, parts: list[Part]) -> None:
-    owner: dict[str, str] = {}
-    for part in parts:
-        for scene in part.scenes:
-            if scene in owner:
-                raise DataError(
-                    f"{name}: scene {scene} is in both {owner[scene]} and {part.source}; remove one of them"
-                )
-            owner[scene] = part.source
-
-
 def _merge(folder: Path, parts: list[Part]) -> dict[str, Any]:
     """Write a split's index: frames in the chunks' order, scenes sorted by name; returns its counts."""
     names = [scene for part in parts for scene in part.scenes]
@@ -218,9 +212,9 @@ def _merge(folder: Path, parts: list[Part]) -> dict[str, Any]:
     counts = np.concatenate([part.columns["count"] for part in parts])
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     shards = np.repeat(np.arange(len(parts)), [len(part.scenes) for part in parts])
-    urls = [url for part in parts for url in split(part.columns["url"])]
+    urls = [url for part in parts for url in split_words(part.columns["url"])]
     columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in FRAME_COLUMNS}
-    columns |= {"name": join([names[row] for row in order]), "url": join([urls[row] for row in order])}
+    columns |= {"name": join_words([names[row] for row in order]), "url": join_words([urls[row] for row in order])}
     columns |= {"start": starts[order], "count": counts[order], "shard": shards[order]}
     meta = {"format": FORMAT, "shards": [part.shard for part in parts]}
     write_columns(folder / INDEX, columns, meta)
@@ -285,17 +279,31 @@ def _finished(record: Path, folder: Path, source: Path, checksum: str) -> Part |
 
 
 def _pack(source: Path, checksum: str, folder: Path, record: Path) -> Part:
+    """Write a chunk's shard, then its record; a damaged frame keeps its row, with length 0."""
     scenes, known = read_chunk(source), recorded_checksums(source)
     for scene in scenes:
         if _changed(scene.cameras, known) or _changed(scene.timestamps, known):
             raise DataError(f"scene {scene.key}: cameras or timestamps changed since the chunk was written")
-    shard = f"shard-{source.stem}.bin"
-    frames = _Frames(known)
+    shard, offset, total = f"shard-{source.stem}.bin", 0, hashlib.sha256()
+    rows: list[tuple[Any, ...]] = []  # a frame's values of STORED
+    bad: list[BadFrame] = []
     with replacing(folder / shard) as partial, open(partial, "wb") as stream:
         for scene in scenes:
-            stream.writelines(frames.take(scene))
-    columns = frames.columns() | _scene_columns(scenes)
-    part = Part(source.name, checksum, shard, frames.offset, frames.digest.hexdigest(), frames.bad, columns)
+            for number, image in enumerate(scene.images):
+                content = image.numpy().tobytes()
+                size, reason = inspect(content)
+                if not reason and _changed(image, known):
+                    reason = "bytes changed since the chunk was written"
+                if reason:
+                    bad.append(BadFrame(scene.key, number, reason))
+                    content, size = b"", (0, 0)
+                rows.append((offset, len(content), zlib.crc32(content), size, bool(reason)))
+                offset += len(content)
+                total.update(content)
+                stream.write(content)
+    columns = {name: np.array([row[place] for row in rows], STORED[name]) for place, name in enumerate(STORED)}
+    columns |= _scene_columns(scenes)
+    part = Part(source.name, checksum, shard, offset, total.hexdigest(), bad, columns)
     stored = {name: value for name, value in vars(part).items() if name not in ("columns", "bad")}
     stored["bad"] = [asdict(frame) for frame in part.bad]
     write_columns(record, columns, {"format": FORMAT, "part": stored, "columns": _digest(columns)})
@@ -312,8 +320,8 @@ def _digest(columns: Columns) -> str:
 def _scene_columns(scenes: list[ChunkScene]) -> Columns:
     cameras = np.concatenate([scene.cameras.numpy() for scene in scenes])
     return {
-        "name": join([scene.key for scene in scenes]),
-        "url": join([scene.url for scene in scenes]),
+        "name": join_words([scene.key for scene in scenes]),
+        "url": join_words([scene.url for scene in scenes]),
         "count": np.array([len(scene.images) for scene in scenes], np.int64),
         "intrinsics": cameras[:, :4],
         "w2c": cameras[:, 6:].reshape(-1, 3, 4),
@@ -325,42 +333,6 @@ def _changed(tensor: Tensor, known: frozenset[int] | None) -> bool:
     """Whether a tensor with its own record in the archive has bytes that no recorded checksum fits."""
     own = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
     return known is not None and own and zlib.crc32(tensor.numpy().tobytes()) not in known
-
-
-class _Frames:
-    """Collects the frame columns while the bytes pass through to the shard."""
-
-    def __init__(self, known: frozenset[int] | None) -> None:
-        self.known = known
-        self.offset = 0
-        self.digest = hashlib.sha256()
-        self.bad: list[BadFrame] = []
-        self.rows: list[tuple[Any, ...]] = []
-
-    def take(self, scene: ChunkScene) -> Iterable[bytes]:
-        """Yield the bytes of the scene's good frames; a damaged one keeps its row, with length 0."""
-        for number, image in enumerate(scene.images):
-            content = image.numpy().tobytes()
-            size, reason = inspect(content)
-            if not reason and _changed(image, self.known):
-                reason = "bytes changed since the chunk was written"
-            if reason:
-                self.bad.append(BadFrame(scene.key, number, reason))
-                content, size = b"", (0, 0)
-            self.rows.append((self.offset, len(content), zlib.crc32(content), size, bool(reason)))
-            self.offset += len(content)
-            self.digest.update(content)
-            yield content
-
-    def columns(self) -> Columns:
-        offset, length, crc, size, bad = zip(*self.rows, strict=True)
-        return {
-            "offset": np.array(offset, np.int64),
-            "length": np.array(length, np.uint32),
-            "crc": np.array(crc, np.uint32),
-            "size": np.array(size, np.uint16).reshape(-1, 2),
-            "bad": np.array(bad, np.uint8),
-        }
 
 
 def inspect(content: bytes) -> tuple[tuple[int, int], str]:

@@ -67,13 +67,13 @@ def _view(content: mmap.mmap, start: int, entry: dict[str, Any]) -> NDArray[Any]
     return np.asarray(flat, dtype).reshape(entry["shape"])
 
 
-def join(words: list[str]) -> NDArray[np.uint8]:
+def join_words(words: list[str]) -> NDArray[np.uint8]:
     """Return strings as one array of UTF-8 bytes, separated by newlines."""
     return np.frombuffer("\n".join(" ".join(word.splitlines()) for word in words).encode(), np.uint8)
 
 
-def split(column: NDArray[np.uint8]) -> list[str]:
-    """Return the strings of `join`."""
+def split_words(column: NDArray[np.uint8]) -> list[str]:
+    """Return the strings of `join_words`."""
     return bytes(column).decode().split("\n")
 
 
@@ -94,7 +94,7 @@ class PackedStore:
         if meta.get("format") != FORMAT:
             raise DataError(f"{self.folder}: store format {meta.get('format')}, this program reads {FORMAT}; {ADVICE}")
         self._shards: list[str] = meta["shards"]
-        self.scenes: list[str] = split(self._columns["name"])
+        self.scenes: list[str] = split_words(self._columns["name"])
         self._rows = {name: row for row, name in enumerate(self.scenes)}
 
     def __reduce__(self) -> tuple:
@@ -180,7 +180,7 @@ class PackedStore:
 
     def url(self, scene: str) -> str:
         """Return where the scene's video came from; may be empty."""
-        return split(self._columns["url"])[self._row(scene)]
+        return split_words(self._columns["url"])[self._row(scene)]
 
     def verify(self) -> None:
         """Compare the SHA-256 of this split's files with the manifest; raises DataError naming the first wrong one."""
