@@ -134,11 +134,17 @@ def file_entries(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def check_size(path: Path, entry: Mapping[str, Any], advice: str) -> None:
-    """Raise DataError, which ends with `advice`, unless a file is there with the size of its manifest's entry."""
+    """Raise DataError, which ends with `advice`, unless a file is there with the size that its manifest says."""
     found = path.stat().st_size if path.is_file() else None
     if found != entry["bytes"]:
         state = "missing" if found is None else f"{found} bytes instead of {entry['bytes']}"
         raise DataError(f"{path}: {state}; {advice}")
+
+
+def check_content(path: Path, entry: Mapping[str, Any], advice: str) -> None:
+    """Raise DataError, which ends with `advice`, unless a file has the checksum that its manifest says."""
+    if sha256(path) != entry["sha256"]:
+        raise DataError(f"{path}: content differs from the manifest; {advice}")
 
 
 def sha256(path: Path | str) -> str:

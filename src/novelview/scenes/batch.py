@@ -4,7 +4,7 @@ import mmap
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -153,13 +153,12 @@ class FrameCache:
 
     def frames(self, scene: str, numbers: Sequence[int]) -> list[UInt8[Tensor, "3 h w"]]:
         """Return frames of `scene`, resized and cropped for the network."""
-        found = {number: self.memory.find((scene, number)) for number in numbers}
-        missing = [number for number, image in found.items() if image is None]
+        images: dict[int, Any] = {number: self.memory.find((scene, number)) for number in numbers}
+        missing = [number for number, image in images.items() if image is None]
         decode = self.pool.map if self.pool else map
-        fresh = dict(zip(missing, decode(lambda number: self._decoded(scene, number), missing), strict=True))
-        for number, image in fresh.items():
+        for number, image in zip(missing, decode(lambda number: self._decoded(scene, number), missing), strict=True):
+            images[number] = image
             self.memory.keep((scene, number), image)
-        images = {number: image for number, image in found.items() if image is not None} | fresh
         return [images[number] for number in numbers]
 
     def _decoded(self, scene: str, number: int) -> UInt8[Tensor, "3 h w"]:

@@ -297,10 +297,6 @@ class TrainLoader(Dataset[RawBatch | NovelviewError]):
             multiprocessing_context="fork",  # so that the workers share the set's frames
             prefetch_factor=PREFETCH,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_one_thread,
+            worker_init_fn=lambda _: torch.set_num_threads(1),
             generator=torch.Generator(),  # the loader must not draw from the generator that training saves
         )
-
-
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)

@@ -204,10 +204,9 @@ def _entry(pool: FramePool, select: str, contexts: int, targets: int) -> EvalEnt
             f"scene {pool.scene} has {len(pool.order)} usable frames, {contexts} context and {max(targets, 1)} target "
             "views are asked for; lower their numbers"
         )
-    kept = set(pool.order[len(pool.order) - targets :]) if targets else set()
-    chosen = choose_frames(pool, [frame for frame in pool.order if frame not in kept], select, contexts)
-    target = kept or set(pool.order) - set(chosen)
-    return EvalEntry(pool.scene, tuple(sorted(chosen)), tuple(sorted(target)))
+    held_out = set(pool.order[len(pool.order) - targets :]) if targets else set()
+    chosen = choose_frames(pool, [frame for frame in pool.order if frame not in held_out], select, contexts)
+    return EvalEntry(pool.scene, tuple(sorted(chosen)), tuple(sorted(held_out or set(pool.order) - set(chosen))))
 
 
 def choose_frames(pool: FramePool, free: Sequence[int], select: str, count: int) -> list[int]:

@@ -1,14 +1,13 @@
 """The packed store's reader: any frame of any scene without touching its neighbours.
 
 A split folder holds `shard-*.bin` (undecoded frames one after the other, one shard a source chunk) and
-`index.safetensors`; the folder above holds `manifest.json` with the size and SHA-256 of every file. Reads are
-single positioned reads, so a store may be shared by threads and forked workers; pickling one reopens it.
+`index.safetensors`; the folder above holds `manifest.json` with the size and SHA-256 of every file. Every read opens
+its shard, so a store may be shared by threads and forked workers; pickling one reopens it.
 """
 
 import io
 import json
 import mmap
-import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from novelview.config.subsets import SUBSETS
 from novelview.errors import ConfigError, DataError
-from novelview.files import MANIFEST, check_size, read_json, sha256, write_bytes
+from novelview.files import MANIFEST, check_content, check_size, read_json, write_bytes
 
 FORMAT = "1"
 INDEX = "index.safetensors"
@@ -134,11 +133,9 @@ class PackedStore:
             raise DataError(f"{where}: damaged in the source; leave it out of the views")
         shard = self.folder / self._shards[int(self._columns["shard"][self._row(scene)])]
         length, offset = int(self._columns["length"][at]), int(self._columns["offset"][at])
-        descriptor = os.open(shard, os.O_RDONLY)
-        try:
-            content = os.pread(descriptor, length, offset)
-        finally:
-            os.close(descriptor)
+        with open(shard, "rb") as stream:
+            stream.seek(offset)
+            content = stream.read(length)
         if zlib.crc32(content) != int(self._columns["crc"][at]):
             raise DataError(f"{where}: its bytes in {shard.name} changed since packing; {ADVICE}")
         return content
@@ -149,8 +146,9 @@ class PackedStore:
 
     def w2c(self, scene: str) -> Float[Tensor, "n 4 4"]:
         """Return the world-to-camera matrices, float32 as in the chunk, OpenCV axes."""
-        rows = self._take("w2c", scene)
-        return torch.from_numpy(np.concatenate([rows, np.broadcast_to(BOTTOM, (len(rows), 1, 4))], axis=1))
+        matrices = np.tile(np.eye(4, dtype=np.float32), (self.frames(scene), 1, 1))
+        matrices[:, :3] = self._take("w2c", scene)
+        return torch.from_numpy(matrices)
 
     def c2w(self, scene: str) -> Float[Tensor, "n 4 4"]:
         """Return the camera-to-world matrices, inverted in float64, then float32 (specs/re10k_format.md section 3)."""
@@ -185,8 +183,7 @@ class PackedStore:
     def verify(self) -> None:
         """Compare the SHA-256 of this split's files with the manifest; raises DataError naming the first wrong one."""
         for name, entry in self._files.items():
-            if sha256(self.folder / name) != entry["sha256"]:
-                raise DataError(f"{self.folder / name}: content differs from the manifest; {ADVICE}")
+            check_content(self.folder / name, entry, ADVICE)
 
     def _row(self, scene: str) -> int:
         row = self._rows.get(scene)
@@ -207,9 +204,6 @@ class PackedStore:
         return self._columns[column][start : start + self.frames(scene)]
 
 
-BOTTOM = np.array([[[0, 0, 0, 1]]], np.float32)
-
-
 def _check_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the manifest's entries of one split by file name, all of them present with the right size."""
     manifest, prefix = folder.parent / MANIFEST, f"{folder.name}/"
@@ -224,8 +218,8 @@ def _check_files(folder: Path) -> dict[str, dict[str, Any]]:
             raise DataError(f"{manifest}: lists no {prefix}{INDEX}; {ADVICE}")
         for name, entry in files.items():
             check_size(folder / name, entry, ADVICE)
-        if files[INDEX]["bytes"] <= HASHED and sha256(folder / INDEX) != files[INDEX]["sha256"]:
-            raise DataError(f"{folder / INDEX}: content differs from the manifest; {ADVICE}")
+        if files[INDEX]["bytes"] <= HASHED:
+            check_content(folder / INDEX, files[INDEX], ADVICE)
     except (KeyError, TypeError, AttributeError):
         raise DataError(f"{manifest}: is not the manifest of a packed store; {ADVICE}") from None
     return files
@@ -248,8 +242,8 @@ def subset_scenes(store: PackedStore, name: str) -> list[str]:
         raise ConfigError(f"subset={name}: choose one of {', '.join(SUBSETS)}")
     if SUBSETS[name] == 1:
         return list(store.scenes)
-    kept = set(first_chunks(store.chunks, name))
-    return [scene for scene in store.scenes if store.chunk(scene) in kept]
+    chunks = set(first_chunks(store.chunks, name))
+    return [scene for scene in store.scenes if store.chunk(scene) in chunks]
 
 
 def first_chunks(chunks: Sequence[str], name: str) -> list[str]:
