@@ -17,9 +17,8 @@ from novelview.config.sources import (
     PhotosSource,
 )
 from novelview.errors import DataError
-from novelview.scenes.chunks import read_chunk
+from novelview.scenes.chunks import read_chunk, read_raw
 from novelview.scenes.imports import colmap, photos
-from novelview.scenes.raw import read_raw
 
 
 @pytest.fixture

@@ -11,11 +11,9 @@ from novelview.config.digest import source_digest
 from novelview.config.schema import DownloadStage
 from novelview.config.sources import RoomsSource
 from novelview.errors import ConfigError
-from novelview.files import listed, write_json
-from novelview.scenes.disk import locating
+from novelview.files import file_entries, locating, write_json
 from novelview.stages.cli import run_stage
-from novelview.timebox import TimeBox
-from novelview.unfinished import Unfinished, resuming_folder, stamp_of
+from novelview.timebox import TimeBox, Unfinished, resuming_folder, stamp_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +35,7 @@ def download(cfg: DownloadStage) -> None:
     stamp = stamp_of(digest(cfg), source_digest("download"), *_traced_on(cfg).values())
     with locating(out), resuming_folder(out, stamp) as (folder, units):
         extra = _rooms(cfg, folder, units, box) if source.kind == "rooms" else SOURCES[source.kind](cfg, folder)
-        files = extra.pop("files", {}) | listed(folder)
+        files = extra.pop("files", {}) | file_entries(folder)
         write_json(folder / "manifest.json", {"files": files, "source": resolved(cfg)["source"], **extra})
 
 

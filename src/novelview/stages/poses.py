@@ -9,11 +9,10 @@ from typing import Any
 from novelview.config.compose import resolved
 from novelview.config.estimation import PosesStage
 from novelview.errors import ConfigError
-from novelview.files import listed, replacing_folder, write_json
-from novelview.scenes.disk import locating
+from novelview.files import MANIFEST, file_entries, locating, replacing_folder, write_json
+from novelview.scenes.chunks import read_raw
 from novelview.scenes.estimation.estimate import Estimator, Given
 from novelview.scenes.estimation.replace import open_replacement
-from novelview.scenes.raw import MANIFEST, read_raw
 from novelview.stages.cli import run_stage
 from novelview.timebox import TimeBox
 
@@ -37,7 +36,7 @@ def poses(cfg: PosesStage) -> None:
     run = open_replacement(raw, estimator(cfg), cfg, estimates, box)
     with locating(out), replacing_folder(out) as folder:
         extra = run.write(folder)
-        write_json(folder / MANIFEST, {"files": listed(folder), "source": resolved(cfg), **extra})
+        write_json(folder / MANIFEST, {"files": file_entries(folder), "source": resolved(cfg), **extra})
 
 
 def estimator(cfg: PosesStage) -> Estimator:

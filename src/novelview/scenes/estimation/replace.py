@@ -16,13 +16,12 @@ from tqdm import tqdm
 from novelview.config.estimation import PosesStage
 from novelview.errors import ConfigError, DataError
 from novelview.files import read_json, sha256, write_bytes, write_json
-from novelview.scenes.chunks import ChunkScene, read_chunk, write_chunk
+from novelview.scenes.chunks import ChunkScene, RawData, read_chunk, write_chunk
 from novelview.scenes.estimation.alignment import Placed, errors, place
 from novelview.scenes.estimation.asked import asked_frames, named_frames
 from novelview.scenes.estimation.cache import Outcome, estimated
 from novelview.scenes.estimation.estimate import Estimate, Estimator, given_cameras
 from novelview.scenes.estimation.record import covered, summary
-from novelview.scenes.raw import RawData
 from novelview.scenes.views import EvalEntry, load_index
 from novelview.timebox import TimeBox
 

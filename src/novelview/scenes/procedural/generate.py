@@ -20,8 +20,7 @@ from novelview.files import write_json
 from novelview.scenes.procedural.entries import split_names
 from novelview.scenes.procedural.making import MadeRoom, film, finish, make
 from novelview.scenes.procedural.written import WrittenRooms
-from novelview.timebox import TimeBox
-from novelview.unfinished import Unfinished
+from novelview.timebox import TimeBox, Unfinished
 
 Job = tuple[str, int]  # split and number of a room
 AHEAD = 2  # finished or running rooms a worker may be ahead of the writer

@@ -6,7 +6,7 @@ from typing import Any
 from novelview.files import sha256
 from novelview.scenes.chunks import ChunkWriter, read_chunk, write_chunk
 from novelview.scenes.procedural.making import Entries, MadeRoom
-from novelview.unfinished import Unfinished
+from novelview.timebox import Unfinished
 
 Record = dict[str, Any]  # key, split, entries of a room
 PENDING = "pending"  # the rooms of a chunk that is not full yet
