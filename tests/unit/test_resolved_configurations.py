@@ -1,7 +1,7 @@
 """Every resolved configuration of every study, scale, run and phase is the one it was.
 
-`resolved_configurations.json` holds a digest of each. After a change that is meant to change some of them, write it anew
-with `python tests/unit/test_resolved_configurations.py`.
+`resolved_configurations.json` holds a digest of each. After a change that is meant to change some of them, write
+it anew with `python tests/unit/test_resolved_configurations.py`.
 """
 
 import json
@@ -21,10 +21,18 @@ MODELS = ("uplvsm", "ptlvsm", "lvsm_decoder_only", "lvsm_encoder_decoder", "lact
 SIZES = ("base", "base448", "large", "mv", "pm")
 FILES = ("io.weights=-", "io.out=-")
 BY_HAND = {
-    "source": ("download", "path=/somewhere"),
-    "eval": ("evaluate", *FILES),
-    "poses": ("poses", "dataset=rooms"),
-    "camera_path": ("render", *FILES),
+    "source": (
+        "chunks colmap dl3dv dl3dv_chunks opencv_cameras photos re10k rooms rooms_ladder rooms_mini rooms_showcase"
+        " rooms_textured transforms",
+        ("download", "path=/somewhere"),
+    ),
+    "eval": (
+        "bound_aware dl3dv_bound_aware held_out objects re10k rooms rooms_mini rooms_overlap showcase views"
+        " views_dl3dv",
+        ("evaluate", *FILES),
+    ),
+    "poses": ("colmap given vggt", ("poses", "dataset=rooms")),
+    "camera_path": ("free lact lvsm", ("render", *FILES)),
 }
 
 
@@ -65,10 +73,10 @@ def _by_hand() -> Iterator[tuple[str, Any]]:
             yield _composed("train", "model=depthsplat", f"size={scale}/depthsplat_{size}", recipe, patch)
         yield _composed("latency", f"scale={scale}", "io.out=-")
         yield _composed("pointmaps", f"scale={scale}")
-    for group, (stage, *words) in BY_HAND.items():
-        for path in sorted((conf_dir() / group).glob("*.yaml")):
-            yield _composed(stage, f"{group}={path.stem}", *words)
-    for name, entry in sorted(read_registry().items()):
+    for group, (options, (stage, *words)) in BY_HAND.items():
+        for option in options.split():
+            yield _composed(stage, f"{group}={option}", *words)
+    for _, entry in sorted(read_registry().items()):
         if entry.adopt:
             yield _composed("adopt", *entry.adopt)
     yield _composed("depth", *FILES)
