@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from novelview.config import estimation, models, release, schema, sources, teaching, viewing
+from novelview.config import estimation, models, options, release, schema, sources, teaching, viewing
 from novelview.config.literal import literal
 from novelview.config.resolution import Resolution
 from novelview.config.validate import validate
@@ -82,9 +82,9 @@ def _register() -> None:
     for name, node in SOURCES.items():
         store.store(group="source", name=f"{name}_schema", node=node)
     for name, node in ESTIMATORS.items():
-        store.store(group="poses", name=f"{name}_schema", node=node)
+        store.store(group="poses", name=name, node=node)
     for name, node in MODELS.items():
-        store.store(group="model", name=f"{name}_schema", node=node)
+        store.store(group="model", name=name, node=node)
 
 
 def compose(stage: str, overrides: Sequence[str] = ()) -> Any:
@@ -95,6 +95,7 @@ def compose(stage: str, overrides: Sequence[str] = ()) -> Any:
     if stage not in STAGES:
         raise ConfigError(f"stage '{stage}' does not exist; choose one of {', '.join(STAGES)}")
     _register()
+    options.register(conf_dir())
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):

@@ -153,8 +153,8 @@ class Variant:
     """A run of a study under a name of its own: a model, perhaps of another size or recipe, with further overrides."""
 
     model: str = MISSING
-    size: str = ""  # conf/size/<scale>/<size>.yaml; empty: the model's
-    recipe: str = ""  # conf/recipe/<scale>/<recipe>/<phase>.yaml; empty: the model's
+    size: str = ""  # another size of conf/models, size=<scale>/<size>; empty: the model's
+    recipe: str = ""  # another recipe of conf/models, recipe=<scale>/<recipe>/<phase>; empty: the model's
     phases: list[str] = field(default_factory=list)  # the first ones of the study's; empty: all of them
     train: list[str] = field(default_factory=list)  # of stage train
 
@@ -166,8 +166,8 @@ class Study:
     name: str = MISSING
     title: str = ""
     published: str | None = None  # a key of evaluation/published.yaml
-    variants: dict[str, Variant] = field(default_factory=dict)  # runs that are not a model of conf/model as it stands
-    models: list[str] = field(default_factory=list)  # the runs: models of conf/model, or variants
+    variants: dict[str, Variant] = field(default_factory=dict)  # runs that are not a model as it stands
+    models: list[str] = field(default_factory=list)  # the runs: models of conf/models, or variants
     models_at: dict[str, list[str]] = field(default_factory=dict)  # scale -> its runs, where they are not `models`
     figures: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=lambda: ["results_table"])
@@ -210,7 +210,7 @@ class TrainStage:
     """Stages `pretrain` and `finetune`: the same body, the phase chooses the recipe."""
 
     scale: str = "demo"
-    phase: str = "pretrain"  # a file of conf/phase; its recipe is conf/recipe/<scale>/<model>/<phase>.yaml
+    phase: str = "pretrain"  # its recipe: recipes.<scale>.<phase> of conf/models/<model>.yaml
     dataset: str = "rooms"
     subset: str = "full"  # full | large | medium | little: all, 1/4, 1/16, 1/64 of the training chunks
     variant: str = ""  # the run's name in tables and figures, when it is not the model's
