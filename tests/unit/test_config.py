@@ -9,7 +9,7 @@ import pytest
 
 from novelview.config import reference
 from novelview.config.compose import STAGES, compose, conf_dir, digest, resolved
-from novelview.config.schema import TrainStage
+from novelview.config.stages import TrainStage
 from novelview.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

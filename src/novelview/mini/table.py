@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from novelview.config.runs import Run
-from novelview.config.schema import TrainStage
+from novelview.config.stages import TrainStage
 from novelview.files import read_json
 from novelview.mini.carried import newest
 from novelview.mini.studies import Mini

@@ -6,8 +6,8 @@ Counted are linear layers and attention, which is all but a per cent or two of a
 from collections.abc import Callable
 from typing import Any
 
-from novelview.config.resolution import sides
-from novelview.config.schema import LossConfig, TrainStage, ViewsConfig
+from novelview.config.schema import LossConfig, ViewsConfig, sides
+from novelview.config.stages import TrainStage
 from novelview.planning import splats
 
 # Channels in, channels out, and the shrinking of each side before it: convolutions of VGG-19 up to relu5_2.

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from novelview.config.plan import Plan
-from novelview.config.resolution import size_name
 from novelview.config.runs import Run
-from novelview.config.schema import TrainStage
+from novelview.config.schema import size_name
+from novelview.config.stages import TrainStage
 from novelview.config.teachers import folder_of
 from novelview.planning.flops import forward, parameters, training_step, vgg
 from novelview.planning.throughput import Throughput
