@@ -5,7 +5,6 @@ Nothing in this package imports torch: figures, the Snakefile and the command li
 
 import re
 from dataclasses import dataclass
-from typing import Protocol
 
 from omegaconf import MISSING
 
@@ -294,13 +293,6 @@ class Study:
     overrides: dict[str, list[str]] = key({}, "stage -> overrides")
 
 
-class Sized(Protocol):
-    """What a size is read from (`novelview.config.schema.ViewsConfig`)."""
-
-    image_size: int
-    image_width: int
-
-
 @dataclass(frozen=True, order=True)
 class Resolution:
     """Height and width in pixels; ordered by height, printed as in paths."""
@@ -323,11 +315,11 @@ class Resolution:
         return cls(int(found[1]), int(found[2] or found[1]))
 
 
-def sides(views: Sized) -> tuple[int, int]:
+def sides(views: ViewsConfig) -> tuple[int, int]:
     """Return (height, width) of the images `views` asks for; without image_width they are called squares."""
     return views.image_size, views.image_width or views.image_size
 
 
-def size_name(views: Sized) -> str:
+def size_name(views: ViewsConfig) -> str:
     """Return how paths and tables call the size of `views`: `126`, or `72x128` where the sides differ."""
     return str(Resolution(*sides(views)))

@@ -64,7 +64,16 @@ class RoomsSource(SourceConfig):
 
 
 @dataclass
-class PhotosSource(SourceConfig):
+class PicturesSource(SourceConfig):
+    """What sources of single pictures have."""
+
+    held_out: int = key(10, "pictures kept for evaluation, evenly spaced")
+    max_side: int = key(640, "pictures are shrunk to this longer side; 0 keeps their size", at_least=0)
+    jpeg_quality: int = 95
+
+
+@dataclass
+class PhotosSource(PicturesSource):
     """A folder of plain photographs; poses and intrinsics by pycolmap in a subprocess."""
 
     kind: str = "photos"
@@ -73,49 +82,37 @@ class PhotosSource(SourceConfig):
         "SIMPLE_RADIAL", choices="SIMPLE_PINHOLE | PINHOLE | SIMPLE_RADIAL | RADIAL | OPENCV | OPENCV_FISHEYE"
     )
     single_camera: bool = True
-    held_out: int = key(10, "photographs kept for evaluation, evenly spaced")
-    max_side: int = key(640, "photographs are shrunk to this longer side; 0 keeps their size", at_least=0)
     min_registered: float = key(0.8, "fewer registered photographs than this share is an error", within=(0, 1))
-    jpeg_quality: int = 95
     seed: int = key(0, at_least=0)
     context_gap: int = key(0, "0: the registered training photographs nearest to the target on both sides", at_least=0)
 
 
 @dataclass
-class TransformsSource(SourceConfig):
+class TransformsSource(PicturesSource):
     """A nerfstudio or instant-ngp `transforms.json`."""
 
     kind: str = "transforms"
     name: str = "transforms"
-    held_out: int = 10
-    max_side: int = 640
-    jpeg_quality: int = 95
     background: float = key(1.0, "value in [0,1] composited behind transparent pixels")
     allow_missing: bool = key(False, "frames named in the file whose image does not exist: skip them, counted")
 
 
 @dataclass
-class ColmapSource(SourceConfig):
+class ColmapSource(PicturesSource):
     """A COLMAP sparse model, text or binary, with its images folder."""
 
     kind: str = "colmap"
     name: str = "colmap"
     images: str = key("images", "folder of the photographs, relative to `path`")
-    held_out: int = 10
-    max_side: int = 640
-    jpeg_quality: int = 95
     allow_missing: bool = False
 
 
 @dataclass
-class OpencvCamerasSource(SourceConfig):
+class OpencvCamerasSource(PicturesSource):
     """LaCT-style `opencv_cameras.json` beside its renderings (specs/lact.md)."""
 
     kind: str = "opencv_cameras"
     name: str = "opencv_cameras"
-    held_out: int = 10
-    max_side: int = 640
-    jpeg_quality: int = 95
     background: float = key(1.0, "value in [0,1] composited behind transparent pixels")
     allow_missing: bool = False
     split: str = key(
@@ -124,7 +121,7 @@ class OpencvCamerasSource(SourceConfig):
 
 
 @dataclass
-class Dl3dvSource(SourceConfig):
+class Dl3dvSource(PicturesSource):
     """DL3DV scenes, from a folder or the hub: undistorted, resized pictures (specs/lact.md section 8)."""
 
     kind: str = "dl3dv"
@@ -135,9 +132,7 @@ class Dl3dvSource(SourceConfig):
     hashes: list[str] = key([], "scenes; empty, with a folder: all there")
     images: str = key("images_4", "images_4: 960x540 | images_8 | images_2 | images: full size")
     split: str = key("test", choices="test | train: whole scenes in one split | held_out: frames of each kept back")
-    held_out: int = 10
-    max_side: int = key(0, "longer side pictures are shrunk to; 0 keeps their size")
-    jpeg_quality: int = 95
+    max_side: int = 0
     allow_missing: bool = False
 
 

@@ -23,31 +23,34 @@ class StageConfig:
 
 
 @dataclass
-class DownloadStage(StageConfig):
+class DataStage(StageConfig):
+    """What stages that read or make a data set have."""
+
+    scale: str = key("demo", "demo | mini | paper: a file of conf/scale")
+    dataset: str = key("rooms", "its name, a folder of data/", folder=True)
+
+
+@dataclass
+class DownloadStage(DataStage):
     """Stage `download`: any source to chunks. `io.out` gets train/, test/, indices/ and manifest.json."""
 
-    scale: str = "demo"
     source: SourceConfig = MISSING
     path: str | None = None
     dataset: str = key("${source.name}", folder=True)
 
 
 @dataclass
-class PreprocessStage(StageConfig):
+class PreprocessStage(DataStage):
     """Stage `preprocess`: chunks to the packed store."""
 
-    scale: str = "demo"
-    dataset: str = key("rooms", folder=True)
     pack: PackConfig = key(PackConfig)
 
 
 @dataclass
-class TrainStage(StageConfig):
+class TrainStage(DataStage):
     """Stages `pretrain` and `finetune`: the same body, the phase chooses the recipe."""
 
-    scale: str = "demo"
     phase: str = key("pretrain", "its recipe: recipes.<scale>.<phase> of conf/models/<model>.yaml", folder=True)
-    dataset: str = key("rooms", folder=True)
     subset: str = key("full", "all, 1/4, 1/16, 1/64 of the training chunks", choices="full | large | medium | little")
     variant: str = key("", "the run's name in tables and figures, when it is not the model's")
     model: ModelConfig = MISSING
@@ -64,11 +67,9 @@ class TrainStage(StageConfig):
 
 
 @dataclass
-class EvaluateStage(StageConfig):
+class EvaluateStage(DataStage):
     """Stage `evaluate`: per-target rows, summary, pictures and videos of one set of weights."""
 
-    scale: str = "demo"
-    dataset: str = key("rooms", folder=True)
     eval: EvalConfig = key(EvalConfig)
 
 
@@ -90,11 +91,9 @@ class ReportStage(StageConfig):
 
 
 @dataclass
-class PosesStage(StageConfig):
+class PosesStage(DataStage):
     """Stage `poses`: a data set with other cameras. `io.out` gets what `download` makes, and poses.json."""
 
-    scale: str = "demo"
-    dataset: str = key("rooms", folder=True)
     poses: EstimatorConfig = MISSING
     align: str = key(
         "sim3", choices="sim3: to the given cameras | scale: the path made `length` long | none: as estimated"
@@ -104,11 +103,9 @@ class PosesStage(StageConfig):
 
 
 @dataclass
-class PointmapsStage(StageConfig):
+class PointmapsStage(DataStage):
     """Stage `pointmaps`: pointmaps of every frame of a split, at the size of the training, for PM-Loss."""
 
-    scale: str = "demo"
-    dataset: str = key("rooms", folder=True)
     split: str = key("train", choices="train | test")
     teacher: str = key("exact", choices="exact: the procedural rooms' own depth | vggt: the world points of VGGT-1B")
     weights: str = key("pretrained/vggt_1b.safetensors", "of teacher vggt")
@@ -166,11 +163,9 @@ class PathConfig:
 
 
 @dataclass
-class RenderStage(StageConfig):
+class RenderStage(DataStage):
     """Stage `render`: one scene encoded once, then a clip of it along a camera path."""
 
-    scale: str = "demo"
-    dataset: str = key("rooms", folder=True)
     split: str = key("test", "which scenes of the packed store", choices="test | train")
     scene: str = key("", "its key; empty: the first")
     views: int = key(2, "context views", above=0)
@@ -188,11 +183,9 @@ class RenderStage(StageConfig):
 
 
 @dataclass
-class LatencyStage(StageConfig):
+class LatencyStage(DataStage):
     """Stage `latency`: what reconstructing and rendering cost, by number of context views and image size."""
 
-    scale: str = "demo"
-    dataset: str = key("rooms", folder=True)
     views: list[int] = key([2, 4, 8, 16], "numbers of context views")
     sizes: list[str] = key([], "further image sizes, 256 or 72x128; the weights' own comes first")
     repeats: int = key(5, "timed runs of each; the median is kept", above=0)
@@ -201,11 +194,9 @@ class LatencyStage(StageConfig):
 
 
 @dataclass
-class DepthStage(StageConfig):
+class DepthStage(DataStage):
     """Stage `depth`: depth maps of the context views of some scenes, by a model that predicts them (DepthSplat)."""
 
-    scale: str = "demo"
-    dataset: str = key("rooms", folder=True)
     split: str = key("test", "which scenes of the packed store", choices="test | train")
     scene: str = key("", "its key; empty: the first `scenes`")
     scenes: int = key(1, "how many scenes, 0: all; an index names its own", at_least=0)
