@@ -225,18 +225,14 @@ class DepthSplatConfig(ModelConfig):
     transformer_layers: int = key(6, at_least=0)
     attention_splits: int = key(2, "windows a side", above=0)
     many_view_mask: str = key(
-        "published", "see docs/quirks.md", choices="published: misplaced with 3 views or more | aligned"
+        "published", "see docs/quirks.md", choices="published: misplaced from 3 views on | aligned"
     )
     local_mv_match: int = key(2, "of more than 3 views, each meets this many nearest others", above=0)
-    transformer_nearest_views: int | None = key(
-        None, "the view itself included; replaces local_mv_match [evaluation: 3]"
-    )
+    transformer_nearest_views: int | None = key(None, "itself included; replaces local_mv_match [evaluation: 3]")
     cost_volume_nearest_views: int | None = key(None, "likewise")
     depth_unet_channels: int = 128
     unet_head_channels: int = key(32, above=0)
-    supervise_all_scales: bool = key(
-        False, "in training the finest scale gives a prediction before refinement, too [true]"
-    )
+    supervise_all_scales: bool = key(False, "in training the finest scale predicts before refinement, too [true]")
     train_depth_only: bool = key(False, "build the depth predictor alone")
     dino: DinoConfig = key(
         lambda: DinoConfig(

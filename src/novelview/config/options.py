@@ -94,7 +94,7 @@ def _nodes(path: Path) -> Iterator[tuple[str, Node]]:
 
 
 def _entry(name: str, entry: Any, file: str, prefix: str) -> Iterator[tuple[str, Node]]:
-    unknown = sorted(set(_mapping(entry, f"{file}: {prefix}")) - {"extends", "sizes", "recipes"})
+    unknown = sorted(set(_mapping(entry, f"{file}: {prefix}".rstrip(". :"))) - {"extends", "sizes", "recipes"})
     if unknown:
         raise ConfigError(f"conf/{file}: {prefix}{unknown[0]}: unknown; give sizes, recipes, extends or variants")
     default = {"extends": entry["extends"]} if "extends" in entry else {}
