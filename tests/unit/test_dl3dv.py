@@ -12,8 +12,9 @@ from PIL import Image
 from tiny_models import config, model_of
 
 from novelview.config.compose import compose, resolved
-from novelview.config.schema import TrainStage, ViewsConfig
+from novelview.config.schema import ViewsConfig
 from novelview.config.sources import Dl3dvSource, OpencvCamerasSource
+from novelview.config.stages import TrainStage
 from novelview.errors import ConfigError, DataError
 from novelview.evaluation.rows import read_rows
 from novelview.files import read_json

@@ -14,9 +14,9 @@ from yaml import YAMLError
 
 from novelview.config.compose import conf_dir
 from novelview.config.plan import Plan
-from novelview.config.resolution import size_name
 from novelview.config.runs import Run
-from novelview.config.schema import TrainStage
+from novelview.config.schema import size_name
+from novelview.config.stages import TrainStage
 from novelview.config.teachers import folder_of
 from novelview.errors import ConfigError
 from novelview.planning.flops import forward, parameters, training_step, vgg

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from novelview.config.subsets import SUBSETS
+from novelview.config.schema import SUBSETS
 from novelview.errors import DataError
 from novelview.files import MANIFEST, locating, read_json, replacing, write_json
 

@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.numpy import save
 from torch import Tensor
 
-from novelview.config.subsets import SUBSETS
+from novelview.config.schema import SUBSETS
 from novelview.errors import ConfigError, DataError
 from novelview.files import MANIFEST, check_content, check_size, read_json, write_bytes
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from novelview.config.compose import digest, resolved
 from novelview.config.digest import source_digest
-from novelview.config.schema import DownloadStage
 from novelview.config.sources import RoomsSource
+from novelview.config.stages import DownloadStage
 from novelview.errors import ConfigError
 from novelview.files import file_entries, locating, write_json
 from novelview.stages.cli import run_stage

@@ -12,8 +12,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from novelview.config.compose import digest, digest_of
 from novelview.config.digest import source_digest
-from novelview.config.schema import EvaluateStage, ViewsConfig
-from novelview.config.validate import validate
+from novelview.config.keys import validate
+from novelview.config.schema import ViewsConfig
+from novelview.config.stages import EvaluateStage
 from novelview.errors import CheckpointError, ConfigError, DataError
 from novelview.evaluation.geometry import Truth
 from novelview.evaluation.protocol import Task

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from novelview.cameras.camera import unproject
 from novelview.config.compose import digest
 from novelview.config.digest import source_digest
-from novelview.config.teaching import PointmapsStage
+from novelview.config.stages import PointmapsStage
 from novelview.errors import DataError
 from novelview.files import MANIFEST, sha256
 from novelview.losses.pointmap import flat_pointmap, teacher_images

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from novelview.config.compose import resolved
-from novelview.config.estimation import PosesStage
+from novelview.config.stages import PosesStage
 from novelview.errors import ConfigError
 from novelview.files import MANIFEST, file_entries, locating, replacing_folder, write_json
 from novelview.scenes.chunks import read_raw

@@ -12,7 +12,7 @@ from novelview.config.compose import digest, resolved
 from novelview.config.difference import difference
 from novelview.config.digest import source_digest
 from novelview.config.header import ForeignWeightsError, read_config
-from novelview.config.schema import TrainStage
+from novelview.config.stages import TrainStage
 from novelview.errors import CheckpointError
 from novelview.files import read_json, sha256
 from novelview.models.dinov2 import without_weights
