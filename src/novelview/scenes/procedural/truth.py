@@ -13,7 +13,7 @@ from torch import Tensor
 from novelview.config.sources import RoomsSource
 from novelview.files import read_json
 from novelview.scenes.procedural.layout import Room, room_for
-from novelview.scenes.procedural.tracing import render_depth
+from novelview.scenes.procedural.rendering import render_depth
 from novelview.scenes.store import PackedStore
 
 URL = re.compile(r"novelview://rooms/(train|seen|new)/(\d+)")
