@@ -11,7 +11,7 @@ from novelview.config.estimation import PosesStage
 from novelview.errors import ConfigError
 from novelview.files import listed, replacing_folder, write_json
 from novelview.scenes.disk import locating
-from novelview.scenes.estimation.estimate import Estimator, Given
+from novelview.scenes.estimation.estimate import Colmap, Estimator, Given
 from novelview.scenes.estimation.replace import open_replacement
 from novelview.scenes.raw import MANIFEST, read_raw
 from novelview.stages.cli import run_stage
@@ -44,8 +44,6 @@ def estimator(cfg: PosesStage) -> Estimator:
     """Return what estimates the cameras."""
     node: Any = cfg.poses
     if node.kind == "colmap":
-        from novelview.scenes.estimation.colmap import Colmap
-
         return Colmap(node)
     if node.kind == "vggt":
         from novelview.devices import pick_device
