@@ -12,7 +12,7 @@ from novelview.errors import ConfigError
 from novelview.files import listed, replacing_folder, write_json
 from novelview.scenes.disk import locating
 from novelview.scenes.estimation.estimate import Colmap, Estimator, Given
-from novelview.scenes.estimation.replace import open_replacement
+from novelview.scenes.estimation.replace import Replacement
 from novelview.scenes.raw import MANIFEST, read_raw
 from novelview.stages.cli import run_stage
 from novelview.timebox import TimeBox
@@ -34,7 +34,7 @@ def poses(cfg: PosesStage) -> None:
     if out.resolve() in (raw.folder.resolve(), raw.root.resolve()):
         raise ConfigError(f"io.out={out}: is the folder of the data set itself; choose another")
     estimates = out.absolute().parent / "estimates"
-    run = open_replacement(raw, estimator(cfg), cfg, estimates, box)
+    run = Replacement(raw, estimator(cfg), cfg, estimates, box)
     with locating(out), replacing_folder(out) as folder:
         extra = run.write(folder)
         write_json(folder / MANIFEST, {"files": listed(folder), "source": resolved(cfg), **extra})

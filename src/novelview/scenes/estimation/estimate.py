@@ -21,7 +21,6 @@ from novelview.config.estimation import ColmapEstimator, EstimatorConfig
 from novelview.errors import DataError
 from novelview.files import read_json, write_bytes, write_json
 from novelview.scenes.chunks import ChunkScene
-from novelview.scenes.imports.colmap import read_model
 from novelview.scenes.imports.reconstruct import QUALITY, Stopped, run_apart
 from novelview.scenes.pack_part import inspect
 
@@ -101,6 +100,8 @@ class Colmap:
 
     def estimate(self, scene: ChunkScene, frames: list[int], work: Path, log: Path) -> Estimate:
         """Return the cameras of the frames in the largest model; raises DataError where there is none."""
+        from novelview.scenes.imports.colmap import read_model  # here: other estimators do without pycolmap
+
         if len(frames) < FEWEST:
             raise DataError(f"{len(frames)} frames, structure from motion needs at least {FEWEST}")
         names = _lay_out(scene, frames, work / "images")

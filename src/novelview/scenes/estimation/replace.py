@@ -5,7 +5,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -101,21 +101,22 @@ def errors(
     return {**rounded, "spread": round(float(spread), 6), "focal": round(float(focal), 6)}
 
 
-@dataclass
 class Replacement:
-    """One run over a data set: what it reads, and what it has found so far.
+    """One run over a data set.
 
     records: scene -> its entry in poses.json; unposed: written scene -> frames left without a camera.
     """
 
-    raw: RawData
-    estimator: Estimator
-    cfg: PosesStage
-    estimates: Path
-    indices: dict[str, list[EvalEntry]]
-    records: dict[str, dict[str, Any]] = field(default_factory=dict)
-    unposed: dict[str, list[int]] = field(default_factory=dict)
-    box: TimeBox = field(default_factory=TimeBox)
+    def __init__(self, raw: RawData, estimator: Estimator, cfg: PosesStage, estimates: Path, box: TimeBox) -> None:
+        """Read the evaluation entries; raises ConfigError for a split that `raw` does not have."""
+        for split in cfg.splits:
+            if split not in raw.chunks:
+                raise ConfigError(f"splits: {raw.folder} has no split '{split}', only {', '.join(raw.chunks)}")
+        found = sorted((raw.folder / "indices").glob("*.json")) if "test" in cfg.splits else []
+        self.raw, self.estimator, self.cfg, self.estimates, self.box = raw, estimator, cfg, estimates, box
+        self.indices = {path.stem: load_index(path) for path in found}
+        self.records: dict[str, dict[str, Any]] = {}
+        self.unposed: dict[str, list[int]] = {}
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Fill `folder` with chunks, indices, scenes.json and poses.json; return what the manifest says of it.
@@ -247,16 +248,6 @@ def _write_depth(path: Path, estimate: Estimate, placed: Placed) -> None:
         values = {"depth": estimate.depth.values * placed.scale, "confidence": estimate.depth.confidence}
         values["frames"] = torch.tensor(estimate.frames)
         write_bytes(path, save({name: value.contiguous() for name, value in values.items()}))
-
-
-def open_replacement(raw: RawData, estimator: Estimator, cfg: PosesStage, estimates: Path, box: TimeBox) -> Replacement:
-    """Return a run over `raw`; raises ConfigError for a split that it does not have."""
-    for split in cfg.splits:
-        if split not in raw.chunks:
-            raise ConfigError(f"splits: {raw.folder} has no split '{split}', only {', '.join(raw.chunks)}")
-    found = sorted((raw.folder / "indices").glob("*.json")) if "test" in cfg.splits else []
-    indices = {path.stem: load_index(path) for path in found}
-    return Replacement(raw, estimator, cfg, estimates, indices, box=box)
 
 
 def _named_frames(indices: Mapping[str, Sequence[EvalEntry]]) -> dict[str, set[int]]:

@@ -11,9 +11,8 @@ from novelview.config.sources import PhotosSource
 from novelview.errors import DataError
 from novelview.files import read_json
 from novelview.scenes.imports.colmap import read_model
-from novelview.scenes.imports.pixels import eight_bit
 from novelview.scenes.imports.reconstruct import QUALITY, run_apart
-from novelview.scenes.imports.scene import SUFFIXES, ImportedFrame, ImportedScene, natural
+from novelview.scenes.imports.scene import SUFFIXES, ImportedFrame, ImportedScene, eight_bit, natural
 
 logger = logging.getLogger(__name__)
 ORIENTATION = 0x0112

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
+from PIL import Image
 
 from novelview.errors import DataError
 from novelview.scenes.imports.lens import Lens, flatten
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
+TRANSPARENT = ("RGBA", "LA", "PA")
 ORTHONORMAL = 1e-3
 
 
@@ -133,3 +135,17 @@ def lens_numbers(entry: Mapping[str, Any], keys: Sequence[str], where: str) -> t
         if value <= 0:
             raise DataError(f"{where}: focal length '{key}' is {value}; it must be positive")
     return fx, fy, cx, cy
+
+
+def eight_bit(picture: Image.Image) -> Image.Image:
+    """Return a picture as RGB, or RGBA where it has transparency; raises ValueError for 32-bit pixels.
+
+    PIL would clip 16-bit grey at 255; it is scaled instead.
+    """
+    if picture.mode.startswith("I;16"):
+        grey = np.asarray(picture).astype(np.float32) / 257
+        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+    if picture.mode in ("I", "F"):
+        raise ValueError("its pixels have 32 bits, of unknown range; convert it to 8 bits")
+    transparent = picture.mode in TRANSPARENT or "transparency" in picture.info
+    return picture.convert("RGBA" if transparent else "RGB")
