@@ -35,9 +35,8 @@ from novelview.scenes.imports.scene import (
     ImportedFrame,
     ImportedScene,
     lens_numbers,
-    named_frames,
+    listed_scene,
     number,
-    ordered,
     pose,
 )
 
@@ -66,9 +65,7 @@ def load_transforms(path: Path, source: TransformsSource, find: Find | None = No
         c2w = pose(entry.get("transform_matrix"), "transform_matrix", where) @ OPENGL_TO_OPENCV
         return ImportedFrame(picture, name, c2w, _lens(picture, entry, where))
 
-    frames, missing = named_frames(file, entries, find or _find_picture, frame)
-    frames, missing = ordered(file, frames, missing, source.allow_missing)
-    return ImportedScene(file, frames, background=source.background, missing=missing)
+    return listed_scene(file, entries, source, find or _find_picture, frame)
 
 
 def _read(file: Path, advice: str) -> dict[str, Any]:
@@ -224,9 +221,7 @@ def load_opencv_cameras(path: Path, source: OpencvCamerasSource) -> ImportedScen
     def find(folder: Path, name: str) -> Path | None:
         return folder / name if (folder / name).is_file() else None
 
-    frames, missing = named_frames(file, read_json(file, "correct it"), find, frame)
-    frames, missing = ordered(file, frames, missing, source.allow_missing)
-    return ImportedScene(file, frames, background=source.background, missing=missing)
+    return listed_scene(file, read_json(file, "correct it"), source, find, frame)
 
 
 def load_opencv_list(path: Path, source: OpencvCamerasSource) -> dict[str, ImportedScene]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -75,15 +75,23 @@ def ordered(
     return frames, sorted(missing, key=natural)
 
 
-def named_frames(
+class JsonSource(Protocol):
+    """The configuration keys of sources whose cameras stand in a JSON file."""
+
+    background: float
+    allow_missing: bool
+
+
+def listed_scene(
     file: Path,
     entries: Any,
+    source: JsonSource,
     find: Callable[[Path, str], Path | None],
     make: Callable[[Path, str, Mapping[str, Any]], ImportedFrame],
-) -> tuple[list[ImportedFrame], list[str]]:
-    """Build the frames of a JSON list whose entries name their picture in `file_path`; return them and missing names.
+) -> ImportedScene:
+    """Build a scene of a JSON list whose entries name their picture in `file_path`; raises DataError for another form.
 
-    find: (folder, name) -> picture or None; make: (picture, name, entry) -> frame. Raises DataError for another form.
+    find: (folder, name) -> picture or None; make: (picture, name, entry) -> frame.
     """
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise DataError(f"{file}: holds no list of frames; correct it")
@@ -98,7 +106,8 @@ def named_frames(
             missing.append(name)
         else:
             frames.append(make(picture, name, entry))
-    return frames, missing
+    frames, missing = ordered(file, frames, missing, source.allow_missing)
+    return ImportedScene(file, frames, background=source.background, missing=missing)
 
 
 def number(entry: Mapping[str, Any], key: str, where: str) -> float:

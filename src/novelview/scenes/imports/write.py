@@ -30,7 +30,6 @@ HELD_OUT = "held_out"
 SPLITS = {"train": ("train",), "test": ("test",), HELD_OUT: ("train", "test")}
 COUNTED = ("pictures", "held_out", "missing", "unregistered")
 FARTHEST = 1e9  # units between camera and origin: beyond it float32 has no digits left
-Groups = Mapping[str, Mapping[str, ImportedScene]]
 
 
 class ImportSource(Protocol):
@@ -51,23 +50,18 @@ def write_scene(
     left out, and the depths seen where the source knows them. Raises DataError, one line, for unreadable pictures,
     sizes that do not fit, or too few pictures.
     """
-    _check(source, scene.background)
-    held_out = _held_out(scene, source)
-    whole, size = _converted(scene, source, dataset, progress)
-    for split in ("test", "train"):
-        with ChunkWriter(folder / split) as writer:
-            writer.add(_part(whole, split, held_out))
-    entries = _entries(whole.key, scene, held_out, getattr(source, "context_gap", 0))
-    save_index(folder / "indices" / "held_out.json", entries)
-    write_json(folder / "scenes.json", {whole.key: {"set": HELD_OUT}})
-    report = _report(scene, whole.key, held_out, size)
+    ((_, report),) = _write([(HELD_OUT, "", scene)], source, folder, dataset, progress)
     write_json(folder / "import.json", report)
     seen = {"depth_range": scene.depth_range} if scene.depth_range else {}
     return {"import": {name: len(report[name]) for name in COUNTED} | seen}
 
 
 def write_collection(
-    groups: Groups, source: ImportSource, folder: Path, dataset: str, progress: bool = True
+    groups: Mapping[str, Mapping[str, ImportedScene]],
+    source: ImportSource,
+    folder: Path,
+    dataset: str,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Write scenes, keyed by `<name>-<16 hex digits>`, and return what the manifest records of them.
 
@@ -75,25 +69,35 @@ def write_collection(
     not held out to train/, with an entry each in indices/held_out.json. import.json lists each scene's pictures and
     what was left out. Raises DataError, one line.
     """
-    reports: dict[str, Any] = {}
+    items = [(group, f"{name[:64]}-", scene) for group, scenes in groups.items() for name, scene in scenes.items()]
+    reports = [{"set": group, **report} for group, report in _write(items, source, folder, dataset, progress)]
+    write_json(folder / "import.json", {"scenes": reports})
+    return {"import": {"scenes": len(reports), "pictures": sum(len(report["pictures"]) for report in reports)}}
+
+
+def _write(
+    items: Sequence[tuple[str, str, ImportedScene]], source: ImportSource, folder: Path, dataset: str, progress: bool
+) -> list[tuple[str, dict[str, Any]]]:
+    """Write chunks, entries and scenes.json of (group, prefix of the key, scene); return groups and reports."""
+    reports: list[tuple[str, dict[str, Any]]] = []
     entries: list[EvalEntry] = []
     with ExitStack() as stack:
-        splits = dict.fromkeys(split for group in groups for split in SPLITS[group])
+        splits = dict.fromkeys(split for group, *_ in items for split in SPLITS[group])
         writers = {split: stack.enter_context(ChunkWriter(folder / split)) for split in splits}
-        for group, name, scene in ((group, *item) for group, scenes in groups.items() for item in scenes.items()):
+        for group, prefix, scene in items:
             _check(source, scene.background)
-            whole, size = _converted(scene, source, dataset, progress, f"{name[:64]}-")
-            held_out = _held_out(scene, source) if group == HELD_OUT else []
+            held_out = _held_out(scene, source.held_out) if group == HELD_OUT else []
+            whole, size = _converted(scene, source, dataset, progress, prefix)
             for split in SPLITS[group]:
-                writers[split].add(_part(whole, split, held_out))
-            entries += _entries(whole.key, scene, held_out)
-            reports[whole.key] = {"set": group, **_report(scene, whole.key, held_out, size)}
+                writers[split].add(_without(whole, held_out if split == "train" else []))
+            centres = np.stack([frame.c2w[:3, 3] for frame in scene.frames])
+            entries += held_out_entries(whole.key, centres, held_out, getattr(source, "context_gap", 0))
+            reports.append((group, _report(scene, whole.key, held_out, size)))
     if entries:
         save_index(folder / "indices" / "held_out.json", entries)
-    sets = {key: {"set": report["set"]} for key, report in reports.items() if report["set"] != "train"}
+    sets = {report["scene"]: {"set": group} for group, report in reports if group != "train"}
     write_json(folder / "scenes.json", sets)
-    write_json(folder / "import.json", {"scenes": list(reports.values())})
-    return {"import": {"scenes": len(reports), "pictures": sum(len(found["pictures"]) for found in reports.values())}}
+    return reports
 
 
 def choose_held_out(frames: int, held_out: int) -> list[int]:
@@ -134,16 +138,11 @@ def held_out_entries(
     return entries
 
 
-def _held_out(scene: ImportedScene, source: ImportSource) -> list[int]:
+def _held_out(scene: ImportedScene, count: int) -> list[int]:
     try:
-        return choose_held_out(len(scene.frames), source.held_out)
+        return choose_held_out(len(scene.frames), count)
     except DataError as error:
         raise DataError(f"{scene.where}: {error}") from None
-
-
-def _entries(key: str, scene: ImportedScene, held_out: list[int], context_gap: int = 0) -> list[EvalEntry]:
-    centres = np.stack([frame.c2w[:3, 3] for frame in scene.frames])
-    return held_out_entries(key, centres, held_out, context_gap)
 
 
 def _check(source: ImportSource, background: float) -> None:
@@ -157,7 +156,7 @@ def _check(source: ImportSource, background: float) -> None:
 
 
 def _converted(
-    scene: ImportedScene, source: ImportSource, dataset: str, progress: bool, prefix: str = ""
+    scene: ImportedScene, source: ImportSource, dataset: str, progress: bool, prefix: str
 ) -> tuple[ChunkScene, tuple[int, int]]:
     """Return a scene as a chunk holds it, and the common (width, height) of its pictures.
 
@@ -184,9 +183,9 @@ def _converted(
     return ChunkScene(key, "", torch.arange(len(images)), rows, images), sizes[0]
 
 
-def _part(scene: ChunkScene, split: str, held_out: list[int]) -> ChunkScene:
-    """Return a scene, without its held-out frames in train; timestamps keep the frame numbers."""
-    rows = [row for row in range(len(scene.images)) if split == "test" or row not in set(held_out)]
+def _without(scene: ChunkScene, left_out: list[int]) -> ChunkScene:
+    """Return a scene without some of its frames; timestamps keep the frame numbers."""
+    rows = [row for row in range(len(scene.images)) if row not in left_out]
     images = [scene.images[row] for row in rows]
     return ChunkScene(scene.key, scene.url, scene.timestamps[rows], scene.cameras[rows], images)
 
