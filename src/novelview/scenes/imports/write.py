@@ -165,7 +165,7 @@ def _converted(
     flat: dict[Lens, Lens] = {}
     images: list[bytes] = []
     cameras: list[list[float]] = []
-    sizes: list[tuple[int, int]] = []
+    size = (0, 0)
     total = hashlib.sha256(dataset.encode())
     for frame in tqdm(scene.frames, unit="picture", desc="import", disable=not progress):
         picture = _open_picture(frame, scene.upright)
@@ -173,14 +173,18 @@ def _converted(
         if lens not in flat:
             flat[lens] = _flatten(scene, lens, frame)
         picture = _develop(picture, lens, flat[lens], source.max_side, scene.background)
-        _same_size(sizes, picture, scene.frames)
-        sizes.append(picture.size)
+        if images and picture.size != size:
+            raise DataError(
+                f"{frame.path}: {picture.width}x{picture.height} after conversion, but {scene.frames[0].name} is "
+                f"{size[0]}x{size[1]}; import pictures of different sizes or orientations as separate data sets"
+            )
+        size = picture.size
         images.append(_encode(picture, source.jpeg_quality))
         cameras.append(_camera(frame, flat[lens]))
         # File names need not be UTF-8.
         total.update(f"\0{frame.name}\0{sha256(frame.path)}".encode("utf-8", "surrogateescape"))
     key, rows = prefix + total.hexdigest()[:16], torch.from_numpy(np.array(cameras, np.float32))
-    return ChunkScene(key, "", torch.arange(len(images)), rows, images), sizes[0]
+    return ChunkScene(key, "", torch.arange(len(images)), rows, images), size
 
 
 def _without(scene: ChunkScene, left_out: list[int]) -> ChunkScene:
@@ -242,15 +246,6 @@ def _develop(picture: Image.Image, lens: Lens, flat: Lens, max_side: int, backgr
             (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS
         )
     return opaque(picture, background)
-
-
-def _same_size(sizes: Sequence[tuple[int, int]], picture: Image.Image, frames: Sequence[ImportedFrame]) -> None:
-    if sizes and picture.size != sizes[0]:
-        shapes = [f"{width}x{height}" for width, height in (sizes[0], picture.size)]
-        raise DataError(
-            f"{frames[len(sizes)].path}: {shapes[1]} after conversion, but {frames[0].name} is {shapes[0]}; "
-            "import pictures of different sizes or orientations as separate data sets"
-        )
 
 
 def _encode(picture: Image.Image, quality: int) -> bytes:

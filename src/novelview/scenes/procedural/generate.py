@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -191,26 +191,26 @@ def room_entries(source: RoomsSource, room: Room, device: str = "cpu") -> dict[s
     draws = Draws(room_seed(source.seed, f"{room.split} entries", room.number))
     pairs = _pairs(source, draws)
     table = dict(zip(pairs, overlaps(room, pairs, device), strict=True))
+    half, seen = source.frames // 2, [pair for pair in pairs if table[pair] >= LEAST_OVERLAP]
+    narrow = [pair for pair in seen if source.frames // 3 <= pair[1] - pair[0] <= half]
+    by_gap = {f"gap{gap}": [pair for pair in pairs if pair[1] - pair[0] == gap] for gap in source.gaps}
+    candidates = {
+        **{name: [pair for pair in pairs if low < table[pair] <= high] for name, (low, high) in CLASSES.items()},
+        "extrapolation": [pair for pair in narrow if len(_around(source, pair)) >= source.targets],
+        "full": [pair for pair in seen if pair[1] - pair[0] >= half],
+        **by_gap,
+    }
+    choices = {"extrapolation": _outside, **dict.fromkeys(by_gap, _evenly)}
     rows: dict[str, dict[str, Any] | None] = {}
-
-    def put(name: str, qualifies: Callable[[Pair], bool], targets: Callable[[Pair], list[int]]) -> None:
-        chosen = [pair for pair in pairs if qualifies(pair)]
+    for name in split_names(source):
         # Drawn even where there is no choice, so that one index never shifts the draws of the next.
-        pick = draws.uniform(0, 1)
-        pair = chosen[int(pick * len(chosen))] if chosen else None
-        rows[name] = _row(pair, targets(pair), table[pair]) if pair else None
-
-    for name, (low, high) in CLASSES.items():
-        put(name, lambda pair, low=low, high=high: low < table[pair] <= high, lambda pair: _inside(draws, source, pair))
-    put("extrapolation", lambda pair: _narrow(source, pair, table), lambda pair: _outside(draws, source, pair))
-    put("full", lambda pair: _wide(source, pair, table), lambda pair: _inside(draws, source, pair))
-    for gap in source.gaps:
-        put(f"gap{gap}", lambda pair, gap=gap: pair[1] - pair[0] == gap, lambda pair: _evenly(source, pair))
-    return {name: rows[name] for name in split_names(source)}
-
-
-def _row(pair: Pair, targets: list[int], value: float) -> dict[str, Any]:
-    return {"context": list(pair), "target": targets, "overlap": round(value, 6)}
+        pick, found = draws.uniform(0, 1), candidates[name]
+        rows[name] = None
+        if found:
+            pair = found[int(pick * len(found))]
+            targets = choices.get(name, _inside)(draws, source, pair)
+            rows[name] = {"context": list(pair), "target": targets, "overlap": round(table[pair], 6)}
+    return rows
 
 
 def _pairs(source: RoomsSource, draws: Draws) -> list[Pair]:
@@ -220,15 +220,6 @@ def _pairs(source: RoomsSource, draws: Draws) -> list[Pair]:
     pairs = {(first, second) for first in grid for second in grid if second - first > source.targets}
     starts = [(draws.integer(0, source.frames - 1 - gap), gap) for gap in source.gaps]
     return sorted(pairs | {(start, start + gap) for start, gap in starts})
-
-
-def _wide(source: RoomsSource, pair: Pair, table: dict[Pair, float]) -> bool:
-    return pair[1] - pair[0] >= source.frames // 2 and table[pair] >= LEAST_OVERLAP
-
-
-def _narrow(source: RoomsSource, pair: Pair, table: dict[Pair, float]) -> bool:
-    third = source.frames // 3 <= pair[1] - pair[0] <= source.frames // 2
-    return third and table[pair] >= LEAST_OVERLAP and len(_around(source, pair)) >= source.targets
 
 
 def _around(source: RoomsSource, pair: Pair) -> list[int]:
@@ -246,7 +237,7 @@ def _inside(draws: Draws, source: RoomsSource, pair: Pair) -> list[int]:
     return [pair[0] + 1 + number for number in draws.sample(source.targets, pair[1] - pair[0] - 1)]
 
 
-def _evenly(source: RoomsSource, pair: Pair) -> list[int]:
+def _evenly(_: Draws, source: RoomsSource, pair: Pair) -> list[int]:
     gap, parts = pair[1] - pair[0], source.targets + 1
     return [pair[0] + (2 * number * gap + parts) // (2 * parts) for number in range(1, parts)]
 
@@ -271,7 +262,8 @@ class WrittenRooms:
             self.chunks["test"] = []
             self.pending = self.pending if self.pending.get("folder") == "train" else {}
         for folder, chunks in self.chunks.items():
-            _clear(out / folder, len(chunks))
+            for stale in [*sorted((out / folder).glob("*.torch"))[len(chunks) :], out / folder / "index.json"]:
+                stale.unlink(missing_ok=True)
         for records in [*self.chunks["train"], *self.chunks["test"], self.pending.get("rooms", [])]:
             self.note(records)
 
@@ -323,13 +315,11 @@ class RoomWriter(ChunkWriter):
             self.index |= dict.fromkeys((record["key"] for record in records), self._name())
             self._chunks += 1
         if written.pending.get("folder") == folder:
-            self._take_up(written.pending["rooms"])
-
-    def _take_up(self, records: list[Record]) -> None:
-        assert self.units is not None
-        for scene, record in zip(read_chunk(self.units.folder / f"{PENDING}.torch"), records, strict=True):
-            self.records.append(record)
-            self.add(scene)
+            assert self.units is not None
+            scenes = read_chunk(self.units.folder / f"{PENDING}.torch")
+            for scene, record in zip(scenes, written.pending["rooms"], strict=True):
+                self.records.append(record)
+                self.add(scene)
 
     def add_room(self, room: MadeRoom, split: str) -> None:
         """Append a room."""
@@ -353,9 +343,3 @@ class RoomWriter(ChunkWriter):
             place = {"folder": self.name, "chunk": self._chunks}
             self.units.keep_json(PENDING, {**place, "rooms": self.records, "sha256": sha256(path)})
         super().__exit__(kind, *rest)
-
-
-def _clear(folder: Path, kept: int) -> None:
-    """Remove the chunks after the first `kept`."""
-    for stale in [*sorted(folder.glob("*.torch"))[kept:], folder / "index.json"]:
-        stale.unlink(missing_ok=True)
