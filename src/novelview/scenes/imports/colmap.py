@@ -1,7 +1,7 @@
 """COLMAP sparse models, text and binary (file format of colmap.github.io/format.html); points are not read.
 
-Cameras and rotations are pycolmap's. The two tables are read here and not by `pycolmap.Reconstruction`: that takes a
-truncated cameras.bin, an angle that is no number and a text model without its lines of points as they are, needs
+Lenses and rotations are pycolmap's. The two tables are read here, because `pycolmap.Reconstruction` (4.2) takes a
+truncated cameras.bin and a rotation of NaN as they are, reads half of a text model without its lines of points, needs
 points3D, and reserves memory for whatever count a file claims.
 """
 
