@@ -90,7 +90,7 @@ MORE = (
         SMALL["ptlvsm"] | LARGE["ptlvsm"] | JUDGED["ptlvsm", 28] | JUDGED["ptlvsm", 42] | WRITTEN | REPORT,
     ),
     ("conf/study/less3depend.yaml", replaced("novel views", "New views"), WRITTEN | REPORT),
-    ("src/novelview/scenes/procedural/motion.py", CODE, RAW | PACKED | TRAINED | AFTER_TRAINING),
+    ("src/novelview/scenes/procedural/layout.py", CODE, RAW | PACKED | TRAINED | AFTER_TRAINING),
     ("src/novelview/scenes/pack.py", CODE, PACKED | TRAINED | AFTER_TRAINING),
     ("src/novelview/training/optim.py", CODE, TRAINED | AFTER_TRAINING),
     ("src/novelview/models/ptlvsm.py", CODE, TRAINED | AFTER_TRAINING),

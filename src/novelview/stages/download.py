@@ -77,10 +77,11 @@ def _chunks(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
 
 
 def _transforms(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
-    from novelview.scenes.imports import transforms, write
+    from novelview.scenes.imports import camera_lists, write
 
     source: Any = cfg.source
-    return write.write_scene(transforms.load(_path(cfg), source), source, folder, cfg.dataset, cfg.runtime.progress)
+    scene = camera_lists.load_transforms(_path(cfg), source)
+    return write.write_scene(scene, source, folder, cfg.dataset, cfg.runtime.progress)
 
 
 def _colmap(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
@@ -91,28 +92,27 @@ def _colmap(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
 
 
 def _opencv_cameras(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
-    from novelview.scenes.imports import opencv_cameras, write
-    from novelview.scenes.imports.collection import write_collection
+    from novelview.scenes.imports import camera_lists, write
 
     source: Any = cfg.source
-    scenes = opencv_cameras.listed(_path(cfg), source)
+    scenes = camera_lists.load_opencv_list(_path(cfg), source)
     if scenes:
-        return write_collection({source.split: scenes}, source, folder, cfg.dataset, cfg.runtime.progress)
-    scene = opencv_cameras.load(_path(cfg), source)
+        return write.write_collection({source.split: scenes}, source, folder, cfg.dataset, cfg.runtime.progress)
+    scene = camera_lists.load_opencv_cameras(_path(cfg), source)
     return write.write_scene(scene, source, folder, cfg.dataset, cfg.runtime.progress)
 
 
 def _dl3dv(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
     from novelview.downloads.registry import is_remote
-    from novelview.scenes.imports import dl3dv
-    from novelview.scenes.imports.collection import write_collection
+    from novelview.scenes.imports import camera_lists, write
 
     source: Any = cfg.source
-    address = cfg.path or dl3dv.BENCHMARK
+    address = cfg.path or camera_lists.BENCHMARK
     # Beside the final folder, which is replaced whole: a stopped download is continued.
     place = Path(cfg.io["out"]).expanduser().absolute().parent
-    path = dl3dv.fetch(address, source, place) if is_remote(address) else _path(cfg)
-    return write_collection(dl3dv.groups(path, source), source, folder, cfg.dataset, cfg.runtime.progress)
+    path = camera_lists.fetch_dl3dv(address, source, place) if is_remote(address) else _path(cfg)
+    groups = camera_lists.load_dl3dv(path, source)
+    return write.write_collection(groups, source, folder, cfg.dataset, cfg.runtime.progress)
 
 
 def _photos(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
