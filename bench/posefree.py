@@ -8,14 +8,14 @@ from pathlib import Path
 
 from common import append
 
-from novelview.figures.posefree_rows import GIVEN, difference, given_of, judgements, places
-from novelview.figures.posefree_table import CSV_HEADER, records
+from novelview.figures.posefree import GIVEN, HEADER, difference, given_of, judgements, places, records
+from novelview.figures.results import Results
 
 
 def main(folders: list[Path]) -> None:
     """Append scores, and the paired differences to the given cameras as metric `psnr_minus_given`."""
-    found = judgements(folders)
-    rows = [dict(zip(CSV_HEADER, line, strict=True)) for line in records(found)]
+    found = judgements(Results(folders))
+    rows = [dict(zip(HEADER, line, strict=True)) for line in records(found)]
     for one in (item for item in found if item.posed and item.evaluation.cameras != GIVEN):
         for name, splits in places(found):
             for split in splits:
@@ -23,7 +23,7 @@ def main(folders: list[Path]) -> None:
                 if each:
                     place = [one.evaluation.model, one.evaluation.resolution, one.evaluation.cameras, name, split]
                     values = [*place, len(each), "psnr_minus_given", score.mean, score.low, score.high]
-                    rows.append(dict(zip(CSV_HEADER, values, strict=True)))
+                    rows.append(dict(zip(HEADER, values, strict=True)))
     trained = {item.evaluation.summary["weights"]["config"]["dataset"] for item in found}
     judged = {item.evaluation.dataset for item in found}
     append(

@@ -52,6 +52,6 @@ def test_configuration_never_imports_torch() -> None:
 
 
 @pytest.mark.parametrize("folder", ["src", "kernels", "bench"])
-def test_files_stay_under_300_lines(folder: str) -> None:
-    long = {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*.py") if path.read_text().count("\n") > 300}
+def test_files_stay_under_400_lines(folder: str) -> None:
+    long = {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*.py") if path.read_text().count("\n") > 400}
     assert not long

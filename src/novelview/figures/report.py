@@ -1,29 +1,102 @@
-"""The report of a study: one HTML file that needs no other file and no network."""
+"""The report of a study: one HTML file that needs no other file and no network; plain data that a template prints."""
 
-from collections.abc import Sequence
+import json
+import os
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from novelview.config.schema import Study
 from novelview.errors import DataError
-from novelview.figures import page
-from novelview.figures.curves import read_curves
-from novelview.figures.depth_table import depth_rows
-from novelview.figures.gallery import finest
-from novelview.figures.geometry_table import geometry_tables
-from novelview.figures.posefree_table import posefree_tables
-from novelview.figures.provenance import provenance
-from novelview.figures.qualitative import ERROR_LIMIT
-from novelview.figures.released import ADOPTED, about_released, read_released
-from novelview.figures.results import Evaluation, read_evaluations, sections
-from novelview.figures.results_table import resampled, results_tables
-from novelview.figures.scaling_table import scaling_rows, slopes_in_words
-from novelview.figures.statements import Statement, difference, statements, verdict
-from novelview.figures.style import place_of
+from novelview.figures import released
+from novelview.figures.depth import depth_table
+from novelview.figures.geometry import geometry_table
+from novelview.figures.pictures import (
+    ERROR_LIMIT,
+    Sample,
+    data_uri,
+    error_uri,
+    figure_uri,
+    has_gallery,
+    picture_uri,
+    read_gallery,
+)
+from novelview.figures.posefree import posefree_table
+from novelview.figures.results import Curve, Evaluation, Results, finest, sections
+from novelview.figures.results_table import (
+    Statement,
+    given,
+    margin_grid,
+    resampled,
+    results_table,
+    score_grid,
+    statements,
+    tally,
+)
+from novelview.figures.scaling import main_lines, orderings, published_gains, scaling_table
+from novelview.figures.style import label, place_of, title_of
+from novelview.figures.tables import Grid, difference, to_html, verdict
 from novelview.files import write_text
 
+FIGURES = {
+    "views": (
+        "Number of context views",
+        "The same target views from more and more context views, with 95 % bootstrap intervals; beside it the median "
+        "time to reconstruct a scene and, once it is reconstructed, to render a view of it.",
+    ),
+    "gaps": (
+        "PSNR against context gap and overlap",
+        "Bars are 95 % bootstrap intervals; each model stands beside the trivial baselines at its own resolution.",
+    ),
+    "posefree": (
+        "Estimated cameras: what they cost",
+        "PSNR by overlap class on the targets that every estimator placed, with 95 % bootstrap intervals over scenes; "
+        "filled: given cameras, open: estimated ones. Beside it a point a target: the error of its estimated camera "
+        "after Sim(3), and what the render gains or loses by it.",
+    ),
+    "depth": (
+        "PSNR against depth",
+        "Filled: the main recipe; open: the shorter one of the ablation. Bars are 95 % bootstrap intervals.",
+    ),
+    "scaling": (
+        "PSNR against training scenes",
+        "Lines are least-squares fits on the logarithm of the number of scenes. Bars are 95 % bootstrap intervals over "
+        "test scenes; hollow: published slopes, of other data and sizes than a demo's.",
+    ),
+    "qualitative": (
+        "Pictures",
+        "Each row is one target view: what was given, the target, the copy of the nearest context view, and every "
+        "model's render with its error map.",
+    ),
+    "depth_maps": (
+        "Depth",
+        "The first context view of a sample, its depth, and the target view with its renders. Every row has a colour "
+        "scale of its own, that of the true depth where it is known. Black in a render: what no context view saw.",
+    ),
+    "attention": (
+        "Attention of the encoder",
+        "A patch marked red in context view 1, and where in context view 2 its attention goes: yellow is high, dark "
+        "violet low, each map scaled to its own range.",
+    ),
+    "camera_paths": (
+        "Estimated cameras",
+        "Camera centres after Sim(3) alignment to the true ones; strokes show viewing directions. The alignment takes "
+        "away scale, rotation and origin, and nothing else.",
+    ),
+    "training_curves": (
+        "Training",
+        "Phases end to end: the small resolution first, then the finetuning at the large one.",
+    ),
+}
+SETS = {
+    "seen": "seen: rooms never trained on, textures from the photographs used in training",
+    "new": "new: rooms never trained on, textures from photographs never used in training",
+    "held_out": "held out: photographs of the scene that training never saw, between their neighbours",
+}
 BLURRY = (
     "The models here are tiny and train for minutes on two processor cores: a render is roughly one or two colours "
     "a 14-pixel patch. The differences in PSNR are measured all the same; sharp pictures need the larger scales."
@@ -57,79 +130,71 @@ VIDEO_NOTE = (
     "Left and right the first and the last context view, in the middle the render along a path through the context "
     "cameras and back. A model that takes no poses travels between the cameras it estimated itself."
 )
+PROVENANCE = (
+    "Model",
+    "Parameters",
+    "Weights (SHA-256)",
+    "Training (digest)",
+    "Evaluation (digest)",
+    "Seed",
+    "Steps",
+    "Batch",
+    "Trained for",
+)
+UNKNOWN = "unknown"
+NAME = attrgetter("name")  # what an evaluation is called where nothing else is said
 
 
-def write_report(
-    folders: list[Path],
-    logs: list[Path],
-    figures: Path,
-    out: Path,
-    study: Study,
-    scale: str,
-    showcase: Sequence[Path] = (),
-) -> None:
-    """Write the report of the evaluations in `folders` to `out`.
+def write_report(results: Results, figures: Path, out: Path, showcase: Sequence[Path] = ()) -> None:
+    """Write the report of a study's results to `out`.
 
-    folders: evaluation folders; logs: training logs; figures: the folder of the finished figures; showcase: evaluation
-    folders of released checkpoints. Raises DataError for a missing or damaged input, one line.
+    figures: the folder of the finished figures; showcase: evaluation folders of released checkpoints. Raises DataError
+    for a missing or damaged input, one line.
     """
     if not figures.is_dir():
         raise DataError(f"{figures}: no folder of figures here; run the figures stage first")
-    every = read_evaluations(folders, "report", subsets=True)
-    evaluations = read_evaluations(folders, "report")
+    evaluations, study = results.evaluations, results.study
+    found, shown = statements(evaluations), released.read_showcase(showcase)
+    section = _released(shown, results)
+    main = results_table(results).grids
+    tables = [main]
+    tables += [depth_table(results).grids] if "depth_table" in study.tables else []
+    tables += [geometry_table(results).grids] if "geometry_table" in study.tables else []
+    tables += [posefree_table(results).grids] if study.poses.get(results.scale) else []
+    several = len({item.subset for item in results.ladder} - {released.ADOPTED}) > 1
+    tables += [scaling_table(results).grids] if several else []
+    small = results.scale == "demo" and not all(item.summary.get("geometry") for item in evaluations)
+    content = {
+        "title": study.title or study.name,
+        "study": study.name,
+        "scale": results.scale,
+        "lead": LEAD,
+        "blurry": BLURRY if small else "",
+        "tiles": _tiles(evaluations, found) + (_tiles(shown, statements(shown))[1:] if shown else []),
+        "statements": _statement_groups(found),
+        "tables": [block for grids in tables for block in _table_blocks(grids)],
+        "released": section,
+        "comparisons": section["comparisons"] if shown else _comparisons(evaluations),
+        "error_limit": ERROR_LIMIT,
+        "videos": [] if shown else _videos(evaluations),
+        "video_note": VIDEO_NOTE,
+        "figures": _figures(figures),
+        "inputs": _inputs(evaluations),
+        "plys": ply_links(evaluations, out.parent),
+        "orderings": orderings(main_lines(results), published_gains(study)) if several else [],
+        "protocol": main[-1].notes,
+        "resampled": resampled(evaluations),
+        "sets_note": _sets_note(evaluations),
+        "provenance": _provenance(evaluations, results.curves),
+    }
+    content["sections"] = _present(content)
     environment = Environment(
         loader=PackageLoader("novelview.figures"),
         autoescape=True,
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )
-    content = report_content(evaluations, logs, figures, study, scale)
-    content["released"] = about_released(showcase, evaluations, study, scale)
-    if content["released"]["kinds"]:
-        content |= {"videos": [], "comparisons": content["released"]["comparisons"]}
-        shown = read_released(showcase)
-        content["tiles"] += tiles(shown, statements(shown))[1:]
-    if study.poses.get(scale):
-        content["tables"] += page.table_blocks(posefree_tables(folders, study, scale))
-    if len({item.subset for item in every} - {ADOPTED}) > 1:
-        content["tables"] += page.table_blocks([scaling_rows(every, study)])
-        content["orderings"] = slopes_in_words(every, study)
-    content["plys"] = page.ply_links(evaluations, out.parent)
-    content["sections"] = _present(content)
     write_text(out, environment.get_template("report.html.j2").render(content))
-
-
-def report_content(
-    evaluations: list[Evaluation], logs: list[Path], figures: Path, study: Study, scale: str
-) -> dict[str, Any]:
-    """Return everything the template prints."""
-    found = statements(evaluations)
-    tables = results_tables(evaluations, study)
-    further = [depth_rows(evaluations, study)] if "depth_table" in study.tables else []
-    further += geometry_tables(evaluations) if "geometry_table" in study.tables else []
-    content = {
-        "title": study.title or study.name,
-        "study": study.name,
-        "scale": scale,
-        "lead": LEAD,
-        "blurry": BLURRY if scale == "demo" and not all(item.summary.get("geometry") for item in evaluations) else "",
-        "tiles": tiles(evaluations, found),
-        "statements": page.statement_groups(found),
-        "tables": page.table_blocks([*tables, *further]),
-        "comparisons": page.comparison_data(evaluations),
-        "error_limit": ERROR_LIMIT,
-        "videos": page.video_blocks(evaluations),
-        "video_note": VIDEO_NOTE,
-        "figures": page.figure_blocks(figures),
-        "inputs": page.input_rows(evaluations),
-        "plys": [],
-        "orderings": [],
-        "protocol": tables[-1].notes,
-        "resampled": resampled(evaluations),
-        "sets_note": page.sets_note(evaluations),
-        "provenance": provenance(evaluations, read_curves(logs)),
-    }
-    return content
 
 
 def _present(content: dict[str, Any]) -> list[tuple[str, str]]:
@@ -142,16 +207,181 @@ def _present(content: dict[str, Any]) -> list[tuple[str, str]]:
     return [section for section in SECTIONS if section[0] in names]
 
 
-def tiles(evaluations: list[Evaluation], found: Sequence[Statement]) -> list[dict[str, str]]:
+def _tiles(evaluations: Sequence[Evaluation], found: Sequence[Statement]) -> list[dict[str, str]]:
     """Return the page's first glance: a tally, and each model's difference on its widest split of the first set."""
     first, splits = sections(evaluations)[0]
-    against = [item for item in found if item.about == "baseline"]
-    boxes = [{"value": page.tally(against), "text": "against the best trivial baseline, all splits", "tone": ""}]
+    won = tally([item for item in found if item.about == "baseline"])
+    boxes = [{"value": won, "text": "against the best trivial baseline, all splits", "tone": ""}]
     for item in finest(evaluations):
         margin = item.margin(first, splits[-1])
         if margin:
-            place = place_of(first, splits[-1])
-            text = f"{page.who(item)}, {place}: against the best trivial baseline"
+            text = f"{item.name}, {place_of(first, splits[-1])}: against the best trivial baseline"
             value = difference(margin.score).partition(" [")[0]
             boxes.append({"value": value, "text": text, "tone": verdict(margin.score)})
     return boxes
+
+
+def _statement_groups(found: Sequence[Statement]) -> list[dict[str, Any]]:
+    """Group the statements by subject, finest resolution first, each with its tally."""
+    groups: dict[tuple[str, str, Any], list[Statement]] = {}
+    for item in sorted(found, key=lambda item: item.resolution, reverse=True):
+        groups.setdefault((item.about, item.set, item.resolution), []).append(item)
+    blocks = []
+    for (about, name, size), own in sorted(groups.items(), key=lambda group: group[0][0] != "baseline"):
+        title = "against the best trivial baseline" if about == "baseline" else "is the target's pose used?"
+        place = title_of(name)
+        blocks.append(
+            {"title": f"{place[0].upper()}{place[1:]}, {size} px: {title}", "tally": tally(own), "found": own}
+        )
+    return blocks
+
+
+def _table_blocks(grids: Sequence[Grid]) -> list[dict[str, Any]]:
+    """Return tables as HTML with their notes."""
+    return [
+        {"title": grid.title, "rows": grid.rows, "html": Markup(to_html(grid)), "notes": grid.notes} for grid in grids
+    ]
+
+
+def _released(shown: Sequence[Evaluation], results: Results) -> dict[str, Any]:
+    """Return what the page has of released checkpoints: empty where the study shows none at this scale.
+
+    Keys: none_yet, or kinds (a heading, a note, lines and pictures for each), tables, videos of both, and comparisons,
+    which take the place of the page's own.
+    """
+    own, scale = results.evaluations, results.scale
+    if not shown:
+        return {"none_yet": released.NONE_YET if scale in results.study.showcase else "", "kinds": []}
+    grids = [grid(shown, name, splits) for name, splits in sections(shown) for grid in (score_grid, margin_grid)]
+    videos = _videos(shown, released.name_with_data)
+    videos += _videos(own, lambda item: released.name_with_place(item, own, scale))
+    return {
+        "none_yet": "",
+        "kinds": released.kinds(shown, own, scale),
+        "tables": _table_blocks(grids),
+        "videos": videos,
+        "comparisons": _comparisons([*shown, *own], lambda item: released.name_with_origin(item, own)),
+    }
+
+
+def _comparisons(evaluations: Sequence[Evaluation], name: Callable[[Evaluation], str] = NAME) -> Markup:
+    """Return every kept sample of every model as JSON for the slider; empty when no pictures were kept.
+
+    name: what an evaluation is called on the page.
+    """
+    kept = sorted(filter(has_gallery, evaluations), key=lambda item: item.resolution, reverse=True)
+    models = [{"name": name(item), "samples": [_sample(one) for one in read_gallery(item)]} for item in kept]
+    models = [model for model in models if model["samples"]]
+    # "</" would end the script element early; JSON reads the escaped form as the same string.
+    return Markup(json.dumps(models).replace("</", "<\\/")) if models else Markup("")
+
+
+def _sample(sample: Sample) -> dict[str, Any]:
+    height, width = sample.target.shape[:2]
+    return {
+        "name": f"{sample.set}, {sample.split}, {sample.scene}, frame {sample.target_frame}",
+        "target": picture_uri(sample.target),
+        "render": picture_uri(sample.render),
+        "nearest": picture_uri(sample.nearest),
+        "error": error_uri(sample),
+        "context0": picture_uri(sample.context[0]),
+        "context1": picture_uri(sample.context[-1]),
+        "frames": [sample.context_frames[0], sample.context_frames[-1]],
+        "psnr": f"{sample.psnr:.2f}",
+        "psnr_nearest": f"{sample.psnr_nearest:.2f}",
+        "aspect": f"{width} / {height}",
+    }
+
+
+def _videos(evaluations: Sequence[Evaluation], name: Callable[[Evaluation], str] = NAME) -> list[dict[str, str]]:
+    """Return the camera-path videos of every model at its highest resolution; name: as for `_comparisons`."""
+    return [
+        {
+            "caption": f"{name(item)}: {path.stem.removeprefix('path_')}",
+            "data": data_uri(path.read_bytes(), "video/mp4"),
+        }
+        for item in finest(evaluations)
+        for path in sorted(item.folder.glob("path_*.mp4"))
+    ]
+
+
+def _figures(folder: Path) -> list[dict[str, str]]:
+    """Return the figures found in `folder`, in the page's order."""
+    found = [(name, *text) for name, text in FIGURES.items() if (folder / f"{name}.png").is_file()]
+    return [
+        {"name": name, "title": title, "caption": caption, "data": figure_uri(folder / name)}
+        for name, title, caption in found
+    ]
+
+
+def ply_links(evaluations: Sequence[Evaluation], folder: Path) -> list[dict[str, str]]:
+    """Return the PLY files that evaluations wrote, with their addresses as seen from `folder`."""
+    found = [(item, path) for item in evaluations for path in sorted(item.folder.glob("gaussians_*.ply"))]
+    return [
+        {"text": f"{item.name}: {path.name}", "href": quote(os.path.relpath(path, folder).replace(os.sep, "/"))}
+        for item, path in found
+    ]
+
+
+def _inputs(evaluations: Sequence[Evaluation]) -> list[dict[str, str]]:
+    """Return what each model was given."""
+    return [
+        {
+            "model": label(item.model),
+            "resolution": f"{item.resolution} px",
+            "data": item.dataset if item.subset == "full" else f"{item.dataset}, {item.subset}",
+            "given": given(item),
+        }
+        for item in evaluations
+    ]
+
+
+def _sets_note(evaluations: Sequence[Evaluation]) -> str:
+    """Explain the sets that occur, and how splits are named."""
+    names = dict.fromkeys(group.set for item in evaluations for group in item.groups)
+    return (
+        "; ".join(SETS.get(name, name) for name in names)
+        + ". Splits: large, medium and small overlap of the two contexts; gap N: contexts N frames apart; uniform N, "
+        "random N, kmeans N: N context views, chosen that way."
+    )
+
+
+def _provenance(evaluations: Sequence[Evaluation], curves: Sequence[Curve]) -> dict[str, Any]:
+    """Return digests, seeds and durations as columns and rows, and program versions; never a path of this machine."""
+    versions: dict[str, str] = {}
+    for item in evaluations:
+        versions |= item.summary.get("versions", {})
+    listed = ", ".join(f"{name} {versions[name]}" for name in sorted(versions))
+    return {
+        "columns": PROVENANCE,
+        "rows": [_origin(item, curves) for item in evaluations],
+        "versions": f"Programs: {listed}." if listed else "",
+    }
+
+
+def _origin(item: Evaluation, curves: Sequence[Curve]) -> list[str]:
+    weights, train = item.summary.get("weights", {}), item.config.get("train", {})
+    parameters = item.summary.get("parameters")
+    # Of the evaluated weights' own phase only; unknown when no log was given.
+    own = [curve for curve in curves if (curve.model, curve.resolution) == (item.model, item.resolution)]
+    return [
+        item.name,
+        f"{parameters:,}" if parameters else UNKNOWN,
+        str(weights.get("sha256", UNKNOWN))[:12],
+        str(weights.get("digest", UNKNOWN)),
+        str(item.summary.get("digest", UNKNOWN)),
+        *(str(train.get(key, UNKNOWN)) for key in ("seed", "steps", "batch_size")),
+        duration(float(own[0].columns["seconds"][-1]) if own else None),
+    ]
+
+
+def duration(seconds: float | None) -> str:
+    """Return `45 s`, `2 min 05 s`, `3 h 20 min`, or `unknown`."""
+    if seconds is None:
+        return UNKNOWN
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60:02d} s"
+    return f"{total // 3600} h {total % 3600 // 60:02d} min"

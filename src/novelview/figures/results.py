@@ -1,22 +1,30 @@
-"""Finished evaluations read from their folders: scores with intervals, paired differences and what they came from."""
+"""Finished results, read once: evaluations with their scores and intervals, training curves, and their study."""
 
+import csv
 import math
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from novelview.config.resolution import Resolution
+from novelview.config.schema import Study
 from novelview.config.subsets import SUBSETS
 from novelview.errors import DataError
-from novelview.figures.style import BASELINES, split_order
+from novelview.evaluation.bootstrap import bounds, clusters, draws
+from novelview.figures.style import BASELINES, label, split_order
 from novelview.files import read_json
 
 METRICS = ("psnr", "ssim", "lpips", "sharpness")
+COLUMNS = ("step", "loss", "mse", "psnr", "lr", "grad_norm", "skipped", "seconds")
+SEED, RESAMPLES = 0, 1000
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """A mean with its bootstrap interval; NaN where there is none."""
 
     mean: float
@@ -27,7 +35,17 @@ class Score:
     def of(cls, value: dict[str, Any] | None) -> "Score":
         """Read `{"mean", "low", "high"}`; None, or null inside it, is NaN: the metric was not computed."""
         found = value or {}
-        return cls(*(math.nan if found.get(key) is None else float(found[key]) for key in ("mean", "low", "high")))
+        return cls(*(math.nan if found.get(key) is None else float(found[key]) for key in cls._fields))
+
+    @classmethod
+    def over(
+        cls, values: Sequence[float], scenes: Sequence[str], resamples: int = RESAMPLES, seed: int = SEED
+    ) -> "Score":
+        """Return the mean of one value an image, with the interval of a bootstrap over the images' scenes."""
+        labels = clusters(scenes)
+        sums, counts = np.bincount(labels, values), np.bincount(labels)
+        drawn = draws(len(counts), resamples, seed)
+        return cls(float(np.mean(values)), *bounds((drawn @ sums) / (drawn @ counts)))
 
     @property
     def known(self) -> bool:
@@ -37,7 +55,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Group:
-    """Scores of one model or baseline on one split of one set; `count` images over `scenes` scenes."""
+    """Scores of one model or baseline on the `count` images of one split of one set."""
 
     model: str
     set: str
@@ -66,13 +84,18 @@ class Evaluation:
 
     @property
     def model(self) -> str:
-        """Registry name of the model."""
+        """Registry name of the model, or of its variant."""
         return str(self.summary["model"])
 
     @property
     def resolution(self) -> Resolution:
         """Size of the evaluated images in pixels."""
         return Resolution.parse(self.summary["resolution"])
+
+    @property
+    def name(self) -> str:
+        """What it is called in figures and on the page: `PT-LVSM, 126 px`."""
+        return f"{label(self.model)}, {self.resolution} px"
 
     @property
     def dataset(self) -> str:
@@ -85,9 +108,14 @@ class Evaluation:
         return str(self.summary.get("cameras", {}).get("estimator", "given"))
 
     @property
+    def config(self) -> dict[str, Any]:
+        """The training configuration in the header of the weights; empty where there is none."""
+        return self.summary.get("weights", {}).get("config", {})
+
+    @property
     def subset(self) -> str:
         """Name of the training subset."""
-        return str(self.summary.get("weights", {}).get("config", {}).get("subset", "full"))
+        return str(self.config.get("subset", "full"))
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -108,30 +136,115 @@ class Evaluation:
             for row in self.summary["paired"]
         ]
 
-    def group(self, model: str, set_name: str, split: str) -> Group | None:
-        """Return the scores of `model` on a split of a set, or None when it was not evaluated there."""
-        found = (group for group in self.groups if (group.model, group.set, group.split) == (model, set_name, split))
-        return next(found, None)
+    def group(self, set_name: str, split: str, model: str | None = None) -> Group | None:
+        """Return the scores on a split of a set, of the model itself or of a baseline; None where there are none."""
+        place = (model or self.model, set_name, split)
+        return next((group for group in self.groups if (group.model, group.set, group.split) == place), None)
 
-    def best_baseline(self, set_name: str, split: str) -> str | None:
-        """Return the trivial baseline with the highest mean PSNR on a split of a set."""
-        groups = [group for name in BASELINES if (group := self.group(name, set_name, split))]
-        return max(groups, key=lambda group: group.scores["psnr"].mean).model if groups else None
+    def margin(self, set_name: str, split: str) -> Margin | None:
+        """Return the model's paired difference against the trivial baseline with the highest mean PSNR there."""
+        groups = [group for name in BASELINES if (group := self.group(set_name, split, name))]
+        best = max(groups, key=lambda group: group.scores["psnr"].mean).model if groups else None
+        place = (self.model, best, set_name, split)
+        return next((one for one in self.margins if (one.model, one.baseline, one.set, one.split) == place), None)
 
-    def margin(self, set_name: str, split: str, baseline: str | None = None) -> Margin | None:
-        """Return the model's paired difference against `baseline` (None: the best trivial one)."""
-        against = baseline or self.best_baseline(set_name, split)
-        found = (
-            item
-            for item in self.margins
-            if (item.model, item.baseline, item.set, item.split) == (self.model, against, set_name, split)
-        )
-        return next(found, None)
+
+@dataclass(frozen=True)
+class Curve:
+    """One training run.
+
+    model, data and resolution (pixels, falsy where unknown) come from the path
+    `.../{model}/{data}/x{resolution}/train.csv`; columns maps each name of `COLUMNS` to floats [rows], in step order;
+    `skipped` is the number of updates skipped since the row before.
+    """
+
+    model: str
+    data: str
+    resolution: Resolution
+    columns: dict[str, np.ndarray]
+
+    @property
+    def subset(self) -> str:
+        """Name of the training subset, from the name of the data: `rooms-little`."""
+        found = re.search(rf"-({'|'.join(SUBSETS)})(?=-|$)", self.data)
+        return found[1] if found else "full"
+
+    @property
+    def steps(self) -> int:
+        """Number of the last step logged."""
+        return int(self.columns["step"][-1])
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that figures, tables and the page of a study are made of; each part is read when first asked for.
+
+    folders: evaluation folders; logs: training logs; extras: further files the study has made; figure: what is made of
+    them, named in error lines. Every part raises DataError for a missing or damaged file, and where it is empty.
+    """
+
+    folders: Sequence[Path]
+    logs: Sequence[Path] = ()
+    extras: Sequence[Path] = ()
+    study: Study = field(default_factory=Study)
+    scale: str = "demo"
+    figure: str = "report"
+
+    @cached_property
+    def everything(self) -> list[Evaluation]:
+        """Evaluations of all subsets on all cameras: models in name order, resolutions ascending, small subsets first.
+
+        Estimated cameras are other test data: these evaluations stand beside others nowhere but in `posefree`.
+        """
+        if not self.folders:
+            raise DataError(f"figure {self.figure}: no evaluation folders given; name them as io.inputs=[FOLDER,...]")
+        found = [read_evaluation(folder) for folder in self.folders]
+        return sorted(found, key=lambda one: (one.dataset, one.model, one.resolution, -SUBSETS.get(one.subset, 1)))
+
+    @cached_property
+    def ladder(self) -> list[Evaluation]:
+        """Evaluations of all training subsets on the given cameras."""
+        found = [item for item in self.everything if item.cameras == "given"]
+        if not found:
+            what = "every evaluation is on estimated cameras; add one on the given ones"
+            raise DataError(f"figure {self.figure}: {what}")
+        return found
+
+    @cached_property
+    def evaluations(self) -> list[Evaluation]:
+        """Evaluations on the given cameras; of runs that differ in the training subset alone the largest."""
+        return largest(self.ladder)
+
+    @cached_property
+    def curves(self) -> list[Curve]:
+        """Training curves; of runs that differ in the training subset alone the largest."""
+        found = sorted((read_curve(path) for path in self.logs), key=lambda curve: -SUBSETS[curve.subset])
+        kept = {(curve.model, curve.data.replace(f"-{curve.subset}", ""), curve.resolution): curve for curve in found}
+        return list(kept.values())
+
+
+def largest(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+    """Keep the largest of the subsets, which is the last, that a model was trained on at each size and data set."""
+    return list({(item.dataset, item.model, item.resolution): item for item in evaluations}.values())
 
 
 def set_order(name: str) -> tuple[int, str]:
     """Sort key: seen before new, then by name."""
     return {"seen": 0, "new": 1}.get(name, 2), name
+
+
+def sections(evaluations: Iterable[Evaluation]) -> list[tuple[str, list[str]]]:
+    """Return every set with its splits over all evaluations, both in reading order."""
+    splits: dict[str, set[str]] = {}
+    for group in (group for evaluation in evaluations for group in evaluation.groups):
+        splits.setdefault(group.set, set()).add(group.split)
+    return [(name, sorted(splits[name], key=split_order)) for name in sorted(splits, key=set_order)]
+
+
+def finest(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+    """Keep the highest resolution of each model on each data set."""
+    best = {(item.dataset, item.model): item for item in sorted(evaluations, key=lambda item: item.resolution)}
+    return [best[key] for key in sorted(best)]
 
 
 def read_evaluation(folder: Path | str) -> Evaluation:
@@ -144,30 +257,29 @@ def read_evaluation(folder: Path | str) -> Evaluation:
     return Evaluation(path, summary)
 
 
-def read_evaluations(
-    folders: list[Path], figure: str, subsets: bool = False, estimated: bool = False
-) -> list[Evaluation]:
-    """Read the evaluation folders of a figure, models in name order, resolutions ascending; DataError when none.
-
-    Of runs that differ in the training subset alone the largest is kept; subsets: all of them, small ones first.
-    estimated: also those on estimated cameras, which are other test data and stand beside others nowhere else.
-    """
-    if not folders:
-        raise DataError(f"figure {figure}: no evaluation folders given; name them as io.inputs=[FOLDER,...]")
-    found = [read_evaluation(folder) for folder in folders]
-    found = [item for item in found if estimated or item.cameras == "given"]
-    if not found:
-        raise DataError(f"figure {figure}: every evaluation is on estimated cameras; add one on the given ones")
-    found.sort(key=lambda item: (item.dataset, item.model, item.resolution, -SUBSETS.get(item.subset, 1)))
-    if subsets:
-        return found
-    return list({(item.dataset, item.model, item.resolution): item for item in found}.values())
+def read_curve(file: Path) -> Curve:
+    """Read a training log; raises DataError when it is missing, empty, or lacks a column."""
+    if not file.is_file():
+        raise DataError(f"{file}: no such training log; run the training stage first")
+    with open(file, newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    missing = [name for name in COLUMNS if not rows or name not in rows[0]]
+    if missing:
+        what = f"has no column '{missing[0]}'" if rows else "has no rows"
+        raise DataError(f"{file}: training log {what}; run the training stage again")
+    return Curve(*_origin(file), columns={name: _numbers(file, rows, name) for name in COLUMNS})
 
 
-def sections(evaluations: list[Evaluation]) -> list[tuple[str, list[str]]]:
-    """Return every set with its splits over all evaluations, both in reading order."""
-    splits: dict[str, set[str]] = {}
-    for evaluation in evaluations:
-        for group in evaluation.groups:
-            splits.setdefault(group.set, set()).add(group.split)
-    return [(name, sorted(splits[name], key=split_order)) for name in sorted(splits, key=set_order)]
+def _numbers(file: Path, rows: list[dict[str, str]], name: str) -> np.ndarray:
+    try:
+        return np.array([float(row[name] or "nan") for row in rows])
+    except (TypeError, ValueError):
+        raise DataError(f"{file}: column '{name}' holds something other than numbers; run the training again") from None
+
+
+def _origin(file: Path) -> tuple[str, str, Resolution]:
+    resolution = re.fullmatch(r"x([1-9]\d*(x[1-9]\d*)?)", file.parent.name)
+    parents = file.resolve().parents
+    if resolution and len(parents) > 2:
+        return parents[2].name, parents[1].name, Resolution.parse(resolution.group(1))
+    return file.parent.name or file.stem, "", Resolution(0, 0)
