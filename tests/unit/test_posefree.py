@@ -77,7 +77,7 @@ def folders(tmp_path: Path) -> list[Path]:
 
 def test_scores_stand_side_by_side_on_the_targets_all_estimators_placed(folders: list[Path]) -> None:
     found = judgements(Results(folders))
-    assert [one.evaluation.cameras for one in found] == ["given", "colmap", "given"]
+    assert [one.cameras for one in found] == ["given", "colmap", "given"]
     targets = common(found, ("new", "large"))
     assert len(targets) == 6 and not any(scene in LOST for scene, _, _ in targets)
     table = tables(folders)[0]

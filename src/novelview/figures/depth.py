@@ -7,9 +7,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from novelview.config.schema import Study
 from novelview.errors import DataError
-from novelview.evaluation.published import PublishedRow, published
+from novelview.evaluation.published import PublishedRow
 from novelview.figures.results import Evaluation, Results, sections
 from novelview.figures.style import BASELINES, colour, draw_scores, label, legend_below, title_of
 from novelview.figures.tables import NONE, Cell, Grid, Row, Table, score_cell
@@ -53,7 +52,7 @@ def depth(results: Results) -> Figure:
     """Draw PSNR on the split `full` against depth, a panel a set, and the published rows in one more panel."""
     found = points(results.evaluations)
     sets = _sets([point.evaluation for point in found])
-    rows = _published(results.study)
+    rows = results.published("depth")
     if not sets:
         raise DataError(f"figure depth: split '{SPLIT}' was not evaluated; add it to eval.splits")
     count = len(sets) + bool(rows)
@@ -71,10 +70,6 @@ def depth(results: Results) -> Figure:
 
 def _sets(evaluations: Sequence[Evaluation]) -> list[str]:
     return [name for name, splits in sections(evaluations) if SPLIT in splits]
-
-
-def _published(study: Study) -> list[PublishedRow]:
-    return published(study.published, "depth") if study.published else []
 
 
 def _draw_set(axis: Axes, found: Sequence[Point], name: str) -> None:
@@ -109,7 +104,7 @@ def depth_table(results: Results) -> Table:
     """Return depth, parameters and scores of every run, a column a set; published rows in a column of their own."""
     found, sets = points(results.evaluations), _sets(results.evaluations)
     rows = [_our_row(point, sets) for point in found]
-    for one in _published(results.study):
+    for one in results.published("depth"):
         scores = Cell(f"{one.psnr:.2f}", f" / {one.ssim} / {one.lpips}")
         head = (one.method, str(one.layers), NONE, NONE, f"{one.resolution} px")
         rows.append(Row(head, (*(Cell(NONE) for _ in sets), scores), "published", 1))

@@ -11,7 +11,6 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from novelview.errors import DataError
-from novelview.evaluation.rows import read_rows
 from novelview.figures.pictures import Sample, Shared, any_of, read_gallery, shared_samples, show, spread
 from novelview.figures.results import METRICS, Evaluation, Results, Score, finest, set_order
 from novelview.figures.style import MUTED, label, picture_axis, spaced, split_order, title_of
@@ -206,10 +205,9 @@ def differences(one: Evaluation, other: Evaluation, group: Mapping[str, Any]) ->
 
 
 def _images(item: Evaluation, group: Mapping[str, Any]) -> dict[str, Values]:
-    place = (item.model, group["set"], group["split"])
-    own = [row for row in read_rows(item.folder / "rows.csv") if (row.model, row.set, row.split) == place]
+    own = item.rows.get((group["set"], group["split"]), {})
     return {
-        metric: {(row.scene, row.entry, row.frame): value for row in own if (value := getattr(row, metric)) is not None}
+        metric: {target: value for target, row in own.items() if (value := getattr(row, metric)) is not None}
         for metric in METRICS
     }
 

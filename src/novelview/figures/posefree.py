@@ -1,8 +1,7 @@
 """Figure `posefree` and table `posefree_table`: scores on given and on estimated cameras, on the same targets."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
@@ -15,9 +14,7 @@ from novelview.config.cameras import weights_of
 from novelview.config.compose import compose
 from novelview.config.schema import Study
 from novelview.errors import DataError
-from novelview.evaluation.rows import Row as ImageRow
-from novelview.evaluation.rows import read_rows
-from novelview.figures.results import METRICS, Evaluation, Results, Score, largest
+from novelview.figures.results import METRICS, Evaluation, Place, Results, Score, Target, largest
 from novelview.figures.style import MUTED, colour, draw_scores, label, legend_below, spaced, split_order, title_of
 from novelview.figures.tables import NONE, Cell, Grid, Row, Table, difference_cell, score_cell
 from novelview.files import read_json
@@ -35,58 +32,27 @@ QUALITY = {
     "translation_over_spread": "translation / spread",
     "reprojection_px": "reprojection [px]",
 }
-Target = tuple[str, int, int]  # scene, entry, frame
-Place = tuple[str, str]  # set, split
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """The scores of one run on one set of cameras: set and split -> target -> row."""
-
-    evaluation: Evaluation
-    rows: Mapping[Place, Mapping[Target, ImageRow]]
-
-    @property
-    def cameras(self) -> str:
-        """Whose cameras: `given`, or an estimator's name."""
-        return self.evaluation.cameras
-
-    @property
-    def posed(self) -> bool:
-        """Whether the model takes poses at all."""
-        given = self.evaluation.summary.get("given", {})
-        return bool(given.get("context_poses") or given.get("target_poses"))
-
-    @property
-    def head(self) -> tuple[str, str, str]:
-        """Model, size and cameras as tables have them."""
-        item = self.evaluation
-        return label(item.model), f"{item.resolution} px", _name(item.cameras) if self.posed else "none"
 
 
 def _name(estimator: str) -> str:
     return NAMES.get(estimator, estimator)
 
 
-def judgements(results: Results) -> list[Judgement]:
-    """Read evaluations with their rows; models in name order, given cameras before estimated ones."""
-    order = list(NAMES)
-    found = sorted(
-        largest(results.everything),
-        key=lambda one: (one.model, one.resolution, order.index(one.cameras) if one.cameras in order else 9),
+def posed(item: Evaluation) -> bool:
+    """Tell whether a model takes poses at all."""
+    given = item.summary.get("given", {})
+    return bool(given.get("context_poses") or given.get("target_poses"))
+
+
+def judgements(results: Results) -> list[Evaluation]:
+    """Return evaluations on all cameras: models in name order, given cameras before estimated ones."""
+    order = {name: place for place, name in enumerate(NAMES)}
+    return sorted(
+        largest(results.everything), key=lambda one: (one.model, one.resolution, order.get(one.cameras, len(order)))
     )
-    return [Judgement(item, _by_place(read_rows(item.folder / "rows.csv"), item.model)) for item in found]
 
 
-def _by_place(rows: Iterable[ImageRow], model: str) -> dict[Place, dict[Target, ImageRow]]:
-    found: dict[Place, dict[Target, ImageRow]] = {}
-    for row in rows:
-        if row.model == model:
-            found.setdefault((row.set, row.split), {})[row.scene, row.entry, row.frame] = row
-    return found
-
-
-def places(found: Sequence[Judgement]) -> list[tuple[str, list[str]]]:
+def places(found: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
     """Return every set with its overlap classes, or all of its splits where it has no classes."""
     sets: dict[str, dict[str, None]] = {}
     for name, split in (place for one in found for place in one.rows):
@@ -95,8 +61,8 @@ def places(found: Sequence[Judgement]) -> list[tuple[str, list[str]]]:
     return [(name, sorted(splits, key=split_order)) for name, splits in chosen.items()]
 
 
-def common(found: Sequence[Judgement], place: Place) -> list[Target]:
-    """Return the targets of a set and split that every judgement has which has any: those all estimators placed.
+def common(found: Sequence[Evaluation], place: Place) -> list[Target]:
+    """Return the targets of a set and split that every evaluation has which has any: those all estimators placed.
 
     An estimator that placed none of a split has no scores there, and does not take the others' away.
     """
@@ -104,14 +70,14 @@ def common(found: Sequence[Judgement], place: Place) -> list[Target]:
     return sorted(reduce(set.intersection, targets)) if targets else []
 
 
-def score(one: Judgement, place: Place, targets: Sequence[Target], metric: str = "psnr") -> Score:
+def score(one: Evaluation, place: Place, targets: Sequence[Target], metric: str = "psnr") -> Score:
     """Return the mean over targets with its interval; NaN where there are none or the metric was not computed."""
     if not one.rows.get(place):
         return Score.of(None)
     return _interval([getattr(one.rows[place][target], metric) for target in targets], targets)
 
 
-def difference(one: Judgement, other: Judgement, place: Place) -> tuple[Score, list[tuple[Target, float]]]:
+def difference(one: Evaluation, other: Evaluation, place: Place) -> tuple[Score, list[tuple[Target, float]]]:
     """Return the mean PSNR difference [dB] over the targets both have, its interval, and every target's own."""
     targets = sorted(set(one.rows.get(place, {})) & set(other.rows.get(place, {})))
     values = [one.rows[place][target].psnr - other.rows[place][target].psnr for target in targets]
@@ -124,16 +90,16 @@ def _interval(values: Sequence[float], targets: Sequence[Target]) -> Score:
     return Score.over(values, [scene for scene, _, _ in targets])
 
 
-def given_of(found: Sequence[Judgement], one: Judgement) -> Judgement:
-    """Return the same weights' judgement on the given cameras; raises DataError where it is missing."""
-    same = (one.evaluation.model, one.evaluation.resolution)
+def given_of(found: Sequence[Evaluation], one: Evaluation) -> Evaluation:
+    """Return the same weights' evaluation on the given cameras; raises DataError where it is missing."""
+    same = (one.model, one.resolution)
     for other in found:
-        if (other.evaluation.model, other.evaluation.resolution) == same and other.cameras == GIVEN:
+        if (other.model, other.resolution) == same and other.cameras == GIVEN:
             return other
-    raise DataError(f"{one.evaluation.folder}: no evaluation of {same[0]} on the given cameras beside it")
+    raise DataError(f"{one.folder}: no evaluation of {same[0]} on the given cameras beside it")
 
 
-def absent(found: Sequence[Judgement], study: Study, scale: str) -> dict[str, str]:
+def absent(found: Sequence[Evaluation], study: Study, scale: str) -> dict[str, str]:
     """Return the estimators the study asks for at a scale and has no scores of, with the reason."""
     there = {one.cameras for one in found}
     return {name: _reason(name) for name in study.poses.get(scale, []) if name not in there}
@@ -167,30 +133,29 @@ def posefree(results: Results) -> Figure:
     return figure
 
 
-def _draw_classes(axis: Axes, found: Sequence[Judgement], name: str, splits: list[str]) -> None:
+def _draw_classes(axis: Axes, found: Sequence[Evaluation], name: str, splits: list[str]) -> None:
     shared = [(x, common(found, (name, split)), (name, split)) for x, split in enumerate(splits)]
     for one, offset in zip(found, np.linspace(-0.25, 0.25, len(found)), strict=True):
-        item = one.evaluation
         drawn = [(x, score(one, place, targets)) for x, targets, place in shared if targets and one.rows.get(place)]
         look = {"linestyle": "none", "marker": MARKERS.get(one.cameras, "s"), "markersize": 5}
-        look["markerfacecolor"] = colour(item.model) if one.cameras == GIVEN else "white"
-        look["label"] = f"{item.name}, {f'{_name(one.cameras)} cameras' if one.posed else 'no cameras needed'}"
-        draw_scores(axis, [x + offset for x, _ in drawn], [value for _, value in drawn], item.model, **look)
+        look["markerfacecolor"] = colour(one.model) if one.cameras == GIVEN else "white"
+        look["label"] = f"{one.name}, {f'{_name(one.cameras)} cameras' if posed(one) else 'no cameras needed'}"
+        draw_scores(axis, [x + offset for x, _ in drawn], [value for _, value in drawn], one.model, **look)
     axis.set_xticks(range(len(splits)), [spaced(split) for split in splits])
     axis.set(xlabel="Overlap of the context views", title=title_of(name).capitalize())
 
 
 def _draw_losses(
-    axis: Axes, found: Sequence[Judgement], asked: Sequence[Place], known: dict[str, dict], error: str
+    axis: Axes, found: Sequence[Evaluation], asked: Sequence[Place], known: dict[str, dict], error: str
 ) -> None:
-    for one in (item for item in found if item.posed and item.cameras in known):
+    for one in (item for item in found if posed(item) and item.cameras in known):
         scenes = known[one.cameras]
         points = [
             (max(_error(scenes[scene], frame, error), SMALLEST[error]), value)
             for place in asked
             for (scene, _, frame), value in difference(one, given_of(found, one), place)[1]
         ]
-        style = {"color": colour(one.evaluation.model), "marker": MARKERS.get(one.cameras, "s")}
+        style = {"color": colour(one.model), "marker": MARKERS.get(one.cameras, "s")}
         axis.scatter(*np.array(points).reshape(-1, 2).T, s=9, alpha=0.5, linewidths=0, **style)
     axis.axhline(0, color=MUTED, linewidth=0.8)
     axis.set(xscale="log", xlabel=ERRORS[error], title="Estimated minus given [dB]")
@@ -216,18 +181,18 @@ def posefree_table(results: Results) -> Table:
     return Table((*grids, _camera_grid(found, missing)), HEADER, records(found))
 
 
-def _score_grid(found: Sequence[Judgement], name: str, splits: list[str], missing: dict[str, str]) -> Grid:
+def _score_grid(found: Sequence[Evaluation], name: str, splits: list[str], missing: dict[str, str]) -> Grid:
     shared = {split: common(found, (name, split)) for split in splits}
     scores = [[_scores(one, (name, split), shared[split]) for split in splits] for one in found]
     best = [
         max((one["psnr"].mean for one in column if one and one["psnr"].known), default=math.nan)
         for column in zip(*scores, strict=True)
     ]
-    rows = [Row(one.head, tuple(map(score_cell, line, best))) for one, line in zip(found, scores, strict=True)]
-    posed = {label(one.evaluation.model): f"{one.evaluation.resolution} px" for one in found if one.posed}
+    rows = [Row(_head(one), tuple(map(score_cell, line, best))) for one, line in zip(found, scores, strict=True)]
+    sizes = {label(one.model): f"{one.resolution} px" for one in found if posed(one)}
     for estimator in missing:
         cells = tuple(Cell("n/a") for _ in splits)
-        rows += [Row((model, size, _name(estimator)), cells) for model, size in posed.items()]
+        rows += [Row((model, size, _name(estimator)), cells) for model, size in sizes.items()]
     counts = ", ".join(f"{spaced(split)} {len(shared[split])}" for split in splits)
     notes = (
         "Cells: PSNR [dB] / SSIM / LPIPS / sharpness, means over targets every estimator placed; bold: highest PSNR.",
@@ -238,29 +203,33 @@ def _score_grid(found: Sequence[Judgement], name: str, splits: list[str], missin
     return Grid(title, head, tuple(map(spaced, splits)), tuple(rows), notes)
 
 
-def _scores(one: Judgement, place: Place, targets: Sequence[Target]) -> dict[str, Score] | None:
+def _head(one: Evaluation) -> tuple[str, str, str]:
+    return label(one.model), f"{one.resolution} px", _name(one.cameras) if posed(one) else "none"
+
+
+def _scores(one: Evaluation, place: Place, targets: Sequence[Target]) -> dict[str, Score] | None:
     if not targets or not one.rows.get(place):
         return None
     return {metric: score(one, place, targets, metric) for metric in METRICS}
 
 
-def _cost_grid(found: Sequence[Judgement], name: str, splits: list[str]) -> Grid:
+def _cost_grid(found: Sequence[Evaluation], name: str, splits: list[str]) -> Grid:
     """Return paired differences: estimated against given cameras, and against each model that takes none."""
     rows = []
-    free = [one for one in found if not one.posed]
-    for one in (item for item in found if item.posed and item.cameras != GIVEN):
-        against = [(given_of(found, one), "given cameras"), *((other, label(other.evaluation.model)) for other in free)]
+    free = [one for one in found if not posed(one)]
+    for one in (item for item in found if posed(item) and item.cameras != GIVEN):
+        against = [(given_of(found, one), "given cameras"), *((other, label(other.model)) for other in free)]
         for other, words in against:
             cells = tuple(difference_cell(difference(one, other, (name, split))[0]) for split in splits)
-            rows.append(Row((*one.head, words), cells))
+            rows.append(Row((*_head(one), words), cells))
     note = "Cells: mean PSNR difference [dB] over the targets both have, 95 % bootstrap interval over scenes."
     title, head = f"What estimated cameras cost, {title_of(name)}", ("Method", "Size", "Cameras", "Against")
     return Grid(title, head, tuple(map(spaced, splits)), tuple(rows), (note,))
 
 
-def _camera_grid(found: Sequence[Judgement], missing: dict[str, str]) -> Grid:
+def _camera_grid(found: Sequence[Evaluation], missing: dict[str, str]) -> Grid:
     """Return how many scenes, frames and entries each estimator placed, and how far from the given cameras."""
-    known = {one.cameras: one.evaluation.summary["cameras"] for one in found if one.cameras != GIVEN}
+    known = {one.cameras: one.summary["cameras"] for one in found if one.cameras != GIVEN}
     splits = list(dict.fromkeys(split for content in known.values() for split in content["entries"]))
     columns = ("scenes", "frames", *map(spaced, splits), *QUALITY.values())
     rows = [Row((_name(name),), _quality(content, splits)) for name, content in known.items()]
@@ -283,13 +252,13 @@ def _quality(content: dict[str, Any], splits: list[str]) -> tuple[Cell, ...]:
     return (*(Cell(f"{own} of {all_}") for own, all_ in placed), *errors)
 
 
-def records(found: Sequence[Judgement]) -> list[list[object]]:
+def records(found: Sequence[Evaluation]) -> list[list[object]]:
     """Return every score on the targets all estimators placed, in the columns of `HEADER`."""
     lines: list[list[object]] = []
     for place in ((name, split) for name, splits in places(found) for split in splits):
         targets = common(found, place)
         for one in found if targets else ():
-            head = [one.evaluation.model, one.evaluation.resolution, one.cameras, *place, len(targets)]
+            head = [one.model, one.resolution, one.cameras, *place, len(targets)]
             values = {metric: score(one, place, targets, metric) for metric in METRICS}
             lines += [[*head, metric, *value] for metric, value in values.items() if value.known]
     return lines

@@ -1,7 +1,6 @@
 """Weights that leave the project: their model card, and how the report shows them beside what was trained here."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +114,7 @@ def _labelled(evaluation: Evaluation, name: str) -> Evaluation:
         key: [{**row, "model": new} if row["model"] == old else row for row in evaluation.summary[key]]
         for key in ("groups", "paired")
     }
-    return replace(evaluation, summary={**evaluation.summary, "model": new, **tables})
+    return Evaluation.of(evaluation.folder, {**evaluation.summary, "model": new, **tables})
 
 
 def training_words(config: dict[str, Any], before: Sequence[dict[str, Any]] = ()) -> str:
@@ -141,28 +140,13 @@ def _phase(config: dict[str, Any]) -> dict[str, Any]:
 def kinds(shown: Sequence[Evaluation], own: Sequence[Evaluation], scale: str) -> list[dict[str, Any]]:
     """Return a heading, a note, lines and pictures for released checkpoints, and for the study's own evaluations."""
     title, note = "This study's own", HERE
-    if all(_origin(item, own) == OWN for item in own):
+    if all(origin(item, own) == OWN for item in own):
         title, note = "From scratch", SCRATCH.get(scale, HERE)
     return [_kind("Released", RELEASED, shown, shown), _kind(title, note, finest(own), own)]
 
 
-def name_with_origin(item: Evaluation, own: Sequence[Evaluation]) -> str:
-    """Return a model's name on the page, with where its weights are from unless the name says so itself."""
-    return f"{item.name}, {_origin(item, own)}" if item in own else item.name
-
-
-def name_with_data(item: Evaluation) -> str:
-    """Return a model's name with the data it was trained on."""
-    return f"{item.name}, trained on {item.config.get('dataset', '?')}"
-
-
-def name_with_place(item: Evaluation, own: Sequence[Evaluation], scale: str) -> str:
-    """Return a model's name with its origin and, for what the demo trained, where and for how long."""
-    fresh = scale == "demo" and _origin(item, own) == OWN
-    return name_with_origin(item, own) + (", two CPU cores, minutes" if fresh else "")
-
-
-def _origin(item: Evaluation, own: Sequence[Evaluation]) -> str:
+def origin(item: Evaluation, own: Sequence[Evaluation]) -> str:
+    """Return where the weights of one of a study's `own` evaluations are from, as the page says it."""
     if item.config.get("adopted"):
         return "adopted"
     return "from adopted weights" if any(one.get("adopted") for one in _before(item, own)) else OWN
@@ -181,9 +165,9 @@ def _kind(title: str, note: str, found: Sequence[Evaluation], every: Sequence[Ev
 
 def _line(item: Evaluation, every: Sequence[Evaluation]) -> str:
     """Return what a model is and how often it won, in one sentence."""
-    origin = _origin(item, every)
+    where = origin(item, every)
     trained = {OWN: training_words(item.config, _before(item, every)), "adopted": "not trained here"}
-    how = trained.get(origin) or f"{origin}, {training_words(item.config)}"
+    how = trained.get(where) or f"{where}, {training_words(item.config)}"
     won = tally([one for one in statements([item]) if one.about == "baseline"])
     return (
         f"{item.name}: {how}; {item.summary.get('parameters', 0):,} parameters; given beside the context views: "

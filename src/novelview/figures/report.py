@@ -37,57 +37,67 @@ from novelview.figures.results_table import (
     statements,
     tally,
 )
-from novelview.figures.scaling import main_lines, orderings, published_gains, scaling_table
+from novelview.figures.scaling import main_lines, orderings, scaling_table
 from novelview.figures.style import label, place_of, title_of
-from novelview.figures.tables import Grid, difference, to_html, verdict
+from novelview.figures.tables import difference, verdict
 from novelview.files import write_text
 
-FIGURES = {
+FIGURES = {  # in the page's order: its name in the navigation, its title and its caption
     "views": (
+        "Views",
         "Number of context views",
         "The same target views from more and more context views, with 95 % bootstrap intervals; beside it the median "
         "time to reconstruct a scene and, once it is reconstructed, to render a view of it.",
     ),
     "gaps": (
+        "Gaps",
         "PSNR against context gap and overlap",
         "Bars are 95 % bootstrap intervals; each model stands beside the trivial baselines at its own resolution.",
     ),
     "posefree": (
+        "Poses",
         "Estimated cameras: what they cost",
         "PSNR by overlap class on the targets that every estimator placed, with 95 % bootstrap intervals over scenes; "
         "filled: given cameras, open: estimated ones. Beside it a point a target: the error of its estimated camera "
         "after Sim(3), and what the render gains or loses by it.",
     ),
     "depth": (
+        "Depth",
         "PSNR against depth",
         "Filled: the main recipe; open: the shorter one of the ablation. Bars are 95 % bootstrap intervals.",
     ),
     "scaling": (
+        "Scaling",
         "PSNR against training scenes",
         "Lines are least-squares fits on the logarithm of the number of scenes. Bars are 95 % bootstrap intervals over "
         "test scenes; hollow: published slopes, of other data and sizes than a demo's.",
     ),
     "qualitative": (
         "Pictures",
+        "Pictures",
         "Each row is one target view: what was given, the target, the copy of the nearest context view, and every "
         "model's render with its error map.",
     ),
     "depth_maps": (
+        "Depth maps",
         "Depth",
         "The first context view of a sample, its depth, and the target view with its renders. Every row has a colour "
         "scale of its own, that of the true depth where it is known. Black in a render: what no context view saw.",
     ),
     "attention": (
+        "Attention",
         "Attention of the encoder",
         "A patch marked red in context view 1, and where in context view 2 its attention goes: yellow is high, dark "
         "violet low, each map scaled to its own range.",
     ),
     "camera_paths": (
+        "Cameras",
         "Estimated cameras",
         "Camera centres after Sim(3) alignment to the true ones; strokes show viewing directions. The alignment takes "
         "away scale, rotation and origin, and nothing else.",
     ),
     "training_curves": (
+        "Training",
         "Training",
         "Phases end to end: the small resolution first, then the finetuning at the large one.",
     ),
@@ -97,50 +107,14 @@ SETS = {
     "new": "new: rooms never trained on, textures from photographs never used in training",
     "held_out": "held out: photographs of the scene that training never saw, between their neighbours",
 }
-BLURRY = (
-    "The models here are tiny and train for minutes on two processor cores: a render is roughly one or two colours "
-    "a 14-pixel patch. The differences in PSNR are measured all the same; sharp pictures need the larger scales."
-)
-LEAD = (
-    "Feed-forward models render a view of a scene from a few context pictures in one pass. This page shows what each "
-    "trained model reached, against trivial baselines and beside published numbers where there are any, wins and "
-    "losses alike."
-)
-SECTIONS = (
-    ("released", "Released"),
-    ("statements", "Findings"),
-    ("results", "Results"),
-    ("compare", "Compare"),
-    ("videos", "Videos"),
-    ("gaps", "Gaps"),
-    ("views", "Views"),
-    ("posefree", "Poses"),
-    ("depth", "Depth"),
-    ("scaling", "Scaling"),
-    ("qualitative", "Pictures"),
-    ("depth_maps", "Depth maps"),
-    ("attention", "Attention"),
-    ("camera_paths", "Cameras"),
-    ("training_curves", "Training"),
-    ("protocol", "Protocol"),
-    ("reading", "How to read"),
-    ("provenance", "Provenance"),
-)
-VIDEO_NOTE = (
-    "Left and right the first and the last context view, in the middle the render along a path through the context "
-    "cameras and back. A model that takes no poses travels between the cameras it estimated itself."
-)
-PROVENANCE = (
-    "Model",
-    "Parameters",
-    "Weights (SHA-256)",
-    "Training (digest)",
-    "Evaluation (digest)",
-    "Seed",
-    "Steps",
-    "Batch",
-    "Trained for",
-)
+BEFORE = {
+    "released": "Released",
+    "statements": "Findings",
+    "results": "Results",
+    "compare": "Compare",
+    "videos": "Videos",
+}
+AFTER = {"protocol": "Protocol", "reading": "How to read", "provenance": "Provenance"}
 UNKNOWN = "unknown"
 NAME = attrgetter("name")  # what an evaluation is called where nothing else is said
 
@@ -157,35 +131,36 @@ def write_report(results: Results, figures: Path, out: Path, showcase: Sequence[
     found, shown = statements(evaluations), released.read_showcase(showcase)
     section = _released(shown, results)
     main = results_table(results).grids
-    tables = [main]
-    tables += [depth_table(results).grids] if "depth_table" in study.tables else []
-    tables += [geometry_table(results).grids] if "geometry_table" in study.tables else []
-    tables += [posefree_table(results).grids] if study.poses.get(results.scale) else []
+    tables = [*main]
+    tables += depth_table(results).grids if "depth_table" in study.tables else ()
+    tables += geometry_table(results).grids if "geometry_table" in study.tables else ()
+    tables += posefree_table(results).grids if study.poses.get(results.scale) else ()
     several = len({item.subset for item in results.ladder} - {released.ADOPTED}) > 1
-    tables += [scaling_table(results).grids] if several else []
-    small = results.scale == "demo" and not all(item.summary.get("geometry") for item in evaluations)
+    tables += scaling_table(results).grids if several else ()
+    versions = {name: version for item in evaluations for name, version in item.summary.get("versions", {}).items()}
     content = {
         "title": study.title or study.name,
         "study": study.name,
         "scale": results.scale,
-        "lead": LEAD,
-        "blurry": BLURRY if small else "",
+        "blurry": results.scale == "demo" and not all(item.summary.get("geometry") for item in evaluations),
         "tiles": _tiles(evaluations, found) + (_tiles(shown, statements(shown))[1:] if shown else []),
         "statements": _statement_groups(found),
-        "tables": [block for grids in tables for block in _table_blocks(grids)],
+        "tables": tables,
         "released": section,
         "comparisons": section["comparisons"] if shown else _comparisons(evaluations),
         "error_limit": ERROR_LIMIT,
         "videos": [] if shown else _videos(evaluations),
-        "video_note": VIDEO_NOTE,
         "figures": _figures(figures),
-        "inputs": _inputs(evaluations),
+        "evaluations": evaluations,
+        "label": label,
+        "given": given,
         "plys": ply_links(evaluations, out.parent),
-        "orderings": orderings(main_lines(results), published_gains(study)) if several else [],
+        "orderings": orderings(main_lines(results), results.published("scaling_gain")) if several else [],
         "protocol": main[-1].notes,
         "resampled": resampled(evaluations),
-        "sets_note": _sets_note(evaluations),
-        "provenance": _provenance(evaluations, results.curves),
+        "sets": dict.fromkeys(SETS.get(group.set, group.set) for item in evaluations for group in item.groups),
+        "provenance": [_origin(item, results.curves) for item in evaluations],
+        "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
     }
     content["sections"] = _present(content)
     environment = Environment(
@@ -197,14 +172,14 @@ def write_report(results: Results, figures: Path, out: Path, showcase: Sequence[
     write_text(out, environment.get_template("report.html.j2").render(content))
 
 
-def _present(content: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the sections that the page has, for its navigation."""
-    names = {"statements", "results", "protocol", "reading", "provenance"}
-    names |= {"released"} if content["released"]["kinds"] else set()
-    names |= {"compare"} if content["comparisons"] else set()
-    names |= {"videos"} if content["videos"] else set()
-    names |= {figure["name"] for figure in content["figures"]}
-    return [section for section in SECTIONS if section[0] in names]
+def _present(content: dict[str, Any]) -> dict[str, str]:
+    """Return the sections that the page has, and their names in its navigation."""
+    names = BEFORE | {name: words[0] for name, words in FIGURES.items()} | AFTER
+    absent = FIGURES.keys() - {figure["name"] for figure in content["figures"]}
+    absent |= set() if content["released"]["kinds"] else {"released"}
+    absent |= set() if content["comparisons"] else {"compare"}
+    absent |= set() if content["videos"] else {"videos"}
+    return {name: text for name, text in names.items() if name not in absent}
 
 
 def _tiles(evaluations: Sequence[Evaluation], found: Sequence[Statement]) -> list[dict[str, str]]:
@@ -236,13 +211,6 @@ def _statement_groups(found: Sequence[Statement]) -> list[dict[str, Any]]:
     return blocks
 
 
-def _table_blocks(grids: Sequence[Grid]) -> list[dict[str, Any]]:
-    """Return tables as HTML with their notes."""
-    return [
-        {"title": grid.title, "rows": grid.rows, "html": Markup(to_html(grid)), "notes": grid.notes} for grid in grids
-    ]
-
-
 def _released(shown: Sequence[Evaluation], results: Results) -> dict[str, Any]:
     """Return what the page has of released checkpoints: empty where the study shows none at this scale.
 
@@ -253,14 +221,16 @@ def _released(shown: Sequence[Evaluation], results: Results) -> dict[str, Any]:
     if not shown:
         return {"none_yet": released.NONE_YET if scale in results.study.showcase else "", "kinds": []}
     grids = [grid(shown, name, splits) for name, splits in sections(shown) for grid in (score_grid, margin_grid)]
-    videos = _videos(shown, released.name_with_data)
-    videos += _videos(own, lambda item: released.name_with_place(item, own, scale))
+    names = {id(item): f"{item.name}, {released.origin(item, own)}" for item in own}
+    fresh = {id(item) for item in own if scale == "demo" and released.origin(item, own) == released.OWN}
+    videos = _videos(shown, lambda item: f"{item.name}, trained on {item.config.get('dataset', '?')}")
+    videos += _videos(own, lambda item: names[id(item)] + (", two CPU cores, minutes" if id(item) in fresh else ""))
     return {
         "none_yet": "",
         "kinds": released.kinds(shown, own, scale),
-        "tables": _table_blocks(grids),
+        "tables": grids,
         "videos": videos,
-        "comparisons": _comparisons([*shown, *own], lambda item: released.name_with_origin(item, own)),
+        "comparisons": _comparisons([*shown, *own], lambda item: names.get(id(item), item.name)),
     }
 
 
@@ -307,10 +277,10 @@ def _videos(evaluations: Sequence[Evaluation], name: Callable[[Evaluation], str]
 
 def _figures(folder: Path) -> list[dict[str, str]]:
     """Return the figures found in `folder`, in the page's order."""
-    found = [(name, *text) for name, text in FIGURES.items() if (folder / f"{name}.png").is_file()]
     return [
         {"name": name, "title": title, "caption": caption, "data": figure_uri(folder / name)}
-        for name, title, caption in found
+        for name, (_, title, caption) in FIGURES.items()
+        if (folder / f"{name}.png").is_file()
     ]
 
 
@@ -323,43 +293,8 @@ def ply_links(evaluations: Sequence[Evaluation], folder: Path) -> list[dict[str,
     ]
 
 
-def _inputs(evaluations: Sequence[Evaluation]) -> list[dict[str, str]]:
-    """Return what each model was given."""
-    return [
-        {
-            "model": label(item.model),
-            "resolution": f"{item.resolution} px",
-            "data": item.dataset if item.subset == "full" else f"{item.dataset}, {item.subset}",
-            "given": given(item),
-        }
-        for item in evaluations
-    ]
-
-
-def _sets_note(evaluations: Sequence[Evaluation]) -> str:
-    """Explain the sets that occur, and how splits are named."""
-    names = dict.fromkeys(group.set for item in evaluations for group in item.groups)
-    return (
-        "; ".join(SETS.get(name, name) for name in names)
-        + ". Splits: large, medium and small overlap of the two contexts; gap N: contexts N frames apart; uniform N, "
-        "random N, kmeans N: N context views, chosen that way."
-    )
-
-
-def _provenance(evaluations: Sequence[Evaluation], curves: Sequence[Curve]) -> dict[str, Any]:
-    """Return digests, seeds and durations as columns and rows, and program versions; never a path of this machine."""
-    versions: dict[str, str] = {}
-    for item in evaluations:
-        versions |= item.summary.get("versions", {})
-    listed = ", ".join(f"{name} {versions[name]}" for name in sorted(versions))
-    return {
-        "columns": PROVENANCE,
-        "rows": [_origin(item, curves) for item in evaluations],
-        "versions": f"Programs: {listed}." if listed else "",
-    }
-
-
 def _origin(item: Evaluation, curves: Sequence[Curve]) -> list[str]:
+    """Return where a model's numbers come from: digests, seed, steps and duration; never a path of this machine."""
     weights, train = item.summary.get("weights", {}), item.config.get("train", {})
     parameters = item.summary.get("parameters")
     # Of the evaluated weights' own phase only; unknown when no log was given.

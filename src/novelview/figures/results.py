@@ -16,12 +16,16 @@ from novelview.config.schema import Study
 from novelview.config.subsets import SUBSETS
 from novelview.errors import DataError
 from novelview.evaluation.bootstrap import bounds, clusters, draws
+from novelview.evaluation.published import PublishedRow, published
+from novelview.evaluation.rows import Row, read_rows
 from novelview.figures.style import BASELINES, label, split_order
 from novelview.files import read_json
 
 METRICS = ("psnr", "ssim", "lpips", "sharpness")
 COLUMNS = ("step", "loss", "mse", "psnr", "lr", "grad_norm", "skipped", "seconds")
 SEED, RESAMPLES = 0, 1000
+Place = tuple[str, str]  # set, split
+Target = tuple[str, int, int]  # scene, entry, frame
 
 
 class Score(NamedTuple):
@@ -77,20 +81,45 @@ class Margin:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation folder: weights of `model` at `resolution` pixels on `dataset`, and the baselines beside it."""
+    """One evaluation folder: weights of `model` at `resolution` pixels on `dataset`, and the baselines beside it.
+
+    model: registry name, or that of a variant; cameras: whose the data set had, `given` or an estimator's name; config:
+    the training configuration in the weights' header, empty where there is none; groups: every score in reading order;
+    margins: every paired difference.
+    """
 
     folder: Path
     summary: dict[str, Any]
+    model: str
+    resolution: Resolution
+    dataset: str
+    cameras: str
+    config: dict[str, Any]
+    groups: list[Group]
+    margins: list[Margin]
 
-    @property
-    def model(self) -> str:
-        """Registry name of the model, or of its variant."""
-        return str(self.summary["model"])
-
-    @property
-    def resolution(self) -> Resolution:
-        """Size of the evaluated images in pixels."""
-        return Resolution.parse(self.summary["resolution"])
+    @classmethod
+    def of(cls, folder: Path, summary: dict[str, Any]) -> "Evaluation":
+        """Return what `folder`/summary.json says."""
+        facts = ("model", "set", "split", "count")
+        groups = [
+            Group(*(row[key] for key in facts), {key: Score.of(row.get(key)) for key in METRICS})
+            for row in summary["groups"]
+        ]
+        return cls(
+            folder=folder,
+            summary=summary,
+            model=str(summary["model"]),
+            resolution=Resolution.parse(summary["resolution"]),
+            dataset=str(summary["dataset"]),
+            cameras=str(summary.get("cameras", {}).get("estimator", "given")),
+            config=summary.get("weights", {}).get("config", {}),
+            groups=sorted(groups, key=lambda group: (set_order(group.set), split_order(group.split))),
+            margins=[
+                Margin(row["model"], row["baseline"], row["set"], row["split"], Score.of(row["psnr"]))
+                for row in summary["paired"]
+            ],
+        )
 
     @property
     def name(self) -> str:
@@ -98,43 +127,18 @@ class Evaluation:
         return f"{label(self.model)}, {self.resolution} px"
 
     @property
-    def dataset(self) -> str:
-        """Name of the data set."""
-        return str(self.summary["dataset"])
-
-    @property
-    def cameras(self) -> str:
-        """Whose cameras the data set had: `given`, or an estimator's name."""
-        return str(self.summary.get("cameras", {}).get("estimator", "given"))
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The training configuration in the header of the weights; empty where there is none."""
-        return self.summary.get("weights", {}).get("config", {})
-
-    @property
     def subset(self) -> str:
         """Name of the training subset."""
         return str(self.config.get("subset", "full"))
 
     @cached_property
-    def groups(self) -> list[Group]:
-        """Every score, sets and splits in reading order."""
-        found = [
-            Group(
-                row["model"], row["set"], row["split"], row["count"], {key: Score.of(row.get(key)) for key in METRICS}
-            )
-            for row in self.summary["groups"]
-        ]
-        return sorted(found, key=lambda group: (set_order(group.set), split_order(group.split)))
-
-    @cached_property
-    def margins(self) -> list[Margin]:
-        """Every paired difference."""
-        return [
-            Margin(row["model"], row["baseline"], row["set"], row["split"], Score.of(row["psnr"]))
-            for row in self.summary["paired"]
-        ]
+    def rows(self) -> dict[Place, dict[Target, Row]]:
+        """The model's own scores image by image; raises DataError when they are missing."""
+        found: dict[Place, dict[Target, Row]] = {}
+        for row in read_rows(self.folder / "rows.csv"):
+            if row.model == self.model:
+                found.setdefault((row.set, row.split), {})[row.scene, row.entry, row.frame] = row
+        return found
 
     def group(self, set_name: str, split: str, model: str | None = None) -> Group | None:
         """Return the scores on a split of a set, of the model itself or of a baseline; None where there are none."""
@@ -215,6 +219,10 @@ class Results:
         """Evaluations on the given cameras; of runs that differ in the training subset alone the largest."""
         return largest(self.ladder)
 
+    def published(self, table: str, model: str | None = None) -> list[PublishedRow]:
+        """Return the published rows that belong beside the study; raises ConfigError for an unknown paper."""
+        return published(self.study.published, table, model) if self.study.published else []
+
     @cached_property
     def curves(self) -> list[Curve]:
         """Training curves; of runs that differ in the training subset alone the largest."""
@@ -254,7 +262,7 @@ def read_evaluation(folder: Path | str) -> Evaluation:
     missing = [key for key in ("model", "resolution", "dataset", "groups", "paired") if key not in summary]
     if missing:
         raise DataError(f"{path / 'summary.json'}: no key '{missing[0]}'; run the evaluation again")
-    return Evaluation(path, summary)
+    return Evaluation.of(path, summary)
 
 
 def read_curve(file: Path) -> Curve:
@@ -267,19 +275,14 @@ def read_curve(file: Path) -> Curve:
     if missing:
         what = f"has no column '{missing[0]}'" if rows else "has no rows"
         raise DataError(f"{file}: training log {what}; run the training stage again")
-    return Curve(*_origin(file), columns={name: _numbers(file, rows, name) for name in COLUMNS})
-
-
-def _numbers(file: Path, rows: list[dict[str, str]], name: str) -> np.ndarray:
-    try:
-        return np.array([float(row[name] or "nan") for row in rows])
-    except (TypeError, ValueError):
-        raise DataError(f"{file}: column '{name}' holds something other than numbers; run the training again") from None
-
-
-def _origin(file: Path) -> tuple[str, str, Resolution]:
-    resolution = re.fullmatch(r"x([1-9]\d*(x[1-9]\d*)?)", file.parent.name)
-    parents = file.resolve().parents
-    if resolution and len(parents) > 2:
-        return parents[2].name, parents[1].name, Resolution.parse(resolution.group(1))
-    return file.parent.name or file.stem, "", Resolution(0, 0)
+    columns = {}
+    for name in COLUMNS:
+        try:
+            columns[name] = np.array([float(row[name] or "nan") for row in rows])
+        except (TypeError, ValueError):
+            what = f"column '{name}' holds something other than numbers; run the training again"
+            raise DataError(f"{file}: {what}") from None
+    size, parents = re.fullmatch(r"x([1-9]\d*(x[1-9]\d*)?)", file.parent.name), file.resolve().parents
+    if size and len(parents) > 2:
+        return Curve(parents[2].name, parents[1].name, Resolution.parse(size[1]), columns)
+    return Curve(file.parent.name or file.stem, "", Resolution(0, 0), columns)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from novelview.config.resolution import Resolution
 from novelview.config.schema import Study
 from novelview.errors import DataError
-from novelview.evaluation.published import PublishedRow, protocol, published
+from novelview.evaluation.published import PublishedRow, protocol
 from novelview.figures.results import Evaluation, Margin, Results, Score, sections
 from novelview.figures.style import BASELINES, SWAPPED, label, place_of, spaced, title_of
 from novelview.figures.tables import NONE, Cell, Grid, Row, Table, difference, difference_cell, score_cell, verdict
@@ -83,7 +83,7 @@ def results_table(results: Results) -> Table:
     ]
     if not found:
         raise DataError(f"{evaluations[0].folder}: no split was evaluated; run the evaluation again")
-    return Table((*found, published_grid(evaluations, results.study)), HEADER, _records(evaluations))
+    return Table((*found, published_grid(results)), HEADER, _records(evaluations))
 
 
 def given(evaluation: Evaluation) -> str:
@@ -159,17 +159,18 @@ def margin_grid(evaluations: Sequence[Evaluation], set_name: str, splits: Sequen
     return Grid(title, ("Method", "Size"), tuple(map(spaced, splits)), tuple(rows), (note,))
 
 
-def published_grid(evaluations: Sequence[Evaluation], study: Study) -> Grid:
+def published_grid(results: Results) -> Grid:
     """Return ours beside the published rows of the same models, or a grid that says there are none."""
+    evaluations = results.evaluations
     models = dict.fromkeys(item.model for item in evaluations)
-    found = {model: published(study.published, "main", model) if study.published else [] for model in models}
+    found = {model: results.published("main", model) for model in models}
     columns = tuple(dict.fromkeys(str(one.split) for own in found.values() for one in own))
     rows: list[Row] = []
     for block, model in enumerate(name for name in models if found[name]):
         own = [item for item in evaluations if item.model == model]
         rows += [_our_row(item, name, columns, block) for item in own for name, _ in sections([item])]
         rows += _published_rows(found[model], columns, block)
-    differs = _protocol_notes(study, evaluations, [row for item in evaluations for row in found[item.model]])
+    differs = _protocol_notes(results.study, evaluations, [row for item in evaluations for row in found[item.model]])
     notes = (*differs, *(_lpips_note(evaluations) if rows else ()))
     return Grid("Beside the published numbers", ("Method", "Measured on"), columns, tuple(rows), notes)
 

@@ -16,12 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from novelview.config.resolution import Resolution
-from novelview.config.schema import Study
 from novelview.errors import DataError
 from novelview.evaluation.bootstrap import bounds, clusters, draws
-from novelview.evaluation.published import PublishedRow, published
-from novelview.evaluation.rows import read_rows
-from novelview.figures.results import RESAMPLES, SEED, Evaluation, Results, Score, sections
+from novelview.evaluation.published import PublishedRow
+from novelview.figures.results import RESAMPLES, SEED, Evaluation, Results, Score, Target, sections
 from novelview.figures.style import MUTED, colour, draw_scores, label, legend_below, title_of
 from novelview.figures.tables import NONE, Cell, Grid, Row, Table, difference, difference_cell, verdict
 
@@ -35,7 +33,6 @@ CAVEAT = (
     "Intervals are bootstraps over test scenes that all subsets and systems meet with the same draws; how much another "
     "training seed, other rooms or more training would change a slope is not in them."
 )
-Image = tuple[str, int, int]  # scene, entry, frame
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Line:
     slope: Score
     level: float
     drawn: Float[np.ndarray, " resamples"] = field(repr=False, compare=False)
-    images: tuple[Image, ...] = field(repr=False)
+    images: tuple[Target, ...] = field(repr=False)
 
     def at(self, scenes: float) -> float:
         """Return the fitted PSNR [dB] at a number of training scenes."""
@@ -103,17 +100,9 @@ def _line(own: Sequence[Evaluation], name: str, split: str) -> Line:
 
 def _images(
     own: Sequence[Evaluation], name: str, split: str
-) -> tuple[Float[np.ndarray, "subsets images"], tuple[Image, ...]]:
+) -> tuple[Float[np.ndarray, "subsets images"], tuple[Target, ...]]:
     """Return the PSNR of every image for every subset, and which images these are."""
-    place = (own[0].model, name, split)
-    tables = [
-        {
-            (row.scene, row.entry, row.frame): row.psnr
-            for row in read_rows(item.folder / "rows.csv")
-            if (row.model, row.set, row.split) == place
-        }
-        for item in own
-    ]
+    tables = [{image: row.psnr for image, row in item.rows.get((name, split), {}).items()} for item in own]
     images = sorted(tables[0])
     for item, table in zip(own, tables, strict=True):
         if sorted(table) != images:
@@ -149,17 +138,12 @@ def main_lines(results: Results) -> list[Line]:
     return [line for line in found if line.split == (SPLIT if SPLIT in splits[line.set] else splits[line.set][0])]
 
 
-def published_gains(study: Study) -> list[PublishedRow]:
-    """Return the published gains per four times the scenes that belong beside a study."""
-    return published(study.published, "scaling_gain") if study.published else []
-
-
 def scaling(results: Results) -> Figure:
     """Draw a row a resolution: PSNR against training scenes for every set, then the slopes, ours and published.
 
     Raises DataError when no model was trained on two subsets or more.
     """
-    found, gains = main_lines(results), published_gains(results.study)
+    found, gains = main_lines(results), results.published("scaling_gain")
     sizes, sets = (list(dict.fromkeys(getattr(line, key) for line in found)) for key in ("resolution", "set"))
     most = max(sum(line.resolution == size for line in found) for size in sizes)
     height = max(3.0, 0.8 + 0.24 * (most + len(gains)))  # inches of a row, in which every slope has a line of its own
@@ -223,7 +207,7 @@ def scaling_table(results: Results) -> Table:
 
     The records are of every split. Raises DataError when no model was trained on two subsets or more.
     """
-    found, gains = main_lines(results), published_gains(results.study)
+    found, gains = main_lines(results), results.published("scaling_gain")
     scenes = sorted({count for line in found for count in line.scenes})
     rows = [_our_row(line, scenes) for line in found]
     for one in gains:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from markupsafe import Markup
+
 from novelview.figures.results import METRICS, Score
 from novelview.files import write_text
 
@@ -51,6 +53,18 @@ class Grid:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def html(self) -> Markup:
+        """The table as HTML with row kinds and tones as classes, without its notes."""
+        heads = [*(("text", text) for text in self.head), *(("number", text) for text in self.columns)]
+        head = "".join(f'<th scope="col" class="{kind}">{escape(text)}</th>' for kind, text in heads)
+        blocks = [0, *(row.block for row in self.rows)]
+        body = "\n".join(
+            f'<tr class="{row.kind}{" first" if row.block != before else ""}">{_html_row(row)}</tr>'
+            for row, before in zip(self.rows, blocks, strict=False)
+        )
+        return Markup(f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>")
 
 
 @dataclass(frozen=True)
@@ -152,18 +166,6 @@ def _latex(grid: Grid) -> str:
 def escape_latex(text: str) -> str:
     """Return `text` with LaTeX's special characters escaped."""
     return "".join(LATEX.get(sign, sign) for sign in text)
-
-
-def to_html(grid: Grid) -> str:
-    """Return one grid as HTML with row kinds and tones as classes; notes are not included."""
-    heads = [*(("text", text) for text in grid.head), *(("number", text) for text in grid.columns)]
-    head = "".join(f'<th scope="col" class="{kind}">{escape(text)}</th>' for kind, text in heads)
-    blocks = [0, *(row.block for row in grid.rows)]
-    body = "\n".join(
-        f'<tr class="{row.kind}{" first" if row.block != before else ""}">{_html_row(row)}</tr>'
-        for row, before in zip(grid.rows, blocks, strict=False)
-    )
-    return f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
 
 
 def _html_row(row: Row) -> str:
