@@ -74,16 +74,16 @@ def _sets(evaluations: Sequence[Evaluation]) -> list[str]:
 
 def _draw_set(axis: Axes, found: Sequence[Point], name: str) -> None:
     for architecture, steps in dict.fromkeys(point.recipe for point in found):
-        own = [(point, point.evaluation.group(name, SPLIT)) for point in found if point.recipe == (architecture, steps)]
-        drawn = [(point.layers, group.scores["psnr"]) for point, group in own if group]
+        own = [point for point in found if point.recipe == (architecture, steps)]
+        drawn = [(point.layers, scores["psnr"]) for point in own if (scores := point.evaluation.scores(name, SPLIT))]
         longest = max(point.steps for point in found if point.architecture == architecture)
         look = {"marker": MARKERS.get(architecture, "o"), "markersize": 4.5, "elinewidth": 1}
         look["markerfacecolor"] = colour(architecture) if steps == longest else "white"
         look["label"] = f"{label(architecture)}, {steps} updates"
         draw_scores(axis, [layers for layers, _ in drawn], [score for _, score in drawn], architecture, **look)
-    best = [found[0].evaluation.group(name, SPLIT, baseline) for baseline in BASELINES]
+    best = [found[0].evaluation.scores(name, SPLIT, baseline) for baseline in BASELINES]
     if any(best):
-        level = max(group.scores["psnr"].mean for group in best if group)
+        level = max(scores["psnr"].mean for scores in best if scores)
         axis.axhline(level, color=colour("mean_context"), linestyle="--", label="Best trivial baseline")
     axis.set_xticks(sorted({point.layers for point in found}))
     sizes = dict.fromkeys(f"{point.evaluation.resolution} px" for point in found)
@@ -103,7 +103,14 @@ def _draw_published(axis: Axes, rows: Sequence[PublishedRow]) -> None:
 def depth_table(results: Results) -> Table:
     """Return depth, parameters and scores of every run, a column a set; published rows in a column of their own."""
     found, sets = points(results.evaluations), _sets(results.evaluations)
-    rows = [_our_row(point, sets) for point in found]
+    rows, records = [], []
+    for point in found:
+        item, parameters = point.evaluation, point.evaluation.summary["parameters"]
+        head = (label(item.model), str(point.layers), f"{parameters:,}", str(point.steps), f"{item.resolution} px")
+        rows.append(Row(head, (*(score_cell(item.scores(name, SPLIT)) for name in sets), Cell(NONE))))
+        facts = (item.model, point.architecture, point.layers, parameters, point.steps, item.resolution)
+        own = [group for group in item.groups if group.model == item.model]
+        records += [[*facts, group.set, group.split, *group.scores["psnr"]] for group in own]
     for one in results.published("depth"):
         scores = Cell(f"{one.psnr:.2f}", f" / {one.ssim} / {one.lpips}")
         head = (one.method, str(one.layers), NONE, NONE, f"{one.resolution} px")
@@ -115,25 +122,4 @@ def depth_table(results: Results) -> Table:
     )
     columns = (*map(title_of, sets), "published")
     grid = Grid("Depth", ("Method", "Layers", "Parameters", "Updates", "Size"), columns, tuple(rows), notes)
-    return Table((grid,), HEADER, _records(found))
-
-
-def _our_row(point: Point, sets: Sequence[str]) -> Row:
-    item = point.evaluation
-    groups = [item.group(name, SPLIT) for name in sets]
-    cells = [score_cell(group.scores if group else None) for group in groups]
-    parameters = f"{item.summary['parameters']:,}"
-    head = (label(item.model), str(point.layers), parameters, str(point.steps), f"{item.resolution} px")
-    return Row(head, (*cells, Cell(NONE)))
-
-
-def _records(found: Sequence[Point]) -> list[list[object]]:
-    return [
-        [
-            *(point.evaluation.model, point.architecture, point.layers, point.evaluation.summary["parameters"]),
-            *(point.steps, point.evaluation.resolution, group.set, group.split, *group.scores["psnr"]),
-        ]
-        for point in found
-        for group in point.evaluation.groups
-        if group.model == point.evaluation.model
-    ]
+    return Table((grid,), HEADER, records)

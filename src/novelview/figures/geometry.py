@@ -5,7 +5,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -73,9 +72,10 @@ def _draw_row(figure: Figure, line: np.ndarray, row: Shared, known: bool) -> Non
     picture.imshow(sample.context[0], interpolation="nearest")
     picture.set_ylabel(sample.caption, fontsize=6.5, color=MUTED)
     if known:
-        _draw_depth(others.pop(0), truths[0] if truths else None, scale)
+        show(others.pop(0), truths[0][0] if truths else None, cmap=COLOURS, norm=scale)
     for axis, one in zip(others, row, strict=False):
-        _draw_depth(axis, one.depth if one else None, scale, relative_error(one) if one else "")
+        depth = one.depth[0] if one and one.depth is not None else None
+        show(axis, depth, relative_error(one) if one else "", cmap=COLOURS, norm=scale)
     target, *renders = others[len(row) :]
     show(target, sample.target)
     for axis, one in zip(renders, row, strict=True):
@@ -84,13 +84,6 @@ def _draw_row(figure: Figure, line: np.ndarray, row: Shared, known: bool) -> Non
     bar = figure.colorbar(ScalarMappable(scale, COLOURS), ax=list(line), shrink=0.8, pad=0.01)
     bar.ax.tick_params(labelsize=6)
     bar.set_label("depth", fontsize=7)
-
-
-def _draw_depth(axis: Axes, depth: np.ndarray | None, scale: Normalize, caption: str = "") -> None:
-    if depth is None:
-        show(axis, None, "none")
-    else:
-        show(axis, depth[0], caption, cmap=COLOURS, norm=scale)
 
 
 def relative_error(sample: Sample) -> str:
@@ -156,8 +149,7 @@ def _grid(name: str, measured: Sequence[Measured], evaluations: Sequence[Evaluat
 
 
 def _row(item: Evaluation, group: dict[str, Any], block: int, rivals: Sequence[dict[str, Any]]) -> Row:
-    scored = item.group(group["set"], group["split"])
-    cells = [score_cell(scored.scores if scored else None), *(_cell(name, group, rivals) for name in COLUMNS)]
+    cells = [score_cell(item.scores(group["set"], group["split"])), *(_cell(name, group, rivals) for name in COLUMNS)]
     return Row((spaced(group["split"]), label(item.model), f"{item.resolution} px"), tuple(cells), block=block)
 
 

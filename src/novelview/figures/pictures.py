@@ -239,18 +239,18 @@ def _draw_sample_row(line: Sequence[Axes], row: Shared) -> None:
     show(line[3], sample.nearest, f"{sample.psnr_nearest:.2f} dB")
     for left, right, own in zip(line[4::2], line[5::2], row, strict=True):
         if own is None:
-            show(left, None, "not kept")
-            show(right, None, "not kept")
+            for axis in (left, right):
+                show(axis, None, missing="not kept")
         else:
             error = error_map(own.render, own.target)
             show(left, own.render, f"{own.psnr:.2f} dB")
             show(right, error, f"mean {float(np.mean(error)):.3f}", cmap=ERROR_MAP, vmin=0.0, vmax=ERROR_LIMIT)
 
 
-def show(axis: Axes, picture: np.ndarray | None, caption: str = "", **scale: Any) -> None:
-    """Draw a picture, or values [h w] on a colour scale, with its caption below; nothing but the caption for None."""
+def show(axis: Axes, picture: np.ndarray | None, caption: str = "", missing: str = "none", **scale: Any) -> None:
+    """Draw a picture, or values [h w] on a colour scale, with its caption below; for None say what is missing."""
     if picture is None:
-        axis.text(0.5, 0.5, caption, ha="center", va="center", fontsize=7, color=MUTED, transform=axis.transAxes)
+        axis.text(0.5, 0.5, missing, ha="center", va="center", fontsize=7, color=MUTED, transform=axis.transAxes)
         return
     axis.imshow(picture, interpolation="nearest", **scale)
     axis.set_xlabel(caption, fontsize=7, labelpad=2, color=MUTED)

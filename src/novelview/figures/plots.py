@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from novelview.figures.style import BASELINES, LOSS, MUTED, colour, draw_scores,
 from novelview.files import read_json
 
 MARKERS = {"nearest_context": "s", "mean_context": "D", "mean_colour": "v"}
-Panel = tuple[str, list[str], Callable[[str], str]]  # title, splits, what to write under a split's point
+Panel = tuple[str, list[str]]  # title, splits
 COUNTED = re.compile(r"(?:random|uniform|kmeans)(\d+)")
 SIZE_STYLES = ("-", "--", ":", "-.")
 COSTS = (("reconstruct_s", "Reconstruction [ms]"), ("render_s", "Rendering, each view [ms]"))
@@ -58,38 +58,32 @@ def gaps(results: Results) -> Figure:
 
 
 def _gap_rows(evaluations: list[Evaluation]) -> list[tuple[str, list[Evaluation], list[Panel]]]:
-    """Return (set, the evaluations at one resolution, its panels) for every row of the figure."""
+    """Return (set, the evaluations at one resolution, panels of context gaps and of other splits) for every row."""
     found = []
     for name, splits in sections(evaluations):
         for size in sorted({evaluation.resolution for evaluation in evaluations}):
             own = [item for item in evaluations if item.resolution == size]
-            panels = _gap_panels([split for split in splits if any(item.group(name, split) for item in own)])
-            found += [(name, own, panels)] if panels else []
+            there = [split for split in splits if any(item.group(name, split) for item in own)]
+            numbered = [split for split in there if re.fullmatch(r"gap\d+", split)]
+            named = [split for split in there if split not in numbered]
+            panels = [("Gap between the context views [frames]", numbered), ("Split", named)]
+            found += [(name, own, [panel for panel in panels if panel[1]])] if there else []
     return found
 
 
-def _gap_panels(splits: list[str]) -> list[Panel]:
-    """Sort splits into panels: context gaps, and everything else."""
-    numbered = [split for split in splits if re.fullmatch(r"gap\d+", split)]
-    named = [split for split in splits if split not in numbered]
-    panels: list[Panel] = [
-        ("Gap between the context views [frames]", numbered, lambda split: split.removeprefix("gap")),
-        ("Split", named, lambda split: spaced(split).replace("extrapolation", "extrap.")),
-    ]
-    return [panel for panel in panels if panel[1]]
-
-
 def _draw_gaps(axis: Axes, evaluations: list[Evaluation], set_name: str, panel: Panel) -> None:
-    title, splits, tick = panel
+    title, splits = panel
     series = [(item, item.model) for item in evaluations] + [(evaluations[0], name) for name in BASELINES]
     for offset, (evaluation, model) in zip(np.linspace(-0.2, 0.2, len(series)), series, strict=True):
-        groups = [(place, evaluation.group(set_name, split, model)) for place, split in enumerate(splits)]
-        points = [(place + offset, group.scores["psnr"]) for place, group in groups if group]
+        own = [(place, evaluation.scores(set_name, split, model)) for place, split in enumerate(splits)]
+        points = [(place + offset, scores["psnr"]) for place, scores in own if scores]
         look = {"label": label(model), "marker": MARKERS.get(model, "o"), "markersize": 4.5, "elinewidth": 1}
         look["linestyle"] = ("--" if model in BASELINES else "-") if splits[0].startswith("gap") else "none"
         if points:
             draw_scores(axis, [x for x, _ in points], [score for _, score in points], model, **look)
-    axis.set_xticks(range(len(splits)), [tick(split) for split in splits])
+    axis.set_xticks(
+        range(len(splits)), [spaced(split).removeprefix("gap").replace("extrapolation", "extrap.") for split in splits]
+    )
     axis.set(xlabel=title, xlim=(-0.5, len(splits) - 0.5))
 
 
@@ -130,16 +124,20 @@ def read_costs(path: Path) -> list[Cost]:
     """Read the CSV of stage `latency`; raises DataError for another file."""
     try:
         with open(path, newline="") as stream:
-            return [_cost(row) for row in csv.DictReader(stream)]
+            names = ("reconstruct_s", "render_s")
+            return [
+                Cost(
+                    row["model"],
+                    Resolution.parse(row["resolution"]),
+                    int(row["views"]),
+                    *(float(row[name]) for name in names),
+                )
+                for row in csv.DictReader(stream)
+            ]
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run the latency stage first") from None
     except (KeyError, ValueError, TypeError) as error:
         raise DataError(f"{path}: not a table of the latency stage ({error}); run it again") from None
-
-
-def _cost(row: dict[str, str]) -> Cost:
-    size = Resolution.parse(row["resolution"])
-    return Cost(row["model"], size, int(row["views"]), float(row["reconstruct_s"]), float(row["render_s"]))
 
 
 def _draw_quality(axis: Axes, evaluations: Sequence[Evaluation], name: str, sizes: Sequence[Resolution]) -> None:

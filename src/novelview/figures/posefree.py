@@ -1,9 +1,7 @@
 """Figure `posefree` and table `posefree_table`: scores on given and on estimated cameras, on the same targets."""
 
-import math
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +14,7 @@ from novelview.config.schema import Study
 from novelview.errors import DataError
 from novelview.figures.results import METRICS, Evaluation, Place, Results, Score, Target, largest
 from novelview.figures.style import MUTED, colour, draw_scores, label, legend_below, spaced, split_order, title_of
-from novelview.figures.tables import NONE, Cell, Grid, Row, Table, difference_cell, score_cell
+from novelview.figures.tables import NONE, Cell, Grid, Row, Table, difference_cell, score_cells
 from novelview.files import read_json
 
 GIVEN = "given"
@@ -184,11 +182,7 @@ def posefree_table(results: Results) -> Table:
 def _score_grid(found: Sequence[Evaluation], name: str, splits: list[str], missing: dict[str, str]) -> Grid:
     shared = {split: common(found, (name, split)) for split in splits}
     scores = [[_scores(one, (name, split), shared[split]) for split in splits] for one in found]
-    best = [
-        max((one["psnr"].mean for one in column if one and one["psnr"].known), default=math.nan)
-        for column in zip(*scores, strict=True)
-    ]
-    rows = [Row(_head(one), tuple(map(score_cell, line, best))) for one, line in zip(found, scores, strict=True)]
+    rows = [Row(_head(one), cells) for one, cells in zip(found, score_cells(scores), strict=True)]
     sizes = {label(one.model): f"{one.resolution} px" for one in found if posed(one)}
     for estimator in missing:
         cells = tuple(Cell("n/a") for _ in splits)
@@ -232,7 +226,15 @@ def _camera_grid(found: Sequence[Evaluation], missing: dict[str, str]) -> Grid:
     known = {one.cameras: one.summary["cameras"] for one in found if one.cameras != GIVEN}
     splits = list(dict.fromkeys(split for content in known.values() for split in content["entries"]))
     columns = ("scenes", "frames", *map(spaced, splits), *QUALITY.values())
-    rows = [Row((_name(name),), _quality(content, splits)) for name, content in known.items()]
+    rows = []
+    for name, content in known.items():
+        counts = content["summary"]
+        placed = [(counts["placed_scenes"], counts["scenes"]), (counts["placed_frames"], counts["asked_frames"])]
+        entries = [content["entries"].get(split, {"kept": 0, "index": 0}) for split in splits]
+        placed += [(entry["kept"], entry["index"]) for entry in entries]
+        errors = [NONE if counts.get(key) is None else f"{counts[key]:.3g}" for key in QUALITY]
+        texts = (*(f"{own} of {asked}" for own, asked in placed), *errors)
+        rows.append(Row((_name(name),), tuple(map(Cell, texts))))
     rows += [Row((_name(name),), tuple(Cell("n/a") for _ in columns)) for name in missing]
     notes = (
         "Scenes, frames and entries of each split: placed of asked. An entry counts when all of its frames are placed.",
@@ -241,15 +243,6 @@ def _camera_grid(found: Sequence[Evaluation], missing: dict[str, str]) -> Grid:
         *(f"{_name(name)}: n/a, {reason}." for name, reason in missing.items()),
     )
     return Grid("The estimated cameras", ("Estimator",), columns, tuple(rows), notes)
-
-
-def _quality(content: dict[str, Any], splits: list[str]) -> tuple[Cell, ...]:
-    counts, entries = content["summary"], content["entries"]
-    placed = [(counts["placed_scenes"], counts["scenes"]), (counts["placed_frames"], counts["asked_frames"])]
-    none = {"kept": 0, "index": 0}
-    placed += [(entries.get(split, none)["kept"], entries.get(split, none)["index"]) for split in splits]
-    errors = [Cell(NONE if counts.get(key) is None else f"{counts[key]:.3g}") for key in QUALITY]
-    return (*(Cell(f"{own} of {all_}") for own, all_ in placed), *errors)
 
 
 def records(found: Sequence[Evaluation]) -> list[list[object]]:

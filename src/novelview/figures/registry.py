@@ -17,23 +17,11 @@ from novelview.figures.scaling import scaling, scaling_table
 from novelview.figures.style import save, use_style
 from novelview.figures.tables import Table
 
-FIGURES: dict[str, Callable[[Results], Figure | Table]] = {
-    "qualitative": qualitative,
-    "attention": attention,
-    "camera_paths": camera_paths,
-    "gaps": gaps,
-    "depth_maps": depth_maps,
-    "training_curves": training_curves,
-    "views": views,
-    "posefree": posefree,
-    "posefree_table": posefree_table,
-    "results_table": results_table,
-    "depth": depth,
-    "depth_table": depth_table,
-    "geometry_table": geometry_table,
-    "scaling": scaling,
-    "scaling_table": scaling_table,
-}
+DRAWN: tuple[Callable[[Results], Figure | Table], ...] = (
+    *(qualitative, attention, camera_paths, gaps, depth_maps, training_curves, views, posefree, posefree_table),
+    *(results_table, depth, depth_table, geometry_table, scaling, scaling_table),
+)
+FIGURES = {function.__name__: function for function in DRAWN}
 
 
 def draw(results: Results, stem: Path) -> list[Path]:

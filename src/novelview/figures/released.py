@@ -100,21 +100,19 @@ which lies beside this card, with one row a target image in `evaluation/rows.csv
 
 
 def read_showcase(folders: Sequence[Path]) -> list[Evaluation]:
-    """Read the evaluations of released checkpoints, each under a label of its own: `UP-LVSM (released: uplvsm_mini)`.
+    """Read the evaluations of released checkpoints, each named as no other run is: `UP-LVSM (released: uplvsm_mini)`.
 
     Raises DataError for a missing or damaged one.
     """
-    return [_labelled(read_evaluation(folder), folder.parent.name) for folder in folders]
-
-
-def _labelled(evaluation: Evaluation, name: str) -> Evaluation:
-    """Return the evaluation with its model called by what was released, so that no other run has its name."""
-    old, new = evaluation.model, f"{label(evaluation.model)} (released: {name})"
-    tables = {
-        key: [{**row, "model": new} if row["model"] == old else row for row in evaluation.summary[key]]
-        for key in ("groups", "paired")
-    }
-    return Evaluation.of(evaluation.folder, {**evaluation.summary, "model": new, **tables})
+    found = []
+    for one in map(read_evaluation, folders):
+        name = f"{label(one.model)} (released: {one.folder.parent.name})"
+        tables = {
+            key: [{**row, "model": name} if row["model"] == one.model else row for row in one.summary[key]]
+            for key in ("groups", "paired")
+        }
+        found.append(Evaluation.of(one.folder, {**one.summary, "model": name, **tables}))
+    return found
 
 
 def training_words(config: dict[str, Any], before: Sequence[dict[str, Any]] = ()) -> str:

@@ -131,6 +131,11 @@ class Evaluation:
         """Name of the training subset."""
         return str(self.config.get("subset", "full"))
 
+    @property
+    def train_scenes(self) -> int:
+        """Number of training scenes, 0 where it is not known."""
+        return int(self.summary.get("train_scenes") or 0)
+
     @cached_property
     def rows(self) -> dict[Place, dict[Target, Row]]:
         """The model's own scores image by image; raises DataError when they are missing."""
@@ -144,6 +149,11 @@ class Evaluation:
         """Return the scores on a split of a set, of the model itself or of a baseline; None where there are none."""
         place = (model or self.model, set_name, split)
         return next((group for group in self.groups if (group.model, group.set, group.split) == place), None)
+
+    def scores(self, set_name: str, split: str, model: str | None = None) -> dict[str, Score] | None:
+        """Return the scores of `group` alone."""
+        group = self.group(set_name, split, model)
+        return group.scores if group else None
 
     def margin(self, set_name: str, split: str) -> Margin | None:
         """Return the model's paired difference against the trivial baseline with the highest mean PSNR there."""

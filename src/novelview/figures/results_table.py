@@ -8,9 +8,20 @@ from novelview.config.resolution import Resolution
 from novelview.config.schema import Study
 from novelview.errors import DataError
 from novelview.evaluation.published import PublishedRow, protocol
-from novelview.figures.results import Evaluation, Margin, Results, Score, sections
+from novelview.figures.results import Evaluation, Margin, Results, sections
 from novelview.figures.style import BASELINES, SWAPPED, label, place_of, spaced, title_of
-from novelview.figures.tables import NONE, Cell, Grid, Row, Table, difference, difference_cell, score_cell, verdict
+from novelview.figures.tables import (
+    NONE,
+    Cell,
+    Grid,
+    Row,
+    Table,
+    difference,
+    difference_cell,
+    score_cell,
+    score_cells,
+    verdict,
+)
 
 BASELINE_WORDS = {
     "nearest_context": "copying the nearest context view",
@@ -121,19 +132,13 @@ def _score_rows(
 ) -> list[Row]:
     own = [item for item in evaluations if item.resolution == size]
     lines = [*((item, item.model) for item in own), *((own[0], name) for name in BASELINES)]
-    scores = [[_scores(item, set_name, split, model) for split in splits] for item, model in lines]
-    best = [max((one["psnr"].mean for one in column if one), default=-math.inf) for column in zip(*scores, strict=True)]
+    scores = score_cells([[item.scores(set_name, split, model) for split in splits] for item, model in lines])
     rows = []
-    for (item, model), line in zip(lines, scores, strict=True):
+    for (item, model), cells in zip(lines, scores, strict=True):
         kind = "baseline" if model in BASELINES else "model"
         head = (label(model), f"{size} px", given(item) if kind == "model" else NONE)
-        rows.append(Row(head, tuple(map(score_cell, line, best)), kind, block))
+        rows.append(Row(head, cells, kind, block))
     return rows
-
-
-def _scores(item: Evaluation, set_name: str, split: str, model: str | None = None) -> dict[str, Score] | None:
-    group = item.group(set_name, split, model)
-    return group.scores if group else None
 
 
 def _lpips_note(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
@@ -167,18 +172,15 @@ def published_grid(results: Results) -> Grid:
     columns = tuple(dict.fromkeys(str(one.split) for own in found.values() for one in own))
     rows: list[Row] = []
     for block, model in enumerate(name for name in models if found[name]):
-        own = [item for item in evaluations if item.model == model]
-        rows += [_our_row(item, name, columns, block) for item in own for name, _ in sections([item])]
+        for item in (item for item in evaluations if item.model == model):
+            for name, _ in sections([item]):
+                where = f"ours: {item.dataset}, {title_of(name)}, {item.resolution} px"
+                cells = tuple(score_cell(item.scores(name, split)) for split in columns)
+                rows.append(Row((label(model), where), cells, block=block))
         rows += _published_rows(found[model], columns, block)
     differs = _protocol_notes(results.study, evaluations, [row for item in evaluations for row in found[item.model]])
     notes = (*differs, *(_lpips_note(evaluations) if rows else ()))
     return Grid("Beside the published numbers", ("Method", "Measured on"), columns, tuple(rows), notes)
-
-
-def _our_row(item: Evaluation, set_name: str, columns: Sequence[str], block: int) -> Row:
-    where = f"ours: {item.dataset}, {title_of(set_name)}, {item.resolution} px"
-    cells = tuple(score_cell(_scores(item, set_name, split)) for split in columns)
-    return Row((label(item.model), where), cells, block=block)
 
 
 def _published_rows(own: Sequence[PublishedRow], columns: Sequence[str], block: int) -> list[Row]:
@@ -214,14 +216,9 @@ def _records(evaluations: Sequence[Evaluation]) -> list[list[object]]:
     lines: list[list[object]] = []
     for item in evaluations:
         for group in item.groups:
-            place = [group.model, item.resolution, group.set, group.split]
-            for metric, score in group.scores.items():
-                lines.append(["scores", *place, metric, *_values(score), group.count, ""])
+            place = ["scores", group.model, item.resolution, group.set, group.split]
+            lines += [[*place, metric, *score, group.count, ""] for metric, score in group.scores.items()]
         for margin in item.margins:
-            place = [margin.model, item.resolution, margin.set, margin.split, "psnr"]
-            lines.append(["differences", *place, *_values(margin.score), "", margin.baseline])
-    return lines
-
-
-def _values(score: Score) -> list[object]:
-    return ["" if math.isnan(value) else value for value in score]
+            place = ["differences", margin.model, item.resolution, margin.set, margin.split, "psnr"]
+            lines.append([*place, *margin.score, "", margin.baseline])
+    return [["" if isinstance(value, float) and math.isnan(value) else value for value in line] for line in lines]

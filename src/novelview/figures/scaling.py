@@ -67,10 +67,10 @@ def lines(evaluations: Sequence[Evaluation]) -> list[Line]:
     Raises DataError when there is none, or when the subsets of a line were judged on different images.
     """
     groups: dict[tuple[str, str, Resolution], list[Evaluation]] = {}
-    for item in evaluations:
-        if item.summary.get("train_scenes"):
+    for item in sorted(evaluations, key=lambda item: item.train_scenes):
+        if item.train_scenes:
             groups.setdefault((item.dataset, item.model, item.resolution), []).append(item)
-    ladders = [sorted(own, key=_scenes) for own in groups.values() if len({_scenes(item) for item in own}) > 1]
+    ladders = [groups[key] for key in sorted(groups) if len({item.train_scenes for item in groups[key]}) > 1]
     if not ladders:
         raise DataError(
             "figure scaling: no model was trained on two subsets or more; name them as `subsets` in the study"
@@ -84,12 +84,8 @@ def lines(evaluations: Sequence[Evaluation]) -> list[Line]:
     ]
 
 
-def _scenes(evaluation: Evaluation) -> int:
-    return int(evaluation.summary["train_scenes"])
-
-
 def _line(own: Sequence[Evaluation], name: str, split: str) -> Line:
-    scenes = tuple(_scenes(item) for item in own)
+    scenes = tuple(item.train_scenes for item in own)
     scores = tuple(group.scores["psnr"] for item in own if (group := item.group(name, split)))
     values, images = _images(own, name, split)
     slope, level = fit(scenes, values.mean(axis=1))

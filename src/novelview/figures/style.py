@@ -52,13 +52,11 @@ SPARE_COLOURS = ("#7b3fa0", "#1b8a8a", "#b0307f", "#4f7a1f")
 SPLITS = ("large", "medium", "small", "extrapolation", "full", "held_out")
 SETTINGS = {
     "svg.hashsalt": "novelview",
-    "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "axes.titlesize": 10.0,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.labelsize": 9.0,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
     "axes.spines.top": False,
@@ -74,9 +72,6 @@ SETTINGS = {
     "ytick.labelsize": 8.0,
     "legend.frameon": False,
     "legend.fontsize": 8.0,
-    "lines.linewidth": 1.5,
-    "figure.dpi": 100,
-    "savefig.facecolor": "white",
 }
 Interval = tuple[float, float, float]  # mean, low, high
 

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -110,12 +110,22 @@ def number(score: Score, metric: str) -> str:
     return "n/a" if not score.known else f"{score.mean:.{2 if metric == 'psnr' else 3}f}"
 
 
-def score_cell(scores: Mapping[str, Score] | None, best: float | None = None) -> Cell:
+Scores = dict[str, Score] | None  # of all metrics; None where nothing was evaluated
+
+
+def score_cell(scores: Scores, best: float | None = None) -> Cell:
     """Return a cell of all metrics; best: the highest PSNR of those it stands among."""
     if scores is None:
         return Cell(NONE)
     psnr, *rest = (number(scores[metric], metric) for metric in METRICS)
     return Cell(psnr, "".join(f" / {text}" for text in rest), best=scores["psnr"].mean == best)
+
+
+def score_cells(lines: Sequence[Sequence[Scores]]) -> list[tuple[Cell, ...]]:
+    """Return the cells of rows that are compared, the highest PSNR of each column marked."""
+    columns = [[scores["psnr"].mean for scores in column if scores] for column in zip(*lines, strict=True)]
+    best = [max((mean for mean in column if mean == mean), default=None) for column in columns]  # NaN: not computed
+    return [tuple(map(score_cell, line, best)) for line in lines]
 
 
 def difference_cell(score: Score, mark: str = "", toned: bool = True) -> Cell:
