@@ -80,7 +80,7 @@ def _draw_set(axis: Axes, found: Sequence[Point], name: str) -> None:
         look = {"marker": MARKERS.get(architecture, "o"), "markersize": 4.5, "elinewidth": 1}
         look["markerfacecolor"] = colour(architecture) if steps == longest else "white"
         look["label"] = f"{label(architecture)}, {steps} updates"
-        draw_scores(axis, [layers for layers, _ in drawn], [score for _, score in drawn], architecture, **look)
+        draw_scores(axis, drawn, architecture, **look)
     best = [found[0].evaluation.scores(name, SPLIT, baseline) for baseline in BASELINES]
     if any(best):
         level = max(scores["psnr"].mean for scores in best if scores)

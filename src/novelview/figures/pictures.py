@@ -117,9 +117,7 @@ def _sample(file: Any, number: int, entry: dict[str, Any], scores: dict[tuple[st
     frame = int(entry["target"][0])
     copied = scores[entry["split"], entry["entry"], frame]
     return Sample(
-        scene=entry["scene"],
-        set=entry["set"],
-        split=entry["split"],
+        **{name: entry[name] for name in ("scene", "set", "split")},
         context_frames=tuple(entry["context"]),
         target_frame=frame,
         context=tuple(context),

@@ -80,7 +80,7 @@ def _draw_gaps(axis: Axes, evaluations: list[Evaluation], set_name: str, panel: 
         look = {"label": label(model), "marker": MARKERS.get(model, "o"), "markersize": 4.5, "elinewidth": 1}
         look["linestyle"] = ("--" if model in BASELINES else "-") if splits[0].startswith("gap") else "none"
         if points:
-            draw_scores(axis, [x for x, _ in points], [score for _, score in points], model, **look)
+            draw_scores(axis, points, model, **look)
     axis.set_xticks(
         range(len(splits)), [spaced(split).removeprefix("gap").replace("extrapolation", "extrap.") for split in splits]
     )
@@ -150,7 +150,7 @@ def _draw_quality(axis: Axes, evaluations: Sequence[Evaluation], name: str, size
             style = SIZE_STYLES[sizes.index(item.resolution) % len(SIZE_STYLES)]
             look = {"linestyle": style, "marker": "o", "markersize": 4}
             name_at = f"{label(model)}, {item.resolution} px"
-            draw_scores(axis, [x for x, _ in points], [score for _, score in points], model, label=name_at, **look)
+            draw_scores(axis, points, model, label=name_at, **look)
             counts += [count for count, _ in points if model == item.model]
     _count_ticks(axis, counts)
     axis.set(title=title_of(name).capitalize(), ylabel="PSNR [dB]")

@@ -14,7 +14,7 @@ from novelview.config.schema import Study
 from novelview.errors import DataError
 from novelview.figures.results import METRICS, Evaluation, Place, Results, Score, Target, largest
 from novelview.figures.style import MUTED, colour, draw_scores, label, legend_below, spaced, split_order, title_of
-from novelview.figures.tables import NONE, Cell, Grid, Row, Table, difference_cell, score_cells
+from novelview.figures.tables import NONE, Cell, Grid, Row, Scores, Table, difference_cell, score_cells
 from novelview.files import read_json
 
 GIVEN = "given"
@@ -68,11 +68,14 @@ def common(found: Sequence[Evaluation], place: Place) -> list[Target]:
     return sorted(reduce(set.intersection, targets)) if targets else []
 
 
-def score(one: Evaluation, place: Place, targets: Sequence[Target], metric: str = "psnr") -> Score:
-    """Return the mean over targets with its interval; NaN where there are none or the metric was not computed."""
-    if not one.rows.get(place):
-        return Score.of(None)
-    return _interval([getattr(one.rows[place][target], metric) for target in targets], targets)
+def scores_at(found: Sequence[Evaluation], place: Place) -> list[Scores]:
+    """Return, for each evaluation, the means over the targets that all have; None where it has none itself."""
+    targets = common(found, place)
+    found_rows = [[one.rows[place][target] for target in targets] if one.rows.get(place) else [] for one in found]
+    return [
+        {metric: _interval([getattr(row, metric) for row in rows], targets) for metric in METRICS} if rows else None
+        for rows in found_rows
+    ]
 
 
 def difference(one: Evaluation, other: Evaluation, place: Place) -> tuple[Score, list[tuple[Target, float]]]:
@@ -132,13 +135,14 @@ def posefree(results: Results) -> Figure:
 
 
 def _draw_classes(axis: Axes, found: Sequence[Evaluation], name: str, splits: list[str]) -> None:
-    shared = [(x, common(found, (name, split)), (name, split)) for x, split in enumerate(splits)]
-    for one, offset in zip(found, np.linspace(-0.25, 0.25, len(found)), strict=True):
-        drawn = [(x, score(one, place, targets)) for x, targets, place in shared if targets and one.rows.get(place)]
+    columns = [scores_at(found, (name, split)) for split in splits]
+    offsets = np.linspace(-0.25, 0.25, len(found))
+    for one, offset, line in zip(found, offsets, zip(*columns, strict=True), strict=True):
+        drawn = [(place + offset, scores["psnr"]) for place, scores in enumerate(line) if scores]
         look = {"linestyle": "none", "marker": MARKERS.get(one.cameras, "s"), "markersize": 5}
         look["markerfacecolor"] = colour(one.model) if one.cameras == GIVEN else "white"
         look["label"] = f"{one.name}, {f'{_name(one.cameras)} cameras' if posed(one) else 'no cameras needed'}"
-        draw_scores(axis, [x + offset for x, _ in drawn], [value for _, value in drawn], one.model, **look)
+        draw_scores(axis, drawn, one.model, **look)
     axis.set_xticks(range(len(splits)), [spaced(split) for split in splits])
     axis.set(xlabel="Overlap of the context views", title=title_of(name).capitalize())
 
@@ -180,14 +184,13 @@ def posefree_table(results: Results) -> Table:
 
 
 def _score_grid(found: Sequence[Evaluation], name: str, splits: list[str], missing: dict[str, str]) -> Grid:
-    shared = {split: common(found, (name, split)) for split in splits}
-    scores = [[_scores(one, (name, split), shared[split]) for split in splits] for one in found]
-    rows = [Row(_head(one), cells) for one, cells in zip(found, score_cells(scores), strict=True)]
+    lines = list(zip(*(scores_at(found, (name, split)) for split in splits), strict=True))
+    rows = [Row(_head(one), cells) for one, cells in zip(found, score_cells(lines), strict=True)]
     sizes = {label(one.model): f"{one.resolution} px" for one in found if posed(one)}
     for estimator in missing:
         cells = tuple(Cell("n/a") for _ in splits)
         rows += [Row((model, size, _name(estimator)), cells) for model, size in sizes.items()]
-    counts = ", ".join(f"{spaced(split)} {len(shared[split])}" for split in splits)
+    counts = ", ".join(f"{spaced(split)} {len(common(found, (name, split)))}" for split in splits)
     notes = (
         "Cells: PSNR [dB] / SSIM / LPIPS / sharpness, means over targets every estimator placed; bold: highest PSNR.",
         f"Target images: {counts}. Models at different image sizes are not comparable in level.",
@@ -199,12 +202,6 @@ def _score_grid(found: Sequence[Evaluation], name: str, splits: list[str], missi
 
 def _head(one: Evaluation) -> tuple[str, str, str]:
     return label(one.model), f"{one.resolution} px", _name(one.cameras) if posed(one) else "none"
-
-
-def _scores(one: Evaluation, place: Place, targets: Sequence[Target]) -> dict[str, Score] | None:
-    if not targets or not one.rows.get(place):
-        return None
-    return {metric: score(one, place, targets, metric) for metric in METRICS}
 
 
 def _cost_grid(found: Sequence[Evaluation], name: str, splits: list[str]) -> Grid:
@@ -249,9 +246,8 @@ def records(found: Sequence[Evaluation]) -> list[list[object]]:
     """Return every score on the targets all estimators placed, in the columns of `HEADER`."""
     lines: list[list[object]] = []
     for place in ((name, split) for name, splits in places(found) for split in splits):
-        targets = common(found, place)
-        for one in found if targets else ():
-            head = [one.model, one.resolution, one.cameras, *place, len(targets)]
-            values = {metric: score(one, place, targets, metric) for metric in METRICS}
-            lines += [[*head, metric, *value] for metric, value in values.items() if value.known]
+        count = len(common(found, place))
+        for one, scores in zip(found, scores_at(found, place), strict=True):
+            head = [one.model, one.resolution, one.cameras, *place, count]
+            lines += [[*head, metric, *score] for metric, score in (scores or {}).items() if score.known]
     return lines

@@ -16,11 +16,6 @@ from novelview.figures.tables import NONE, Cell, Grid, Row, number, to_markdown
 ADOPTED = "published"  # the training subset that adopted weights name
 OWN = "from scratch"  # what the study's own runs are called beside released ones
 ROWS = 4  # target views in the section's pictures
-NONE_YET = (
-    "No checkpoint has been released yet, so this page shows only what was trained here: they need the GPU hour "
-    "of scale=mini, which has not been run. `make mini` trains them, `snakemake release` writes them to "
-    "released/, and this page then shows their pictures and videos beside these."
-)
 RELEASED = (
     "Trained elsewhere, as each line says, and shipped with the project. Evaluated here, on this machine, on the "
     "demo's first held-out rooms, filmed sharp and twice as large."

@@ -44,61 +44,51 @@ from novelview.files import write_text
 
 FIGURES = {  # in the page's order: its name in the navigation, its title and its caption
     "views": (
-        "Views",
-        "Number of context views",
+        *("Views", "Number of context views"),
         "The same target views from more and more context views, with 95 % bootstrap intervals; beside it the median "
         "time to reconstruct a scene and, once it is reconstructed, to render a view of it.",
     ),
     "gaps": (
-        "Gaps",
-        "PSNR against context gap and overlap",
+        *("Gaps", "PSNR against context gap and overlap"),
         "Bars are 95 % bootstrap intervals; each model stands beside the trivial baselines at its own resolution.",
     ),
     "posefree": (
-        "Poses",
-        "Estimated cameras: what they cost",
+        *("Poses", "Estimated cameras: what they cost"),
         "PSNR by overlap class on the targets that every estimator placed, with 95 % bootstrap intervals over scenes; "
         "filled: given cameras, open: estimated ones. Beside it a point a target: the error of its estimated camera "
         "after Sim(3), and what the render gains or loses by it.",
     ),
     "depth": (
-        "Depth",
-        "PSNR against depth",
+        *("Depth", "PSNR against depth"),
         "Filled: the main recipe; open: the shorter one of the ablation. Bars are 95 % bootstrap intervals.",
     ),
     "scaling": (
-        "Scaling",
-        "PSNR against training scenes",
+        *("Scaling", "PSNR against training scenes"),
         "Lines are least-squares fits on the logarithm of the number of scenes. Bars are 95 % bootstrap intervals over "
         "test scenes; hollow: published slopes, of other data and sizes than a demo's.",
     ),
     "qualitative": (
-        "Pictures",
-        "Pictures",
+        *("Pictures", "Pictures"),
         "Each row is one target view: what was given, the target, the copy of the nearest context view, and every "
         "model's render with its error map.",
     ),
     "depth_maps": (
-        "Depth maps",
-        "Depth",
+        *("Depth maps", "Depth"),
         "The first context view of a sample, its depth, and the target view with its renders. Every row has a colour "
         "scale of its own, that of the true depth where it is known. Black in a render: what no context view saw.",
     ),
     "attention": (
-        "Attention",
-        "Attention of the encoder",
+        *("Attention", "Attention of the encoder"),
         "A patch marked red in context view 1, and where in context view 2 its attention goes: yellow is high, dark "
         "violet low, each map scaled to its own range.",
     ),
     "camera_paths": (
-        "Cameras",
-        "Estimated cameras",
+        *("Cameras", "Estimated cameras"),
         "Camera centres after Sim(3) alignment to the true ones; strokes show viewing directions. The alignment takes "
         "away scale, rotation and origin, and nothing else.",
     ),
     "training_curves": (
-        "Training",
-        "Training",
+        *("Training", "Training"),
         "Phases end to end: the small resolution first, then the finetuning at the large one.",
     ),
 }
@@ -163,12 +153,8 @@ def write_report(results: Results, figures: Path, out: Path, showcase: Sequence[
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
     }
     content["sections"] = _present(content)
-    environment = Environment(
-        loader=PackageLoader("novelview.figures"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    environment.loader = PackageLoader("novelview.figures")
     write_text(out, environment.get_template("report.html.j2").render(content))
 
 
@@ -201,14 +187,13 @@ def _statement_groups(found: Sequence[Statement]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str, Any], list[Statement]] = {}
     for item in sorted(found, key=lambda item: item.resolution, reverse=True):
         groups.setdefault((item.about, item.set, item.resolution), []).append(item)
-    blocks = []
-    for (about, name, size), own in sorted(groups.items(), key=lambda group: group[0][0] != "baseline"):
-        title = "against the best trivial baseline" if about == "baseline" else "is the target's pose used?"
-        place = title_of(name)
-        blocks.append(
-            {"title": f"{place[0].upper()}{place[1:]}, {size} px: {title}", "tally": tally(own), "found": own}
-        )
-    return blocks
+    ordered = sorted(groups.items(), key=lambda group: group[0][0] != "baseline")
+    about = {"baseline": "against the best trivial baseline", "pose": "is the target's pose used?"}
+    titles = [f"{title_of(name)}, {size} px: {about[what]}" for (what, name, size), _ in ordered]
+    return [
+        {"title": title[0].upper() + title[1:], "tally": tally(own), "found": own}
+        for title, (_, own) in zip(titles, ordered, strict=True)
+    ]
 
 
 def _released(shown: Sequence[Evaluation], results: Results) -> dict[str, Any]:
@@ -219,14 +204,14 @@ def _released(shown: Sequence[Evaluation], results: Results) -> dict[str, Any]:
     """
     own, scale = results.evaluations, results.scale
     if not shown:
-        return {"none_yet": released.NONE_YET if scale in results.study.showcase else "", "kinds": []}
+        return {"none_yet": scale in results.study.showcase, "kinds": []}
     grids = [grid(shown, name, splits) for name, splits in sections(shown) for grid in (score_grid, margin_grid)]
     names = {id(item): f"{item.name}, {released.origin(item, own)}" for item in own}
     fresh = {id(item) for item in own if scale == "demo" and released.origin(item, own) == released.OWN}
     videos = _videos(shown, lambda item: f"{item.name}, trained on {item.config.get('dataset', '?')}")
     videos += _videos(own, lambda item: names[id(item)] + (", two CPU cores, minutes" if id(item) in fresh else ""))
     return {
-        "none_yet": "",
+        "none_yet": False,
         "kinds": released.kinds(shown, own, scale),
         "tables": grids,
         "videos": videos,
@@ -266,12 +251,9 @@ def _sample(sample: Sample) -> dict[str, Any]:
 def _videos(evaluations: Sequence[Evaluation], name: Callable[[Evaluation], str] = NAME) -> list[dict[str, str]]:
     """Return the camera-path videos of every model at its highest resolution; name: as for `_comparisons`."""
     return [
-        {
-            "caption": f"{name(item)}: {path.stem.removeprefix('path_')}",
-            "data": data_uri(path.read_bytes(), "video/mp4"),
-        }
+        {"caption": f"{name(item)}: {mp4.stem.removeprefix('path_')}", "data": data_uri(mp4.read_bytes(), "video/mp4")}
         for item in finest(evaluations)
-        for path in sorted(item.folder.glob("path_*.mp4"))
+        for mp4 in sorted(item.folder.glob("path_*.mp4"))
     ]
 
 

@@ -101,9 +101,10 @@ class Evaluation:
     @classmethod
     def of(cls, folder: Path, summary: dict[str, Any]) -> "Evaluation":
         """Return what `folder`/summary.json says."""
-        facts = ("model", "set", "split", "count")
         groups = [
-            Group(*(row[key] for key in facts), {key: Score.of(row.get(key)) for key in METRICS})
+            Group(
+                row["model"], row["set"], row["split"], row["count"], {key: Score.of(row.get(key)) for key in METRICS}
+            )
             for row in summary["groups"]
         ]
         return cls(

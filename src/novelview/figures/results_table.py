@@ -45,7 +45,6 @@ class Statement:
     verdict: str
     about: str
     set: str
-    split: str
     resolution: Resolution
 
 
@@ -74,7 +73,7 @@ def _statement(evaluation: Evaluation, margin: Margin, about: str, other: str) -
     word = "over" if kind == "win" or about == "pose" else "against"
     who = f"{label(evaluation.model)} at {evaluation.resolution} px, {place}"
     text = f"{who}: {difference(margin.score)} {word} {other}"
-    return Statement(text, kind, about, margin.set, margin.split, evaluation.resolution)
+    return Statement(text, kind, about, margin.set, evaluation.resolution)
 
 
 def tally(found: Sequence[Statement]) -> str:

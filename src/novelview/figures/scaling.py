@@ -165,7 +165,7 @@ def scaling(results: Results) -> Figure:
 def _draw_set(axis: Axes, own: Sequence[Line]) -> None:
     for line in own:
         look = {"fmt": "o", "markersize": 4.5, "elinewidth": 1, "label": label(line.model)}
-        draw_scores(axis, line.scenes, line.scores, line.model, **look)
+        draw_scores(axis, zip(line.scenes, line.scores, strict=True), line.model, **look)
         axis.plot(line.scenes, [line.at(scenes) for scenes in line.scenes], color=colour(line.model), label="_fit")
     scenes = sorted({count for line in own for count in line.scenes})
     axis.set_xscale("log")

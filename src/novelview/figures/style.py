@@ -1,7 +1,7 @@
 """What the figures share: one look, names and colours of models and baselines, bars and legends, byte-stable saving."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +108,9 @@ def colour(model: str) -> str:
     return own or SPARE_COLOURS[sum(model.encode()) % len(SPARE_COLOURS)]
 
 
-def draw_scores(axis: Axes, places: Sequence[float], scores: Sequence[Interval], model: str, **look: Any) -> None:
-    """Draw means at `places` with their intervals as bars, in the model's colour; look: further keys of `errorbar`."""
-    means, low, high = np.array(scores).reshape(-1, 3).T
+def draw_scores(axis: Axes, points: Iterable[tuple[float, Interval]], model: str, **look: Any) -> None:
+    """Draw (place, score) as means with their intervals as bars, in the model's colour; look: keys of `errorbar`."""
+    places, means, low, high = np.array([(place, *score) for place, score in points]).reshape(-1, 4).T
     spans = np.nan_to_num([means - low, high - means]).clip(0)
     axis.errorbar(places, means, spans, **{"color": colour(model), "capsize": 2, **look})
 
