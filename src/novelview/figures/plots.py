@@ -124,16 +124,12 @@ def read_costs(path: Path) -> list[Cost]:
     """Read the CSV of stage `latency`; raises DataError for another file."""
     try:
         with open(path, newline="") as stream:
-            names = ("reconstruct_s", "render_s")
-            return [
-                Cost(
-                    row["model"],
-                    Resolution.parse(row["resolution"]),
-                    int(row["views"]),
-                    *(float(row[name]) for name in names),
-                )
-                for row in csv.DictReader(stream)
-            ]
+            rows = list(csv.DictReader(stream))
+        sizes = [Resolution.parse(row["resolution"]) for row in rows]
+        times = [(float(row["reconstruct_s"]), float(row["render_s"])) for row in rows]
+        return [
+            Cost(row["model"], size, int(row["views"]), *own) for row, size, own in zip(rows, sizes, times, strict=True)
+        ]
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run the latency stage first") from None
     except (KeyError, ValueError, TypeError) as error:
@@ -147,27 +143,22 @@ def _draw_quality(axis: Axes, evaluations: Sequence[Evaluation], name: str, size
             own = [group for group in item.groups if (group.model, group.set) == (model, name)]
             counted = [(COUNTED.fullmatch(group.split), group.scores["psnr"]) for group in own]
             points = sorted(((int(found[1]), score) for found, score in counted if found), key=lambda pair: pair[0])
-            style = SIZE_STYLES[sizes.index(item.resolution) % len(SIZE_STYLES)]
-            look = {"linestyle": style, "marker": "o", "markersize": 4}
-            name_at = f"{label(model)}, {item.resolution} px"
-            draw_scores(axis, points, model, label=name_at, **look)
+            draw_scores(axis, points, model, **_look(model, item.resolution, sizes))
             counts += [count for count, _ in points if model == item.model]
     _count_ticks(axis, counts)
     axis.set(title=title_of(name).capitalize(), ylabel="PSNR [dB]")
 
 
+def _look(model: str, size: Resolution, sizes: Sequence[Resolution]) -> dict[str, Any]:
+    style = SIZE_STYLES[sizes.index(size) % len(SIZE_STYLES)]
+    return {"linestyle": style, "marker": "o", "markersize": 4, "label": f"{label(model)}, {size} px"}
+
+
 def _draw_cost(axis: Axes, costs: Sequence[Cost], column: str, title: str, sizes: Sequence[Resolution]) -> None:
     for model, size in dict.fromkeys((row.model, row.resolution) for row in costs):
         own = sorted((row for row in costs if (row.model, row.resolution) == (model, size)), key=lambda row: row.views)
-        axis.plot(
-            [row.views for row in own],
-            [1000 * getattr(row, column) for row in own],
-            linestyle=SIZE_STYLES[sizes.index(size) % len(SIZE_STYLES)],
-            color=colour(model),
-            marker="o",
-            markersize=4,
-            label=f"{label(model)}, {size} px",
-        )
+        times = [1000 * getattr(row, column) for row in own]
+        axis.plot([row.views for row in own], times, color=colour(model), **_look(model, size, sizes))
     _count_ticks(axis, [row.views for row in costs])
     axis.set_title(title)
     axis.set_ylim(bottom=0)

@@ -87,23 +87,16 @@ def lines(evaluations: Sequence[Evaluation]) -> list[Line]:
 def _line(own: Sequence[Evaluation], name: str, split: str) -> Line:
     scenes = tuple(item.train_scenes for item in own)
     scores = tuple(group.scores["psnr"] for item in own if (group := item.group(name, split)))
-    values, images = _images(own, name, split)
+    tables = [{image: row.psnr for image, row in item.rows.get((name, split), {}).items()} for item in own]
+    images = tuple(sorted(tables[0]))
+    for item, table in zip(own, tables, strict=True):
+        if table.keys() != tables[0].keys():
+            raise DataError(f"{item.folder}: judged on other images than {own[0].folder}; run the evaluations again")
+    values = np.array([[table[image] for image in images] for table in tables])  # subsets x images
     slope, level = fit(scenes, values.mean(axis=1))
     drawn = _resampled(scenes, values, clusters([image[0] for image in images]))
     place = (own[0].model, own[0].resolution, name, split, tuple(item.subset for item in own))
     return Line(*place, scenes, scores, Score(slope, *bounds(drawn)), level, drawn, images)
-
-
-def _images(
-    own: Sequence[Evaluation], name: str, split: str
-) -> tuple[Float[np.ndarray, "subsets images"], tuple[Target, ...]]:
-    """Return the PSNR of every image for every subset, and which images these are."""
-    tables = [{image: row.psnr for image, row in item.rows.get((name, split), {}).items()} for item in own]
-    images = sorted(tables[0])
-    for item, table in zip(own, tables, strict=True):
-        if sorted(table) != images:
-            raise DataError(f"{item.folder}: judged on other images than {own[0].folder}; run the evaluations again")
-    return np.array([[table[image] for image in images] for table in tables]), tuple(images)
 
 
 def fit(scenes: Sequence[int], psnr: Float[np.ndarray, " subsets"]) -> tuple[float, float]:
