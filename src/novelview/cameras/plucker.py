@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from novelview.devices import full_precision
+
 MIN_LENGTH = 1e-3  # a direction is divided by max(length, this), as the reference does
 
 
@@ -15,7 +17,7 @@ def rays(
     c2w is OpenCV camera-to-world, intrinsics are fx fy cx cy in pixels. Computed in float32 (or wider) also under
     autocast, where bfloat16 would round directions to about a pixel.
     """
-    with torch.autocast(c2w.device.type, enabled=False):
+    with full_precision(c2w):
         c2w, intrinsics = (value.float() if value.dtype != torch.float64 else value for value in (c2w, intrinsics))
         ys, xs = (torch.arange(size, dtype=c2w.dtype, device=c2w.device) + 0.5 for size in (height, width))
         fx, fy, cx, cy = (part[..., None] for part in intrinsics.unbind(-1))
@@ -34,7 +36,7 @@ def plucker(
 ) -> Float[Tensor, "*b 6 h w"]:
     """Return the Plücker coordinates (origin x direction, direction) of every pixel's ray."""
     origin, direction = rays(c2w, intrinsics, height, width)
-    with torch.autocast(direction.device.type, enabled=False):
+    with full_precision(direction):
         moment = cross_matrix(origin[..., 0, 0]) @ direction.flatten(-2)
     return torch.cat([moment.view_as(direction), direction], dim=-3)
 
