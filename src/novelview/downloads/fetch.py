@@ -142,16 +142,16 @@ def fetch_chunks(address: str, folder: Path, progress: bool = True) -> Path:
     length and kind (specs/re10k_format.md section 1). Raises ConfigError for an address that is none, DataError, one
     line, when the set cannot be had.
     """
-    base = address if address.startswith(PREFIX) else address.rstrip("/")
-    origin = str(parse_hub(base, "dataset")) if base.startswith(PREFIX) else base
+    place = parse_hub(address, "dataset") if address.startswith(PREFIX) else None
+    origin = str(place) if place else address.rstrip("/")
     if is_collected(folder, [origin]):
         log.info("%s: already in %s", origin, folder)
         return folder
     log.info("fetching the chunks of %s into %s; their licence is the data set's own (docs/data.md)", origin, folder)
-    if base.startswith(PREFIX):
-        fetch_folder(parse_hub(base, "dataset"), PATTERNS, folder)
+    if place:
+        fetch_folder(place, PATTERNS, folder)
     else:
-        _fetch_mirror(base, folder, progress)
+        _fetch_mirror(origin, folder, progress)
     return folder
 
 
@@ -246,9 +246,9 @@ def _collect(
         check_disk(part, sum(remote.size or 0 for remote in missing))
         with ThreadPoolExecutor(WORKERS) as pool:
             tasks = [pool.submit(get, remote, part / remote.path, part / STAGING) for remote in missing]
-            count = {"total": len(files), "initial": len(files) - len(missing)}
+            done, hidden = len(files) - len(missing), None if progress else True
             try:
-                for task in tqdm(tasks, **count, unit="file", disable=None if progress else True):
+                for task in tqdm(tasks, total=len(files), initial=done, unit="file", disable=hidden):
                     task.result()
             except BaseException:
                 pool.shutdown(cancel_futures=True)
