@@ -83,10 +83,9 @@ class Throughput:
 
         stage: train or evaluate; amp: bf16, fp16, tf32 or none; parameters: the model's, where they are known.
         """
-        if stage == "train":
-            for row in self.measured:
-                if (row.device, row.model, row.size) == (device, model, size):
-                    return row.teraflops * 1e12, True
+        rows = {(row.device, row.model, row.size): row.teraflops * 1e12 for row in reversed(self.measured)}
+        if stage == "train" and (device, model, size) in rows:
+            return rows[device, model, size], True
         own = self.devices[device]
         peak = {"none": own.fp32_tflops, "tf32": own.tf32_tflops}.get(amp, own.bf16_tflops)
         share = self.small.utilisation if self.is_small(device, parameters) else self.utilisation
@@ -98,11 +97,10 @@ def read_throughput() -> Throughput:
     path = conf_dir() / "throughput.yaml"
     try:
         merged: Any = OmegaConf.merge(OmegaConf.structured(Throughput), OmegaConf.load(path))
-        found = OmegaConf.to_object(merged)
+        found: Any = OmegaConf.to_object(merged)
+        return found
     except (OSError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
-    assert isinstance(found, Throughput)
-    return found
 
 
 @dataclass
