@@ -13,7 +13,6 @@ from novelview.config.plan import one_of
 from novelview.config.releases import LICENCE, releases, require_releases
 from novelview.config.showcase import showcase
 from novelview.config.workflow import enter, plan, refuse_linked_records, tell_changes, told
-from novelview.planning.cost import announce
 
 # Rules call `python -m novelview...`: the interpreter that runs Snakemake, the sources and configs of this checkout.
 enter(ROOT)
@@ -23,7 +22,9 @@ RELEASES = {one.name: one for one in told(lambda: releases(PLAN))}
 if workflow.is_main_process:
     tell_changes([PLAN.dataset, *SHOWCASE.datasets])
 if workflow.is_main_process and PLAN.scale == "paper" and "plan" not in sys.argv:
-    announce(PLAN)
+    from novelview.planning.cost import cost  # counts with torch, which other calls of Snakemake need not wait for
+
+    print(f"{cost(PLAN)}\n", file=sys.stderr, flush=True)
 
 # A cluster's warning ahead of the time limit reaches every process of a job. Only training acts on it: Snakemake, the
 # shell and tee, which inherit this, must live until training has saved its state.
