@@ -18,7 +18,7 @@ from common import append
 from novelview.config.compose import compose
 from novelview.config.schema import PackConfig, TrainStage
 from novelview.config.sources import RoomsSource
-from novelview.losses.training import TrainingLoss
+from novelview.losses.photometric import TrainingLoss
 from novelview.scenes.batch import Batch
 from novelview.scenes.chunks import chunk_files
 from novelview.scenes.dataset import TrainSet
@@ -26,9 +26,9 @@ from novelview.scenes.loader import TrainLoader
 from novelview.scenes.pack import pack_chunks
 from novelview.scenes.procedural import generate
 from novelview.scenes.store import PackedStore
+from novelview.training.checkpoint import build_model
 from novelview.training.distributed import Team, team
-from novelview.training.start import build_model
-from novelview.training.step import Stepper
+from novelview.training.loop import Stepper
 
 PARTS: tuple[str, ...] = ("load", "forward", "backward", "update")
 WARM_UP = 3  # steps before the clock starts

@@ -16,7 +16,7 @@ from novelview.evaluation.bootstrap import LEVEL
 from novelview.evaluation.protocol import Task, autocast
 from novelview.evaluation.summary import interval
 from novelview.files import write_json
-from novelview.losses.nearest import nearest
+from novelview.losses.pointmap import nearest
 from novelview.models.depthsplat.model import DepthSplat, GaussianScene
 from novelview.scenes.batch import Batch
 from novelview.scenes.frames import FrameCache, collate

@@ -65,9 +65,10 @@ class Team:
 def team(runtime: RuntimeConfig) -> Iterator[Team]:
     """Join the run described by torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK), or run alone without it.
 
-    Raises ConfigError when the asked-for device is not there.
+    Only the leading process logs below warnings. Raises ConfigError when the asked-for device is not there.
     """
-    rank, world, local = (int(os.environ.get(key, default)) for key, default in _ENVIRONMENT)
+    environment = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+    rank, world, local = (int(os.environ.get(key, default)) for key, default in environment)
     device = pick_device(runtime.device, local)
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
@@ -77,22 +78,11 @@ def team(runtime: RuntimeConfig) -> Iterator[Team]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        with _quiet(rank > 0):
-            yield Team(rank, world, device)
-    finally:
-        dist.destroy_process_group()
-
-
-_ENVIRONMENT = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
-
-
-@contextmanager
-def _quiet(silent: bool) -> Iterator[None]:
     logger = logging.getLogger("novelview")
-    before = logger.level
-    logger.setLevel(logging.WARNING if silent else before)
+    level = logger.level
     try:
-        yield
+        logger.setLevel(logging.WARNING if rank > 0 else level)
+        yield Team(rank, world, device)
     finally:
-        logger.setLevel(before)
+        logger.setLevel(level)
+        dist.destroy_process_group()
