@@ -15,7 +15,7 @@ from novelview.config.compose import compose, resolved
 from novelview.config.schema import TrainStage, ViewsConfig
 from novelview.config.sources import Dl3dvSource, OpencvCamerasSource
 from novelview.errors import ConfigError, DataError
-from novelview.evaluation.rows import read_rows
+from novelview.evaluation.scores import read_rows
 from novelview.files import read_json
 from novelview.models.weights import save_weights
 from novelview.scenes.chunks import chunk_files, read_chunk

@@ -14,7 +14,7 @@ from novelview.config.estimation import ColmapEstimator, VggtEstimator
 from novelview.config.schema import PreprocessStage
 from novelview.config.sources import RoomsSource
 from novelview.errors import ConfigError, DataError
-from novelview.evaluation.protocol import Task
+from novelview.evaluation.protocol import Splits
 from novelview.files import read_json
 from novelview.scenes.chunks import read_chunk, write_chunk
 from novelview.scenes.estimation.alignment import errors, place
@@ -99,7 +99,7 @@ def test_what_follows_sees_the_same_entries_and_counts_the_missing_ones(run: Run
     store = PackedStore(tmp_path / "packed" / "test")
     assert store.bad("part") == {4, 5, 7} and read_json(tmp_path / "packed" / "manifest.json")["bad_frames"] == []
     indices = {name: load_index(out / "indices" / f"{name}.json") for name in ("near", "wide")}
-    task = Task.of(store, indices, {})
+    task = Splits.of(store, indices, {})
     assert task.coverage() == {"near": {"index": 10, "evaluated": 2}, "wide": {"index": 0, "evaluated": 0}}
 
 

@@ -8,7 +8,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ import torch
 from novelview.config.schema import ViewsConfig
 from novelview.config.viewing import LatencyStage
 from novelview.errors import DataError
-from novelview.evaluation.protocol import autocast
-from novelview.evaluation.scene_file import tensors_of
+from novelview.evaluation.encoded_scene import tensors_of
+from novelview.evaluation.protocol import autocast, load_context
 from novelview.files import write_text
 from novelview.models.render import ViewModel
 from novelview.scenes.batch import Views
-from novelview.scenes.frames import FrameCache, Store, collate
+from novelview.scenes.frames import FrameCache, Store
 from novelview.scenes.selection import choose, pool_of
 
 
@@ -56,7 +56,7 @@ def costs(
     found = []
     for count in cfg.views:
         frames = sorted(choose(pool, pool.order, "uniform", count))
-        context = collate([cache.sample(scene, frames, 0)], count).to_batch(device).context
+        context = load_context(cache, scene, frames, 0, device).context
         found.append(Cost(name, resolution, count, *_measure(model, context, cfg)))
     return found
 
@@ -91,14 +91,11 @@ def write_costs(path: Path | str, rows: Sequence[Cost], device: torch.device) ->
     """Write rows as CSV, atomically, each with device, threads, versions and date."""
     text = io.StringIO()
     where = machine(device)
-    names = [field.name for field in fields(Cost)]
-    writer = csv.DictWriter(text, [*names, *where], lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*(field.name for field in fields(Cost)), *where])
     for row in rows:
-        values = {name: getattr(row, name) for name in names}
-        writer.writerow(
-            {key: f"{value:.6f}" if isinstance(value, float) else value for key, value in values.items()} | where
-        )
+        values = [f"{value:.6f}" if isinstance(value, float) else value for value in astuple(row)]
+        writer.writerow([*values, *where.values()])
     write_text(path, text.getvalue())
 
 

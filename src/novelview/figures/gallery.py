@@ -9,7 +9,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 
 from novelview.errors import DataError
-from novelview.evaluation.rows import read_rows
+from novelview.evaluation.scores import read_rows
 from novelview.figures.results import Evaluation, set_order
 from novelview.figures.style import split_order
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby
 
-from novelview.evaluation.bootstrap import bounds
 from novelview.evaluation.published import PublishedRow
+from novelview.evaluation.scores import bounds
 from novelview.figures.results import Score
 from novelview.figures.slopes import Line
 from novelview.figures.statements import difference, plain_difference, verdict

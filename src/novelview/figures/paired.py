@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from novelview.evaluation.bootstrap import bounds, clusters, draws
-from novelview.evaluation.rows import read_rows
+from novelview.evaluation.scores import bounds, clusters, draws, read_rows
 from novelview.figures.results import METRICS, Evaluation, Score
 from novelview.files import read_json
 

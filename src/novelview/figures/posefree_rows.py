@@ -11,8 +11,7 @@ from novelview.config.cameras import weights_of
 from novelview.config.compose import compose
 from novelview.config.schema import Study
 from novelview.errors import DataError
-from novelview.evaluation.bootstrap import bounds, clusters, draws
-from novelview.evaluation.rows import Row, read_rows
+from novelview.evaluation.scores import ImageScores, bounds, clusters, draws, read_rows
 from novelview.figures.results import Evaluation, Score, read_evaluations
 from novelview.figures.style import split_order
 
@@ -28,7 +27,7 @@ class Judgement:
     """The scores of one run on one set of cameras: set and split -> target -> row."""
 
     evaluation: Evaluation
-    rows: Mapping[tuple[str, str], Mapping[Target, Row]]
+    rows: Mapping[tuple[str, str], Mapping[Target, ImageScores]]
 
     @property
     def posed(self) -> bool:
@@ -47,8 +46,8 @@ def judgements(folders: Sequence[Path]) -> list[Judgement]:
     return [Judgement(item, _by_place(read_rows(item.folder / "rows.csv"), item.model)) for item in found]
 
 
-def _by_place(rows: Iterable[Row], model: str) -> dict[tuple[str, str], dict[Target, Row]]:
-    found: dict[tuple[str, str], dict[Target, Row]] = {}
+def _by_place(rows: Iterable[ImageScores], model: str) -> dict[tuple[str, str], dict[Target, ImageScores]]:
+    found: dict[tuple[str, str], dict[Target, ImageScores]] = {}
     for row in rows:
         if row.model == model:
             found.setdefault((row.set, row.split), {})[row.scene, row.entry, row.frame] = row

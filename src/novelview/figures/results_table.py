@@ -15,7 +15,7 @@ from novelview.figures.tables import Cell, Row, Table, to_csv, write_tables
 
 MISSING = "n/a (weights not downloaded)"
 NONE = "–"
-SHARPNESS = "Sharpness: 1 as sharp as the truth, towards 0 blurred; noise lowers it (novelview.evaluation.sharpness)."
+SHARPNESS = "Sharpness: 1 as sharp as the truth, towards 0 blurred; noise lowers it (novelview.evaluation.metrics)."
 GIVEN = {"context_poses": "context poses", "target_poses": "target pose", "target_images": "target image"}
 CSV_HEADER = ["table", "model", "resolution", "set", "split", "metric", "mean", "low", "high", "count", "baseline"]
 

@@ -9,8 +9,7 @@ from jaxtyping import Float
 
 from novelview.config.resolution import Resolution
 from novelview.errors import DataError
-from novelview.evaluation.bootstrap import bounds, clusters, draws
-from novelview.evaluation.rows import read_rows
+from novelview.evaluation.scores import bounds, clusters, draws, read_rows
 from novelview.figures.results import Evaluation, Score, sections
 
 FACTOR = 4.0  # slopes are dB per so many times the scenes, as published

@@ -15,9 +15,8 @@ from novelview.config.digest import source_digest
 from novelview.config.schema import ViewsConfig
 from novelview.config.viewing import DepthStage
 from novelview.errors import ConfigError, DataError
-from novelview.evaluation.depth_files import write_depths
-from novelview.evaluation.scene_file import Encoded
-from novelview.evaluation.viewing import encode_scene
+from novelview.evaluation.clips import write_depths
+from novelview.evaluation.encoded_scene import Encoded, encode_scene
 from novelview.files import require_writable, sha256, write_json
 from novelview.models.depthsplat.model import DepthSplat
 from novelview.models.weights import load_weights

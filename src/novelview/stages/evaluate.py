@@ -16,9 +16,9 @@ from novelview.config.schema import EvaluateStage, ViewsConfig
 from novelview.config.validate import validate
 from novelview.errors import CheckpointError, ConfigError, DataError
 from novelview.evaluation.geometry import Truth
-from novelview.evaluation.protocol import Task
+from novelview.evaluation.protocol import Splits
 from novelview.evaluation.report import Subject, evaluate_to
-from novelview.evaluation.summary import means
+from novelview.evaluation.scores import means
 from novelview.files import read_json, sha256, write_json
 from novelview.models.weights import load_weights
 from novelview.scenes.procedural.truth import exact_depth
@@ -47,7 +47,7 @@ def evaluate(cfg: EvaluateStage) -> None:
     store = PackedStore(Path(cfg.io["packed"]) / "test")
     chosen = cfg.eval.select != "index"
     entries = selected_splits(store, cfg.eval) if chosen else read_indices(raw / "indices", cfg.eval.splits)
-    task = Task.of(store, entries, read_sets(raw / "scenes.json"))
+    task = Splits.of(store, entries, read_sets(raw / "scenes.json"))
     cameras = cameras_of(raw)
     with team(cfg.runtime) as ranks:
         model, config = load_weights(weights)
