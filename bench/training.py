@@ -18,6 +18,7 @@ from common import append
 from novelview.config.compose import compose
 from novelview.config.schema import PackConfig, TrainStage
 from novelview.config.sources import RoomsSource
+from novelview.devices import Team, team
 from novelview.losses.photometric import TrainingLoss
 from novelview.scenes.batch import Batch
 from novelview.scenes.chunks import chunk_files
@@ -27,7 +28,6 @@ from novelview.scenes.pack import pack_chunks
 from novelview.scenes.procedural import generate
 from novelview.scenes.store import PackedStore
 from novelview.training.checkpoint import build_model
-from novelview.training.distributed import Team, team
 from novelview.training.loop import Stepper
 
 PARTS: tuple[str, ...] = ("load", "forward", "backward", "update")

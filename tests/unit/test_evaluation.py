@@ -10,13 +10,13 @@ from PIL import Image
 from safetensors import safe_open
 
 from novelview.config.schema import EvalConfig, ViewsConfig
+from novelview.devices import Team
 from novelview.errors import CheckpointError, ConfigError, DataError
 from novelview.evaluation.gallery import choose_samples
 from novelview.evaluation.geometry import mean_errors
 from novelview.evaluation.metrics import psnr
 from novelview.evaluation.protocol import (
     BASELINES,
-    Alone,
     Splits,
     choose_scenes,
     mean_colour,
@@ -354,7 +354,7 @@ def test_paths_take_each_scenes_widest_context():
 def evaluated(tmp_path, model, ranks=None):
     facts = {"dataset": "fake", "digest": "0" * 12, "weights": {"digest": "1"}}
     subject = Subject(model.eval(), "fake", VIEWS)
-    evaluate_to(tmp_path / "out", subject, FakeStore(), splits(), CONFIG, ranks or Alone(), facts)
+    evaluate_to(tmp_path / "out", subject, FakeStore(), splits(), CONFIG, ranks or Team(), facts)
     return tmp_path / "out"
 
 

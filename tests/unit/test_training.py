@@ -19,7 +19,7 @@ from torch import nn
 
 from novelview.config.compose import compose
 from novelview.config.schema import RuntimeConfig, TrainConfig
-from novelview.devices import pick_device
+from novelview.devices import Team, pick_device, team
 from novelview.errors import ConfigError
 from novelview.models.render import Render
 from novelview.scenes.batch import Batch, Views
@@ -33,7 +33,6 @@ from novelview.training.checkpoint import (
     random_state,
     restore_random_state,
 )
-from novelview.training.distributed import Team, team
 from novelview.training.loop import Stepper
 from novelview.training.optim import Updater, adamw, learning_rate, parameter_groups
 from novelview.training.watch import COLUMNS, Progress, Record

@@ -16,6 +16,7 @@ from torch import nn
 from novelview.config.compose import compose, resolved
 from novelview.config.schema import LossConfig, PackConfig, TrainConfig, TrainStage, ViewsConfig
 from novelview.config.sources import OpencvCamerasSource
+from novelview.devices import Team
 from novelview.errors import DataError
 from novelview.figures.views import read_costs, views
 from novelview.losses.photometric import PhotometricLoss, TrainingLoss
@@ -23,7 +24,6 @@ from novelview.models.weights import save_weights
 from novelview.scenes.pack import pack_chunks
 from novelview.stages.cli import run_stage
 from novelview.stages.latency import latency
-from novelview.training.distributed import Team
 from novelview.training.loop import Stepper
 from novelview.training.optim import Updater
 

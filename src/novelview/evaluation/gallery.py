@@ -19,13 +19,15 @@ from jaxtyping import Float
 from safetensors.torch import save
 from torch import Tensor
 
+from novelview.devices import Team
 from novelview.evaluation.clips import to_uint8
 from novelview.evaluation.geometry import Truth, encode, true_depth
 from novelview.evaluation.metrics import psnr
-from novelview.evaluation.protocol import Model, Place, Ranks, Splits, evenly
+from novelview.evaluation.protocol import Place, Splits, evenly
 from novelview.evaluation.scores import ImageScores
 from novelview.files import write_bytes
 from novelview.models.depthsplat.model import DepthSplat
+from novelview.models.render import ViewModel
 from novelview.models.weights import ordered
 from novelview.scenes.batch import Batch, Views
 from novelview.timebox import TimeBox
@@ -65,7 +67,7 @@ def _fresh(splits: Splits, members: Sequence[Chosen], picked: Sequence[Chosen]) 
 class Gallery:
     """Collects the chosen pictures while an evaluation renders them; `found`: (facts, tensors) by place in `chosen`."""
 
-    model: Model
+    model: ViewModel
     splits: Splits
     chosen: list[Chosen]
     truth: Truth
@@ -113,7 +115,7 @@ class Gallery:
 
 
 @torch.no_grad()
-def attention(model: Model, context: Views) -> dict[str, Float[Tensor, "p p"]]:
+def attention(model: ViewModel, context: Views) -> dict[str, Float[Tensor, "p p"]]:
     """Return {"attention": weights from patches of view 0 to patches of view 1}, or nothing when there are none.
 
     Only models with an `attention_map` have any, and only for two context views (specs/uplvsm.md section 11).
@@ -139,7 +141,7 @@ class FinishedBatches:
     (cameras, videos, depth, the files) is one unit more.
     """
 
-    def __init__(self, out: Path, stamp: str, box: TimeBox, gallery: Gallery, team: Ranks) -> None:
+    def __init__(self, out: Path, stamp: str, box: TimeBox, gallery: Gallery, team: Team) -> None:
         """Open the batches of `out`; the first process removes those of another stamp before the others look."""
         self.box, self.gallery, self.team = box, gallery, team
         self.units = Unfinished(out, stamp, own=team.rank == 0)

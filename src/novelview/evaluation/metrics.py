@@ -7,6 +7,7 @@ uncorrelated under white noise. It needs no learned network and is not taken in 
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -76,26 +77,23 @@ def _blur(image: Float[Tensor, "*n h w"]) -> Float[Tensor, "*n a b"]:
     return image
 
 
-class Lpips:
-    """LPIPS with VGG-16 features, version 0.1, for images in [0,1]; weights: see `novelview.losses.lpips`."""
-
-    def __init__(self, weights: Path | str, device: torch.device | str = "cpu") -> None:
-        self.network = load_lpips(weights).to(device)
-
-    @torch.no_grad()
-    def __call__(self, pred: Float[Tensor, "*n 3 h w"], target: Float[Tensor, "*n 3 h w"]) -> Float[Tensor, "*n"]:
-        """Return the distance of every pair of images; 0 for equal ones."""
-        one, other = (image.flatten(0, -4).float() for image in (pred, target))
-        return self.network(one, other, normalize=True).reshape(pred.shape[:-3])
+Lpips = Callable[[Float[Tensor, "*n 3 h w"], Float[Tensor, "*n 3 h w"]], Float[Tensor, "*n"]]
 
 
 def open_lpips(weights: str | None, device: torch.device | str = "cpu") -> tuple[Lpips | None, str | None]:
-    """Return the metric and None, or None and the reason why it cannot be computed."""
+    """Return LPIPS of images in [0,1], 0 for equal ones, and None; or None and the reason why it cannot be computed."""
     if weights is None:
         return None, "n/a (switched off: eval.lpips_weights=null)"
     if not Path(weights).is_file():
         return None, f"n/a (weights not downloaded: {weights})"
-    return Lpips(weights, device), None
+    network = load_lpips(weights).to(device)
+
+    @torch.no_grad()
+    def lpips(pred: Float[Tensor, "*n 3 h w"], target: Float[Tensor, "*n 3 h w"]) -> Float[Tensor, "*n"]:
+        one, other = (image.flatten(0, -4).float() for image in (pred, target))
+        return network(one, other, normalize=True).reshape(pred.shape[:-3])
+
+    return lpips, None
 
 
 def sharpness(pred: Float[Tensor, "*n 3 h w"], target: Float[Tensor, "*n 3 h w"]) -> Float[Tensor, "*n"]:

@@ -8,8 +8,8 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from novelview.config.schema import EvalConfig
 from novelview.errors import DataError
+from novelview.models.render import ViewModel
 from novelview.scenes.batch import Batch, Views
 from novelview.scenes.frames import FrameCache, Store, collate
 from novelview.scenes.views import EvalEntry, known_entries
@@ -25,44 +26,6 @@ log = logging.getLogger(__name__)
 
 SWAPPED = "_swapped_pose"
 Images = Float[Tensor, "b t 3 h w"]
-
-
-class Model(Protocol):
-    """What the protocol asks of a model (`novelview.models.registry`)."""
-
-    needs_context_poses: bool
-    needs_target_poses: bool
-    needs_target_images: bool
-
-    def __call__(self, context: Views, target: Views) -> Any: ...
-
-
-class Ranks(Protocol):
-    """The processes of one run (`novelview.training.distributed.Team`)."""
-
-    @property
-    def rank(self) -> int: ...
-
-    @property
-    def world(self) -> int: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def gather(self, value: Any) -> list[Any]: ...
-
-
-@dataclass(frozen=True)
-class Alone:
-    """A run of one process."""
-
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    rank: int = 0
-    world: int = 1
-
-    def gather(self, value: Any) -> list[Any]:
-        """Return the value of every process: this one's."""
-        return [value]
 
 
 @dataclass(frozen=True)
@@ -144,7 +107,7 @@ def load_context(cache: FrameCache, scene: str, frames: Sequence[int], row: int,
     return collate([cache.sample(scene, frames, row)], len(frames)).to_batch(device)
 
 
-def render_all(model: Model, name: str, batch: Batch, cfg: EvalConfig) -> Iterator[tuple[str, Images]]:
+def render_all(model: ViewModel, name: str, batch: Batch, cfg: EvalConfig) -> Iterator[tuple[str, Images]]:
     """Yield (name, images in [0,1]) of the model, of the model with swapped poses, and of the baselines."""
     yield name, render(model, batch.context, batch.target, cfg.amp)
     if cfg.swap_poses and (model.needs_target_poses or model.needs_target_images) and batch.target.c2w.shape[1] > 1:
@@ -154,7 +117,7 @@ def render_all(model: Model, name: str, batch: Batch, cfg: EvalConfig) -> Iterat
 
 
 @torch.no_grad()
-def render(model: Model, context: Views, target: Views, amp: str = "none") -> Images:
+def render(model: ViewModel, context: Views, target: Views, amp: str = "none") -> Images:
     """Return the model's images of `target` as float32; amp: none, or bf16 for autocast as the reference does."""
     with autocast(amp, context.c2w.device):
         return model(context, target).images.float()

@@ -12,19 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from novelview.config.resolution import size_name
 from novelview.config.schema import EvalConfig, ViewsConfig
+from novelview.devices import Team
 from novelview.errors import CheckpointError
 from novelview.evaluation.clips import write_clips
 from novelview.evaluation.gallery import FinishedBatches, Gallery, choose_samples
 from novelview.evaluation.geometry import Truth, write_geometry, write_poses
 from novelview.evaluation.metrics import Lpips, open_lpips, psnr, sharpness, ssim
-from novelview.evaluation.protocol import BASELINES, SWAPPED, Alone, Model, Ranks, Splits, render_all
+from novelview.evaluation.protocol import BASELINES, SWAPPED, Splits, render_all
 from novelview.evaluation.scores import LEVEL, ImageScores, groups, in_order, paired, write_rows
 from novelview.files import write_json
+from novelview.models.render import ViewModel
 from novelview.scenes.batch import Batch
 from novelview.scenes.dataset import EvalSet
 from novelview.scenes.frames import FrameCache, Store
@@ -43,7 +45,7 @@ OUTPUTS += ("geometry.json", "gaussians_*.ply")
 class Subject:
     """What is evaluated: a model in evaluation mode on its device, what it is called, and how it sees views."""
 
-    model: Any
+    model: ViewModel
     name: str
     views: ViewsConfig
 
@@ -54,7 +56,7 @@ def evaluate_to(
     store: Store,
     splits: Splits,
     cfg: EvalConfig,
-    team: Ranks,
+    team: Team,
     facts: Mapping[str, Any],
     cache_mb: int = 512,
     progress: bool = False,
@@ -101,7 +103,7 @@ def evaluate_to(
 
 
 def _about(subject: Subject, cfg: EvalConfig) -> dict[str, Any]:
-    model: nn.Module = subject.model
+    model = subject.model
     return {
         "model": subject.name,
         "resolution": size_name(subject.views),
@@ -118,13 +120,13 @@ def _about(subject: Subject, cfg: EvalConfig) -> dict[str, Any]:
 
 
 def evaluate(
-    model: Model,
+    model: ViewModel,
     name: str,
     store: Store,
     splits: Splits,
     views: ViewsConfig,
     cfg: EvalConfig,
-    ranks: Ranks | None = None,
+    ranks: Team | None = None,
     lpips: Lpips | None = None,
     cache_mb: int = 512,
     progress: bool = False,
@@ -136,7 +138,7 @@ def evaluate(
     gallery that collects pictures of the others; raises BoxEnded, on every process, when it says on any that time is
     over with batches left. Every process returns the rows of all, in order.
     """
-    team = ranks or Alone()
+    team = ranks or Team()
     data = EvalSet(store, splits.entries, views, cache_mb)
     rows: list[ImageScores] = []
     todo = []

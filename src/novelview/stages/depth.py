@@ -14,6 +14,7 @@ from novelview.config.compose import digest
 from novelview.config.digest import source_digest
 from novelview.config.schema import ViewsConfig
 from novelview.config.viewing import DepthStage
+from novelview.devices import team
 from novelview.errors import ConfigError, DataError
 from novelview.evaluation.clips import write_depths
 from novelview.evaluation.encoded_scene import Encoded, encode_scene
@@ -28,7 +29,6 @@ from novelview.stages.cli import run_stage
 from novelview.stages.evaluate import views_of
 from novelview.stages.render import sized
 from novelview.timebox import TimeBox
-from novelview.training.distributed import team
 from novelview.unfinished import Unfinished, stamp_of
 
 log = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ from novelview.config.compose import digest, digest_of
 from novelview.config.digest import source_digest
 from novelview.config.schema import EvaluateStage, ViewsConfig
 from novelview.config.validate import validate
+from novelview.devices import team
 from novelview.errors import CheckpointError, ConfigError, DataError
 from novelview.evaluation.geometry import Truth
 from novelview.evaluation.protocol import Splits
@@ -29,7 +30,6 @@ from novelview.scenes.subsets import subset_scenes
 from novelview.scenes.views import EvalEntry, load_index
 from novelview.stages.cli import run_stage
 from novelview.timebox import TimeBox
-from novelview.training.distributed import team
 from novelview.unfinished import stamp_of
 
 log = logging.getLogger(__name__)

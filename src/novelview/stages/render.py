@@ -19,6 +19,7 @@ from novelview.config.digest import source_digest
 from novelview.config.resolution import Resolution
 from novelview.config.schema import ViewsConfig
 from novelview.config.viewing import RenderStage
+from novelview.devices import team
 from novelview.errors import ConfigError, DataError
 from novelview.evaluation.clips import Cameras, enlarge, path_cameras, to_uint8, write_video
 from novelview.evaluation.encoded_scene import Encoded, encode_scene, load_scene, render_cameras, save_scene
@@ -31,7 +32,6 @@ from novelview.scenes.store import MANIFEST, PackedStore
 from novelview.stages.cli import run_stage
 from novelview.stages.evaluate import views_of
 from novelview.timebox import TimeBox
-from novelview.training.distributed import team
 from novelview.unfinished import Unfinished, stamp_of
 
 log = logging.getLogger(__name__)

@@ -22,12 +22,12 @@ from novelview.config.difference import difference
 from novelview.config.digest import source_digest
 from novelview.config.header import ForeignWeightsError, read_config
 from novelview.config.schema import TrainStage
+from novelview.devices import Team
 from novelview.errors import CheckpointError
 from novelview.files import read_json, sha256, write_bytes
 from novelview.models.dinov2 import without_weights
 from novelview.models.published import load_published
 from novelview.models.registry import build
-from novelview.training.distributed import Team
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from novelview.config.compose import resolved
 from novelview.config.resolution import sides
 from novelview.config.schema import TrainConfig, TrainStage
+from novelview.devices import Team, team
 from novelview.errors import CheckpointError, ConfigError, NovelviewError
 from novelview.losses.photometric import TrainingLoss
 from novelview.models.render import Render
@@ -39,7 +40,6 @@ from novelview.training.checkpoint import (
     restore_random_state,
     sweep_partial,
 )
-from novelview.training.distributed import Team, team
 from novelview.training.optim import Update, Updater, adamw
 from novelview.training.watch import Record, Watch, side_by_side
 
@@ -141,13 +141,8 @@ class Run:
 
     def _parts(self) -> dict[str, Any]:
         """Return what a checkpoint holds the state of, by its key."""
-        stepper = self.stepper
-        return {
-            "model": stepper.model,
-            "optimizer": stepper.optimizer,
-            "updater": stepper.updater,
-            "record": self.record,
-        }
+        model, optimizer, updater = self.stepper.model, self.stepper.optimizer, self.stepper.updater
+        return {"model": model, "optimizer": optimizer, "updater": updater, "record": self.record}
 
     def _resume(self) -> None:
         if self.team.leads:
@@ -170,10 +165,7 @@ class Run:
     def _check(self, update: Update) -> None:
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if update.skipped else 0
         if self.skipped_in_a_row == PATIENCE:
-            cfg = self.cfg.train
-            norm = (
-                f"the gradient norm was {update.grad_norm:.3g}, above {cfg.clip_norm * cfg.allowed_gradnorm_factor:g}"
-            )
+            norm = f"the gradient norm was {update.grad_norm:.3g}, above {self.stepper.updater.limit:g}"
             what = "the loss was not finite" if update.skipped == "nonfinite" else norm
             raise DivergedError(
                 f"the last {PATIENCE} updates up to step {self.done} were skipped, at last because {what}; lower "
@@ -182,12 +174,11 @@ class Run:
 
     def _keep_weights(self) -> None:
         """Write the weights after the recipe's last step; raises DivergedError when no update ever changed them."""
-        cfg = self.cfg.train
-        limit = cfg.clip_norm * cfg.allowed_gradnorm_factor
-        if not self.stepper.updater.applied:
+        updater = self.stepper.updater
+        if not updater.applied:
             raise DivergedError(
-                f"not one of {cfg.steps} updates was applied: every loss was not finite or every gradient norm above "
-                f"{limit:g}; lower train.lr or raise train.allowed_gradnorm_factor"
+                f"not one of {self.cfg.train.steps} updates was applied: every loss was not finite or every gradient "
+                f"norm above {updater.limit:g}; lower train.lr or raise train.allowed_gradnorm_factor"
             )
         if self.team.leads:
             save_weights(Path(self.cfg.io["out"]), self.stepper.model, resolved(self.cfg))
@@ -212,18 +203,14 @@ class Stepper:
     def __init__(self, model: nn.Module, loss: Loss, cfg: TrainConfig, team: Team) -> None:
         self.model, self.loss, self.cfg, self.team = model, loss, cfg, team
         cuda = team.device.type == "cuda"
-        self.wrapped = self._wrap(cuda)
+        devices = [team.device] if cuda else None
+        many = team.world > 1
+        self.wrapped = DistributedDataParallel(model, devices, broadcast_buffers=False) if many else model
         self.logged = (*LOGGED, *getattr(loss, "logged", ()))
         self.preview: Tensor | None = None  # the latest micro-batch, for people to look at
         self.optimizer = adamw(model, cfg, fused=cuda)
         scaler = torch.amp.grad_scaler.GradScaler(team.device.type, enabled=cfg.amp == "fp16")
         self.updater = Updater(model, self.optimizer, cfg, team.agree, scaler)
-
-    def _wrap(self, cuda: bool) -> nn.Module:
-        if self.team.world == 1:
-            return self.model
-        devices = [self.team.device] if cuda else None
-        return DistributedDataParallel(self.model, device_ids=devices, broadcast_buffers=False)
 
     def step(self, batches: Iterable[Batch]) -> tuple[dict[str, float], Update]:
         """Train on `grad_accum` micro-batches; return the mean of `logged` over them and all processes, and the update.
@@ -234,24 +221,17 @@ class Stepper:
             self.loss.step = self.updater.seen
         values = []
         for number, batch in enumerate(batches, start=1):
-            with self._sync(number == self.cfg.grad_accum):
-                values.append(self._micro(batch))
+            waits = number < self.cfg.grad_accum and isinstance(self.wrapped, DistributedDataParallel)
+            with cast(DistributedDataParallel, self.wrapped).no_sync() if waits else nullcontext():
+                with self.autocast():
+                    render = self.wrapped(batch.context, batch.target)
+                    losses = self.loss(render, batch)
+                self.preview = side_by_side(batch, render.images)
+                self.updater.backward(losses["loss"])
+                values.append(torch.stack([losses[name].detach().float() for name in self.logged]))
         stacked = torch.stack(values)
         means = self.team.mean(stacked.mean(0).tolist())
         return dict(zip(self.logged, means, strict=True)), self.updater.update(stacked[:, 0])
-
-    def _sync(self, last: bool) -> AbstractContextManager[None]:
-        if last or not isinstance(self.wrapped, DistributedDataParallel):
-            return nullcontext()
-        return self.wrapped.no_sync()
-
-    def _micro(self, batch: Batch) -> Tensor:
-        with self.autocast():
-            render = self.wrapped(batch.context, batch.target)
-            losses = self.loss(render, batch)
-        self.preview = side_by_side(batch, render.images)
-        self.updater.backward(losses["loss"])
-        return torch.stack([losses[name].detach().float() for name in self.logged])
 
     def autocast(self) -> torch.autocast:
         """Return the context of the recipe's precision, for the forward pass and the loss."""

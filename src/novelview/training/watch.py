@@ -18,9 +18,9 @@ from tqdm import tqdm
 from novelview.config.compose import digest, resolved
 from novelview.config.resolution import size_name
 from novelview.config.schema import TrainStage
+from novelview.devices import Team
 from novelview.files import write_text
 from novelview.scenes.batch import Batch
-from novelview.training.distributed import Team
 from novelview.training.optim import Update
 
 log = logging.getLogger(__name__)

@@ -17,11 +17,11 @@ from novelview.config.models import (
     UPLVSMConfig,
 )
 from novelview.config.schema import LossConfig, TrainConfig
+from novelview.devices import Team
 from novelview.losses.photometric import TrainingLoss
 from novelview.models.published import load_published
 from novelview.models.registry import build
 from novelview.scenes.batch import Batch, Views
-from novelview.training.distributed import Team
 from novelview.training.loop import Stepper
 from novelview.training.optim import Update
 
