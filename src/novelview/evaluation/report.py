@@ -66,11 +66,10 @@ def evaluate_to(
 ) -> None:
     """Evaluate `subject` on `splits` into the folder `out`; the first process writes.
 
-    stamp: digest of all that the scores depend on. Raises BoxEnded when the time of `box` is over, after one batch at
-    least; the next call with that stamp goes on.
-
-    facts: further keys of summary.json (dataset, weights, digest, ...). What an earlier evaluation left in `out` is
-    removed first, so the folder never mixes two. truth: the data set's exact depth, for models that predict depth.
+    What an earlier evaluation left in `out` is removed first, so the folder never mixes two. facts: further keys of
+    summary.json. truth: the data set's exact depth, for models that predict depth. stamp: digest of all that the scores
+    depend on. Raises BoxEnded when the time of `box` is over, after one batch at least; the next call with that stamp
+    goes on.
     """
     started, model, truth = time.monotonic(), subject.model, truth or Truth()
     if team.rank == 0:

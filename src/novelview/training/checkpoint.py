@@ -202,25 +202,28 @@ def holding_lock(folder: Path) -> Iterator[None]:
 
 
 class Interrupt:
-    """Remembers that a signal came, and which."""
+    """The name of the signal that came, or None; true once one has come."""
 
     name: str | None = None
 
     def __bool__(self) -> bool:
         return self.name is not None
 
-    def receive(self, number: int, _: FrameType | None) -> None:
-        """Note the signal; a second Ctrl-C stops at once."""
-        if number == signal.SIGINT and self.name is not None:
-            raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
-
 
 @contextmanager
 def noting_signals() -> Iterator[Interrupt]:
-    """Note SIGTERM, SIGUSR1 (sent by clusters ahead of the time limit) and SIGINT instead of dying of them."""
+    """Note SIGTERM, SIGUSR1 (sent by clusters ahead of the time limit) and SIGINT instead of dying of them.
+
+    A second Ctrl-C stops at once.
+    """
     interrupt = Interrupt()
-    before = {number: signal.signal(number, interrupt.receive) for number in SIGNALS}
+
+    def receive(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and interrupt:
+            raise KeyboardInterrupt
+        interrupt.name = signal.Signals(number).name
+
+    before = {number: signal.signal(number, receive) for number in SIGNALS}
     try:
         yield interrupt
     finally:
