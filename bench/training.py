@@ -16,14 +16,14 @@ import torch
 from common import append
 
 from novelview.config.compose import compose
-from novelview.config.schema import PackConfig, TrainStage
+from novelview.config.schema import PackConfig
 from novelview.config.sources import RoomsSource
+from novelview.config.stages import TrainStage
 from novelview.devices import Team, team
 from novelview.losses.photometric import TrainingLoss
 from novelview.scenes.batch import Batch
 from novelview.scenes.chunks import chunk_files
-from novelview.scenes.dataset import TrainSet
-from novelview.scenes.loader import TrainLoader
+from novelview.scenes.dataset import TrainLoader, TrainSet
 from novelview.scenes.pack import pack_chunks
 from novelview.scenes.procedural import generate
 from novelview.scenes.store import PackedStore

@@ -55,7 +55,9 @@ class Checkout:
         self.change("conf/runtime/demo.yaml", RUNTIME)
         for model in ("uplvsm", "ptlvsm"):
             for phase, size in {"pretrain": 28, "finetune": 42}.items():
-                self.change(f"conf/recipe/demo/{model}/{phase}.yaml", {**RECIPE, "views.image_size": size})
+                self.change_below(
+                    f"conf/models/{model}.yaml", f"recipes.demo.{phase}", {**RECIPE, "views.image_size": size}
+                )
 
     def copy(self, folder: Path) -> "Checkout":
         """Return a copy with results, records and times of change."""
@@ -78,6 +80,10 @@ class Checkout:
             node[last] = value
         head = "".join(f"{line}\n" for line in text.splitlines() if line.startswith("#"))
         self.path(name).write_text(head + yaml.safe_dump(content, sort_keys=False))
+
+    def change_below(self, name: str, place: str, keys: dict[str, Any]) -> None:
+        """Set dotted keys below the key `place` of a configuration file."""
+        self.change(name, {f"{place}.{key}": value for key, value in keys.items()})
 
     def call(self, *words: str, status: int = 0) -> str:
         """Run a command here as someone who activated the environment; return everything it printed."""

@@ -16,6 +16,7 @@ EVAL = {
 RUNTIME = {"wandb": "disabled", "log_every": 2, "progress": False, "workers": 0, "cache_mb": 64}
 DISTANCES = {"views.min_frame_dist": 7, "views.max_frame_dist": 11}
 SMALL = {"transformer": {"d": 32, "d_head": 16}, "dino": {"img_size": 42, "embed_dim": 32, "num_heads": 2}}
+MATCHING = "variants.depthsplat_mv"
 TRANSFORMERS = ("uplvsm", "ptlvsm", "lvsm_decoder_only", "lact")
 SIZES: dict[str, dict[str, Any]] = {
     "uplvsm": {"encoder_n_layer": 1, "estimator_n_layer": 1, "decoder_n_layer": 1, "n_latent_vectors": 8, **SMALL},
@@ -45,11 +46,12 @@ class MiniCheckout(Checkout):
         own = {"train.steps": self.steps, "train.batch_size": 2}
         for phase, size, large in (("pretrain", 28, 32), ("finetune", 42, 64)):
             recipe = {**DISTANCES, **own, "views.image_size": size, "train.warmup": 1}
-            self.change(f"conf/recipe/mini/two_views/{phase}.yaml", recipe)
+            self.change_below("conf/models/shared.yaml", f"variants.two_views.recipes.mini.{phase}", recipe)
             for model in TRANSFORMERS:
-                self.change(f"conf/recipe/mini/{model}/{phase}.yaml", {"train.batch_size": 2})
+                self.change_below(f"conf/models/{model}.yaml", f"recipes.mini.{phase}", {"train.batch_size": 2})
             start = {"views.start_min_dist": 6, "views.start_max_dist": 8} if phase == "pretrain" else {}
             recipe = {**DISTANCES, **start, **own, "views.image_size": large}
-            self.change(f"conf/recipe/mini/depthsplat_mv/{phase}.yaml", recipe)
+            self.change_below("conf/models/depthsplat.yaml", f"{MATCHING}.recipes.mini.{phase}", recipe)
         for model, keys in SIZES.items():
-            self.change(f"conf/size/mini/{model}.yaml", keys)
+            file, prefix = ("depthsplat", f"{MATCHING}.") if model == "depthsplat_mv" else (model, "")
+            self.change_below(f"conf/models/{file}.yaml", f"{prefix}sizes.mini", keys)

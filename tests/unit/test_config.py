@@ -1,5 +1,6 @@
 """Configuration: composition, types, values, digests, the generated reference."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from novelview.config import reference
 from novelview.config.compose import STAGES, compose, conf_dir, digest, resolved
-from novelview.config.schema import TrainStage
+from novelview.config.stages import TrainStage
 from novelview.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -93,12 +94,34 @@ def test_comments_and_key_order_leave_the_digest_alone(tmp_path: Path, monkeypat
     plain = digest(compose("train"))
     copy = tmp_path / "conf"
     subprocess.run(["cp", "-r", conf_dir(), copy], check=True)
-    recipe = copy / "recipe/demo/uplvsm/pretrain.yaml"
-    head, *rest = recipe.read_text().splitlines()
-    views, train = "\n".join(rest).split("train:\n")
-    recipe.write_text(f"{head}\n# another remark\ntrain:\n{train}\n{views}\n")
+    model = copy / "models/uplvsm.yaml"
+    head, recipes = model.read_text().split("recipes:\n")
+    head, sizes = head.split("sizes:\n")
+    model.write_text(f"{head}\n# another remark\nrecipes:\n{recipes}\nsizes:\n{sizes}\n")
     monkeypatch.setenv("NOVELVIEW_CONF", str(copy))
     assert digest(compose("train")) == plain
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sizes: [", r"conf/models/uplvsm.yaml: "),
+        ("size: {demo: {}}", r"uplvsm.yaml: size: unknown; give sizes, recipes"),
+        ("sizes: {demo: 3}", r"uplvsm.yaml: sizes.demo: give a mapping, not 3"),
+        ("sizes: {demo: {d: 1, d: 2}}", r"key 'd' stands twice"),
+        ("sizes: {demo: {extends: ptlvsn}}", r"uplvsm.yaml: sizes.demo.extends=ptlvsn: no other size is called so"),
+        ("recipes: {demo: {one: {extends: uplvsm/one}}}", r"recipes.demo.one.extends=uplvsm/one: no other recipe"),
+    ],
+)
+def test_a_mistake_in_a_models_file_is_one_line(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(conf_dir(), tmp_path / "conf")
+    (tmp_path / "conf/models/uplvsm.yaml").write_text(text)
+    monkeypatch.setenv("NOVELVIEW_CONF", str(tmp_path / "conf"))
+    with pytest.raises(ConfigError, match=message) as caught:
+        compose("train", ["model=ptlvsm"])
+    assert "\n" not in str(caught.value)
 
 
 def test_a_command_line_mistake_is_one_line_and_status_2() -> None:

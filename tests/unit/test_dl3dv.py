@@ -12,14 +12,15 @@ from PIL import Image
 from tiny_models import config, model_of
 
 from novelview.config.compose import compose, resolved
-from novelview.config.schema import TrainStage, ViewsConfig
+from novelview.config.schema import ViewsConfig
 from novelview.config.sources import Dl3dvSource, OpencvCamerasSource
+from novelview.config.stages import TrainStage
 from novelview.errors import ConfigError, DataError
 from novelview.evaluation.scores import read_rows
 from novelview.files import read_json
 from novelview.models.weights import save_weights
 from novelview.scenes.chunks import chunk_files, read_chunk
-from novelview.scenes.imports import dl3dv
+from novelview.scenes.imports import camera_lists
 from novelview.scenes.imports.lens import Lens, inner_lens, undistort
 from novelview.scenes.views import load_index
 from novelview.stages.cli import run_stage
@@ -188,8 +189,8 @@ def test_the_benchmark_is_fetched_by_scene_and_its_pickle_never(tmp_path: Path, 
 
 def test_a_scene_must_be_named_before_terabytes_are_fetched() -> None:
     with pytest.raises(ConfigError, match=r"source.hashes is empty"):
-        dl3dv.patterns(Dl3dvSource())
-    assert dl3dv.patterns(Dl3dvSource(subset="full"))[1] == "*/nerfstudio/images_4/*"
+        camera_lists.dl3dv_patterns(Dl3dvSource())
+    assert camera_lists.dl3dv_patterns(Dl3dvSource(subset="full"))[1] == "*/nerfstudio/images_4/*"
     with pytest.raises(ConfigError, match=r"source.split=all"):
         compose("download", ["source=dl3dv", "source.split=all"])
 

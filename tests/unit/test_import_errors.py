@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from import_samples import lact, nerf, picture, run
 
-from novelview.config.schema import DownloadStage
 from novelview.config.sources import (
     ChunksSource,
     ColmapSource,
@@ -15,9 +14,10 @@ from novelview.config.sources import (
     PhotosSource,
     TransformsSource,
 )
+from novelview.config.stages import DownloadStage
 from novelview.errors import ConfigError, DataError, NovelviewError
 from novelview.files import sha256
-from novelview.scenes.imports import transforms
+from novelview.scenes.imports import camera_lists
 from novelview.stages.download import download
 
 
@@ -104,7 +104,7 @@ def test_repeated_frames_are_refused(tmp_path):
     content["frames"].append(content["frames"][0])
     (folder / "transforms.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match="named twice"):
-        transforms.load(folder, TransformsSource())
+        camera_lists.load_transforms(folder, TransformsSource())
 
 
 LACT_ERRORS = {

@@ -85,10 +85,9 @@ def test_subsets_belong_to_a_scale_and_bring_the_scaling_figure(conf: Path) -> N
 
 
 def test_any_number_of_phases_each_starts_from_the_one_before(conf: Path) -> None:
-    (conf / "phase/wide.yaml").write_text("# @package _global_\nphase: wide\n")
-    shutil.copy(conf / "recipe/demo/ptlvsm/finetune.yaml", conf / "recipe/demo/ptlvsm/wide.yaml")
-    wide = conf / "recipe/demo/ptlvsm/wide.yaml"
-    wide.write_text(wide.read_text().replace("image_size: 126", "image_size: 56\n  image_width: 98\n  resize: cover"))
+    model = conf / "models/ptlvsm.yaml"
+    wide = "    wide: {extends: ptlvsm/finetune, views: {image_size: 56, image_width: 98, resize: cover}}\n"
+    model.write_text(model.read_text().replace("recipes:\n  demo:\n", f"recipes:\n  demo:\n{wide}"))
     plan = made(conf, phases=["pretrain", "finetune", "wide"])
     chain = [run for run in plan.runs() if run.name == "ptlvsm"]
     assert [run.res for run in chain] == ["56", "126", "56x98"]

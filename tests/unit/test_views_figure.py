@@ -14,8 +14,9 @@ from tiny_models import config, model_of
 from torch import nn
 
 from novelview.config.compose import compose, resolved
-from novelview.config.schema import LossConfig, PackConfig, TrainConfig, TrainStage, ViewsConfig
+from novelview.config.schema import LossConfig, PackConfig, TrainConfig, ViewsConfig
 from novelview.config.sources import OpencvCamerasSource
+from novelview.config.stages import TrainStage
 from novelview.devices import Team
 from novelview.errors import DataError
 from novelview.figures.views import read_costs, views

@@ -104,7 +104,7 @@ def test_lost_records_come_back_from_the_cache(author: Checkout, tmp_path: Path)
     assert user.plans() != set()
     user.call("dvc", "checkout", "--force", "--quiet", "provenance")
     assert user.plans() == set()
-    user.change("conf/recipe/demo/ptlvsm/finetune.yaml", {"train.steps": 7})
+    user.change("conf/models/ptlvsm.yaml", {"recipes.demo.finetune.train.steps": 7})
     assert "models/ptlvsm/rooms-full/x42/model.safetensors" in user.plans()
 
 
@@ -170,9 +170,9 @@ def test_status_metrics_and_plots_tell_what_there_is(author: Checkout, tmp_path:
     user.call("dvc", "plots", "show", "--out", "plots")
     page = user.path("plots/index.html").read_text()
     assert "Training: loss" in page and "x42/train.csv" in page
-    user.change("conf/recipe/demo/ptlvsm/finetune.yaml", {"train.steps": 7})
+    user.change("conf/models/ptlvsm.yaml", {"recipes.demo.finetune.train.steps": 7})
     status = json.loads(user.call("dvc", "status", "--json"))
-    assert set(status) == {"finetune"} and "conf/recipe/demo/ptlvsm/finetune.yaml" in json.dumps(status)
+    assert set(status) == {"finetune"} and "conf/models/ptlvsm.yaml" in json.dumps(status)
     remark = user.path("src/novelview/figures/gaps.py")
     remark.write_text(remark.read_text() + "\n# remark\n")
     assert set(json.loads(user.call("dvc", "status", "--json"))) == {"finetune", "figures"}

@@ -77,7 +77,7 @@ def test_parameters_name_every_configuration_file_that_is_read(plan: Plan, stage
         assert "conf/study/less3depend.yaml" in listed and not any("runtime" in path for path in listed)
         for run in (run for run in plan.runs() if run.phase == phase):
             read = config_files("train", plan.overrides("train", run.name, phase))
-            assert f"recipe/demo/{run.model}/{phase}.yaml" in read
+            assert {f"recipes.demo.{phase}", "sizes.demo"} <= set(read[f"models/{run.model}.yaml"] or ())
             assert {f"conf/{path}" for path in read} <= set(listed)
     assert "conf/eval/rooms.yaml" in paths(stages["evaluate"]["params"])
     assert "conf/source/rooms.yaml" in paths(stages["download"]["params"])

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from checkout import Checkout
 
 Edit = Callable[[str], str]
@@ -40,6 +41,19 @@ def replaced(old: str, new: str) -> Edit:
     return edit
 
 
+def steps_of(phase: str, old: int, new: int) -> Edit:
+    """Return the edit of a model's file that gives the recipe of a phase at scale demo another number of steps."""
+
+    def edit(before: str) -> str:
+        content = yaml.safe_load(before)
+        recipe = content["recipes"]["demo"][phase]["train"]
+        assert recipe["steps"] == old
+        recipe["steps"] = new
+        return yaml.safe_dump(content)
+
+    return edit
+
+
 @pytest.fixture(scope="module")
 def pulled(author: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A clone of the author's repository, with all results."""
@@ -52,8 +66,8 @@ QUICK = (
     ("conf/runtime/demo.yaml", replaced("log_every: 2", "log_every: 1"), set()),
     ("src/novelview/models/uplvsm.py", REMARK, set()),
     (
-        "conf/recipe/demo/ptlvsm/finetune.yaml",
-        replaced("steps: 6", "steps: 7"),
+        "conf/models/ptlvsm.yaml",
+        steps_of("finetune", 6, 7),
         LARGE["ptlvsm"] | JUDGED["ptlvsm", 42] | WRITTEN | REPORT,
     ),
     ("conf/eval/rooms.yaml", replaced("bootstrap: 20", "bootstrap: 21"), AFTER_TRAINING),
@@ -61,22 +75,22 @@ QUICK = (
     ("src/novelview/figures/provenance.py", CODE, REPORT),
 )
 MORE = (
-    ("conf/recipe/demo/ptlvsm/finetune.yaml", REMARK, set()),
+    ("conf/models/ptlvsm.yaml", REMARK, set()),
     ("src/novelview/models/ptlvsm.py", lambda before: before.replace('"""', '"""Told otherwise: ', 1), set()),
     ("conf/source/rooms.yaml", appended("seed: 5\n"), RAW | PACKED | TRAINED | AFTER_TRAINING),
     ("conf/stage/preprocess.yaml", appended("pack: {max_bad_frames: 1}\n"), PACKED | TRAINED | AFTER_TRAINING),
     (
-        "conf/recipe/demo/uplvsm/pretrain.yaml",
-        replaced("steps: 6", "steps: 7"),
+        "conf/models/uplvsm.yaml",
+        steps_of("pretrain", 6, 7),
         SMALL["uplvsm"] | LARGE["uplvsm"] | JUDGED["uplvsm", 28] | JUDGED["uplvsm", 42] | WRITTEN | REPORT,
     ),
     (
-        "conf/size/demo/ptlvsm.yaml",
+        "conf/models/ptlvsm.yaml",
         replaced("init_gain: 5.0", "init_gain: 4.0"),
         SMALL["ptlvsm"] | LARGE["ptlvsm"] | JUDGED["ptlvsm", 28] | JUDGED["ptlvsm", 42] | WRITTEN | REPORT,
     ),
     ("conf/study/less3depend.yaml", replaced("novel views", "New views"), WRITTEN | REPORT),
-    ("src/novelview/scenes/procedural/motion.py", CODE, RAW | PACKED | TRAINED | AFTER_TRAINING),
+    ("src/novelview/scenes/procedural/layout.py", CODE, RAW | PACKED | TRAINED | AFTER_TRAINING),
     ("src/novelview/scenes/pack.py", CODE, PACKED | TRAINED | AFTER_TRAINING),
     ("src/novelview/training/optim.py", CODE, TRAINED | AFTER_TRAINING),
     ("src/novelview/models/ptlvsm.py", CODE, TRAINED | AFTER_TRAINING),

@@ -15,27 +15,27 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from novelview.config import estimation, models, release, schema, sources, teaching, viewing
+from novelview.config import models, options, schema, sources, stages
+from novelview.config.keys import validate
 from novelview.config.literal import literal
-from novelview.config.resolution import Resolution
-from novelview.config.validate import validate
+from novelview.config.schema import Resolution
 from novelview.errors import ConfigError
 
 STAGES: dict[str, type] = {
-    "download": schema.DownloadStage,
-    "preprocess": schema.PreprocessStage,
-    "train": schema.TrainStage,
-    "evaluate": schema.EvaluateStage,
-    "figures": schema.FiguresStage,
-    "report": schema.ReportStage,
-    "adopt": release.AdoptStage,
-    "compact": release.CompactStage,
-    "publish": release.PublishStage,
-    "render": viewing.RenderStage,
-    "latency": viewing.LatencyStage,
-    "depth": viewing.DepthStage,
-    "poses": estimation.PosesStage,
-    "pointmaps": teaching.PointmapsStage,
+    "download": stages.DownloadStage,
+    "preprocess": stages.PreprocessStage,
+    "train": stages.TrainStage,
+    "evaluate": stages.EvaluateStage,
+    "figures": stages.FiguresStage,
+    "report": stages.ReportStage,
+    "adopt": stages.AdoptStage,
+    "compact": stages.CompactStage,
+    "publish": stages.PublishStage,
+    "render": stages.RenderStage,
+    "latency": stages.LatencyStage,
+    "depth": stages.DepthStage,
+    "poses": stages.PosesStage,
+    "pointmaps": stages.PointmapsStage,
 }
 SOURCES: dict[str, type[sources.SourceConfig]] = {
     "rooms": sources.RoomsSource,
@@ -54,21 +54,25 @@ MODELS: dict[str, type[models.ModelConfig]] = {
     "lact": models.LaCTConfig,
     "depthsplat": models.DepthSplatConfig,
 }
-ESTIMATORS: dict[str, type[estimation.EstimatorConfig]] = {
-    "given": estimation.GivenEstimator,
-    "colmap": estimation.ColmapEstimator,
-    "vggt": estimation.VggtEstimator,
+ESTIMATORS: dict[str, type[sources.EstimatorConfig]] = {
+    "given": sources.GivenEstimator,
+    "colmap": sources.ColmapEstimator,
+    "vggt": sources.VggtEstimator,
 }
 RUN_ONLY = ("runtime", "io")
 
 
 def conf_dir() -> Path:
-    """Return the Hydra tree: `NOVELVIEW_CONF` where set, else `conf/` of the checkout this package is run from."""
-    named = os.environ.get("NOVELVIEW_CONF")
-    folder = Path(named) if named else Path(__file__).resolve().parents[3] / "conf"
-    if not (folder / "stage").is_dir():
-        raise ConfigError(f"{folder}: no configuration tree here; set NOVELVIEW_CONF to the checkout's conf folder")
-    return folder.resolve()
+    """Return the Hydra tree: `NOVELVIEW_CONF` where set, else the checkout's `conf`, else the one inside the wheel.
+
+    Raises ConfigError when there is none.
+    """
+    named, package = os.environ.get("NOVELVIEW_CONF"), Path(__file__).resolve().parents[1]
+    folders = [Path(named)] if named else [package.parents[1] / "conf", package / "conf"]
+    for folder in folders:
+        if (folder / "stage").is_dir():
+            return folder.resolve()
+    raise ConfigError(f"{folders[0]}: no configuration tree here; set NOVELVIEW_CONF to the checkout's conf folder")
 
 
 @functools.cache
@@ -78,13 +82,13 @@ def _register() -> None:
     for name, node in STAGES.items():
         store.store(group="stage", name=f"{name}_schema", node=node, package="_global_")
     store.store(group="study", name="study_schema", node=schema.Study)
-    store.store(group="camera_path", name="camera_path_schema", node=viewing.PathConfig)
+    store.store(group="camera_path", name="camera_path_schema", node=stages.PathConfig)
     for name, node in SOURCES.items():
         store.store(group="source", name=f"{name}_schema", node=node)
     for name, node in ESTIMATORS.items():
-        store.store(group="poses", name=f"{name}_schema", node=node)
+        store.store(group="poses", name=name, node=node)
     for name, node in MODELS.items():
-        store.store(group="model", name=f"{name}_schema", node=node)
+        store.store(group="model", name=name, node=node)
 
 
 def compose(stage: str, overrides: Sequence[str] = ()) -> Any:
@@ -95,6 +99,7 @@ def compose(stage: str, overrides: Sequence[str] = ()) -> Any:
     if stage not in STAGES:
         raise ConfigError(f"stage '{stage}' does not exist; choose one of {', '.join(STAGES)}")
     _register()
+    options.register(conf_dir())
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):

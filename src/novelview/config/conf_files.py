@@ -8,10 +8,13 @@ from hydra.types import RunMode
 
 from novelview.config.compose import compose, conf_dir
 from novelview.config.literal import literal
+from novelview.config.options import read_options
 
 
-def config_files(stage: str, overrides: Sequence[str] = ()) -> list[str]:
-    """Return the files below conf/ that hold a stage's result-bearing values: `stage/train.yaml`, `model/uplvsm.yaml`.
+def config_files(stage: str, overrides: Sequence[str] = ()) -> dict[str, list[str] | None]:
+    """Return the files below conf/ that hold a stage's result-bearing values, and the keys in them; None: all.
+
+    {"stage/train.yaml": None, "models/uplvsm.yaml": ["recipes.demo.pretrain", "sizes.demo"]}
 
     Files of the group `runtime` are left out: they say how to run, never what to compute. Raises ConfigError as
     `compose` does.
@@ -22,5 +25,11 @@ def config_files(stage: str, overrides: Sequence[str] = ()) -> list[str]:
         loader = GlobalHydra.instance().config_loader()
         words = [literal(word) for word in overrides]
         defaults = loader.compute_defaults_list(f"stage/{stage}", words, RunMode.RUN).defaults
-    names = {f"{item.config_path}.yaml" for item in defaults if item.config_path}
-    return sorted(name for name in names if not name.startswith("runtime/") and (conf_dir() / name).is_file())
+    options = read_options(conf_dir())
+    found: dict[str, list[str] | None] = {}
+    for path in (item.config_path for item in defaults if item.config_path):
+        for file, key in options[path].origins if path in options else ():
+            found[file] = sorted({*(found.get(file) or ()), key})
+        if not path.startswith("runtime/") and (conf_dir() / f"{path}.yaml").is_file():
+            found[f"{path}.yaml"] = None
+    return found

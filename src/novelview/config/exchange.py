@@ -12,8 +12,8 @@ from novelview.config.digest import source_digest
 from novelview.config.header import ForeignWeightsError, read_config
 from novelview.config.plan import Plan
 from novelview.config.planned import planned, planned_digest
-from novelview.config.resolution import Resolution, size_name
 from novelview.config.runs import Run
+from novelview.config.schema import Resolution, size_name
 from novelview.downloads.registry import needed, read_registry, targets
 from novelview.errors import ConfigError
 

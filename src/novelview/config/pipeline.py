@@ -143,7 +143,8 @@ def _reads(plan: Plan, stage: str, data: Sequence[str] = (), calls: Sequence[lis
     files: dict[str, list[str] | None] = {f"conf/study/{plan.study.name}.yaml": _planned(plan)}
     for name in modules:
         for overrides in calls or [plan.overrides(name)]:
-            files |= dict.fromkeys(f"conf/{path}" for path in config_files(name, overrides))
+            for path, keys in config_files(name, overrides).items():
+                files[f"conf/{path}"] = keys and sorted({*keys, *(files.get(f"conf/{path}") or ())})
     code = sorted({room for name in modules for room in _rooms(name)})
     return {"deps": [*data, *WORKFLOW, *code], "params": [{name: files[name]} for name in sorted(files)]}
 

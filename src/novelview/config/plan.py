@@ -11,8 +11,8 @@ from novelview.config.cameras import Judged, judged, ready, suffix, taken, weigh
 from novelview.config.digest import source_digest
 from novelview.config.init import read_init
 from novelview.config.planned import planned, planned_digest
-from novelview.config.resolution import size_name
 from novelview.config.runs import Run, make_runs
+from novelview.config.schema import size_name
 from novelview.config.settings import assign, check_keys
 from novelview.config.study import at_scale, load_study, variant_of
 from novelview.errors import ConfigError

@@ -8,9 +8,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from novelview.config.compose import ESTIMATORS, conf_dir
-from novelview.config.schema import Study, Variant
-from novelview.config.subsets import SUBSETS
+from novelview.config.compose import ESTIMATORS, MODELS, conf_dir
+from novelview.config.schema import SUBSETS, Study, Variant
 from novelview.errors import ConfigError
 
 NAME = re.compile(r"[a-z0-9_]+")  # of runs and phases: they go into paths and wildcards
@@ -51,7 +50,7 @@ def phases_of(study: Study, run: str) -> list[str]:
 
 def _check(study: Study, where: str) -> None:
     """Raise ConfigError for names that cannot be a path, runs that are no model, and subsets that do not exist."""
-    models = {path.stem for path in (conf_dir() / "model").glob("*.yaml")}
+    models = set(MODELS)
     for kind, names in _named(study):
         for name in names:
             if not NAME.fullmatch(name):

@@ -7,7 +7,7 @@ from novelview.config.digest import source_digest
 from novelview.config.plan import Plan
 from novelview.config.planned import planned, planned_digest
 from novelview.config.runs import Run
-from novelview.config.teaching import SIZED_BY
+from novelview.config.stages import SIZED_BY
 from novelview.downloads.registry import read_registry, targets
 
 

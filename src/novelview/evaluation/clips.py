@@ -16,12 +16,11 @@ from torch import Tensor
 
 from novelview.cameras.paths import along, interpolate, nearest_order
 from novelview.config.schema import EvalConfig
-from novelview.config.viewing import DepthStage, PathConfig
+from novelview.config.stages import DepthStage, PathConfig
 from novelview.errors import DataError
 from novelview.evaluation.protocol import Splits, autocast, choose_scenes, load_context
 from novelview.files import replacing
-from novelview.scenes.batch import Views
-from novelview.scenes.frames import FrameCache
+from novelview.scenes.batch import FrameCache, Views
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -123,7 +122,8 @@ def write_video(path: Path | str, frames: UInt8[np.ndarray, "n h w 3"], fps: int
     try:
         import av  # here, because a bare machine (docs/mini.md) has none and makes no videos
     except ModuleNotFoundError:
-        raise DataError(f"{path}: videos need PyAV; install it (`pip install av`) or set eval.video_scenes=0") from None
+        advice = "pip install 'novelview[figures]', or set eval.video_scenes=0"
+        raise DataError(f"{path}: videos need PyAV: {advice}") from None
     if not len(frames):
         raise DataError(f"{path}: a video needs at least one frame")
     even = even_sides(frames)

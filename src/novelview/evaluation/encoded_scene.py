@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from novelview.cameras.poses import Frame, mean_frame
+from novelview.cameras.poses import CoordinateFrame, mean_frame
 from novelview.config.compose import digest_of
 from novelview.config.difference import difference
 from novelview.config.schema import ViewsConfig
@@ -31,7 +31,8 @@ from novelview.models.lact.model import SceneState
 from novelview.models.lact.ttt import FastWeights
 from novelview.models.render import ViewModel
 from novelview.models.weights import ordered, read_config
-from novelview.scenes.frames import FrameCache, Store
+from novelview.scenes.batch import FrameCache
+from novelview.scenes.store import PackedStore
 from novelview.splatting.gaussians import Gaussians
 
 FORMAT = "novelview-scene-1"
@@ -73,17 +74,17 @@ class Encoded:
     facts: Facts
 
     @property
-    def frame(self) -> Frame | None:
+    def frame(self) -> CoordinateFrame | None:
         """Return the frame that world cameras must enter to be rendered."""
         if self.facts.motion is None:
             return None
-        return Frame(torch.tensor(self.facts.motion).double(), torch.tensor(self.facts.scale).double())
+        return CoordinateFrame(torch.tensor(self.facts.motion).double(), torch.tensor(self.facts.scale).double())
 
 
 def encode_scene(
     model: ViewModel,
     weights: Path,
-    store: Store,
+    store: PackedStore,
     scene: str,
     frames: Sequence[int],
     views: ViewsConfig,

@@ -30,8 +30,7 @@ from novelview.models.depthsplat.model import DepthSplat
 from novelview.models.render import ViewModel
 from novelview.models.weights import ordered
 from novelview.scenes.batch import Batch, Views
-from novelview.timebox import TimeBox
-from novelview.unfinished import Unfinished
+from novelview.timebox import TimeBox, Unfinished
 
 MAX_ATTENTION = 4  # samples whose attention is kept: it grows with the fourth power of the image's side
 

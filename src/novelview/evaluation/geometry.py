@@ -11,15 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from novelview.cameras.align import align_cameras, rotation_error_deg, translation_error
-from novelview.cameras.points import unproject
+from novelview.cameras.camera import unproject
 from novelview.config.schema import EvalConfig
 from novelview.evaluation.protocol import Place, Splits, autocast, choose_scenes, load_context
 from novelview.evaluation.scores import LEVEL, interval
 from novelview.files import write_json
 from novelview.losses.pointmap import nearest
 from novelview.models.depthsplat.model import DepthSplat, GaussianScene
-from novelview.scenes.batch import Batch
-from novelview.scenes.frames import FrameCache, collate
+from novelview.scenes.batch import Batch, FrameCache, collate
 from novelview.scenes.procedural.truth import ExactDepth
 from novelview.splatting.ply import write_ply
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from novelview.config.schema import EvalConfig
 from novelview.errors import DataError
 from novelview.models.render import ViewModel
-from novelview.scenes.batch import Batch, Views
-from novelview.scenes.frames import FrameCache, Store, collate
+from novelview.scenes.batch import Batch, FrameCache, Views, collate
+from novelview.scenes.store import PackedStore
 from novelview.scenes.views import EvalEntry, known_entries
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Splits:
     offered: dict[str, int]  # entries in each split's index, servable or not
 
     @classmethod
-    def of(cls, store: Store, indices: Mapping[str, Sequence[EvalEntry]], sets: Mapping[str, str]) -> "Splits":
+    def of(cls, store: PackedStore, indices: Mapping[str, Sequence[EvalEntry]], sets: Mapping[str, str]) -> "Splits":
         """Gather the entries of all splits that `store` can serve.
 
         sets: scene -> name of its set; scenes without one are in set `test`. A split whose index is empty is left out

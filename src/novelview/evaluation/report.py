@@ -15,8 +15,7 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from novelview.config.resolution import size_name
-from novelview.config.schema import EvalConfig, ViewsConfig
+from novelview.config.schema import EvalConfig, ViewsConfig, size_name
 from novelview.devices import Team
 from novelview.errors import CheckpointError
 from novelview.evaluation.clips import write_clips
@@ -27,9 +26,9 @@ from novelview.evaluation.protocol import BASELINES, SWAPPED, Splits, render_all
 from novelview.evaluation.scores import LEVEL, ImageScores, groups, in_order, paired, write_rows
 from novelview.files import write_json
 from novelview.models.render import ViewModel
-from novelview.scenes.batch import Batch
+from novelview.scenes.batch import Batch, FrameCache
 from novelview.scenes.dataset import EvalSet
-from novelview.scenes.frames import FrameCache, Store
+from novelview.scenes.store import PackedStore
 from novelview.timebox import BoxEnded, TimeBox
 
 PROTOCOL = (
@@ -53,7 +52,7 @@ class Subject:
 def evaluate_to(
     out: Path,
     subject: Subject,
-    store: Store,
+    store: PackedStore,
     splits: Splits,
     cfg: EvalConfig,
     team: Team,
@@ -121,7 +120,7 @@ def _about(subject: Subject, cfg: EvalConfig) -> dict[str, Any]:
 def evaluate(
     model: ViewModel,
     name: str,
-    store: Store,
+    store: PackedStore,
     splits: Splits,
     views: ViewsConfig,
     cfg: EvalConfig,

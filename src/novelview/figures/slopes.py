@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from novelview.config.resolution import Resolution
+from novelview.config.schema import Resolution
 from novelview.errors import DataError
 from novelview.evaluation.scores import bounds, clusters, draws, read_rows
 from novelview.figures.results import Evaluation, Score, sections

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, mse_loss, relu
 
-from novelview.config.losses import LossConfig
+from novelview.config.schema import LossConfig
 from novelview.errors import CheckpointError, ConfigError, DataError
 from novelview.losses.lpips import load_lpips
 from novelview.losses.pointmap import pointmap_loss

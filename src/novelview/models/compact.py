@@ -9,7 +9,7 @@ import torch
 
 from novelview.config.header import read_config
 from novelview.config.released import LIMIT
-from novelview.config.resolution import Resolution
+from novelview.config.schema import Resolution
 from novelview.errors import CheckpointError
 from novelview.files import sha256, write_bytes
 from novelview.models.weights import load_weights, weights_bytes

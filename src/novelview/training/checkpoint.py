@@ -21,7 +21,7 @@ from novelview.config.compose import digest, resolved
 from novelview.config.difference import difference
 from novelview.config.digest import source_digest
 from novelview.config.header import ForeignWeightsError, read_config
-from novelview.config.schema import TrainStage
+from novelview.config.stages import TrainStage
 from novelview.devices import Team
 from novelview.errors import CheckpointError
 from novelview.files import read_json, sha256, write_bytes

@@ -14,19 +14,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from novelview.config.compose import resolved
-from novelview.config.resolution import sides
-from novelview.config.schema import TrainConfig, TrainStage
+from novelview.config.schema import TrainConfig, sides
+from novelview.config.stages import TrainStage
 from novelview.devices import Team, team
 from novelview.errors import CheckpointError, ConfigError, NovelviewError
 from novelview.losses.photometric import TrainingLoss
 from novelview.models.render import Render
 from novelview.models.weights import save_weights
 from novelview.scenes.batch import Batch
-from novelview.scenes.dataset import TrainSet
-from novelview.scenes.loader import TrainLoader, affordable
-from novelview.scenes.pack import PackedStore
+from novelview.scenes.dataset import TrainLoader, TrainSet, workers_that_fit
 from novelview.scenes.pointmaps import Pointmaps
-from novelview.scenes.subsets import subset_scenes
+from novelview.scenes.store import PackedStore, subset_scenes
 from novelview.timebox import BOXED, INTERRUPTED, TimeBox
 from novelview.training.checkpoint import (
     Checkpoints,
@@ -246,7 +244,7 @@ def _loader(cfg: TrainStage, members: Team) -> TrainLoader:
     height, width = sides(cfg.views)
     # bytes of a micro-batch: uint8 pictures, and float32 points of the contexts under PM-Loss
     pictures = cfg.views.num_context + cfg.views.num_target + 4 * cfg.views.num_context * (pointmaps is not None)
-    workers = affordable(cfg.runtime.workers, cfg.train.batch_size * pictures * 3 * height * width)
+    workers = workers_that_fit(cfg.runtime.workers, cfg.train.batch_size * pictures * 3 * height * width)
     threads = 1 if workers else cfg.runtime.threads or os.cpu_count() or 1
     cache, shared = cfg.runtime.cache_mb, workers > 1 and cfg.runtime.cache_mb > 0
     data = TrainSet(store, cfg.views, cfg.train.seed, cache, scenes, threads, cfg.train.grad_accum, pointmaps, shared)

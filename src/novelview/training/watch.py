@@ -16,9 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from novelview.config.compose import digest, resolved
-from novelview.config.resolution import size_name
-from novelview.config.schema import TrainStage
+from novelview.config.schema import size_name
+from novelview.config.stages import TrainStage
 from novelview.devices import Team
+from novelview.errors import missing_extra
 from novelview.files import write_text
 from novelview.scenes.batch import Batch
 from novelview.training.optim import Update
@@ -197,6 +198,8 @@ def _open(mode: str, identity: str, folder: Path | str, name: str, config: dict[
 
 
 def _line(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and (line := missing_extra(error)):
+        return line
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from novelview.errors import DataError
+from novelview.errors import DataError, missing_extra
 from novelview.files import write_json
 
 EXHAUSTIVE_LIMIT = 150  # photographs; above it only neighbours in file order are matched
@@ -43,21 +43,17 @@ def run_apart(job: dict[str, Any], work: Path, log: Path, threads: int, seconds:
     command = [sys.executable, "-m", __name__, str(work / "job.json")]
     with open(log, "wb") as stream:
         try:
-            done = subprocess.run(
+            status = subprocess.run(
                 command, stdout=stream, stderr=subprocess.STDOUT, env=environment, timeout=seconds or None
-            )
+            ).returncode
         except subprocess.TimeoutExpired:
             raise Stopped(f"pycolmap took longer than {seconds:g} s; see {log}") from None
-    _judge(done.returncode, log)
-    return work / "model"
-
-
-def _judge(status: int, log: Path) -> None:
     if status < 0:
         raise Stopped(f"pycolmap was killed by {signal.Signals(-status).name}; see {log}")
     if status:
         last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
         raise DataError(f"pycolmap ended with status {status} ({last[0][:160]}); see {log}")
+    return work / "model"
 
 
 def reconstruct(job: dict[str, Any]) -> None:
@@ -67,7 +63,10 @@ def reconstruct(job: dict[str, Any]) -> None:
     and, where others than the constants above are wanted, matcher (auto | exhaustive | sequential), overlap,
     max_features, and camera_params, which are then kept. quality.json in the model's folder says how good it is.
     """
-    import pycolmap
+    try:
+        import pycolmap
+    except ModuleNotFoundError as error:
+        raise SystemExit(missing_extra(error) or str(error)) from None
 
     pycolmap.set_random_seed(job["seed"])
     mode = pycolmap.CameraMode.SINGLE if job["single_camera"] else pycolmap.CameraMode.PER_IMAGE

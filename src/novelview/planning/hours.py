@@ -1,0 +1,215 @@
+"""The jobs of a study: how many, which have their files already, and how long a device needs for the rest.
+
+Rates are those of conf/throughput.yaml: measured where a row says so, estimated everywhere else.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from novelview.config.compose import conf_dir
+from novelview.config.plan import Plan
+from novelview.config.runs import Run
+from novelview.config.schema import size_name
+from novelview.config.stages import TrainStage
+from novelview.config.teachers import folder_of
+from novelview.errors import ConfigError
+from novelview.planning.flops import forward, parameters, training_step, vgg
+
+RENDERS = 5  # images scored a target: the model's, the one with a swapped pose, three trivial baselines
+TARGETS = 3  # target views of an evaluation entry (specs/re10k_format.md section 4)
+
+
+@dataclass
+class Device:
+    """A class of devices: peaks in 10^12 operations a second, dense, and where the figures are from."""
+
+    title: str = ""
+    bf16_tflops: float = 0.0
+    tf32_tflops: float = 0.0
+    fp32_tflops: float = 0.0
+    source: str = ""
+    date: str = ""
+
+
+@dataclass
+class Measured:
+    """What one process reached with one model at one image size, in 10^12 operations a second."""
+
+    device: str = ""
+    model: str = ""
+    size: str = ""
+    teraflops: float = 0.0
+    source: str = ""
+    date: str = ""
+
+
+@dataclass
+class Small:
+    """What is assumed of GPUs that work on models of at most `parameters` parameters; times beside their products."""
+
+    parameters: float = 0.0
+    utilisation: dict[str, float] = field(default_factory=dict)
+    step_ms: dict[str, float] = field(default_factory=dict)  # a training step's, by model; `default` for the others
+    entry_ms: float = 0.0  # an evaluation entry's
+    job_seconds: float = 0.0
+    source: str = ""
+
+
+@dataclass
+class Throughput:
+    """conf/throughput.yaml."""
+
+    devices: dict[str, Device] = field(default_factory=dict)
+    utilisation: dict[str, float] = field(default_factory=dict)
+    small: Small = field(default_factory=Small)
+    measured: list[Measured] = field(default_factory=list)
+    jpeg_bytes_per_pixel: float = 0.0
+    entries: dict[str, int] = field(default_factory=dict)
+
+    def is_small(self, device: str, parameters: float | None) -> bool:
+        """Tell whether a model of so many parameters is too small to keep a device busy."""
+        return device != "cpu" and parameters is not None and parameters <= self.small.parameters
+
+    def rate(
+        self, device: str, model: str, size: str, amp: str, stage: str, parameters: float | None = None
+    ) -> tuple[float, bool]:
+        """Return operations a second of one process on one device, and whether they were measured.
+
+        stage: train or evaluate; amp: bf16, fp16, tf32 or none; parameters: the model's, where they are known.
+        """
+        if stage == "train":
+            for row in self.measured:
+                if (row.device, row.model, row.size) == (device, model, size):
+                    return row.teraflops * 1e12, True
+        own = self.devices[device]
+        peak = {"none": own.fp32_tflops, "tf32": own.tf32_tflops}.get(amp, own.bf16_tflops)
+        share = self.small.utilisation if self.is_small(device, parameters) else self.utilisation
+        return peak * share[stage] * 1e12, False
+
+
+def read_throughput() -> Throughput:
+    """Read conf/throughput.yaml; raises ConfigError, one line, for a key that does not belong there."""
+    path = conf_dir() / "throughput.yaml"
+    try:
+        merged: Any = OmegaConf.merge(OmegaConf.structured(Throughput), OmegaConf.load(path))
+        found = OmegaConf.to_object(merged)
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
+    assert isinstance(found, Throughput)
+    return found
+
+
+@dataclass
+class Work:
+    """One stage: jobs, those whose files are there, and device-hours of the others by class of device.
+
+    uncounted: runs of models whose operations are not counted; measured: whether every hour rests on a measurement.
+    """
+
+    stage: str
+    jobs: int = 0
+    done: int = 0
+    hours: dict[str, float] = field(default_factory=dict)
+    uncounted: list[str] = field(default_factory=list)
+    measured: bool = True
+
+    def add(self, finished: bool) -> bool:
+        """Count a job; return whether it is still to do."""
+        self.jobs += 1
+        self.done += finished
+        return not finished
+
+
+def works(plan: Plan, table: Throughput, devices: Iterable[str]) -> list[Work]:
+    """Return the stages of a study in their order."""
+    first, later = (plan.runs(trained=True, first=first) for first in (True, False))
+    taught = {folder_of(plan, run) for run in plan.runs(trained=True)}
+    found = [
+        _files("download", [f"data/{plan.dataset}/raw/manifest.json"]),
+        _files("poses", [f"data/{name}/raw/manifest.json" for name, estimator in plan.datasets.items() if estimator]),
+        _files("preprocess", [f"data/{name}/packed/manifest.json" for name in plan.datasets]),
+        _files("pointmaps", sorted(f"{folder}/manifest.json" for folder in taught if folder)),
+        _files("adopt", [run.weights for run in plan.runs() if run.adopted]),
+        _training("pretrain", plan, first, table, list(devices)),
+        _training("finetune", plan, later, table, list(devices)),
+        _evaluation(plan, table, list(devices)),
+        _files("figures", [f"{plan.results}/figures/{name}.png" for name in plan.figures]),
+        _files("tables", [f"{plan.results}/tables/{name}.md" for name in plan.tables]),
+        _files("report", [f"{plan.results}/report/index.html"]),
+    ]
+    return [work for work in found if work.jobs]
+
+
+def _files(stage: str, paths: list[str]) -> Work:
+    return Work(stage, len(paths), sum(Path(path).is_file() for path in paths))
+
+
+def _training(stage: str, plan: Plan, runs: list[Run], table: Throughput, devices: list[str]) -> Work:
+    work = Work(stage, hours=dict.fromkeys(devices, 0.0))
+    for run in runs:
+        if not work.add(Path(run.weights).is_file()):
+            continue
+        config: TrainStage = plan.composed("train", run.name, run.phase, run.subset)
+        step = training_step(config)
+        if step is None:
+            work.uncounted.append(run.name)
+            continue
+        for device in devices:
+            seconds, measured = _trained(config, step, table, device)
+            # Every process takes its own batch, so each device works through all steps.
+            work.hours[device] += max(plan.gpus, 1) * seconds / 3600
+            work.measured &= measured
+    return work
+
+
+def _trained(config: TrainStage, step: float, table: Throughput, device: str) -> tuple[float, bool]:
+    """Return the seconds a device trains for at `step` operations a step, and whether they rest on a measurement."""
+    name, count = config.model.name, parameters(config.model)
+    amp = "tf32" if config.train.amp == "none" and config.train.tf32 else config.train.amp
+    rate, measured = table.rate(device, name, size_name(config.views), amp, "train", count)
+    idle = table.is_small(device, count) and not measured
+    if not idle:
+        return config.train.steps * step / rate, measured
+    beside = table.small.step_ms.get(name, table.small.step_ms["default"]) / 1000
+    return config.train.steps * (step / rate + beside) + table.small.job_seconds, measured
+
+
+def _evaluation(plan: Plan, table: Throughput, devices: list[str]) -> Work:
+    work = Work("evaluate", hours=dict.fromkeys(devices, 0.0), measured=False)
+    config: Any = plan.composed("evaluate")
+    entries = entries_of(plan, table)
+    for run, folder in ((one.run, one.folder) for one in plan.evaluations):
+        if not work.add(Path(f"{folder}/summary.json").is_file()):
+            continue
+        train: TrainStage = plan.composed("train", run.name, run.phase, run.subset)
+        own = forward(train.model, train.views, train.views.num_context, TARGETS)
+        if own is None:
+            work.uncounted.append(run.name)
+            continue
+        size = train.views.image_size, train.views.image_width or train.views.image_size
+        lpips = 2 * RENDERS * TARGETS * vgg(*size) if Path(str(config.eval.lpips_weights)).is_file() else 0.0
+        operations = entries * ((1 + config.eval.swap_poses) * own + lpips)
+        count = parameters(train.model)
+        for device in devices:
+            rate, _ = table.rate(device, train.model.name, size_name(train.views), config.eval.amp, "evaluate", count)
+            idle = table.small.job_seconds + entries * table.small.entry_ms / 1000
+            beside = idle if table.is_small(device, count) else 0.0
+            work.hours[device] += (operations / rate + beside) / 3600
+    return work
+
+
+def entries_of(plan: Plan, table: Throughput) -> int:
+    """Return how many entries an evaluation of the study renders: the published indices', or one a scene and split."""
+    source: Any = plan.composed("download").source
+    splits: list[str] = plan.composed("evaluate").eval.splits
+    if source.kind == "rooms":
+        return (source.test_seen_scenes + source.test_new_scenes) * len(splits)
+    if source.kind == "chunks":
+        return sum(table.entries.get(split, 0) for split in splits)
+    return int(getattr(source, "held_out", 0))
