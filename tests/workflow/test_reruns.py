@@ -72,7 +72,7 @@ QUICK = (
     ),
     ("conf/eval/rooms.yaml", replaced("bootstrap: 20", "bootstrap: 21"), AFTER_TRAINING),
     ("src/novelview/evaluation/protocol.py", CODE, AFTER_TRAINING),
-    ("src/novelview/figures/provenance.py", CODE, REPORT),
+    ("src/novelview/figures/report.py", CODE, REPORT),
 )
 MORE = (
     ("conf/models/ptlvsm.yaml", REMARK, set()),
@@ -94,7 +94,7 @@ MORE = (
     ("src/novelview/scenes/pack.py", CODE, PACKED | TRAINED | AFTER_TRAINING),
     ("src/novelview/training/optim.py", CODE, TRAINED | AFTER_TRAINING),
     ("src/novelview/models/ptlvsm.py", CODE, TRAINED | AFTER_TRAINING),
-    ("src/novelview/figures/gaps.py", CODE, WRITTEN | REPORT),
+    ("src/novelview/figures/plots.py", CODE, WRITTEN | REPORT),
     ("workflow/rules/figures.smk", replaced("novelview.stages.report {", "novelview.stages.report  {"), REPORT),
     (
         "workflow/rules/data.smk",

@@ -21,7 +21,7 @@ from transformer_fixture import (
 
 from novelview.cameras.camera import plucker
 from novelview.config.models import UPLVSMConfig
-from novelview.figures.attention_overlay import overlay
+from novelview.figures.pictures import overlay
 from novelview.models.layers import run_blocks
 from novelview.models.uplvsm import UPLVSM
 
