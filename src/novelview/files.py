@@ -61,9 +61,9 @@ def require_writable(path: Path | str, key: str) -> None:
     Raises ConfigError when it is a folder, or the nearest existing folder above it cannot be written.
     """
     final = Path(path).absolute()
-    above = next(folder for folder in final.parents if folder.exists())
     if final.is_dir():
         raise ConfigError(f"{key}={path}: is a folder; give the name of a file")
+    above = next(folder for folder in final.parents if folder.exists())
     if not above.is_dir():
         raise ConfigError(f"{key}={path}: {above} is a file, not a folder; choose another place")
     if not os.access(above, os.W_OK):

@@ -39,10 +39,7 @@ class Plan:
     resample: str = "lanczos"
 
     def image(self, image: Image) -> UInt8[Tensor, "3 h w"]:
-        """Resize with PIL's filter `resample` and crop; what shows through an RGBA image is white.
-
-        Raises DataError when the image has another size than planned.
-        """
+        """Resize and crop, transparency on white; raises DataError when the image has another size than planned."""
         if image.size != (self.width, self.height):
             raise DataError(f"an image of {image.size} pixels where {(self.width, self.height)} was recorded")
         colours = image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
@@ -54,11 +51,10 @@ class Plan:
     def intrinsics(self, intrinsics: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
         """Carry fx fy cx cy in pixels of the frame over to pixels of the network's image."""
         across, down = self.scale or self.resize_w / self.width, self.scale or self.resize_h / self.height
-        if self.centred:
-            shares = [across, down, self.out_w / self.width, self.out_h / self.height]
-            return intrinsics * torch.tensor(shares, dtype=intrinsics.dtype)
-        scaled = intrinsics * torch.tensor([across, down, across, down], dtype=intrinsics.dtype)
-        return scaled - torch.tensor([0, 0, self.left, self.top], dtype=intrinsics.dtype)
+        middle = (self.out_w / self.width, self.out_h / self.height) if self.centred else (across, down)
+        corner = (0, 0) if self.centred else (self.left, self.top)
+        scaled = intrinsics * torch.tensor([across, down, *middle], dtype=intrinsics.dtype)
+        return scaled - torch.tensor([0, 0, *corner], dtype=intrinsics.dtype)
 
 
 def resize_crop_plan(height: int, width: int, cfg: ViewsConfig) -> Plan:

@@ -30,7 +30,7 @@ def interpolate(
     if len(c2w) < 2 or num_frames < 2:
         raise DataError(f"a path needs two cameras and two frames a leg, not {len(c2w)} and {num_frames}")
     stops = nearest_order(c2w[:, :3, 3]) if order else list(range(len(c2w)))
-    stops += [stops[0]] if loop else []
+    stops += stops[:1] if loop else []
     weight = torch.linspace(0, 1, num_frames, dtype=torch.float64)
     if ease:  # in [0,1): the end of a leg is the start of the next
         weight = (1 - torch.cos(torch.arange(num_frames, dtype=torch.float64) * (math.pi / num_frames))) / 2

@@ -113,17 +113,16 @@ def collate(samples: Sequence[Sample], contexts: int) -> RawBatch:
 
 
 class FrameCache:
-    """Resized frames of a store as uint8 tensors, of which up to `megabytes` stay in memory between epochs."""
+    """Resized frames of a store as uint8 tensors, of which up to `megabytes` stay in memory between epochs.
+
+    threads: number that decodes; with more than one the cache cannot travel to another process. shared: scenes whose
+    frames are kept in memory that forked processes share, all scenes of one frame size.
+    """
 
     def __init__(
         self, store: PackedStore, cfg: ViewsConfig, megabytes: int, threads: int = 1, shared: Sequence[str] = ()
     ) -> None:
-        """Decode with `threads` threads; more than one make the cache unfit for travelling to another process.
-
-        shared: scenes whose frames are kept in memory that forked processes share, all scenes of one frame size.
-        """
-        self.store, self.cfg = store, cfg
-        room = megabytes * 2**20
+        self.store, self.cfg, room = store, cfg, megabytes * 2**20
         self.memory: OwnFrames | SharedFrames = OwnFrames(room)
         if shared:
             plan = resize_crop_plan(*store.size(shared[0]), cfg)
@@ -151,14 +150,12 @@ class FrameCache:
         c2w = self.store.c2w(scene)[rows]
         if self.cfg.pose_normalisation == "scene":
             c2w = mean_frame(c2w, self.cfg.scene_scale_factor).transform(c2w)
-        relative = self.store.intrinsics(scene)[rows].double()
-        intrinsics = torch.empty(len(frames), 4)
-        sizes = [self.store.size(scene, frame) for frame in frames]
-        for size in set(sizes):
-            same = [number for number, other in enumerate(sizes) if other == size]
-            pixels = relative[same] * torch.tensor([size[1], size[0], size[1], size[0]])
-            intrinsics[same] = resize_crop_plan(*size, self.cfg).intrinsics(pixels).float()
-        return c2w, intrinsics
+        lenses = []
+        for frame, relative in zip(frames, self.store.intrinsics(scene)[rows].double(), strict=True):
+            height, width = self.store.size(scene, frame)
+            pixels = relative * torch.tensor([width, height, width, height])
+            lenses.append(resize_crop_plan(height, width, self.cfg).intrinsics(pixels).float())
+        return c2w, torch.stack(lenses)
 
     def sample(self, scene: str, frames: Sequence[int], row: int, positions: Sequence[int] | None = None) -> Sample:
         """Load `frames` of `scene`; with `positions` only those of them, their poses still normalised over all."""

@@ -63,13 +63,8 @@ class TrainSet:
         self.store, self.cfg, self.seed, self.accum, self.pointmaps = store, cfg, seed, accum, pointmaps
         self.scenes = list(store.scenes if scenes is None else scenes)
         self.cache = FrameCache(store, cfg, cache_mb, threads, self.scenes if shared else ())
-        views = 0 if cfg.sampler in BOUNDED else cfg.num_views
-        counts = [(row, store.frames(scene), scene) for row, scene in enumerate(self.scenes)]
-        self.long = [
-            row
-            for row, count, scene in counts
-            if samplers.long_enough(count, cfg) and count - len(store.bad(scene)) >= views
-        ]
+        sizes = [(store.frames(scene), len(store.bad(scene))) for scene in self.scenes]
+        self.long = [row for row, size in enumerate(sizes) if samplers.long_enough(*size, cfg)]
         self._order: tuple[int, list[int]] = (-1, [])
         self._check()
 
@@ -79,9 +74,9 @@ class TrainSet:
     def _check(self) -> None:
         if not self.scenes:
             raise DataError("the training set has no scenes; run the preprocess stage on a data set with train scenes")
+        if self.long and self.cfg.sampler == "interval":  # refuses intervals that cannot hold the views
+            samplers.select_views(self.store.frames(self.scenes[self.long[0]]), random.Random(0), self.cfg)
         if self.long:
-            if self.cfg.sampler == "interval":  # refuses intervals that cannot hold the views
-                samplers.select_views(self.store.frames(self.scenes[self.long[0]]), random.Random(0), self.cfg)
             return
         longest = max(self.store.frames(scene) for scene in self.scenes)
         if self.cfg.sampler in BOUNDED:
@@ -110,12 +105,11 @@ class TrainSet:
 
     def _draw(self, row: int, rng: random.Random, step: int, contexts: int) -> Draw | None:
         cfg, scene = self.cfg, self.scenes[row]
-        if cfg.sampler == "random":
-            frames = samplers.random_views(sound_frames(self.store, scene), rng, cfg)
-            return None if frames is None else Draw(row, frames, samplers.select_targets(rng, cfg))
         bad = self.store.bad(scene)
         for _ in range(DRAWS):
-            if cfg.sampler in BOUNDED:
+            if cfg.sampler == "random":
+                frames = samplers.random_views(sound_frames(self.store, scene), rng, cfg)
+            elif cfg.sampler in BOUNDED:
                 frames = samplers.bounded_views(self.store.c2w(scene), rng, cfg, step, contexts)
             else:
                 frames = samplers.select_views(self.store.frames(scene), rng, cfg)
@@ -131,10 +125,8 @@ class TrainSet:
 
         group: processes times batch size. An epoch visits the scenes in a fresh random order, in whole groups.
         """
-        usable = len(self) // group * group or len(self)
-        epoch, place = divmod(position, usable)
-        rng = random.Random(f"{self.seed}/{position}")
-        number = position // group
+        epoch, place = divmod(position, len(self) // group * group or len(self))
+        rng, number = random.Random(f"{self.seed}/{position}"), position // group
         contexts = samplers.contexts_at(number, self.seed, self.cfg)
         if self._order[0] != epoch:
             generator = torch.Generator().manual_seed(self.seed + epoch)
@@ -200,10 +192,7 @@ class EvalSet:
         return self.cache.sample(entry.scene, [*entry.context, *entry.target], number)
 
     def groups(self, batch_size: int, rank: int = 0, world: int = 1) -> list[list[int]]:
-        """Return the entry numbers of every batch of process `rank`: entries go to processes in turn, without padding.
-
-        Only entries of equal view counts and frame size share a batch.
-        """
+        """Return the entry numbers of every batch of process `rank`, each of equal view counts and frame size."""
         shapes: dict[tuple[int, ...], list[int]] = {}
         for number in range(rank, len(self), world):
             entry = self.entries[number]

@@ -144,7 +144,7 @@ def _run(
                 continue
             # Frames emptied for want of a camera are no damage; in the columns they stay marked.
             result.bad = [
-                bad for bad in result.bad if bad.reason != EMPTY or bad.frame not in unposed.get(bad.scene, ())
+                one for one in result.bad if one.reason != EMPTY or one.frame not in unposed.get(one.scene, ())
             ]
             for bad in result.bad:
                 logger.warning("%s: scene %s frame %d: damaged: %s", name, bad.scene, bad.frame, bad.reason)
@@ -161,9 +161,8 @@ def _in_parallel(chunks: list[Chunk], workers: int) -> Iterator[tuple[int, Part 
         for future in as_completed(waiting):
             yield waiting[future], future.result()
     except BrokenProcessPool:
-        raise DataError(
-            "preprocess: a worker process died, perhaps for lack of memory; lower runtime.workers"
-        ) from None
+        message = "preprocess: a worker process died, perhaps for lack of memory; lower runtime.workers"
+        raise DataError(message) from None
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -1,7 +1,7 @@
 """Pointmaps of a teacher on disk: what every pixel of every frame of a scene sees, at the size of the training.
 
 A folder holds one safetensors file a scene, `points` [n 3 h w] and `frames` [n], and manifest.json, which is written
-last: the teacher, the size, how frames were resized, and every scene's file with its size and SHA-256.
+last: the teacher, how frames were resized, and every scene's file with its size and SHA-256.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -25,12 +25,12 @@ BOUNDED = ("bounded", "boundedv2")
 ITERATIONS = 50  # of k-means
 
 
-def long_enough(n_frames: int, cfg: ViewsConfig) -> bool:
-    """Tell whether the training sampler accepts a scene of `n_frames` frames."""
+def long_enough(n_frames: int, damaged: int, cfg: ViewsConfig) -> bool:
+    """Tell whether the training sampler accepts a scene of `n_frames` frames, of which some are damaged."""
     if cfg.sampler in BOUNDED:
         return n_frames >= fewest_frames(cfg)
     holds = cfg.sampler == "random" or min(n_frames - 1, cfg.max_frame_dist) > cfg.min_frame_dist
-    return holds and n_frames >= cfg.num_views
+    return holds and n_frames - damaged >= cfg.num_views
 
 
 def select_views(n_frames: int, rng: random.Random, cfg: ViewsConfig) -> list[int] | None:
@@ -46,7 +46,7 @@ def select_views(n_frames: int, rng: random.Random, cfg: ViewsConfig) -> list[in
             f"views.min_frame_dist={cfg.min_frame_dist}: an interval this short holds no {inside} views between "
             f"its ends; raise it to {inside + 1} or lower views.num_views"
         )
-    if not long_enough(n_frames, cfg):
+    if not long_enough(n_frames, 0, cfg):
         return None
     distance = rng.randint(cfg.min_frame_dist, min(n_frames - 1, cfg.max_frame_dist))
     start = rng.randint(0, n_frames - distance - 1)
@@ -55,19 +55,15 @@ def select_views(n_frames: int, rng: random.Random, cfg: ViewsConfig) -> list[in
 
 
 def random_views(sound: Sequence[int], rng: random.Random, cfg: ViewsConfig) -> list[int] | None:
-    """Draw `cfg.num_views` of the undamaged frames of a scene, in random order; None when there are too few.
-
-    With more inputs and targets than are drawn (`select_targets`), the middle ones are both. In the reference a short
-    scene gives fewer views, which no batch holds.
-    """
+    """Draw `cfg.num_views` of a scene's undamaged frames in random order; None where the reference would give fewer."""
     return rng.sample(list(sound), cfg.num_views) if len(sound) >= cfg.num_views else None
 
 
 def select_targets(rng: random.Random, cfg: ViewsConfig) -> list[int]:
     """Choose the target views of one training sample, as positions within its `cfg.num_views` loaded views.
 
-    With `sampler=random` they are the last views. Else, with `target_has_input`, they are drawn without replacement
-    from all, contexts included; without it they are the first after the contexts, already in random order.
+    With `sampler=random` they are the last, some of them contexts where views are few. Else, with `target_has_input`,
+    they are drawn without replacement from all; without it they are the first after the contexts, in random order.
     """
     if cfg.sampler == "random":
         return list(range(cfg.num_views - cfg.num_target, cfg.num_views))
@@ -89,11 +85,10 @@ def gap_range(cfg: ViewsConfig, step: int, contexts: int) -> tuple[int, int]:
     From (start_min_dist, start_max_dist) to (min_frame_dist, max_frame_dist) in `dist_steps` steps, in whole frames;
     with fewer contexts than num_context both are divided by how many times they go into it.
     """
-    share = min(1.0, step / cfg.dist_steps) if cfg.dist_steps else 1.0
-    starts = (cfg.start_min_dist, cfg.start_max_dist) if cfg.dist_steps else (0, 0)
     ends = (cfg.min_frame_dist, cfg.max_frame_dist)
+    starts = (cfg.start_min_dist, cfg.start_max_dist) if cfg.dist_steps else ends
+    share, scale = min(1.0, step / (cfg.dist_steps or 1)), cfg.num_context // contexts
     low, high = (start + int(share * (end - start)) for start, end in zip(starts, ends, strict=True))
-    scale = cfg.num_context // contexts
     return max(1, low // scale), max(1, high // scale)
 
 
