@@ -72,10 +72,9 @@ class Face:
 
 @dataclass(frozen=True)
 class Solid:
-    """A box turned about the vertical axis, or a sphere where `round`.
+    """A box turned by `yaw` radians about the y axis, or a sphere where `round`; centre and half extents in metres.
 
-    centre and half extents in metres, yaw in radians about the y axis. faces: six, in the order -x, +x, -y, +y, -z, +z
-    of the solid's own axes; a sphere is covered like a cube map.
+    faces: six, in the order -x, +x, -y, +y, -z, +z of the solid's own axes; a sphere is covered like a cube map.
     """
 
     centre: Triple
@@ -126,11 +125,6 @@ class Room:
     c2w: Float[Tensor, "n 4 4"]
     intrinsics: Float[Tensor, " 4"]
 
-    @property
-    def url(self) -> str:
-        """Return the address stored in the chunk; it names the room completely given the source's configuration."""
-        return f"novelview://rooms/{self.split}/{self.number}"
-
 
 def room_for(source: RoomsSource, split: str, number: int) -> Room:
     """Draw room `number` (from 0) of a split: "train", "seen" (training photographs) or "new" (held-out ones).
@@ -141,7 +135,8 @@ def room_for(source: RoomsSource, split: str, number: int) -> Room:
         raise ConfigError(f"rooms have no split '{split}'; choose one of {', '.join(SPLITS)}")
     draws = Draws(room_seed(source.seed, split, number))
     names = pool(split, source.patterns)
-    intrinsics = _lens(draws.uniform(*source.fov), source.height, source.width)
+    focal = 0.5 / math.tan(math.radians(draws.uniform(*source.fov)) / 2)
+    intrinsics = torch.tensor([focal, focal * source.width / source.height, 0.5, 0.5], dtype=torch.float64)
     half = (draws.uniform(2.3, 3.8), draws.uniform(1.3, 1.65), draws.uniform(2.3, 3.8))
     shell = Solid((0.0, 0.0, 0.0), 0.0, half, False, tuple(_face(draws, source, names) for _ in range(6)))
     count = draws.integer(*source.objects)
@@ -157,12 +152,6 @@ def room_for(source: RoomsSource, split: str, number: int) -> Room:
         f"source.dolly={source.dolly}, source.objects={source.objects}: no free camera path in room {split}/{number} "
         f"after {ATTEMPTS} tries; lower one of them"
     )
-
-
-def _lens(fov: float, height: int, width: int) -> Float[Tensor, " 4"]:
-    """Return normalised intrinsics of square pixels, the principal point in the centre; `fov` horizontal, degrees."""
-    focal = 0.5 / math.tan(math.radians(fov) / 2)
-    return torch.tensor([focal, focal * width / height, 0.5, 0.5], dtype=torch.float64)
 
 
 def _face(draws: Draws, source: RoomsSource, names: tuple[str, ...]) -> Face:
@@ -210,9 +199,8 @@ def _picture(draws: Draws, faces: tuple[Face, ...], room: Triple) -> Solid:
     wall, run = (room[2], room[0]) if along_x else (room[0], room[2])
     away, along = side * (wall - thick), draws.uniform(-(run - wide), run - wide)
     height = draws.uniform(-0.35, 0.1) * room[1]
-    if along_x:
-        return Solid((along, height, away), 0.0, (wide, tall, thick), False, faces)
-    return Solid((away, height, along), 0.0, (thick, tall, wide), False, faces)
+    place, half = ((along, away), (wide, thick)) if along_x else ((away, along), (thick, wide))
+    return Solid((place[0], height, place[1]), 0.0, (half[0], tall, half[1]), False, faces)
 
 
 def _camera_path(draws: Draws, source: RoomsSource, room: Triple) -> Float[Tensor, "n 4 4"]:
@@ -237,28 +225,19 @@ def _camera_path(draws: Draws, source: RoomsSource, room: Triple) -> Float[Tenso
         along, sine, cosine = half * length, math.sin(course), math.cos(course)
         x = middle[0] + along * sine + across * cosine
         z = middle[2] + along * cosine - across * sine
-        return _pose(heading + turn * half, pitch + nod * half, (x, middle[1] + half * rise, z))
+        yaw, tilt = heading + turn * half, pitch + nod * half  # to the right and up
+        cy, sy, cp, sp = math.cos(yaw), math.sin(yaw), math.cos(tilt), math.sin(tilt)
+        first, second = [cy, sy * sp, sy * cp, x], [0.0, cp, -sp, middle[1] + half * rise]
+        return [first, second, [-sy, cy * sp, cy * cp, z], [0.0, 0.0, 0.0, 1.0]]
 
     return torch.tensor([pose(frame / (source.frames - 1)) for frame in range(source.frames)], dtype=torch.float64)
-
-
-def _pose(yaw: float, pitch: float, place: Triple) -> list[list[float]]:
-    """Return the camera-to-world rows of a camera turned right by `yaw` and up by `pitch`, radians, without roll."""
-    cy, sy, cp, sp = math.cos(yaw), math.sin(yaw), math.cos(pitch), math.sin(pitch)
-    return [
-        [cy, sy * sp, sy * cp, place[0]],
-        [0.0, cp, -sp, place[1]],
-        [-sy, cy * sp, cy * cp, place[2]],
-        [0.0, 0.0, 0.0, 1.0],
-    ]
 
 
 def clearance_ok(places: Float[Tensor, "n 3"], solids: Sequence[Solid]) -> bool:
     """Tell whether all camera centres, metres, keep clear of the walls of `solids[0]` and of the other solids."""
     room = solids[0].half
-    for place in places.tolist():
-        if any(abs(value) > half - FROM_WALLS for value, half in zip(place, room, strict=True)):
-            return False
-        if any(solid.distance(tuple(place)) < FROM_OBJECTS for solid in solids[1:]):
-            return False
-    return True
+    return all(
+        all(abs(value) <= half - FROM_WALLS for value, half in zip(place, room, strict=True))
+        and all(solid.distance(tuple(place)) >= FROM_OBJECTS for solid in solids[1:])
+        for place in places.tolist()
+    )

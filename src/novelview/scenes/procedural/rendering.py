@@ -1,8 +1,7 @@
 """Pictures, depth and overlap of a room's views by ray casting in closed form.
 
 The room's box is met from inside, other boxes by slabs, spheres by their quadratic. Everything is elementwise add,
-multiply, divide, compare and square root, which round the same way whatever the number of threads, so the frames do not
-depend on it.
+multiply, divide, compare and square root, which round the same way whatever the number of threads.
 """
 
 import functools
@@ -42,8 +41,7 @@ def render_frames(
     rows, columns = h * supersample, w * supersample
     frames = max(1, _rays_per_pass(device) // (rows * columns))
     parts = []
-    for start in range(0, len(c2w), frames):
-        poses = c2w[start : start + frames]
+    for poses in c2w.split(frames):
         origin, direction = pixel_rays(poses, room.intrinsics, rows, columns, device)
         depth, solid = trace(room.solids, origin, direction, visible_solids(room, poses))
         pixel = 1.0 / (room.intrinsics[0].item() * columns)
@@ -58,16 +56,8 @@ def render_depth(
     """Return the exact z-depth, metres, at the pixel centres of n views of a room; `intrinsics` are normalised."""
     origin, direction = pixel_rays(c2w, intrinsics, h, w, device)
     frames = max(1, _rays_per_pass(device) // (h * w))
-    parts = [
-        trace(room.solids, origin[start : start + frames], direction[:, start : start + frames])[0]
-        for start in range(0, len(origin), frames)
-    ]
-    return torch.cat(parts).reshape(-1, h, w)
-
-
-def overlap(room: Room, first: int, second: int, device: str = "cpu") -> float:
-    """Return the overlap in [0,1] of two frames of a room's clip; see `overlaps`."""
-    return overlaps(room, [(first, second)], device)[0]
+    parts = zip(origin.split(frames), direction.split(frames, dim=1), strict=True)
+    return torch.cat([trace(room.solids, *part)[0] for part in parts]).reshape(-1, h, w)
 
 
 def overlaps(room: Room, pairs: list[tuple[int, int]], device: str = "cpu") -> list[float]:
@@ -78,15 +68,13 @@ def overlaps(room: Room, pairs: list[tuple[int, int]], device: str = "cpu") -> l
     """
     if not pairs:
         return []
-    aspect = (room.intrinsics[1] / room.intrinsics[0]).item()
-    columns = max(1, round(ROWS * aspect))
+    columns = max(1, round(ROWS * (room.intrinsics[1] / room.intrinsics[0]).item()))
     origin, direction = pixel_rays(room.c2w, room.intrinsics, ROWS, columns, device)
     points = origin.T[:, :, None] + direction * trace(room.solids, origin, direction)[0]
     at_once = max(1, _rays_per_pass(device) // points.shape[2])
-    both = [*pairs, *((second, first) for first, second in pairs)]
+    both = torch.tensor([*pairs, *((second, first) for first, second in pairs)], device=device)
     shares: list[float] = []
-    for start in range(0, len(both), at_once):
-        source, other = torch.tensor(both[start : start + at_once], device=device).unbind(1)
+    for source, other in (part.unbind(1) for part in both.split(at_once)):
         seen = _seen(room, points[:, source], other, origin[other])
         shares += (seen.sum(1) / seen.shape[1]).tolist()
     return [min(pair) for pair in zip(shares[: len(pairs)], shares[len(pairs) :], strict=True)]
@@ -136,7 +124,9 @@ def trace(
 
     origin: one a frame, in metres; `seen`: numbers of the solids that can be hit at all (default: all).
     """
-    depth = _leave_box(solids[0], origin, direction)
+    axes = zip(*_localise(solids[0], origin, direction), solids[0].half, strict=True)
+    exits = [(torch.where(d >= 0, half, -half) - o) / (d + NEVER_ZERO) for o, d, half in axes]
+    depth = functools.reduce(torch.minimum, exits)
     numbers = torch.zeros_like(depth, dtype=torch.int32)
     for number in range(1, len(solids)) if seen is None else seen:
         solid = solids[number]
@@ -159,13 +149,6 @@ def _localise(solid: Solid, origin: Tensor, direction: Tensor) -> tuple[tuple[Te
 
 def _turn(cosine: Any, sine: Any, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return cosine * x - sine * z, y, sine * x + cosine * z
-
-
-def _leave_box(solid: Solid, origin: Tensor, direction: Tensor) -> Tensor:
-    offset, ray = _localise(solid, origin, direction)
-    axes = zip(offset, ray, solid.half, strict=True)
-    exits = [(torch.where(d >= 0, half, -half) - o) / (d + NEVER_ZERO) for o, d, half in axes]
-    return functools.reduce(torch.minimum, exits)
 
 
 def _enter_box(half: Triple, offset: tuple[Tensor, ...], ray: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -211,10 +194,10 @@ def _in_cone(solid: Solid, eye: list[float], axis: list[float], half_angle: floa
 
 @dataclass(frozen=True)
 class Tables:
-    """A room's solids and faces as columns, looked up per pixel.
+    """A room's k solids, the shell first, and m = 6k faces as columns, looked up per pixel.
 
-    solids: [12 k] centre xyz, cos, sin, half xyz, lamp in local axes xyz, 1 for spheres; the shell is column 0.
-    faces: [4 6k] photograph, repeats a metre, offset u, offset v; gains: [6k 4].
+    solids: centre xyz, cos, sin, half xyz, lamp in local axes xyz, 1 for spheres; faces: photograph, repeats a metre,
+    offset u, offset v.
     """
 
     solids: Float[Tensor, "12 k"]
@@ -280,23 +263,14 @@ def _surface(
     side = torch.where(on_x, qx, torch.where(on_y, qy, qz)) > 0
     face = number * 6 + torch.where(on_x, 0, torch.where(on_y, 2, 4)).to(torch.int32) + side
     u, v = torch.where(on_x, z, x) / largest, torch.where(on_x | ~on_y, y, z) / largest
-    return face, u, v, _normals(on_x, on_y, qx, qy, qz, columns[11] > 0, number == 0)
+    ball, flip = columns[11] > 0, torch.where(number == 0, -1.0, 1.0)  # the shell's normals point inwards
+    axes = ((qx, on_x), (qy, ~on_x & on_y), (qz, ~on_x & ~on_y))
+    normal = tuple(torch.where(ball, q, torch.where(on, q.sign() * flip, 0.0)) for q, on in axes)
+    return face, u, v, normal
 
 
 def _dot(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> Tensor:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
-
-
-def _normals(
-    on_x: Tensor, on_y: Tensor, qx: Tensor, qy: Tensor, qz: Tensor, ball: Tensor, shell: Tensor
-) -> tuple[Tensor, ...]:
-    """Unit normals in local axes; the shell's point inwards."""
-    flip = torch.where(shell, -1.0, 1.0)
-    y_only, z_only = ~on_x & on_y, ~on_x & ~on_y
-    return tuple(
-        torch.where(ball, q, torch.where(on, q.sign() * flip, 0.0))
-        for q, on in ((qx, on_x), (qy, y_only), (qz, z_only))
-    )
 
 
 def _cover(tables: Tables, bank: Textures, face: Tensor, u: Tensor, v: Tensor, footprint: Tensor) -> Tensor:
@@ -304,7 +278,9 @@ def _cover(tables: Tables, bank: Textures, face: Tensor, u: Tensor, v: Tensor, f
     photo, density, offset_u, offset_v = tables.faces.index_select(1, face)
     u, v = _mirror(u * density + offset_u), _mirror(v * density + offset_v)
     full = int(bank.sizes.shape[0]) - 1
-    level = _log2(footprint * density * (1 << full)).clamp(0.0, full)
+    # log2 from the bits of float32, piecewise linear within 0.09: exact arithmetic, unlike torch.log2.
+    bits = (footprint * density * (1 << full)).view(torch.int32).to(torch.float32)
+    level = (bits * 2.0**-23 - 127.0).clamp(0.0, full)
     lower = level.floor()
     blend = (level - lower)[:, None]
     lower, photo = lower.to(torch.int32), photo.to(torch.int32)
@@ -327,11 +303,6 @@ def _mirror(repeats: Tensor) -> Tensor:
     return 1.0 - (phase * 2.0 - 1.0).abs()
 
 
-def _log2(value: Tensor) -> Tensor:
-    """Piecewise linear log2 from the bits of float32, within 0.09; exact arithmetic, unlike torch.log2."""
-    return value.view(torch.int32).to(torch.float32) * 2.0**-23 - 127.0
-
-
 def _bilinear(bank: Textures, photo: Tensor, u: Tensor, v: Tensor, level: Tensor) -> Tensor:
     size = bank.sizes.index_select(0, level)
     base = bank.starts.index_select(0, level) + photo * size * size
@@ -340,10 +311,8 @@ def _bilinear(bank: Textures, photo: Tensor, u: Tensor, v: Tensor, level: Tensor
     left, top = torch.minimum(x.to(torch.int32), last), torch.minimum(y.to(torch.int32), last)
     right, below = torch.minimum(left + 1, last), torch.minimum(top + 1, last)
     fx, fy = (x - left)[:, None], (y - top)[:, None]
-    row, next_row = base + top * size, base + below * size
-    corners = [
-        bank.texels.index_select(0, index) for index in (row + left, row + right, next_row + left, next_row + right)
-    ]
-    upper = corners[0] + fx * (corners[1] - corners[0])
-    under = corners[2] + fx * (corners[3] - corners[2])
-    return upper + fy * (under - upper)
+    edges = []
+    for row in (base + top * size, base + below * size):
+        near, far = bank.texels.index_select(0, row + left), bank.texels.index_select(0, row + right)
+        edges.append(near + fx * (far - near))
+    return edges[0] + fy * (edges[1] - edges[0])
