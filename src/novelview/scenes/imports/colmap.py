@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from novelview.config.sources import ColmapSource
 from novelview.errors import DataError
 from novelview.scenes.imports.lens import Lens
-from novelview.scenes.imports.scene import ImportedFrame, ImportedScene, ordered
+from novelview.scenes.imports.scene import ImportedFrame, ImportedScene, ordered_scene
 
 
 @dataclass
@@ -45,17 +45,14 @@ def load(path: Path, source: ColmapSource) -> ImportedScene:
     frames: list[ImportedFrame] = []
     missing: list[str] = []
     for entry in poses:
-        if entry.camera not in lenses:
-            raise DataError(
-                f"{model}: image {entry.name} has camera {entry.camera}, which the model lacks; export again"
-            )
-        if (images / entry.name).is_file():
-            c2w = np.linalg.inv(entry.w2c)
-            frames.append(ImportedFrame(images / entry.name, entry.name, c2w, lenses[entry.camera]))
+        name, camera = entry.name, entry.camera
+        if camera not in lenses:
+            raise DataError(f"{model}: image {name} has camera {camera}, which the model lacks; export again")
+        if (images / name).is_file():
+            frames.append(ImportedFrame(images / name, name, np.linalg.inv(entry.w2c), lenses[camera]))
         else:
-            missing.append(entry.name)
-    frames, missing = ordered(model, frames, missing, source.allow_missing)
-    return ImportedScene(model, frames, missing=missing)
+            missing.append(name)
+    return ordered_scene(model, frames, missing, source.allow_missing)
 
 
 def read_model(folder: Path) -> tuple[dict[int, Lens], list[Pose]]:

@@ -18,7 +18,6 @@ WIDEST = math.tan(math.radians(60))  # a flat picture wider than 120 degrees is 
 ZOOMS = (0.25, 8.0)
 STEPS = 40
 DIRECTIONS = np.stack([np.cos(np.arange(16) * np.pi / 8), np.sin(np.arange(16) * np.pi / 8)], -1)
-NO_BEND = "distortion {} cannot be removed; check the lens parameters"
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,6 @@ class Lens:
     def distorted(self) -> bool:
         """Whether straight lines come out bent."""
         return bool(self.model) or any(self.radial) or any(self.tangential)
-
-    @property
-    def distortion(self) -> tuple[float, ...]:
-        """The numbers of the distortion, for messages."""
-        return self.bend or self.radial + self.tangential
 
     def scaled(self, width: int, height: int) -> "Lens":
         """Return the same lens for the picture resampled to width x height."""
@@ -80,38 +74,29 @@ class Lens:
     def _bent(self, rays: Float[NDArray, "... 2"]) -> Float[NDArray, "... 2"]:
         """Return where the rays meet the picture of a lens of focal length 1 about the origin."""
         if self.model:
-            return self._colmaps(rays)
+            import pycolmap  # here: most collections have no such lens
+
+            camera = pycolmap.Camera.create_from_model_name(1, self.model, 1.0, 0, 0)
+            camera.params = [*camera.params[: len(camera.params) - len(self.bend)], *self.bend]
+            points = np.concatenate([rays, np.ones_like(rays[..., :1])], -1)
+            return np.asarray(camera.img_from_cam(points.reshape(-1, 3))).reshape(rays.shape)
         x, y = rays[..., 0], rays[..., 1]
         square, (p1, p2), (k1, k2, k3, k4) = x * x + y * y, self.tangential, self.radial
         factor = 1 + square * (k1 + square * (k2 + square * (k3 + square * k4)))
-        return np.stack(
-            [
-                x * factor + 2 * p1 * x * y + p2 * (square + 2 * x * x),
-                y * factor + p1 * (square + 2 * y * y) + 2 * p2 * x * y,
-            ],
-            axis=-1,
-        )
-
-    def _colmaps(self, rays: Float[NDArray, "... 2"]) -> Float[NDArray, "... 2"]:
-        import pycolmap  # here: most collections have no such lens
-
-        camera = pycolmap.Camera.create_from_model_name(1, self.model, 1.0, 0, 0)
-        camera.params = [*camera.params[: len(camera.params) - len(self.bend)], *self.bend]
-        points = np.concatenate([rays, np.ones_like(rays[..., :1])], -1)
-        return np.asarray(camera.img_from_cam(points.reshape(-1, 3))).reshape(rays.shape)
+        across = x * factor + 2 * p1 * x * y + p2 * (square + 2 * x * x)
+        return np.stack([across, y * factor + p1 * (square + 2 * y * y) + 2 * p2 * x * y], axis=-1)
 
 
 def flatten(lens: Lens) -> Lens:
-    """Return the distortion-free lens with the same picture size and principal point and the widest view in which
-    every pixel is covered by the distorted picture: only the focal lengths are zoomed, so nothing is filled in.
+    """Return the distortion-free lens with the widest view of which the distorted picture covers every pixel.
 
-    Raises DataError when no zoom between 0.25 and 8 does that, i.e. when the parameters are implausible.
+    Only the focal lengths are zoomed. Raises DataError when no zoom between 0.25 and 8 does that.
     """
     if not lens.distorted:
         return lens
     low, high = ZOOMS
     if not _covered(lens, high):
-        raise DataError(NO_BEND.format(lens.distortion))
+        raise _implausible(lens)
     for _ in range(STEPS):
         middle = math.sqrt(low * high)
         low, high = (low, middle) if _covered(lens, middle) else (middle, high)
@@ -122,8 +107,7 @@ def inner_lens(lens: Lens) -> Lens:
     """Return the distortion-free lens that sees the largest upright rectangle the distorted picture covers, stretched
     to the picture's size: OpenCV's optimal new camera matrix at alpha 0 (specs/lact.md section 8).
 
-    Unlike `flatten` focal lengths change independently and the principal point moves. Raises DataError for parameters
-    under which the picture folds over.
+    Raises DataError for parameters under which the picture folds over.
     """
     if not lens.distorted:
         return lens
@@ -135,9 +119,14 @@ def inner_lens(lens: Lens) -> Lens:
         exact = np.abs(lens.project(rays) - border).max() < 1e-2
     reach = float(np.linalg.norm(rays, axis=-1).max())
     if not (exact and left < 0 < right and top < 0 < bottom and lens.unfolded(reach)):
-        raise DataError(NO_BEND.format(lens.distortion))
+        raise _implausible(lens)
     fx, fy = float(lens.width / (right - left)), float(lens.height / (bottom - top))
     return Lens(lens.width, lens.height, fx, fy, float(-fx * left), float(-fy * top))
+
+
+def _implausible(lens: Lens) -> DataError:
+    numbers = lens.bend or lens.radial + lens.tangential
+    return DataError(f"distortion {numbers} cannot be removed; check the lens parameters")
 
 
 def _zoomed(lens: Lens, zoom: float) -> Lens:
