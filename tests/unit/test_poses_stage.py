@@ -243,7 +243,7 @@ def test_one_camera_fixes_no_scale() -> None:
     estimate = Estimate([0], torch.eye(4)[None].double(), torch.ones(1, 4))
     with pytest.raises(DataError, match="scale open"):
         place(estimate, torch.eye(4)[None].double(), "sim3", 1.0)
-    assert place(estimate, torch.eye(4)[None].double(), "none", 1.0).scale == 1.0
+    assert place(estimate, torch.eye(4)[None].double(), "none", 1.0)[1] == 1.0
 
 
 def test_too_few_frames_for_structure_from_motion(tmp_path: Path) -> None:

@@ -37,9 +37,9 @@ def write_scene(
 ) -> dict[str, Any]:
     """Write one collection as a data set and return what the manifest records of it.
 
-    test/ holds every frame in order, train/ those not held out (timestamps keep the frame numbers), import.json lists
-    the pictures by frame number and what was left out. Raises ConfigError for values of `source` out of range,
-    DataError for unreadable pictures, sizes that do not fit, or too few pictures.
+    test/ holds every frame in order, train/ those not held out (timestamps keep the frame numbers),
+    indices/held_out.json an entry a held-out frame, import.json the pictures by frame number and what was left out.
+    Raises ConfigError for values out of range, DataError for unreadable or too few pictures or sizes that do not fit.
     """
     ((_, report),) = _write([(HELD_OUT, "", scene)], source, folder, dataset, progress)
     write_json(folder / "import.json", report)
