@@ -210,14 +210,12 @@ class Replacement:
         logger.info("%s: %d of %d scenes, %d of %d frames placed", self.estimator.name, *found)
         if not counts["placed_scenes"]:
             reason = next(iter(counts["failures"]), "there are none")
-            raise DataError(
-                f"{self.estimator.name}: none of {counts['scenes']} scenes got cameras ({reason}); see {where}"
-            )
+            failed = f"none of {counts['scenes']} scenes got cameras ({reason})"
+            raise DataError(f"{self.estimator.name}: {failed}; see {where}")
         offered, kept = (sum(entry[key] for entry in content["entries"].values()) for key in ("index", "kept"))
         if offered and not kept:
-            raise DataError(
-                f"{self.estimator.name}: none of {offered} evaluation entries has all of its cameras; see {where}"
-            )
+            failed = f"none of {offered} evaluation entries has all of its cameras"
+            raise DataError(f"{self.estimator.name}: {failed}; see {where}")
 
     def _carry_over(self, folder: Path, entries: dict[str, dict[str, int]]) -> None:
         """Copy what belongs to the scenes; an index of which no entry is left becomes empty, poses.json counts them."""

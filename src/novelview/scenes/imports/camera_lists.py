@@ -8,8 +8,8 @@ DL3DV, as published: `<scene>/nerfstudio/transforms.json` for pictures at full s
 They are undistorted to the lens whose view holds only covered pixels (`inner_lens`), and poses turn into OpenCV axes
 the way the reference's converter does (specs/lact.md section 8).
 
-opencv_cameras.json, of LaCT: an array of {fx, fy, cx, cy, w2c, file_path}. Intrinsics are in pixels of the stored
-picture; `w` and `h` are not read; `w2c` is world-to-camera with OpenCV axes (specs/lact.md).
+opencv_cameras.json, of LaCT: an array of {fx, fy, cx, cy, w2c, file_path}, intrinsics in pixels of the stored picture
+(`w` and `h` are not read), world-to-camera with OpenCV axes (specs/lact.md).
 """
 
 import hashlib
@@ -39,6 +39,8 @@ BENCHMARK = "hf://datasets/DL3DV/DL3DV-10K-Benchmark"
 PLACES = ("nerfstudio", ".", "gaussian_splat")
 DL3DV_WORLD = np.array([[0.0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]])  # rows 0, 1 swapped, row 2 negated
 ORTHONORMAL = 1e-3
+JsonSource = TransformsSource | OpencvCamerasSource
+FrameMaker = Callable[[Path, str, Mapping[str, Any]], ImportedFrame]  # (picture, name, entry of the list) -> frame
 Candidates = Callable[[Path], list[Path]]  # path a frame names -> where its picture may be, the first that exists wins
 
 
@@ -57,7 +59,7 @@ def load_transforms(path: Path, source: TransformsSource, candidates: Candidates
 
     def frame(picture: Path, name: str, entry: Mapping[str, Any]) -> ImportedFrame:
         where, entry = f"{file}: frame {name}", {**content, **entry}
-        c2w = _pose(entry.get("transform_matrix"), "transform_matrix", where) @ OPENGL_TO_OPENCV
+        c2w = _pose(entry, "transform_matrix", where) @ OPENGL_TO_OPENCV
         return ImportedFrame(picture, name, c2w, _lens(picture, entry, where))
 
     return _listed_scene(file, entries, source, candidates, frame)
@@ -141,33 +143,26 @@ def load_dl3dv(path: Path, source: Dl3dvSource) -> dict[str, dict[str, ImportedS
 
 def _landscape_scenes(path: Path, source: Dl3dvSource) -> dict[str, ImportedScene]:
     """Return the scenes below `path`. Portrait ones are left out and counted in the log, as the reference does."""
+    names = source.hashes or sorted(item.name for item in path.iterdir() if item.is_dir()) if path.is_dir() else []
     found: dict[str, ImportedScene] = {}
     portrait = []
-    for name, file in _scene_files(path, source.hashes).items():
-        content = _read(file, "fetch it again")
-        if _number(content, "w", str(file)) < _number(content, "h", str(file)):
-            portrait.append(name)
-        else:
-            found[name] = _dl3dv_scene(file, source)
-    if portrait:
-        log.warning("%s: left out %d portrait scenes: %s", path, len(portrait), ", ".join(portrait))
-    if not found:
-        raise DataError(f"{path}: has no landscape scene; choose others")
-    return found
-
-
-def _scene_files(path: Path, hashes: Sequence[str]) -> dict[str, Path]:
-    names = list(hashes) or sorted(item.name for item in path.iterdir() if item.is_dir()) if path.is_dir() else []
-    found = {}
     for name in names:
         files = (path / name / place / "transforms.json" for place in PLACES)
         file = next((file for file in files if file.is_file()), None)
         if file is not None:
-            found[name] = file
-        elif hashes:
+            content = _read(file, "fetch it again")
+            if _number(content, "w", str(file)) < _number(content, "h", str(file)):
+                portrait.append(name)
+            else:
+                found[name] = _dl3dv_scene(file, source)
+        elif source.hashes:
             raise DataError(f"{path / name}: no nerfstudio/transforms.json; fetch the scene, or correct source.hashes")
-    if not found:
+    if portrait:
+        log.warning("%s: left out %d portrait scenes: %s", path, len(portrait), ", ".join(portrait))
+    elif not found:
         raise DataError(f"{path}: no <scene>/nerfstudio/transforms.json; give the folder that holds the scenes")
+    if not found:
+        raise DataError(f"{path}: has no landscape scene; choose others")
     return found
 
 
@@ -191,7 +186,7 @@ def load_opencv_cameras(path: Path, source: OpencvCamerasSource) -> ImportedScen
 
     def frame(picture: Path, name: str, entry: Mapping[str, Any]) -> ImportedFrame:
         where = f"{file}: frame {name}"
-        c2w = np.linalg.inv(_pose(entry.get("w2c"), "w2c", where))
+        c2w = np.linalg.inv(_pose(entry, "w2c", where))
         numbers = _lens_numbers(entry, ("fx", "fy", "cx", "cy"), where)
         with opened_picture(picture) as image:
             return ImportedFrame(picture, name, c2w, Lens(*image.size, *numbers))
@@ -218,16 +213,9 @@ def load_opencv_list(path: Path, source: OpencvCamerasSource) -> dict[str, Impor
 
 
 def _listed_scene(
-    file: Path,
-    entries: Any,
-    source: TransformsSource | OpencvCamerasSource,
-    candidates: Candidates,
-    make: Callable[[Path, str, Mapping[str, Any]], ImportedFrame],
+    file: Path, entries: Any, source: JsonSource, candidates: Candidates, make: FrameMaker
 ) -> ImportedScene:
-    """Build a scene of a JSON list whose entries name their picture in `file_path`; raises DataError for another form.
-
-    make: (picture, name, entry) -> frame.
-    """
+    """Build a scene of a JSON list whose entries name a picture in `file_path`; raises DataError for another form."""
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise DataError(f"{file}: holds no list of frames; correct it")
     frames: list[ImportedFrame] = []
@@ -244,22 +232,24 @@ def _listed_scene(
     return ordered_scene(file, frames, missing, source.allow_missing, source.background)
 
 
+def _value(entry: Mapping[str, Any], key: str, where: str) -> Any:
+    if entry.get(key) is None:
+        raise DataError(f"{where}: key '{key}' is missing; add it")
+    return entry[key]
+
+
 def _number(entry: Mapping[str, Any], key: str, where: str) -> float:
     """Return a finite number of a JSON object; raises DataError naming the key."""
-    value = entry.get(key)
-    if value is None:
-        raise DataError(f"{where}: key '{key}' is missing; add it")
+    value = _value(entry, key, where)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise DataError(f"{where}: key '{key}' is {value!r}, not a number; correct it")
     return float(value)
 
 
-def _pose(value: Any, key: str, where: str) -> Float[NDArray, "4 4"]:
+def _pose(entry: Mapping[str, Any], key: str, where: str) -> Float[NDArray, "4 4"]:
     """Return a rigid 4x4 matrix from nested lists (3x4 gets its last row); raises DataError naming the key."""
-    if value is None:
-        raise DataError(f"{where}: key '{key}' is missing; add it")
     try:
-        matrix = np.array(value, np.float64)
+        matrix = np.array(_value(entry, key, where), np.float64)
     except (ValueError, TypeError):
         matrix = np.zeros(0)
     if matrix.shape not in ((4, 4), (3, 4)) or not np.isfinite(matrix).all():

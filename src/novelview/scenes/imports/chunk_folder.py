@@ -71,9 +71,8 @@ def _index_file(path: Path, name: str, given: str) -> Path:
             return candidate
     if given in read_registry():
         return fetch(given)
-    raise DataError(
-        f"source.indices.{name}={given}: neither a file here or in {path} nor an entry of conf/registry.yaml"
-    )
+    wanted = f"source.indices.{name}={given}"
+    raise DataError(f"{wanted}: neither a file here or in {path} nor an entry of conf/registry.yaml")
 
 
 def _checksums(path: Path, chunks: list[Path], workers: int, progress: bool) -> dict[str, dict[str, Any]]:

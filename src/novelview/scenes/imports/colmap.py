@@ -58,9 +58,8 @@ def load(path: Path, source: ColmapSource) -> ImportedScene:
 def read_model(folder: Path) -> tuple[dict[int, Lens], list[Pose]]:
     """Return the lenses by camera number and the registered images; raises DataError naming the damaged file."""
     suffix = "bin" if (folder / "cameras.bin").is_file() else "txt"
-    readers = (_cameras_bin, _images_bin) if suffix == "bin" else (_cameras_txt, _images_txt)
-    lenses = dict(_read(folder / f"cameras.{suffix}", readers[0]))
-    poses = list(_read(folder / f"images.{suffix}", readers[1]))
+    cameras, images = (_cameras_bin, _images_bin) if suffix == "bin" else (_cameras_txt, _images_txt)
+    lenses, poses = dict(_read(folder / f"cameras.{suffix}", cameras)), _read(folder / f"images.{suffix}", images)
     if not poses:
         raise DataError(f"{folder}: the model has no registered images; reconstruct again")
     return lenses, poses
@@ -135,13 +134,10 @@ def _w2c(quaternion: tuple[float, ...], translation: tuple[float, ...]) -> Float
 
 @functools.cache
 def _models() -> dict[int, tuple[str, list[str]]]:
-    """Return COLMAP's models of a lens: number in binary files -> name and names of the parameters.
-
-    All but EQUIRECTANGULAR, whose picture is the whole sphere.
-    """
+    """Return COLMAP's models of a lens: number in binary files -> name and names of the parameters."""
     found: dict[int, tuple[str, list[str]]] = {}
     for name, number in pycolmap.CameraModelId.__members__.items():
-        if name not in ("INVALID", "EQUIRECTANGULAR"):
+        if name not in ("INVALID", "EQUIRECTANGULAR"):  # the picture of the latter is the whole sphere
             camera = pycolmap.Camera.create_from_model_id(1, number, 1.0, 1, 1)
             found[int(number)] = name, camera.params_info.split(", ")
     return found

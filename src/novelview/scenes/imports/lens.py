@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image
+from torch.nn.functional import grid_sample
 
 from novelview.errors import DataError
 
@@ -24,8 +25,8 @@ DIRECTIONS = np.stack([np.cos(np.arange(16) * np.pi / 8), np.sin(np.arange(16) *
 class Lens:
     """Intrinsics in pixels of a width x height picture, with distortion.
 
-    radial, tangential: of OpenCV's polynomial, 1 + k1 r^2 + k2 r^4 + k3 r^6 + k4 r^8 and p1, p2: no model of COLMAP has
-    all of them. model, bend: any other model, by COLMAP's name, and its parameters after the principal point.
+    radial, tangential: OpenCV's 1 + k1 r^2 + k2 r^4 + k3 r^6 + k4 r^8 and p1, p2, all of which no model of COLMAP has.
+    model, bend: any other model, by COLMAP's name, and its parameters after the principal point.
     """
 
     width: int
@@ -158,8 +159,6 @@ def undistort(image: Image.Image, lens: Lens, flat: Lens) -> Image.Image:
     grid = 2 * lens.project(rays) / (lens.width, lens.height) - 1
     source = torch.from_numpy(np.asarray(image, np.float32)).permute(2, 0, 1)[None]
     target = torch.from_numpy(grid.astype(np.float32))[None]
-    sampled = torch.nn.functional.grid_sample(
-        source, target, mode="bicubic", padding_mode="border", align_corners=False
-    )
+    sampled = grid_sample(source, target, mode="bicubic", padding_mode="border", align_corners=False)
     pixels = sampled[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
     return Image.fromarray(pixels.numpy())

@@ -64,10 +64,8 @@ def list_photographs(path: Path) -> list[Path]:
         raise DataError(f"{path}: no such folder; give the photographs' folder as path=FOLDER")
     found = [item for item in path.iterdir() if item.suffix.lower() in SUFFIXES and not item.name.startswith(".")]
     if len(found) < FEWEST:
-        raise DataError(
-            f"{path}: {len(found)} photographs ({', '.join(SUFFIXES)}) here, at least {FEWEST} are needed; "
-            "correct the path or convert the photographs"
-        )
+        counted = f"{len(found)} photographs ({', '.join(SUFFIXES)}) here, at least {FEWEST} are needed"
+        raise DataError(f"{path}: {counted}; correct the path or convert the photographs")
     return sorted(found, key=lambda item: natural(item.name))
 
 

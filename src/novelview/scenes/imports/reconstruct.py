@@ -42,10 +42,9 @@ def run_apart(job: dict[str, Any], work: Path, log: Path, threads: int, seconds:
     environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
     command = [sys.executable, "-m", __name__, str(work / "job.json")]
     with open(log, "wb") as stream:
+        pipes: Any = {"stdout": stream, "stderr": subprocess.STDOUT}
         try:
-            status = subprocess.run(
-                command, stdout=stream, stderr=subprocess.STDOUT, env=environment, timeout=seconds or None
-            ).returncode
+            status = subprocess.run(command, env=environment, timeout=seconds or None, **pipes).returncode
         except subprocess.TimeoutExpired:
             raise Stopped(f"pycolmap took longer than {seconds:g} s; see {log}") from None
     if status < 0:
@@ -60,8 +59,8 @@ def reconstruct(job: dict[str, Any]) -> None:
     """Reconstruct the images in job["images"] and write the largest model to job["model"] (binary COLMAP files).
 
     job: images, database, models, model (paths), names (files in order), camera_model, single_camera, seed, threads;
-    and, where others than the constants above are wanted, matcher (auto | exhaustive | sequential), overlap,
-    max_features, and camera_params, which are then kept. quality.json in the model's folder says how good it is.
+    optionally matcher (auto | exhaustive | sequential), overlap, max_features, and camera_params, which are then kept.
+    quality.json in the model's folder says how good it is.
     """
     try:
         import pycolmap

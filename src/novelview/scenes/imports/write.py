@@ -3,7 +3,7 @@
 import hashlib
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ FARTHEST = 1e9  # units between camera and origin: beyond it float32 has no digi
 
 
 def write_scene(
-    scene: ImportedScene, source: PicturesSource, folder: Path, dataset: str, progress: bool = True
+    scene: ImportedScene, source: PicturesSource, folder: Path, dataset: str, progress: bool
 ) -> dict[str, Any]:
     """Write one collection as a data set and return what the manifest records of it.
 
@@ -48,11 +48,7 @@ def write_scene(
 
 
 def write_collection(
-    groups: Mapping[str, Mapping[str, ImportedScene]],
-    source: PicturesSource,
-    folder: Path,
-    dataset: str,
-    progress: bool = True,
+    groups: dict[str, dict[str, ImportedScene]], source: PicturesSource, folder: Path, dataset: str, progress: bool
 ) -> dict[str, Any]:
     """Write scenes, keyed by `<name>-<16 hex digits>`, and return what the manifest records of them.
 
@@ -184,10 +180,8 @@ def _fit(frame: ImportedFrame, picture: Image.Image) -> Lens:
     """Return the frame's lens in pixels of the picture as stored, which may be a resized copy."""
     lens, (width, height) = frame.lens, picture.size
     if abs(width / height * lens.height / lens.width - 1) > SAME_SHAPE:
-        raise DataError(
-            f"{frame.path}: picture of {width}x{height} but its camera says {lens.width}x{lens.height}; "
-            "use the pictures the cameras were made for"
-        )
+        given = f"picture of {width}x{height} but its camera says {lens.width}x{lens.height}"
+        raise DataError(f"{frame.path}: {given}; use the pictures the cameras were made for")
     return lens.scaled(width, height)
 
 
@@ -210,13 +204,6 @@ def _report(scene: ImportedScene, key: str, held_out: list[int], size: tuple[int
     for reason, names in (("without a picture", scene.missing), ("without a pose", scene.unregistered)):
         if names:
             logger.warning("%s: left out %d %s: %s", scene.where, len(names), reason, ", ".join(names))
-    return {
-        "scene": key,
-        "width": size[0],
-        "height": size[1],
-        "pictures": [frame.name for frame in scene.frames],
-        "held_out": held_out,
-        "depth_range": scene.depth_range,
-        "missing": scene.missing,
-        "unregistered": scene.unregistered,
-    }
+    report = {"scene": key, "width": size[0], "height": size[1], "pictures": [frame.name for frame in scene.frames]}
+    left_out = {"missing": scene.missing, "unregistered": scene.unregistered}
+    return {**report, "held_out": held_out, "depth_range": scene.depth_range, **left_out}

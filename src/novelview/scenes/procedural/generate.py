@@ -55,9 +55,9 @@ def generate(
     """Write {out}/train and {out}/test chunks with index.json, {out}/indices/*.json and {out}/scenes.json.
 
     `workers` processes of one thread each render on the CPU; 0 renders in this process. On "cuda" this process
-    renders and `workers` threads encode. units: what an earlier call finished in `out`, which is not made again; other
-    chunks there are removed first. Raises ConfigError for values that make no rooms, DataError when a worker process
-    dies, BoxEnded when the time of `box` is over, after one new room at least.
+    renders and `workers` threads encode. units: what an earlier call finished in `out`; other chunks there are removed.
+    Raises ConfigError for values that make no rooms, DataError when a worker process dies, BoxEnded when the time of
+    `box` is over, after one new room at least.
     """
     check_source(source)
     counts = {"train": source.train_scenes, "seen": source.test_seen_scenes, "new": source.test_new_scenes}
@@ -137,9 +137,8 @@ def make(source: RoomsSource, split: str, number: int) -> MadeRoom:
 def _film(source: RoomsSource, split: str, number: int, device: str = "cpu") -> tuple[Room, Tensor, Entries]:
     """Return a room, its frames as RGB bytes [n h w 3] in host memory, and, for test splits, its evaluation entries."""
     room = room_for(source, split, number)
-    frames = render_frames(
-        room, room.c2w, source.height, source.width, source.texture_texels, source.supersample, device
-    )
+    texels, size = source.texture_texels, (source.height, source.width)
+    frames = render_frames(room, room.c2w, *size, texels, source.supersample, device)
     entries = {} if split == "train" else room_entries(source, room, device)
     return room, frames.cpu(), entries
 
@@ -210,8 +209,7 @@ def _pairs(source: RoomsSource, draws: Draws) -> list[Pair]:
 
 def _around(source: RoomsSource, pair: Pair) -> list[int]:
     gap = pair[1] - pair[0]
-    before, after = range(max(0, pair[0] - gap), pair[0]), range(pair[1] + 1, min(source.frames, pair[1] + gap + 1))
-    return [*before, *after]
+    return [*range(max(0, pair[0] - gap), pair[0]), *range(pair[1] + 1, min(source.frames, pair[1] + gap + 1))]
 
 
 def _outside(draws: Draws, source: RoomsSource, pair: Pair) -> list[int]:
@@ -236,10 +234,7 @@ class WrittenRooms:
     """
 
     def __init__(self, out: Path, chunk_bytes: int, units: Unfinished | None, train: int) -> None:
-        """Take up what `units` records; chunks of `out` that it does not record, or that changed, are removed.
-
-        train: training rooms in all; test rooms are taken up only after all of these.
-        """
+        """Take up what `units` records, test rooms only after all `train` training rooms; other chunks are removed."""
         self.out, self.chunk_bytes, self.units = out, chunk_bytes, units
         self.chunks = {folder: self._kept(folder) for folder in ("train", "test")}
         self.pending = self._pending()

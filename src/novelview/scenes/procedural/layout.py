@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -70,6 +71,11 @@ class Face:
     gain: Triple
 
 
+def turned(cosine: Any, sine: Any, x: Any, y: Any, z: Any) -> tuple[Any, Any, Any]:
+    """Return numbers or tensors x, y, z in axes turned about y by the angle of this cosine and sine."""
+    return cosine * x - sine * z, y, sine * x + cosine * z
+
+
 @dataclass(frozen=True)
 class Solid:
     """A box turned by `yaw` radians about the y axis, or a sphere where `round`; centre and half extents in metres.
@@ -95,9 +101,7 @@ class Solid:
 
     def local(self, point: Triple) -> Triple:
         """Return a world point in the solid's own axes."""
-        x, y, z = (value - centre for value, centre in zip(point, self.centre, strict=True))
-        cosine, sine = self.turn
-        return cosine * x - sine * z, y, sine * x + cosine * z
+        return turned(*self.turn, *(value - centre for value, centre in zip(point, self.centre, strict=True)))
 
     def distance(self, point: Triple) -> float:
         """Return the distance in metres from a point outside to the surface; 0 inside."""
@@ -109,21 +113,17 @@ class Solid:
 
 @dataclass(frozen=True)
 class Room:
-    """One room with its clip's cameras; `solids[0]` is the room itself, seen from inside.
-
-    light: position of the lamp in metres; ambient: share of the light that comes from everywhere, in [0,1].
-    c2w: float64 [n 4 4] camera-to-world; intrinsics: float64 [4], normalised fx/W fy/H cx/W cy/H of every frame.
-    """
+    """One room with its clip's cameras; `solids[0]` is the room itself, seen from inside."""
 
     split: str
     number: int
     key: str
     photographs: tuple[str, ...]
     solids: tuple[Solid, ...]
-    light: Triple
-    ambient: float
-    c2w: Float[Tensor, "n 4 4"]
-    intrinsics: Float[Tensor, " 4"]
+    light: Triple  # position of the lamp in metres
+    ambient: float  # share of the light that comes from everywhere, in [0,1]
+    c2w: Float[Tensor, "n 4 4"]  # float64
+    intrinsics: Float[Tensor, " 4"]  # float64, normalised fx/W fy/H cx/W cy/H of every frame
 
 
 def room_for(source: RoomsSource, split: str, number: int) -> Room:
@@ -173,8 +173,15 @@ def _object(draws: Draws, source: RoomsSource, names: tuple[str, ...], room: Tri
     drawn = [_face(draws, source, names) for _ in range(6)]
     faces = tuple(Face(drawn[0].texture, drawn[0].density, face.offset, drawn[0].gain) for face in drawn)
     kind = draws.integer(0, 4)
-    if kind == 0:
-        return _picture(draws, faces, room)
+    if kind == 0:  # a flat box against one of the four walls
+        wide, tall, thick = draws.uniform(0.4, 0.9), draws.uniform(0.3, 0.6), 0.03
+        along_x, side = draws.integer(0, 1) == 1, draws.sign()
+        wall, run = (room[2], room[0]) if along_x else (room[0], room[2])
+        away, along = side * (wall - thick), draws.uniform(-(run - wide), run - wide)
+        height = draws.uniform(-0.35, 0.1) * room[1]
+        if along_x:
+            return Solid((along, height, away), 0.0, (wide, tall, thick), False, faces)
+        return Solid((away, height, along), 0.0, (thick, tall, wide), False, faces)
     if kind == 1:
         radius = draws.uniform(0.25, 0.5)
         height = draws.uniform(-0.3 * room[1], room[1] - radius)
@@ -190,17 +197,6 @@ def _object(draws: Draws, source: RoomsSource, names: tuple[str, ...], room: Tri
 def _spot(draws: Draws, room: Triple, reach: float, height: float) -> Triple:
     x, z = room[0] - reach, room[2] - reach
     return draws.uniform(-x, x), height, draws.uniform(-z, z)
-
-
-def _picture(draws: Draws, faces: tuple[Face, ...], room: Triple) -> Solid:
-    """Draw a flat box against one of the four walls."""
-    wide, tall, thick = draws.uniform(0.4, 0.9), draws.uniform(0.3, 0.6), 0.03
-    along_x, side = draws.integer(0, 1) == 1, draws.sign()
-    wall, run = (room[2], room[0]) if along_x else (room[0], room[2])
-    away, along = side * (wall - thick), draws.uniform(-(run - wide), run - wide)
-    height = draws.uniform(-0.35, 0.1) * room[1]
-    place, half = ((along, away), (wide, thick)) if along_x else ((away, along), (thick, wide))
-    return Solid((place[0], height, place[1]), 0.0, (half[0], tall, half[1]), False, faces)
 
 
 def _camera_path(draws: Draws, source: RoomsSource, room: Triple) -> Float[Tensor, "n 4 4"]:

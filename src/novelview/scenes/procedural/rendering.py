@@ -7,13 +7,12 @@ multiply, divide, compare and square root, which round the same way whatever the
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from novelview.scenes.procedural.layout import Room, Solid, Triple
+from novelview.scenes.procedural.layout import Room, Solid, Triple, turned
 from novelview.scenes.procedural.textures import Textures, textures
 
 NEAREST = 1e-4  # hits nearer than this (in units of the ray's length) lie behind the eye or on its own surface
@@ -25,13 +24,7 @@ TOLERANCE = 0.01  # a point is seen unless something stands nearer than 1 % befo
 
 
 def render_frames(
-    room: Room,
-    c2w: Float[Tensor, "n 4 4"],
-    h: int,
-    w: int,
-    texels: int,
-    supersample: int = 1,
-    device: str = "cpu",
+    room: Room, c2w: Float[Tensor, "n 4 4"], h: int, w: int, texels: int, supersample: int = 1, device: str = "cpu"
 ) -> UInt8[Tensor, "n h w 3"]:
     """Render n views of a room through its own lens, RGB bytes [n h w 3] on `device`.
 
@@ -144,22 +137,14 @@ def _localise(solid: Solid, origin: Tensor, direction: Tensor) -> tuple[tuple[Te
     offset = (origin - torch.tensor(solid.centre, dtype=origin.dtype, device=origin.device))[..., None].unbind(1)
     if solid.yaw == 0.0:
         return offset, direction.unbind(0)
-    return _turn(*solid.turn, *offset), _turn(*solid.turn, *direction.unbind(0))
-
-
-def _turn(cosine: Any, sine: Any, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return cosine * x - sine * z, y, sine * x + cosine * z
+    return turned(*solid.turn, *offset), turned(*solid.turn, *direction.unbind(0))
 
 
 def _enter_box(half: Triple, offset: tuple[Tensor, ...], ray: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    nears, fars = [], []
-    for o, d, extent in zip(offset, ray, half, strict=True):
-        inverse = 1.0 / (d + NEVER_ZERO)
-        middle, reach = -o * inverse, extent * inverse.abs()
-        nears.append(middle - reach)
-        fars.append(middle + reach)
-    near = functools.reduce(torch.maximum, nears)
-    return near, near < functools.reduce(torch.minimum, fars)
+    inverse = [1.0 / (d + NEVER_ZERO) for d in ray]
+    spans = [(-o * i, extent * i.abs()) for o, i, extent in zip(offset, inverse, half, strict=True)]
+    near = functools.reduce(torch.maximum, (middle - reach for middle, reach in spans))
+    return near, near < functools.reduce(torch.minimum, (middle + reach for middle, reach in spans))
 
 
 def _enter_sphere(radius: float, offset: tuple[Tensor, ...], ray: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -175,11 +160,8 @@ def visible_solids(room: Room, c2w: Float[Tensor, "n 4 4"]) -> list[int]:
     """Return the numbers of the objects whose bounding sphere meets the viewing cone of at least one camera."""
     corner = math.atan(math.hypot(*(0.5 / room.intrinsics[:2]).tolist()))
     cameras = [(pose[0:3, 3].tolist(), pose[0:3, 2].tolist()) for pose in c2w]
-    return [
-        number
-        for number, solid in enumerate(room.solids)
-        if number and any(_in_cone(solid, eye, axis, corner) for eye, axis in cameras)
-    ]
+    objects = list(enumerate(room.solids))[1:]
+    return [number for number, solid in objects if any(_in_cone(solid, eye, axis, corner) for eye, axis in cameras)]
 
 
 def _in_cone(solid: Solid, eye: list[float], axis: list[float], half_angle: float) -> bool:
@@ -241,12 +223,12 @@ def shade(
     number = solid.flatten()
     columns = tables.solids.index_select(1, number)
     point = [(o[:, None] + d * depth).flatten() for o, d in zip(origin.unbind(1), direction, strict=True)]
-    x, y, z = _turn(*columns[3:5], *(value - centre for value, centre in zip(point, columns[:3], strict=True)))
+    x, y, z = turned(*columns[3:5], *(value - centre for value, centre in zip(point, columns[:3], strict=True)))
     face, u, v, normal = _surface(columns, number, x, y, z)
     light = tuple(lamp - value for lamp, value in zip(columns[8:11], (x, y, z), strict=True))
     lambert = _dot(normal, light) / _dot(light, light).sqrt()
     bright = tables.ambient + (1.0 - tables.ambient) * lambert.clamp_min(0.0)
-    ray = _turn(*columns[3:5], *(d.flatten() for d in direction))
+    ray = turned(*columns[3:5], *(d.flatten() for d in direction))
     facing = (_dot(normal, ray) / _dot(ray, ray).sqrt()).abs().clamp_min(GRAZING)
     colour = _cover(tables, bank, face, u, v, depth.flatten() * pixel / facing.sqrt())
     return colour * tables.gains.index_select(0, face) * bright[:, None]
