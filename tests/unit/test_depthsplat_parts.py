@@ -13,7 +13,7 @@ from novelview.models.depthsplat.encoder import _head
 from novelview.models.depthsplat.neighbours import other_views
 from novelview.models.depthsplat.rotation import harmonics_y, rotate_sh, wigner
 from novelview.models.depthsplat.windows import add_positions, cut, join, shift_mask
-from novelview.splatting.harmonics import sh_basis
+from novelview.splatting.gaussians import sh_basis
 
 
 def _turned(seed: int) -> Tensor:

@@ -21,8 +21,7 @@ from novelview.models.depthsplat.model import DepthSplat, GaussianScene
 from novelview.scenes.batch import Batch
 from novelview.scenes.frames import FrameCache, collate
 from novelview.scenes.procedural.truth import ExactDepth
-from novelview.splatting.gaussians import Gaussians
-from novelview.splatting.ply import write_ply
+from novelview.splatting.gaussians import Gaussians, write_ply
 
 CLOSE = 1.25  # a depth is close when neither it nor the true one exceeds the other this many times
 FINER = 2  # the true surface is sampled this many times as densely as the Gaussians, along each side

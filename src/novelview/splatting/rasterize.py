@@ -1,23 +1,25 @@
-"""One differentiable rasterizer of 3D Gaussians (specs/rasterizer.md)."""
+"""One differentiable rasterizer of 3D Gaussians, by PyTorch or by gsplat's CUDA kernels (specs/rasterizer.md)."""
 
+import importlib.util
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from novelview.errors import DataError
-from novelview.splatting import gsplat_backend, torch_backend
-from novelview.splatting.covariance import covariance_of
-from novelview.splatting.harmonics import sh_colors
-from novelview.splatting.settings import Settings
+from novelview.errors import ConfigError, DataError
+from novelview.splatting.blend import blend_scenes
+from novelview.splatting.gaussians import covariance_of, sh_colors
+from novelview.splatting.project import Settings
 
 Backend = Literal["auto", "torch", "gsplat"]
-RENDER = {"torch": torch_backend.render_scenes, "gsplat": gsplat_backend.render_scenes}
+EXTENSIONS = "TORCH_EXTENSIONS_DIR"  # where PyTorch builds extensions, by default below ~/.cache
 log = logging.getLogger(__name__)
 
 
@@ -77,13 +79,19 @@ def rasterize_scenes(
 ) -> list[Splat]:
     """Render several scenes, each described by the arguments of `rasterize`, which a GPU then does in one pass."""
     device = next(value for value in scenes[0].values() if value is not None).device
+    chosen = _automatic(device.type) if backend == "auto" else backend
+    if backend == "gsplat":
+        require_gsplat(device)
     with torch.autocast(device.type, enabled=False):
-        ready = [_ready(scene) for scene in scenes]
-        images = RENDER[_choose(backend, device)](ready, settings)
+        checked = [_in_one_dtype(scene) for scene in scenes]
+        if chosen == "gsplat":
+            images = [_render_by_gsplat(**scene, settings=settings) for scene in checked]
+        else:
+            images = blend_scenes(checked, settings)
     return [_splat(image, background) for image in images]
 
 
-def _ready(scene: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+def _in_one_dtype(scene: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
     given = {name: value for name, value in scene.items() if value is not None}
     dtype = torch.promote_types(given["means"].dtype, torch.float32)
     return _scene(**{name: value.to(dtype) for name, value in given.items()})
@@ -137,17 +145,65 @@ def _check(scene: dict[str, Tensor]) -> None:
             raise DataError(f"rasterize: {bad} of {value.numel()} values of {name} are not finite")
 
 
-def _choose(backend: Backend, device: torch.device) -> str:
-    if backend == "auto":
-        return _automatic(device.type)
-    if backend == "gsplat":
-        gsplat_backend.require(device)
-    return backend
-
-
 @cache
 def _automatic(device: str) -> str:
     """Choose once for every type of device, and say so."""
-    chosen = "gsplat" if device == "cuda" and gsplat_backend.is_built() else "torch"
+    chosen = "gsplat" if device == "cuda" and gsplat_is_built() else "torch"
     log.info("rasterizer: backend %s on %s", chosen, device)
     return chosen
+
+
+def gsplat_is_built() -> bool:
+    """Say whether gsplat is installed with compiled kernels; nothing is imported and nothing is built."""
+    spec = importlib.util.find_spec("gsplat")
+    if spec is None or spec.origin is None:
+        return False
+    built = Path(os.environ.get(EXTENSIONS) or Path.home() / ".cache/torch_extensions")
+    folders = (Path(spec.origin).parent.glob("csrc*"), built.glob("**/gsplat_cuda.*"))
+    return any(path.suffix in (".so", ".pyd", ".lib") for folder in folders for path in folder)
+
+
+def require_gsplat(device: torch.device) -> None:
+    """Raise ConfigError unless gsplat can render on a device."""
+    if device.type != "cuda":
+        raise ConfigError(f"backend=gsplat renders on CUDA only, the Gaussians lie on {device}; use backend=torch")
+    if not gsplat_is_built():
+        raise ConfigError(
+            "backend=gsplat: gsplat with compiled kernels was not found; install it and let it build once"
+            " (python -c 'import gsplat.cuda._backend'), or use backend=torch"
+        )
+
+
+def _render_by_gsplat(
+    means: Float[Tensor, "n 3"],
+    covariances: Float[Tensor, "n 3 3"],
+    opacities: Float[Tensor, " n"],
+    colors: Float[Tensor, "c n 3"],
+    viewmats: Float[Tensor, "c 4 4"],
+    Ks: Float[Tensor, "c 3 3"],
+    settings: Settings,
+) -> Float[Tensor, "c h w 5"]:
+    """Return red, green, blue, depth and alpha of every camera, without background (specs/rasterizer.md section 3).
+
+    `alpha_max` and `three_sigma` are the kernels' own: 0.999 in gsplat 1.5.3, and 3.33 standard deviations.
+    """
+    gsplat: Any = importlib.import_module("gsplat")
+    images, alphas, _ = gsplat.rasterization(
+        means,
+        None,
+        None,
+        opacities,
+        colors,
+        viewmats,
+        Ks,
+        settings.width,
+        settings.height,
+        near_plane=settings.near,
+        far_plane=settings.far,
+        eps2d=settings.eps2d,
+        sh_degree=None,
+        render_mode="RGB+D",
+        rasterize_mode="classic",
+        covars=covariances,
+    )
+    return torch.cat([images, alphas], dim=-1)

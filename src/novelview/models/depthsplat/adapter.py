@@ -7,8 +7,7 @@ from torch.nn.functional import softplus
 
 from novelview.config.models import GaussianConfig
 from novelview.models.depthsplat.rotation import rotate_sh
-from novelview.splatting.gaussians import Gaussians
-from novelview.splatting.harmonics import C0
+from novelview.splatting.gaussians import C0, Gaussians
 
 EPS = 1e-8
 FIXED = 7  # scale 3, quaternion 4

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from novelview.splatting.harmonics import degree_of, sh_basis
+from novelview.splatting.gaussians import degree_of, sh_basis
 
 DIRECTIONS = 64  # more than the 2l+1 that fix a block, so that the least squares are well conditioned
 GOLDEN = 2.399963229728653  # angle in radians
