@@ -15,7 +15,7 @@ from novelview.config.compose import resolved
 from novelview.config.schema import PackConfig, TrainStage, ViewsConfig
 from novelview.config.sources import OpencvCamerasSource
 from novelview.evaluation.depth_files import coloured
-from novelview.models.weights import save_weights
+from novelview.models.registry import save_weights
 from novelview.scenes.pack import pack_chunks
 from novelview.stages.cli import run_stage
 from novelview.stages.depth import depth

@@ -14,7 +14,7 @@ from novelview.config.validate import validate
 from novelview.errors import CheckpointError, ConfigError, DataError
 from novelview.evaluation.scene_file import scene_of, tensors_of
 from novelview.models.published import load_published
-from novelview.models.weights import load_weights, save_weights
+from novelview.models.registry import load_weights, save_weights
 from novelview.scenes.batch import Views
 
 

@@ -17,7 +17,7 @@ from novelview.config.sources import Dl3dvSource, OpencvCamerasSource
 from novelview.errors import ConfigError, DataError
 from novelview.evaluation.rows import read_rows
 from novelview.files import read_json
-from novelview.models.weights import save_weights
+from novelview.models.registry import save_weights
 from novelview.scenes.chunks import chunk_files, read_chunk
 from novelview.scenes.imports import dl3dv
 from novelview.scenes.imports.lens import Lens, inner_lens, undistort

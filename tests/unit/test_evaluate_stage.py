@@ -16,8 +16,7 @@ from novelview.config.models import DinoConfig, PTLVSMConfig, TransformerConfig,
 from novelview.config.schema import PackConfig, TrainConfig, TrainStage, ViewsConfig
 from novelview.evaluation.rows import read_rows
 from novelview.files import write_json
-from novelview.models.registry import build
-from novelview.models.weights import save_weights
+from novelview.models.registry import build, save_weights
 from novelview.scenes.chunks import ChunkScene, write_chunk
 from novelview.scenes.pack import pack_chunks
 from novelview.scenes.views import EvalEntry, save_index

@@ -19,8 +19,7 @@ from novelview.figures.page import ply_links
 from novelview.figures.paired import differences
 from novelview.figures.results import Score, read_evaluation
 from novelview.models.depthsplat.model import GaussianScene
-from novelview.models.registry import build
-from novelview.models.weights import save_weights
+from novelview.models.registry import build, save_weights
 from novelview.scenes.frames import FrameCache, collate
 from novelview.scenes.procedural.truth import exact_depth
 from novelview.scenes.store import PackedStore

@@ -15,8 +15,7 @@ from novelview.evaluation.scene_file import Encoded, Facts, load_scene, save_sce
 from novelview.models.lact.layers import FastWeightLayer, inverse_softplus
 from novelview.models.lact.model import LaCT, posed_pixels
 from novelview.models.published import load_published
-from novelview.models.registry import build
-from novelview.models.weights import save_weights
+from novelview.models.registry import build, save_weights
 from novelview.scenes.batch import Views
 
 

@@ -19,7 +19,7 @@ from novelview.config.sources import OpencvCamerasSource
 from novelview.config.viewing import PathConfig
 from novelview.errors import DataError
 from novelview.evaluation.viewing import path_cameras
-from novelview.models.weights import save_weights
+from novelview.models.registry import save_weights
 from novelview.scenes.pack import pack_chunks
 from novelview.stages.cli import run_stage
 from novelview.stages.render import render

@@ -20,7 +20,7 @@ from novelview.errors import DataError
 from novelview.figures.views import read_costs, views
 from novelview.losses.photometric import PhotometricLoss
 from novelview.losses.training import TrainingLoss
-from novelview.models.weights import save_weights
+from novelview.models.registry import save_weights
 from novelview.scenes.pack import pack_chunks
 from novelview.stages.cli import run_stage
 from novelview.stages.latency import latency

@@ -23,7 +23,7 @@ from novelview.evaluation.metrics import psnr
 from novelview.evaluation.protocol import Model, Place, Task
 from novelview.files import write_bytes
 from novelview.models.depthsplat.model import DepthSplat
-from novelview.models.weights import ordered
+from novelview.models.registry import ordered
 from novelview.scenes.batch import Batch, Views
 
 MAX_ATTENTION = 4  # samples whose attention is kept: it grows with the fourth power of the image's side

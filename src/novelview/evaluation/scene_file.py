@@ -26,7 +26,7 @@ from novelview.files import sha256, write_bytes
 from novelview.models.depthsplat.model import GaussianScene
 from novelview.models.lact.model import SceneState
 from novelview.models.lact.ttt import FastWeights
-from novelview.models.weights import ordered, read_config
+from novelview.models.registry import ordered, read_config
 from novelview.splatting.gaussians import Gaussians
 
 FORMAT = "novelview-scene-1"

@@ -39,7 +39,7 @@ works and is of no other use.{% endif %}
 ## Loading
 
 ```python
-from novelview.models.pretrained import load_pretrained
+from novelview.models.exchange import load_pretrained
 
 model, config = load_pretrained("{{ address }}"){% if repo or not released %}  # revision=... pins a commit{% endif %}
 render = model(context, target).images  # novelview.scenes.batch.Views in, [b v 3 h w] in [0, 1] out

@@ -14,8 +14,7 @@ from torch.nn.functional import interpolate
 
 from novelview.config.models import DinoConfig, ModelConfig
 from novelview.errors import CheckpointError
-from novelview.models.layers import RMSNorm, attend_packed, run_blocks
-from novelview.models.tokens import check_size
+from novelview.models.layers import RMSNorm, attend_packed, check_size, run_blocks
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,8 @@ from torch import Tensor, nn
 
 from novelview.cameras.plucker import plucker
 from novelview.config.models import LVSMConfig, LVSMDecoderOnlyConfig, LVSMEncoderDecoderConfig
-from novelview.models.layers import BASE_STD, make_blocks
-from novelview.models.schemes import DecoderOnly, EncoderDecoder, PosedTargets
-from novelview.models.tokens import image_token_decoder, patch_tokenizer, pose_tokenizer
+from novelview.models.layers import BASE_STD, image_token_decoder, make_blocks, patch_tokenizer, pose_tokenizer
+from novelview.models.render import DecoderOnly, EncoderDecoder, PosedTargets
 from novelview.scenes.batch import Views
 
 

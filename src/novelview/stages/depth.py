@@ -20,7 +20,7 @@ from novelview.evaluation.scene_file import Encoded
 from novelview.evaluation.viewing import encode_scene
 from novelview.files import require_writable, sha256, write_json
 from novelview.models.depthsplat.model import DepthSplat
-from novelview.models.weights import load_weights
+from novelview.models.registry import load_weights
 from novelview.scenes.frames import FrameCache
 from novelview.scenes.selection import choose, pool_of
 from novelview.scenes.store import MANIFEST, PackedStore

@@ -20,7 +20,7 @@ from novelview.evaluation.protocol import Task
 from novelview.evaluation.report import Subject, evaluate_to
 from novelview.evaluation.summary import means
 from novelview.files import read_json, sha256, write_json
-from novelview.models.weights import load_weights
+from novelview.models.registry import load_weights
 from novelview.scenes.procedural.truth import exact_depth
 from novelview.scenes.raw import MANIFEST
 from novelview.scenes.selection import selected_splits

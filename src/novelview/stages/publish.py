@@ -14,7 +14,7 @@ from novelview.errors import ConfigError, DataError
 from novelview.figures.card import model_card, title
 from novelview.figures.results import Evaluation, read_evaluation
 from novelview.files import replacing_folder, sha256, write_json, write_text
-from novelview.models.pretrained import WEIGHTS, load_pretrained
+from novelview.models.exchange import WEIGHTS, load_pretrained
 from novelview.stages.cli import run_stage
 
 log = logging.getLogger(__name__)

@@ -25,8 +25,8 @@ from novelview.evaluation.scene_file import Encoded, load_scene, save_scene
 from novelview.evaluation.video import enlarge, write_video
 from novelview.evaluation.viewing import Cameras, Viewer, encode_scene, path_cameras
 from novelview.files import replacing, require_writable, sha256
+from novelview.models.registry import load_weights
 from novelview.models.render import ViewModel
-from novelview.models.weights import load_weights
 from novelview.scenes.batch import Views
 from novelview.scenes.selection import choose, pool_of
 from novelview.scenes.store import MANIFEST, PackedStore

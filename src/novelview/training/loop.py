@@ -11,7 +11,7 @@ from novelview.config.resolution import sides
 from novelview.config.schema import TrainStage
 from novelview.errors import CheckpointError, ConfigError, NovelviewError
 from novelview.losses.training import TrainingLoss
-from novelview.models.weights import save_weights
+from novelview.models.registry import save_weights
 from novelview.scenes.dataset import TrainSet
 from novelview.scenes.loader import TrainLoader, affordable
 from novelview.scenes.pack import PackedStore

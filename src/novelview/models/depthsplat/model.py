@@ -14,8 +14,7 @@ from novelview.models.depthsplat.encoder import DepthSplatEncoder, Encoded
 from novelview.models.depthsplat.initial import load_initial
 from novelview.models.depthsplat.predictor import Cameras
 from novelview.models.depthsplat.published import own_names
-from novelview.models.render import Render
-from novelview.models.schemes import PosedTargets
+from novelview.models.render import PosedTargets, Render
 from novelview.scenes.batch import Views
 from novelview.splatting.decoder import render_gaussians
 from novelview.splatting.gaussians import Gaussians

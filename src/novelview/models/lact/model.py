@@ -13,10 +13,8 @@ from novelview.config.models import LaCTConfig
 from novelview.errors import DataError
 from novelview.models.lact.layers import Block, FastWeightLayer
 from novelview.models.lact.ttt import FastWeights, Row
-from novelview.models.layers import BASE_STD, init_linears
-from novelview.models.render import Render
-from novelview.models.schemes import PosedTargets
-from novelview.models.tokens import Patchify, check_size, image_token_decoder, unpatchify
+from novelview.models.layers import BASE_STD, Patchify, check_size, image_token_decoder, init_linears, unpatchify
+from novelview.models.render import PosedTargets, Render
 from novelview.scenes.batch import Views
 
 CHANNELS = 12  # origin, direction, origin x direction, colour

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from novelview.config.estimation import VGGTConfig
 from novelview.errors import DataError
-from novelview.models.tokens import check_size
+from novelview.models.layers import check_size
 from novelview.models.vggt.aggregator import Aggregator
 from novelview.models.vggt.camera_head import CameraHead
 from novelview.models.vggt.dpt_head import DptHead, inverse_log
