@@ -12,8 +12,7 @@ from novelview.config.compose import compose
 from novelview.config.models import LaCTConfig, TTTConfig
 from novelview.errors import CheckpointError, ConfigError, DataError
 from novelview.evaluation.scene_file import Encoded, Facts, load_scene, save_scene
-from novelview.models.lact.layers import FastWeightLayer, inverse_softplus
-from novelview.models.lact.model import LaCT, posed_pixels
+from novelview.models.lact import FastWeightLayer, LaCT, inverse_softplus, posed_pixels
 from novelview.models.published import load_published
 from novelview.models.registry import build, save_weights
 from novelview.scenes.batch import Views

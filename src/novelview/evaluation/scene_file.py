@@ -24,9 +24,9 @@ from novelview.config.difference import difference
 from novelview.errors import CheckpointError
 from novelview.files import sha256, write_bytes
 from novelview.models.depthsplat.model import GaussianScene
-from novelview.models.lact.model import SceneState
-from novelview.models.lact.ttt import FastWeights
+from novelview.models.lact import SceneState
 from novelview.models.registry import ordered, read_config
+from novelview.models.ttt import FastWeights
 from novelview.splatting.gaussians import Gaussians
 
 FORMAT = "novelview-scene-1"

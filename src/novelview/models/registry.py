@@ -25,7 +25,7 @@ from novelview.config.models import (
 from novelview.errors import ConfigError
 from novelview.files import write_bytes
 from novelview.models.depthsplat.model import DepthSplat
-from novelview.models.lact.model import LaCT
+from novelview.models.lact import LaCT
 from novelview.models.less3depend import PTLVSM, UPLVSM
 from novelview.models.lvsm import LVSMDecoderOnly, LVSMEncoderDecoder
 from novelview.models.published import match_keys, read_state
