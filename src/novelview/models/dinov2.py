@@ -20,6 +20,13 @@ log = logging.getLogger(__name__)
 
 NORM_EPS = 1e-6
 QK_NORM_EPS = 1e-3
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def imagenet_normalised(images: Float[Tensor, "*n 3 h w"]) -> Float[Tensor, "*n 3 h w"]:
+    """Shift and scale colours in [0,1] by ImageNet's mean and deviation."""
+    mean, std = (images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images - mean) / std
 
 
 class PatchEmbed(nn.Module):
@@ -52,12 +59,12 @@ class DinoAttention(nn.Module):
 
 
 class DinoMlp(nn.Module):
-    """Linear, exact GELU, Linear, with biases."""
+    """Linear, exact GELU, Linear, with biases; as many channels out as in, or `out`."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, out: int | None = None) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2 = nn.Linear(hidden, out or width)
 
     def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
         """Transform every token."""

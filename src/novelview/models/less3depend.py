@@ -26,16 +26,10 @@ from novelview.scenes.batch import Views
 MIN_LENGTH = 1e-3  # a quaternion is divided by max(length, this), as the reference does
 
 
-class PoseHead(nn.Module):
-    """Linear d -> d/2, GELU, Linear d/2 -> n, with biases."""
-
-    def __init__(self, d: int, outputs: int, std: float) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(d, d // 2)
-        self.fc2 = nn.Linear(d // 2, outputs)
-        init_linears(self, std)
-
-    forward = DinoMlp.forward
+def _pose_head(d: int, outputs: int, std: float) -> DinoMlp:
+    head = DinoMlp(d, d // 2, outputs)
+    init_linears(head, std)
+    return head
 
 
 class PoseEstimator(nn.Module):
@@ -46,8 +40,8 @@ class PoseEstimator(nn.Module):
         transformer = cfg.transformer
         self.transformer_estimator = nn.ModuleList([Block(transformer) for _ in range(cfg.estimator_n_layer)])
         init_linears(self.transformer_estimator, BASE_STD * transformer.init_gain)
-        self.absT_head = PoseHead(transformer.d, 3, cfg.pose_head_std)
-        self.quaR_head = PoseHead(transformer.d, 4, cfg.pose_head_std)
+        self.absT_head = _pose_head(transformer.d, 3, cfg.pose_head_std)
+        self.quaR_head = _pose_head(transformer.d, 4, cfg.pose_head_std)
         if cfg.pose_identity_bias:
             with torch.no_grad():
                 self.quaR_head.fc2.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 1.0]))

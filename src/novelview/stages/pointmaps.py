@@ -15,7 +15,7 @@ from novelview.config.teaching import PointmapsStage
 from novelview.errors import DataError
 from novelview.files import sha256
 from novelview.losses.pointmap import flat_pointmap, teacher_images
-from novelview.models.vggt.weights import load_vggt
+from novelview.models.vggt.model import load_vggt
 from novelview.scenes.frames import FrameCache
 from novelview.scenes.pointmaps import MANIFEST, Points, write_pointmaps
 from novelview.scenes.procedural.truth import exact_depth

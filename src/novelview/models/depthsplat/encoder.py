@@ -11,10 +11,10 @@ from torch.nn.functional import interpolate, softplus
 
 from novelview.config.models import DepthSplatConfig, GaussianConfig
 from novelview.models.depthsplat.adapter import FIXED, gaussians_of, raw_channels
-from novelview.models.depthsplat.dpt import DPTHead
 from novelview.models.depthsplat.predictor import Cameras, DepthPrediction, DepthPredictor, Features, widths
 from novelview.models.depthsplat.pyramid import ResizeUpsampler
 from novelview.models.depthsplat.unet import UNet, regressor
+from novelview.models.dpt import DepthSplatDPT
 from novelview.splatting.gaussians import Gaussians
 
 LARGE, PLAIN = (1, 2, 4, 4, 4), (1, 1, 1, 1, 1)  # widths of the levels of the colour U-Net
@@ -100,7 +100,7 @@ def _upsampler(cfg: DepthSplatConfig) -> tuple[nn.Module, int]:
     if cfg.gaussian.upsampler == "dpt":
         dpt = cfg.dpt
         sizes = (cfg.dino.embed_dim, dpt.out_channels, dpt.gaussian_features)
-        return DPTHead(*sizes, cnn, mv, cfg.upsample_factor, depth=False), dpt.gaussian_features
+        return DepthSplatDPT(*sizes, cnn, mv, cfg.upsample_factor, depth=False), dpt.gaussian_features
     inner = [sum(scale) for scale in zip(cnn, mv, mono, strict=False)]
     doublings = [int(log2(cfg.lowest_feature_resolution)) - scale for scale in range(cfg.num_scales)]
     out = cfg.gaussian.upsampler_channels

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from novelview.config.models import DepthSplatConfig
 from novelview.models.depthsplat.backbone import Backbone
 from novelview.models.depthsplat.cost import coarse_candidates, cost_volume, fine_candidates
-from novelview.models.depthsplat.dpt import DPTHead, resized
 from novelview.models.depthsplat.neighbours import other_views
 from novelview.models.depthsplat.pyramid import FeaturePyramid
 from novelview.models.depthsplat.transformer import MultiViewTransformer
 from novelview.models.depthsplat.unet import UNet, regressor
 from novelview.models.depthsplat.windows import add_positions
 from novelview.models.dinov2 import DinoVisionTransformer
+from novelview.models.dpt import DepthSplatDPT, resized
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -74,7 +74,7 @@ class DepthPredictor(nn.Module):
         self._build_regressors(cfg)
         cnn, mv = widths(cfg)[:2]
         dino, dpt = cfg.dino.embed_dim, cfg.dpt
-        self.upsampler = DPTHead(dino, dpt.out_channels, dpt.features, cnn, mv, cfg.upsample_factor, depth=True)
+        self.upsampler = DepthSplatDPT(dino, dpt.out_channels, dpt.features, cnn, mv, cfg.upsample_factor, depth=True)
 
     def _build_regressors(self, cfg: DepthSplatConfig) -> None:
         self.regressor, self.regressor_residual, self.depth_head = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
