@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +55,6 @@ class DinoAttention(nn.Module):
         self.k_norm: nn.Module = RMSNorm(width, QK_NORM_EPS) if cfg.qk_norm else nn.Identity()
 
     def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
-        """Attend over the tokens of one image."""
         return self.proj(attend_packed(self.qkv(x), self.heads, self.q_norm, self.k_norm))
 
 
@@ -67,7 +67,6 @@ class DinoMlp(nn.Module):
         self.fc2 = nn.Linear(hidden, out or width)
 
     def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
-        """Transform every token."""
         return self.fc2(nn.functional.gelu(self.fc1(x)))
 
 
@@ -79,7 +78,6 @@ class LayerScale(nn.Module):
         self.gamma = nn.Parameter(torch.full((width,), initial))
 
     def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
-        """Scale every channel."""
         return x * self.gamma
 
 
@@ -96,7 +94,6 @@ class DinoBlock(nn.Module):
         self.ls2 = LayerScale(cfg.embed_dim, cfg.init_values)
 
     def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
-        """Transform the tokens of a batch of images."""
         x = x + self.ls1(self.attn(self.norm1(x)))
         return x + self.ls2(self.mlp(self.norm2(x)))
 
@@ -232,20 +229,8 @@ def load_dino(vit: DinoVisionTransformer, weights: str | None) -> None:
     log.info("image tokenizer: public DINOv2 weights from %s", weights)
 
 
-class DinoTokenizer(nn.Module):
-    """Holds the transformer under the published key `dino_vit`."""
-
-    def __init__(self, cfg: DinoConfig) -> None:
-        super().__init__()
-        self.dino_vit = DinoVisionTransformer(cfg)
-
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n t d"]:
-        """Return patch tokens."""
-        return self.dino_vit(images)
-
-
 def image_tokenizer(cfg: DinoConfig) -> nn.Sequential:
-    """Build the tokenizer; in the published keys the transformer is element 1, after a step without parameters."""
-    tokenizer = DinoTokenizer(cfg)
-    load_dino(tokenizer.dino_vit, cfg.weights)
-    return nn.Sequential(nn.Identity(), tokenizer)
+    """Build the tokenizer; its published keys begin with `1.dino_vit`, after a step without parameters."""
+    vit = DinoVisionTransformer(cfg)
+    load_dino(vit, cfg.weights)
+    return nn.Sequential(nn.Identity(), nn.Sequential(OrderedDict(dino_vit=vit)))

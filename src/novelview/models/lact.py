@@ -48,7 +48,6 @@ class WindowAttention(nn.Module):
         self.k_norm = RMSNorm(cfg.d_head, QK_EPS) if cfg.qk_norm else nn.Identity()
 
     def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
-        """Attend within each of n sequences."""
         return self.c_proj(attend_packed(self.to_qkv(x), self.heads, self.q_norm, self.k_norm))
 
 
@@ -131,7 +130,6 @@ class Mlp(nn.Module):
         self.c_proj = nn.Linear(cfg.mlp_multi * cfg.d, cfg.d, bias=False)
 
     def forward(self, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
-        """Transform every token."""
         return self.c_proj(gelu(self.c_fc(x)))
 
 
@@ -144,7 +142,6 @@ class Normed(nn.Module):
         self.f = f
 
     def forward(self, x: Float[Tensor, "*b d"], *rest: Any) -> Any:
-        """Normalise tokens and pass them, and `rest`, on."""
         return self.f(self.ln(x), *rest)
 
 

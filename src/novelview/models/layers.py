@@ -30,7 +30,6 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.full((width,), initial))
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        """Normalise the last axis."""
         wide = x.float() if x.dtype != torch.float64 else x
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight).to(x.dtype)
 
@@ -74,7 +73,6 @@ class Attention(nn.Module):
             self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Attend over all tokens of a sequence."""
         return self.fc(attend_packed(self.to_qkv(x), self.heads, self.q_norm, self.k_norm))
 
     def weights(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n n"]:
@@ -92,7 +90,6 @@ class FeedForward(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(d, 4 * d, bias=False), nn.GELU(), nn.Linear(4 * d, d, bias=False))
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Transform every token."""
         return self.mlp(x)
 
 
@@ -107,7 +104,6 @@ class Block(nn.Module):
         self.mlp = FeedForward(cfg.d)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Transform a batch of sequences."""
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -152,7 +148,6 @@ class Patchify(nn.Module):
         self.patch = patch
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n t k"]:
-        """Cut maps into flattened patches."""
         check_size(x.shape[-2], x.shape[-1], self.patch)
         cut = x.unflatten(-1, (-1, self.patch)).unflatten(-3, (-1, self.patch))
         return cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)

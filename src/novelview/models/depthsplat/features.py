@@ -3,13 +3,14 @@
 specs/depthsplat.md sections 2 (backbone), 3, 4 and 12 (finer maps), and 6 (U-Net). Parameters have the published names.
 """
 
+from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 GROUPS = 8
@@ -28,7 +29,6 @@ class ResidualBlock(nn.Module):
             self.downsample = nn.Sequential(nn.Conv2d(inner, outer, 1, stride), nn.InstanceNorm2d(outer))
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d k l"]:
-        """Return the rectified sum of both ways."""
         y = self.norm(self.conv1(x)).relu()
         y = self.norm(self.conv2(y)).relu()
         return (self.downsample(x) + y).relu()
@@ -65,14 +65,13 @@ def _layer(inner: int, outer: int, stride: int) -> nn.Sequential:
 
 
 class FeaturePyramid(nn.Module):
-    """One map at 1, 2, 4 ... times its resolution, with 1, 1/2, 1/4 ... of its channels; the first is itself."""
+    """One map at 1, 2, 4 ... times its resolution, with 1, 1/2, 1/4 ... of its channels; coarsest, itself, first."""
 
     def __init__(self, channels: int, levels: int) -> None:
         super().__init__()
         self.stages = nn.ModuleList([_stage(channels, level) for level in range(levels)])
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> list[Float[Tensor, "n d k l"]]:
-        """Return the maps, coarsest first."""
         return [stage(x) for stage in self.stages]
 
 
@@ -99,7 +98,6 @@ class ResizeUpsampler(nn.Module):
         self.upsampler = nn.ModuleList([_resizing(width, count, out // len(inner)) for width, count in pairs])
 
     def forward(self, features: Sequence[Float[Tensor, "n c h w"]]) -> Float[Tensor, "n d k l"]:
-        """Return the joined maps at full size."""
         return torch.cat([up(x) for up, x in zip(self.upsampler, features, strict=True)], dim=1)
 
 
@@ -127,7 +125,6 @@ class ResBlock(nn.Module):
         self.skip_connection = nn.Identity() if inner == outer else nn.Conv2d(inner, outer, 1)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h w"]:
-        """Transform a map."""
         return self.skip_connection(x) + self.out_layers(self.in_layers(x))
 
 
@@ -156,35 +153,19 @@ class CrossViewAttention(nn.Module):
         return heard.unflatten(2, (views, *x.shape[-2:])).transpose(1, 2).flatten(0, 1)
 
 
-class Down(nn.Module):
-    """Halve a map by a strided convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, 2, 1)
-
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c k l"]:
-        """Halve."""
-        return self.op(x)
+def _halving(channels: int) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(op=nn.Conv2d(channels, channels, 3, 2, 1)))
 
 
-class Up(nn.Module):
-    """Double a map by repeating pixels, then convolve."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c k l"]:
-        """Double."""
-        return self.conv(interpolate(x, scale_factor=2, mode="nearest"))
+def _doubling(channels: int) -> nn.Sequential:
+    repeat = nn.Upsample(scale_factor=2, mode="nearest")
+    return nn.Sequential(OrderedDict(repeat=repeat, conv=nn.Conv2d(channels, channels, 3, padding=1)))
 
 
 class Steps(nn.Sequential):
     """A sequence of which the attention is told the number of views."""
 
     def forward(self, x: Float[Tensor, "n c h w"], views: int) -> Float[Tensor, "n d k l"]:  # pyright: ignore
-        """Apply all steps."""
         for step in self:
             x = step(x, views) if isinstance(step, CrossViewAttention | Steps | UNet) else step(x)
         return x
@@ -216,7 +197,7 @@ class UNet(nn.Module):
             inner = width
             kept.append(inner)
             if level < len(widths) - 1:
-                self.input_blocks.append(Steps(Down(inner)))
+                self.input_blocks.append(Steps(_halving(inner)))
                 kept.append(inner)
         return kept
 
@@ -227,7 +208,7 @@ class UNet(nn.Module):
                 steps = self._level(inner + kept.pop(), widths[level], level)
                 inner = widths[level]
                 if last and level:
-                    steps.append(Up(inner))
+                    steps.append(_doubling(inner))
                 self.output_blocks.append(steps)
 
     def _level(self, inner: int, outer: int, level: int) -> Steps:
@@ -248,9 +229,11 @@ class UNet(nn.Module):
         return self.out(x)
 
 
-def regressor(inner: int, channels: int, unet: UNet) -> Steps:
-    """Return convolution, GroupNorm, GELU, U-Net, convolution, numbered as published."""
+def regressor(inner: int, channels: int, unet: UNet | None) -> Steps:
+    """Return convolution, GroupNorm, GELU, U-Net, convolution, numbered as published; without U-Net no norm either."""
     first, last = nn.Conv2d(inner, channels, 3, padding=1), nn.Conv2d(channels, channels, 3, padding=1)
+    if unet is None:
+        return Steps(first, nn.GELU(), last)
     return Steps(first, nn.GroupNorm(GROUPS, channels), nn.GELU(), unet, last)
 
 

@@ -62,18 +62,15 @@ class DepthSplatEncoder(nn.Module):
         found = self.depth_predictor(images, cameras)
         if self.cfg.train_depth_only:
             return Encoded(found, [])
-        match = self._match(found, images)
+        # How sure the finest matching is: the largest probability of its candidates.
+        best = found.match_probs[-1].max(dim=1, keepdim=True).values
+        match = interpolate(best, size=images.shape[-2:], mode="nearest")
         raw = self._raw(found, images, match)
         sets = [
             gaussians_of(raw, depth, images, cameras.c2w, cameras.intrinsics, self.cfg.gaussian)
             for depth in found.depths
         ]
         return Encoded(found, sets, self._confidence(raw, match))
-
-    def _match(self, found: DepthPrediction, images: Float[Tensor, "b v 3 h w"]) -> Float[Tensor, "n 1 h w"]:
-        """Return how sure the finest matching is: the largest probability of its candidates."""
-        best = found.match_probs[-1].max(dim=1, keepdim=True).values
-        return interpolate(best, size=images.shape[-2:], mode="nearest")
 
     def _raw(
         self, found: DepthPrediction, images: Float[Tensor, "b v 3 h w"], match: Float[Tensor, "n 1 h w"]
@@ -82,8 +79,7 @@ class DepthSplatEncoder(nn.Module):
         features = self._features(found.features)
         depth = found.depths[-1].flatten(0, 1)[:, None]
         joined = torch.cat([pictures, depth, match, features], dim=1)
-        unet = self.cfg.gaussian.regressor == "unet"
-        regressed = self.gaussian_regressor(joined, views) if unet else self.gaussian_regressor(joined)
+        regressed = self.gaussian_regressor(joined, views)
         raw = self.gaussian_head(torch.cat([regressed, pictures, features, match], dim=1))
         return raw.unflatten(0, (-1, views))
 
@@ -117,12 +113,11 @@ def _upsampler(cfg: DepthSplatConfig) -> tuple[nn.Module, int]:
 
 
 def _regressor(cfg: DepthSplatConfig, inner: int) -> nn.Module:
-    channels = cfg.gaussian.regressor_channels
+    channels, unet = cfg.gaussian.regressor_channels, None
     if cfg.gaussian.regressor == "unet":
         factors = LARGE if cfg.gaussian.large_unet else PLAIN
-        return regressor(inner, channels, UNet(channels, factors, {COLOUR_ATTENTION}, cfg.unet_head_channels))
-    first, last = nn.Conv2d(inner, channels, 3, padding=1), nn.Conv2d(channels, channels, 3, padding=1)
-    return nn.Sequential(first, nn.GELU(), last)
+        unet = UNet(channels, factors, {COLOUR_ATTENTION}, cfg.unet_head_channels)
+    return regressor(inner, channels, unet)
 
 
 def _head(cfg: GaussianConfig, inner: int) -> nn.Sequential:

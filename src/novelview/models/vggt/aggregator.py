@@ -54,7 +54,6 @@ class VggtAttention(nn.Module):
         self.k_norm: nn.Module = nn.LayerNorm(width // heads) if qk_norm else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b t d"], by: Rotation | None = None) -> Float[Tensor, "b t d"]:
-        """Attend over all tokens of a sequence."""
         q, k, v = split_heads(self.qkv(x), self.heads)
         q, k = self.q_norm(q), self.k_norm(k)
         if by is not None:
@@ -75,7 +74,6 @@ class VggtBlock(nn.Module):
         self.ls2 = LayerScale(width, init_values)
 
     def forward(self, x: Float[Tensor, "b t d"], by: Rotation | None = None) -> Float[Tensor, "b t d"]:
-        """Transform a batch of sequences."""
         x = x + self.ls1(self.attn(self.norm1(x), by))
         return x + self.ls2(self.mlp(self.norm2(x)))
 
