@@ -3,8 +3,9 @@
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,14 @@ class PatchEmbed(nn.Module):
 
 
 class DinoAttention(nn.Module):
-    """Self-attention with biases and, when grafted, RMSNorm on q and k."""
+    """Self-attention with biases and the layers that `norm` makes of a head's width on q and k."""
 
-    def __init__(self, cfg: DinoConfig) -> None:
+    def __init__(self, width: int, heads: int, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()
-        self.heads = cfg.num_heads
-        self.qkv = nn.Linear(cfg.embed_dim, 3 * cfg.embed_dim)
-        self.proj = nn.Linear(cfg.embed_dim, cfg.embed_dim)
-        width = cfg.embed_dim // cfg.num_heads
-        self.q_norm: nn.Module = RMSNorm(width, QK_NORM_EPS) if cfg.qk_norm else nn.Identity()
-        self.k_norm: nn.Module = RMSNorm(width, QK_NORM_EPS) if cfg.qk_norm else nn.Identity()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.q_norm, self.k_norm = norm(width // heads), norm(width // heads)
 
     def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
         return self.proj(attend_packed(self.qkv(x), self.heads, self.q_norm, self.k_norm))
@@ -82,20 +81,27 @@ class LayerScale(nn.Module):
 
 
 class DinoBlock(nn.Module):
-    """Pre-norm residual block with layer scale."""
+    """Pre-norm residual block with layer scale around an attention, which is given what is not tokens, too."""
 
-    def __init__(self, cfg: DinoConfig) -> None:
+    def __init__(self, attention: nn.Module, width: int, hidden: int, init_values: float, eps: float) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(cfg.embed_dim, eps=NORM_EPS)
-        self.attn = DinoAttention(cfg)
-        self.ls1 = LayerScale(cfg.embed_dim, cfg.init_values)
-        self.norm2 = nn.LayerNorm(cfg.embed_dim, eps=NORM_EPS)
-        self.mlp = DinoMlp(cfg.embed_dim, int(cfg.embed_dim * cfg.mlp_ratio))
-        self.ls2 = LayerScale(cfg.embed_dim, cfg.init_values)
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attn = attention
+        self.ls1 = LayerScale(width, init_values)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = DinoMlp(width, hidden)
+        self.ls2 = LayerScale(width, init_values)
 
-    def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
-        x = x + self.ls1(self.attn(self.norm1(x)))
+    def forward(self, x: Float[Tensor, "n t d"], *rest: Any) -> Float[Tensor, "n t d"]:
+        x = x + self.ls1(self.attn(self.norm1(x), *rest))
         return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+def _block(cfg: DinoConfig) -> DinoBlock:
+    """Build a block; grafted ones have RMSNorm on q and k."""
+    norm = partial(RMSNorm, eps=QK_NORM_EPS) if cfg.qk_norm else nn.Identity
+    attention = DinoAttention(cfg.embed_dim, cfg.num_heads, norm)
+    return DinoBlock(attention, cfg.embed_dim, int(cfg.embed_dim * cfg.mlp_ratio), cfg.init_values, NORM_EPS)
 
 
 class DinoVisionTransformer(nn.Module):
@@ -113,7 +119,7 @@ class DinoVisionTransformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + self.grid**2, cfg.embed_dim))
         registers = torch.randn(1, cfg.num_register_tokens, cfg.embed_dim) * 1e-6
         self.register_tokens = nn.Parameter(registers) if cfg.num_register_tokens else None
-        self.blocks = nn.ModuleList([DinoBlock(cfg) for _ in range(cfg.depth)])
+        self.blocks = nn.ModuleList([_block(cfg) for _ in range(cfg.depth)])
         self.norm = nn.LayerNorm(cfg.embed_dim, eps=NORM_EPS)
         self._initialise()
 
@@ -135,10 +141,7 @@ class DinoVisionTransformer(nn.Module):
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n t d"]:
         """Return one token a patch, [n (h/p)*(w/p) d]. Raises DataError for sides that are no multiple of the patch."""
-        tokens = self.embed(images)
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self.patches(tokens)
+        return self.intermediate(images, {len(self.blocks) - 1})[0]
 
     def intermediate(
         self, images: Float[Tensor, "n 3 h w"], layers: Collection[int], recompute: bool = False

@@ -66,13 +66,7 @@ class LVSMEncoderDecoder(LVSM, EncoderDecoder):
         self.transformer_encoder = make_blocks(cfg.transformer, cfg.encoder_n_layer)
         self.transformer_decoder = make_blocks(cfg.transformer, cfg.decoder_n_layer)
         if cfg.decoder_init_last_only:
-            for block in self.transformer_decoder[:-1]:
-                _default_init(block)
+            for layer in self.transformer_decoder[:-1].modules():
+                if isinstance(layer, nn.Linear):
+                    layer.reset_parameters()  # PyTorch's own initial values
         self.transformer_input_layernorm_decoder = nn.LayerNorm(cfg.transformer.d, bias=False)
-
-
-def _default_init(module: nn.Module) -> None:
-    """Draw linear layers as PyTorch does by default."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            layer.reset_parameters()

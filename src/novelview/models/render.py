@@ -112,10 +112,6 @@ class TokenModel(ViewModel):
     image_token_decoder: nn.Module
 
     @abstractmethod
-    def encode(self, context: Views) -> Float[Tensor, "b n d"]:
-        """Return the scene's tokens."""
-
-    @abstractmethod
     def answer(self, queries: Float[Tensor, "n t d"], scene: Float[Tensor, "n m d"]) -> Float[Tensor, "n t d"]:
         """Transform the camera tokens of one view a sequence by what the scene's tokens say."""
 

@@ -44,7 +44,8 @@ def ttt_update_apply(
     Raises ValueError when a span reaches beyond its tokens.
     """
     _check(spans, q.shape[1], k.shape[1])
-    operands, entry = _operand_dtype(q.device), weights
+    autocast = torch.is_autocast_enabled(q.device.type)
+    operands, entry = torch.get_autocast_dtype(q.device.type) if autocast else None, weights
     answers, low = [q[:, :0]], None
     for start, end, update, apply in spans:
         if update:
@@ -91,11 +92,6 @@ def _applied(
     (queries,) = _rounded([q], operands)
     with torch.autocast(q.device.type, enabled=False):
         return ttt_apply(weights, queries, low)
-
-
-def _operand_dtype(device: torch.device) -> torch.dtype | None:
-    """Return what autocast rounds the operands of products on `device` to, None outside autocast."""
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
 def _rounded(values: Sequence[Tensor], operands: torch.dtype | None) -> list[Tensor]:

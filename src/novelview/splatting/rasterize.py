@@ -83,18 +83,12 @@ def rasterize_scenes(
     if backend == "gsplat":
         require_gsplat(device)
     with torch.autocast(device.type, enabled=False):
-        checked = [_in_one_dtype(scene) for scene in scenes]
+        checked = [_checked(scene) for scene in scenes]
         if chosen == "gsplat":
             images = [_render_by_gsplat(**scene, settings=settings) for scene in checked]
         else:
             images = blend_scenes(checked, settings)
     return [_splat(image, background) for image in images]
-
-
-def _in_one_dtype(scene: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-    given = {name: value for name, value in scene.items() if value is not None}
-    dtype = torch.promote_types(given["means"].dtype, torch.float32)
-    return _scene(**{name: value.to(dtype) for name, value in given.items()})
 
 
 def _splat(images: Float[Tensor, "c h w 5"], background: Tensor | None) -> Splat:
@@ -104,45 +98,35 @@ def _splat(images: Float[Tensor, "c h w 5"], background: Tensor | None) -> Splat
     return Splat(color.permute(0, 3, 1, 2), alpha, depth)
 
 
-def _scene(
-    means: Tensor,
-    opacities: Tensor,
-    viewmats: Tensor,
-    Ks: Tensor,
-    covariances: Tensor | None = None,
-    quats: Tensor | None = None,
-    scales: Tensor | None = None,
-    colors: Tensor | None = None,
-    sh: Tensor | None = None,
-) -> dict[str, Tensor]:
-    """Return what the backends take, checked: covariances, and a colour for every camera and Gaussian."""
-    if covariances is None:
-        if quats is None or scales is None:
+def _checked(scene: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    """Return what the backends take, in one dtype: covariances, and a colour for every camera and Gaussian."""
+    given = {name: value for name, value in scene.items() if value is not None}
+    dtype = torch.promote_types(given["means"].dtype, torch.float32)
+    given = {name: value.to(dtype) for name, value in given.items()}
+    means, viewmats, sh = given["means"], given["viewmats"], given.get("sh")
+    if "covariances" not in given:
+        if "quats" not in given or "scales" not in given:
             raise DataError("rasterize needs covariances, or quats and scales")
-        covariances = covariance_of(quats, scales)
-    if colors is None:
+        given["covariances"] = covariance_of(given["quats"], given["scales"])
+    if "colors" not in given:
         if sh is None or sh.dim() != 3 or sh.shape[::2] != means.shape:
             raise DataError("rasterize needs colors, or sh of shape [n, k, 3]")
         centres = -(viewmats[:, None, :3, 3] @ viewmats[:, :3, :3]).squeeze(1)
-        colors = torch.stack([sh_colors(sh.mT, means - centre) for centre in centres])
-    elif colors.dim() == 2:
-        colors = colors.expand(len(viewmats), *colors.shape)
-    scene = {"means": means, "covariances": covariances, "opacities": opacities, "colors": colors}
-    scene |= {"viewmats": viewmats, "Ks": Ks}
-    _check(scene)
-    return scene
-
-
-def _check(scene: dict[str, Tensor]) -> None:
-    n, c = len(scene["means"]), len(scene["viewmats"])
-    expected = [(n, 3), (n, 3, 3), (n,), (c, n, 3), (c, 4, 4), (c, 3, 3)]
-    given = [tuple(value.shape) for value in scene.values()]
-    if c == 0 or given != expected:
-        raise DataError(f"rasterize: {', '.join(scene)} must have the shapes {expected}, got {given}")
-    for name, value in scene.items():
+        given["colors"] = torch.stack([sh_colors(sh.mT, means - centre) for centre in centres])
+    elif given["colors"].dim() == 2:
+        given["colors"] = given["colors"].expand(len(viewmats), *given["colors"].shape)
+    n, c = len(means), len(viewmats)
+    expected = {"means": (n, 3), "covariances": (n, 3, 3), "opacities": (n,), "colors": (c, n, 3)}
+    expected |= {"viewmats": (c, 4, 4), "Ks": (c, 3, 3)}
+    checked = {name: given[name] for name in expected}
+    shapes = [tuple(value.shape) for value in checked.values()]
+    if c == 0 or shapes != [*expected.values()]:
+        raise DataError(f"rasterize: {', '.join(expected)} must have the shapes {[*expected.values()]}, got {shapes}")
+    for name, value in checked.items():
         bad = int((~torch.isfinite(value.detach())).sum())
         if bad:
             raise DataError(f"rasterize: {bad} of {value.numel()} values of {name} are not finite")
+    return checked
 
 
 @cache

@@ -120,13 +120,10 @@ class AttentionLayer(nn.Module):
         q, k, v = (part.unflatten(0, (-1, splits * splits)) for part in (q, k, v))
         heard = scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype))
         joined = torch.roll(join(heard.flatten(0, 1).unflatten(1, window), splits), shift, (1, 2))
-        return source + self.refine(source, self.norm1(self.merge(joined)))
-
-    def refine(self, source: Float[Tensor, "n h w c"], message: Float[Tensor, "n h w c"]) -> Float[Tensor, "n h w c"]:
-        """Return what is added to the source."""
-        if not hasattr(self, "mlp"):
-            return message
-        return self.norm2(self.mlp(torch.cat([source, message], dim=-1)))
+        message = self.norm1(self.merge(joined))
+        if hasattr(self, "mlp"):
+            message = self.norm2(self.mlp(torch.cat([source, message], dim=-1)))
+        return source + message
 
 
 class Block(nn.Module):

@@ -97,7 +97,9 @@ class DepthPredictor(nn.Module):
             if self.training and (scale < scales - 1 or self.cfg.supervise_all_scales):
                 found.depths.append(1 / resized(inverse, height, width)[:, 0].unflatten(0, (-1, views)))
         assert inverse is not None
-        found.depths.append(1 / self._refined(found.features, inverse, height, width).unflatten(0, (-1, views)))
+        residual = self.upsampler(found.features.layers, found.features.cnn, found.features.mv, inverse)
+        fine = (resized(inverse, height, width) + residual).clamp(1 / self.cfg.far, 1 / self.cfg.near)
+        found.depths.append(1 / fine[:, 0].unflatten(0, (-1, views)))
         return found
 
     def features(self, images: Float[Tensor, "b v 3 h w"], cameras: Cameras) -> Features:
@@ -132,7 +134,12 @@ class DepthPredictor(nn.Module):
         """Return the inverse depth at a scale, given that of the scale before; keep the match probabilities."""
         maps = found.features
         batch, views = cameras.c2w.shape[:2]
-        candidates = self._candidates(scale, maps.mv[scale], before)
+        near, far, count = self.cfg.near, self.cfg.far, self.cfg.num_depth_candidates
+        if before is None:
+            candidates = coarse_candidates(near, far, count, maps.mv[scale])
+        else:
+            around = resized(before, *maps.mv[scale].shape[-2:]).detach()
+            candidates = fine_candidates(around, near, far, count, scale)
         others = other_views(cameras.c2w, self.cfg.local_mv_match, self.cfg.cost_volume_nearest_views)
         lens = in_pixels(cameras.intrinsics, size, self.cfg.upsample_factor * 2 ** (self.cfg.num_scales - 1 - scale))
         matching = maps.mv[scale].unflatten(0, (batch, views))
@@ -141,21 +148,6 @@ class DepthPredictor(nn.Module):
         regressed = self.regressor[scale](joined, views) + self.regressor_residual[scale](joined)
         found.match_probs.append(self.depth_head[scale](regressed).softmax(dim=1))
         return (found.match_probs[-1] * candidates).sum(dim=1, keepdim=True)
-
-    def _candidates(
-        self, scale: int, like: Float[Tensor, "n c h w"], before: Float[Tensor, "n 1 p q"] | None
-    ) -> Float[Tensor, "n d h w"]:
-        near, far, count = self.cfg.near, self.cfg.far, self.cfg.num_depth_candidates
-        if before is None:
-            return coarse_candidates(near, far, count, like)
-        return fine_candidates(resized(before, *like.shape[-2:]).detach(), near, far, count, scale)
-
-    def _refined(
-        self, maps: Features, inverse: Float[Tensor, "n 1 p q"], height: int, width: int
-    ) -> Float[Tensor, "n h w"]:
-        residual = self.upsampler(maps.layers, maps.cnn, maps.mv, inverse)
-        fine = resized(inverse, height, width) + residual
-        return fine.clamp(1 / self.cfg.far, 1 / self.cfg.near)[:, 0]
 
 
 def widths(cfg: DepthSplatConfig) -> tuple[list[int], list[int], list[int]]:

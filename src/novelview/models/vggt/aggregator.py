@@ -4,17 +4,20 @@ The backbone lets patches of all frames attend within a frame and over all frame
 DINOv2 with LayerNorm on q and k and rotary positions of two axes.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from novelview.config.estimation import VGGTConfig
-from novelview.models.dinov2 import DinoMlp, DinoVisionTransformer, LayerScale, imagenet_normalised
+from novelview.models.dinov2 import DinoAttention, DinoBlock, DinoMlp, DinoVisionTransformer, imagenet_normalised
 from novelview.models.layers import attend, split_heads
 
 Rotation = tuple[Tensor, Tensor]
 ENCODING = 9  # translation 3, quaternion 4 (scalar last), vertical and horizontal field of view
 ADAPTIVE_EPS = 1e-6
+NORM_EPS = 1e-5
 
 
 def grid_positions(rows: int, columns: int, special: int, device: torch.device) -> Int[Tensor, "t 2"]:
@@ -42,16 +45,8 @@ def turn(x: Float[Tensor, "b heads t k"], by: Rotation) -> Float[Tensor, "b head
     return x * cosine + crossed * sine
 
 
-class VggtAttention(nn.Module):
+class VggtAttention(DinoAttention):
     """Self-attention with biases; in the aggregator with LayerNorm on q and k and rotary positions."""
-
-    def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-        self.q_norm: nn.Module = nn.LayerNorm(width // heads) if qk_norm else nn.Identity()
-        self.k_norm: nn.Module = nn.LayerNorm(width // heads) if qk_norm else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b t d"], by: Rotation | None = None) -> Float[Tensor, "b t d"]:
         q, k, v = split_heads(self.qkv(x), self.heads)
@@ -61,21 +56,8 @@ class VggtAttention(nn.Module):
         return self.proj(attend(q, k, v))
 
 
-class VggtBlock(nn.Module):
-    """Pre-norm residual block with layer scale."""
-
-    def __init__(self, width: int, heads: int, init_values: float, qk_norm: bool) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width)
-        self.attn = VggtAttention(width, heads, qk_norm)
-        self.ls1 = LayerScale(width, init_values)
-        self.norm2 = nn.LayerNorm(width)
-        self.mlp = DinoMlp(width, 4 * width)
-        self.ls2 = LayerScale(width, init_values)
-
-    def forward(self, x: Float[Tensor, "b t d"], by: Rotation | None = None) -> Float[Tensor, "b t d"]:
-        x = x + self.ls1(self.attn(self.norm1(x), by))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+def _block(width: int, heads: int, init_values: float, norm: Callable[[int], nn.Module]) -> DinoBlock:
+    return DinoBlock(VggtAttention(width, heads, norm), width, 4 * width, init_values, NORM_EPS)
 
 
 class Aggregator(nn.Module):
@@ -90,9 +72,9 @@ class Aggregator(nn.Module):
         self.patch_embed.mask_token = nn.Parameter(torch.zeros(1, cfg.patch_vit.embed_dim))
         self.camera_token = nn.Parameter(torch.randn(1, 2, 1, cfg.embed_dim) * 1e-6)
         self.register_token = nn.Parameter(torch.randn(1, 2, cfg.num_register_tokens, cfg.embed_dim) * 1e-6)
-        shape = (cfg.embed_dim, cfg.num_heads, cfg.init_values, True)
-        self.frame_blocks = nn.ModuleList([VggtBlock(*shape) for _ in range(cfg.depth)])
-        self.global_blocks = nn.ModuleList([VggtBlock(*shape) for _ in range(cfg.depth)])
+        shape = (cfg.embed_dim, cfg.num_heads, cfg.init_values, nn.LayerNorm)
+        self.frame_blocks = nn.ModuleList([_block(*shape) for _ in range(cfg.depth)])
+        self.global_blocks = nn.ModuleList([_block(*shape) for _ in range(cfg.depth)])
 
     def forward(
         self, images: Float[Tensor, "b s 3 h w"], layers: set[int], chunk: int
@@ -135,7 +117,7 @@ class CameraHead(nn.Module):
         super().__init__()
         own, width = cfg.camera_head, 2 * cfg.embed_dim
         self.iterations = own.num_iterations
-        blocks = [VggtBlock(width, own.num_heads, cfg.init_values, False) for _ in range(own.trunk_depth)]
+        blocks = [_block(width, own.num_heads, cfg.init_values, nn.Identity) for _ in range(own.trunk_depth)]
         self.trunk = nn.Sequential(*blocks)
         self.token_norm = nn.LayerNorm(width)
         self.trunk_norm = nn.LayerNorm(width)
