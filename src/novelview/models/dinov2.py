@@ -17,6 +17,7 @@ from torch.nn.functional import interpolate
 from novelview.config.models import DinoConfig, ModelConfig
 from novelview.errors import CheckpointError
 from novelview.models.layers import RMSNorm, attend_packed, check_size, run_blocks
+from novelview.models.published import match_keys, read_state
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ class DinoVisionTransformer(nn.Module):
         for number, block in enumerate(self.blocks):
             tokens = run_blocks([block], tokens, recompute)
             if number in layers:
-                found.append(self.patches(tokens))
+                found.append(self.norm(tokens)[:, 1 + self.cfg.num_register_tokens :])
         return found
 
     def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n m d"]:
@@ -170,10 +171,6 @@ class DinoVisionTransformer(nn.Module):
             return tokens
         registers = self.register_tokens.expand(len(images), -1, -1)
         return torch.cat([tokens[:, :1], registers, tokens[:, 1:]], dim=1)
-
-    def patches(self, tokens: Float[Tensor, "n m d"]) -> Float[Tensor, "n t d"]:
-        """Return the patch tokens alone, normalised."""
-        return self.norm(tokens)[:, 1 + self.cfg.num_register_tokens :]
 
 
 def resize_pos_embed(
@@ -223,8 +220,6 @@ def load_dino(vit: DinoVisionTransformer, weights: str | None) -> None:
         return
     if not Path(weights).is_file():
         raise CheckpointError(f"{weights}: no such file; fetch dinov2_vitb14_reg, or set model.dino.weights=null")
-    from novelview.models.published import match_keys, read_state
-
     state = {key: value for key, value in read_state(weights).items() if key != "mask_token"}
     grafted = {key for key in vit.state_dict() if key.endswith(("q_norm.weight", "k_norm.weight"))}
     match_keys(weights, state, vit.state_dict(), optional=grafted)

@@ -19,6 +19,16 @@ def resized(x: Float[Tensor, "n c h w"], height: int, width: int) -> Float[Tenso
     return interpolate(x, size=(height, width), mode="bilinear", align_corners=True)
 
 
+def replicate_conv(inner: int, outer: int) -> nn.Conv2d:
+    """Return a 3x3 convolution that repeats the edge."""
+    return nn.Conv2d(inner, outer, 3, padding=1, padding_mode="replicate")
+
+
+def replicate_head(inner: int, hidden: int, outer: int) -> nn.Sequential:
+    """Return two such convolutions with GELU in between."""
+    return nn.Sequential(replicate_conv(inner, hidden), nn.GELU(), replicate_conv(hidden, outer))
+
+
 class ResidualUnit(nn.Module):
     """Rectify, convolve, twice, and add to the input; `rectified`: to the rectified input, as VGGT does."""
 
@@ -109,8 +119,7 @@ class DepthSplatDPT(nn.Module):
             last = nn.Conv2d(OUT_HIDDEN, 1, 1)
             nn.init.zeros_(last.weight)
             nn.init.zeros_(cast(Tensor, last.bias))
-            steps = (_replicate(features, half), nn.GELU(), _replicate(half, OUT_HIDDEN), nn.GELU(), last)
-            self.scratch.output_conv = nn.Sequential(*steps)
+            self.scratch.output_conv = replicate_head(features, half, OUT_HIDDEN).extend([nn.GELU(), last])
 
     def _assigned(self, cnn: list, mv: list, depth: list) -> list[tuple[list, list]]:
         """Return what is put before and after the three finest maps, of lists coarsest first.
@@ -138,10 +147,6 @@ class DepthSplatDPT(nn.Module):
             maps[number] = self.concat_projects[number](torch.cat([*before, maps[number], *after], dim=1))
         x = self.scratch(maps)
         return self.scratch.get_submodule("output_conv")(x) if self.depth else x
-
-
-def _replicate(inner: int, outer: int) -> nn.Conv2d:
-    return nn.Conv2d(inner, outer, 3, padding=1, padding_mode="replicate")
 
 
 class VggtDPT(nn.Module):

@@ -17,7 +17,7 @@ from novelview.config.models import DepthSplatConfig
 from novelview.models.depthsplat.attention import MultiViewTransformer, add_positions, other_views
 from novelview.models.depthsplat.features import Backbone, FeaturePyramid, UNet, regressor
 from novelview.models.dinov2 import DinoVisionTransformer, imagenet_normalised
-from novelview.models.dpt import DepthSplatDPT, resized
+from novelview.models.dpt import DepthSplatDPT, replicate_head, resized
 
 MIN_Z = 1e-3
 DINO_STRIDE = 8  # image side over that of the monocular maps
@@ -85,7 +85,7 @@ class DepthPredictor(nn.Module):
             unet = UNet(channels, [1] * (3 + scale), {UNET_ATTENTION * 2**scale}, cfg.unet_head_channels)
             self.regressor.append(regressor(inner, channels, unet))
             self.regressor_residual.append(nn.Conv2d(inner, channels, 1))
-            self.depth_head.append(_head(channels, candidates))
+            self.depth_head.append(replicate_head(channels, 2 * channels, candidates))
 
     def forward(self, images: Float[Tensor, "b v 3 h w"], cameras: Cameras) -> DepthPrediction:
         """Return the depths of all views; in training also those before refinement. images: RGB in [0,1]."""
@@ -110,9 +110,9 @@ class DepthPredictor(nn.Module):
         others = other_views(cameras.c2w, self.cfg.local_mv_match, self.cfg.transformer_nearest_views)
         mv = self.transformer(placed, others, self.recompute).flatten(0, 1)
         layers = self._monocular(pictures)
-        mono = (
-            resized(layers[-1], *cnn[0].shape[-2:]) if self.cfg.lowest_feature_resolution < DINO_STRIDE else layers[-1]
-        )
+        mono = layers[-1]
+        if self.cfg.lowest_feature_resolution < DINO_STRIDE:
+            mono = resized(mono, *cnn[0].shape[-2:])
         return Features(cnn, self.mv_pyramid(mv), self.mono_pyramid(mono), layers)
 
     def _monocular(self, pictures: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n c k l"]]:
@@ -163,12 +163,6 @@ def in_pixels(intrinsics: Float[Tensor, "b v 3 3"], size: Sequence[int], factor:
     """Return intrinsics in pixels of a map `factor` times smaller than images of `size` (height, width)."""
     height, width = size
     return intrinsics * intrinsics.new_tensor([width / factor, height / factor, 1.0])[:, None]
-
-
-def _head(channels: int, candidates: int) -> nn.Sequential:
-    first = nn.Conv2d(channels, 2 * channels, 3, padding=1, padding_mode="replicate")
-    last = nn.Conv2d(2 * channels, candidates, 3, padding=1, padding_mode="replicate")
-    return nn.Sequential(first, nn.GELU(), last)
 
 
 def coarse_candidates(near: float, far: float, count: int, like: Tensor) -> Float[Tensor, "1 d 1 1"]:

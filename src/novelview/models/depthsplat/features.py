@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+from novelview.models.dpt import replicate_conv
+
 GROUPS = 8
 
 
@@ -107,7 +109,7 @@ def _resizing(inner: int, doublings: int, out: int) -> nn.Sequential:
     for step in range(doublings):
         half = max(width // 2, out)
         steps.append(nn.Upsample(scale_factor=2, mode="nearest"))
-        steps.append(nn.Conv2d(width, half, 3, padding=1, padding_mode="replicate"))
+        steps.append(replicate_conv(width, half))
         if step < doublings - 1:
             steps.append(nn.GELU())
         width = half

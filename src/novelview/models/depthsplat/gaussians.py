@@ -7,7 +7,6 @@ are turned with the camera by Wigner matrices, polar axis y.
 from dataclasses import dataclass
 from functools import cache
 from math import log2
-from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -17,7 +16,7 @@ from torch.nn.functional import interpolate, softplus
 from novelview.config.models import DepthSplatConfig, GaussianConfig
 from novelview.models.depthsplat.depth import Cameras, DepthPrediction, DepthPredictor, Features, widths
 from novelview.models.depthsplat.features import ResizeUpsampler, UNet, regressor
-from novelview.models.dpt import DepthSplatDPT
+from novelview.models.dpt import DepthSplatDPT, replicate_head
 from novelview.splatting.gaussians import C0, Gaussians, degree_of, sh_basis
 
 LARGE, PLAIN = (1, 2, 4, 4, 4), (1, 1, 1, 1, 1)  # widths of the levels of the colour U-Net
@@ -125,17 +124,16 @@ def _head(cfg: GaussianConfig, inner: int) -> nn.Sequential:
     out = raw_channels(cfg)
     wide = cfg.upsampler == "resize_conv" and cfg.upsampler_channels == WIDE_FEATURES
     hidden = 2 * out if wide else out
-    first = nn.Conv2d(inner, hidden, 3, padding=1, padding_mode="replicate")
-    last = nn.Conv2d(hidden, out, 3, padding=1, padding_mode="replicate")
-    bias = cast(Tensor, last.bias)
+    head = replicate_head(inner, hidden, out)
+    weight, bias = head[2].parameters()
     scales = out - 3 * (cfg.sh_degree + 1) ** 2 - FIXED
     with torch.no_grad():
-        for part in (last.weight, bias):
+        for part in (weight, bias):
             part[scales : scales + 3] = 0
             part[scales + FIXED :] *= not cfg.sh_from_image
         if cfg.second_channel_bias:
             bias[1] = cfg.second_channel_bias
-    return nn.Sequential(first, nn.GELU(), last)
+    return head
 
 
 def raw_channels(cfg: GaussianConfig) -> int:
