@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,39 +36,27 @@ def adopt(cfg: AdoptStage) -> None:
     Raises CheckpointError for a file that does not fit, ConfigError unless exactly one of name and file is given,
     DataError when the checkpoint cannot be fetched.
     """
-    source = _source(cfg)
+    if bool(cfg.name) == bool(cfg.file):
+        raise ConfigError("adopt: give either name=ENTRY of conf/registry.yaml or file=CHECKPOINT")
+    source = fetch(cfg.name) if cfg.name else Path(str(cfg.file)).expanduser()
     if not source.is_file():
         raise CheckpointError(f"{source}: no such file; give the path of a downloaded checkpoint as file=...")
     model = build(without_weights(cfg.model))
     load_published(source, model)
-    save_weights(cfg.io["out"], model, header(cfg, source))
+    save_weights(cfg.io["out"], model, _adopted_header(cfg, source))
     log.info("%s: %s at %d px, from %s", cfg.io["out"], cfg.model.name, cfg.views.image_size, source)
 
 
-def _source(cfg: AdoptStage) -> Path:
-    if bool(cfg.name) == bool(cfg.file):
-        raise ConfigError("adopt: give either name=ENTRY of conf/registry.yaml or file=CHECKPOINT")
-    return fetch(cfg.name) if cfg.name else Path(str(cfg.file)).expanduser()
-
-
-def header(cfg: AdoptStage, source: Path) -> dict[str, Any]:
+def _adopted_header(cfg: AdoptStage, source: Path) -> dict[str, Any]:
     """Return what the weights file says of itself: where it lay on this machine is left out."""
     config = {key: value for key, value in resolved(cfg).items() if key not in ("name", "file")}
     facts: dict[str, Any] = {"name": cfg.name, "file": source.name, "sha256": sha256(source)}
-    theirs = _released(source)
-    if theirs:
-        facts["origin"] = f"{theirs['name']}, released with novelview"
+    with suppress(ForeignWeightsError, KeyError):
+        facts["origin"] = f"{read_config(source)['released']['name']}, released with novelview"
     if cfg.name:
         entry = read_registry()[cfg.name]
         facts |= {"origin": entry.addresses[0], "licence": entry.licence, "citation": entry.citation}
     return {**config, "adopted": facts}
-
-
-def _released(source: Path) -> dict[str, Any]:
-    try:
-        return read_config(source).get("released", {})
-    except ForeignWeightsError:
-        return {}
 
 
 def compact(weights: Path, before: Sequence[Path], name: str, out: Path) -> None:
@@ -78,7 +67,10 @@ def compact(weights: Path, before: Sequence[Path], name: str, out: Path) -> None
     one line, for unusable weights, for rounded or adopted ones, and for more than 16 MB (16,000,000 bytes).
     """
     model, config = load_weights(weights)
-    _require_trained(weights, config)
+    if "released" in config:
+        raise CheckpointError(f"{weights}: already rounded, as {config['released']['name']}; give what was trained")
+    if "adopted" in config:
+        raise CheckpointError(f"{weights}: adopted, not trained here; stage publish writes a folder of such weights")
     chain = [*((path, read_config(path)) for path in before), (weights, config)]
     facts = {"name": name, "dtype": "bfloat16", "sha256": sha256(weights), "phases": [_phase(*one) for one in chain]}
     content = weights_bytes(model, {**config, "released": facts}, torch.bfloat16)
@@ -91,20 +83,13 @@ def compact(weights: Path, before: Sequence[Path], name: str, out: Path) -> None
     log.info("%s: %.1f MB, %s in bfloat16", out, len(content) / 1e6, weights)
 
 
-def _require_trained(weights: Path, config: dict[str, Any]) -> None:
-    if "released" in config:
-        raise CheckpointError(f"{weights}: already rounded, as {config['released']['name']}; give what was trained")
-    if "adopted" in config:
-        raise CheckpointError(f"{weights}: adopted, not trained here; stage publish writes a folder of such weights")
-
-
 def _phase(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Return what a training did, for the card: data, image size, steps and scenes a step of one process."""
     try:
         train, views = config["train"], config["views"]
         size = str(Resolution(views["image_size"], views["image_width"] or views["image_size"]))
-        told = {key: config[key] for key in ("scale", "phase", "dataset", "subset")}
-        return {**told, "size": size, **{key: train[key] for key in ("steps", "batch_size", "grad_accum")}}
+        facts = {key: config[key] for key in ("scale", "phase", "dataset", "subset")}
+        return {**facts, "size": size, **{key: train[key] for key in ("steps", "batch_size", "grad_accum")}}
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: its header lacks {error} of its training; train it again") from None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from novelview.config.header import FORMAT, model_config, read_config
 from novelview.config.models import (
@@ -64,13 +64,11 @@ def save_weights(path: Path | str, model: nn.Module, config: dict[str, Any]) -> 
 
 def weights_bytes(model: nn.Module, config: dict[str, Any], dtype: torch.dtype | None = None) -> bytes:
     """Return the content of a weights file; dtype: what floating-point weights are rounded to, None keeps theirs."""
-    state = {key: _rounded(value.detach().cpu(), dtype) for key, value in model.state_dict().items()}
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    if dtype is not None:
+        state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
     metadata = {"format": FORMAT, "config": json.dumps(config, sort_keys=True)}
     return ordered(save(_without_aliases(state), metadata=metadata))
-
-
-def _rounded(value: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return (value.to(dtype) if dtype and value.is_floating_point() else value).contiguous()
 
 
 def ordered(content: bytes) -> bytes:

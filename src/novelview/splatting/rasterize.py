@@ -85,7 +85,7 @@ def rasterize_scenes(
     with torch.autocast(device.type, enabled=False):
         checked = [_checked(scene) for scene in scenes]
         if chosen == "gsplat":
-            images = [_render_by_gsplat(**scene, settings=settings) for scene in checked]
+            images = [_render_by_gsplat(scene, settings) for scene in checked]
         else:
             images = blend_scenes(checked, settings)
     return [_splat(image, background) for image in images]
@@ -158,36 +158,15 @@ def require_gsplat(device: torch.device) -> None:
         )
 
 
-def _render_by_gsplat(
-    means: Float[Tensor, "n 3"],
-    covariances: Float[Tensor, "n 3 3"],
-    opacities: Float[Tensor, " n"],
-    colors: Float[Tensor, "c n 3"],
-    viewmats: Float[Tensor, "c 4 4"],
-    Ks: Float[Tensor, "c 3 3"],
-    settings: Settings,
-) -> Float[Tensor, "c h w 5"]:
+def _render_by_gsplat(scene: Mapping[str, Tensor], settings: Settings) -> Float[Tensor, "c h w 5"]:
     """Return red, green, blue, depth and alpha of every camera, without background (specs/rasterizer.md section 3).
 
     `alpha_max` and `three_sigma` are the kernels' own: 0.999 in gsplat 1.5.3, and 3.33 standard deviations.
     """
     gsplat: Any = importlib.import_module("gsplat")
-    images, alphas, _ = gsplat.rasterization(
-        means,
-        None,
-        None,
-        opacities,
-        colors,
-        viewmats,
-        Ks,
-        settings.width,
-        settings.height,
-        near_plane=settings.near,
-        far_plane=settings.far,
-        eps2d=settings.eps2d,
-        sh_degree=None,
-        render_mode="RGB+D",
-        rasterize_mode="classic",
-        covars=covariances,
-    )
+    shapes = scene["means"], None, None, scene["opacities"], scene["colors"]  # covariances stand for quats and scales
+    cameras = scene["viewmats"], scene["Ks"], settings.width, settings.height
+    limits = {"near_plane": settings.near, "far_plane": settings.far, "eps2d": settings.eps2d}
+    modes = {"sh_degree": None, "render_mode": "RGB+D", "rasterize_mode": "classic"}
+    images, alphas, _ = gsplat.rasterization(*shapes, *cameras, covars=scene["covariances"], **limits, **modes)
     return torch.cat([images, alphas], dim=-1)
