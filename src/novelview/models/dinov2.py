@@ -142,7 +142,7 @@ class DinoVisionTransformer(nn.Module):
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n t d"]:
         """Return one token a patch, [n (h/p)*(w/p) d]. Raises DataError for sides that are no multiple of the patch."""
-        return self.intermediate(images, {len(self.blocks) - 1})[0]
+        return self._patches(run_blocks(self.blocks, self.embed(images), recompute=False))
 
     def intermediate(
         self, images: Float[Tensor, "n 3 h w"], layers: Collection[int], recompute: bool = False
@@ -155,7 +155,7 @@ class DinoVisionTransformer(nn.Module):
         for number, block in enumerate(self.blocks):
             tokens = run_blocks([block], tokens, recompute)
             if number in layers:
-                found.append(self.norm(tokens)[:, 1 + self.cfg.num_register_tokens :])
+                found.append(self._patches(tokens))
         return found
 
     def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n m d"]:
@@ -171,6 +171,9 @@ class DinoVisionTransformer(nn.Module):
             return tokens
         registers = self.register_tokens.expand(len(images), -1, -1)
         return torch.cat([tokens[:, :1], registers, tokens[:, 1:]], dim=1)
+
+    def _patches(self, tokens: Float[Tensor, "n m d"]) -> Float[Tensor, "n t d"]:
+        return self.norm(tokens)[:, 1 + self.cfg.num_register_tokens :]
 
 
 def resize_pos_embed(

@@ -75,10 +75,14 @@ class Attention(nn.Module):
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         return self.fc(attend_packed(self.to_qkv(x), self.heads, self.q_norm, self.k_norm))
 
+    def projected(self, x: Float[Tensor, "b n d"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return normalised q, normalised k and v, [b heads n d_head] each."""
+        q, k, v = split_heads(self.to_qkv(x), self.heads)
+        return self.q_norm(q), self.k_norm(k), v
+
     def weights(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n n"]:
         """Return the attention weights averaged over heads; rows sum to 1."""
-        q, k, _ = split_heads(self.to_qkv(x), self.heads)
-        q, k = self.q_norm(q), self.k_norm(k)
+        q, k, _ = self.projected(x)
         return (q.float() @ k.float().mT * q.shape[-1] ** -0.5).softmax(-1).mean(1)
 
 
