@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from novelview.devices import full_precision
 from novelview_kernels.ttt import reference, ttt_apply, ttt_update
 from novelview_kernels.ttt.reference import FROBENIUS_EPS, A, B, C, FastWeights, column_norms, tall
 
