@@ -424,7 +424,7 @@ def test_only_the_first_process_writes(tmp_path):
 
 
 def test_published_rows_by_table_model_and_split():
-    paper = papers()[0]
+    paper = next(iter(papers()))
     [row] = published(paper, "main", "uplvsm", "full")
     assert (row.psnr, row.ssim, row.lpips, row.grade) == (28.82, 0.891, 0.104, "primary")
     assert {row.split for row in published(paper, "main")} == {"small", "medium", "large", "full"}

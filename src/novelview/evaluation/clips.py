@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +21,6 @@ from novelview.errors import DataError
 from novelview.evaluation.protocol import Splits, autocast, choose_scenes, load_context
 from novelview.files import replacing
 from novelview.scenes.batch import FrameCache, Views
-
-if TYPE_CHECKING:
-    from av.container import OutputContainer
-    from av.video.stream import VideoStream
 
 Cameras = tuple[Float[Tensor, "n 4 4"], Float[Tensor, "n 4"]]
 
@@ -116,8 +112,7 @@ def enlarge(frames: UInt8[np.ndarray, "n h w 3"], side: int = MIN_SIDE) -> UInt8
 def write_video(path: Path | str, frames: UInt8[np.ndarray, "n h w 3"], fps: int = FPS) -> None:
     """Write RGB frames as MP4 (H.264, yuv420p) to `path`, atomically; the same frames give the same bytes.
 
-    Odd sides are padded by repeating the last row or column, as yuv420p needs even ones. Raises DataError for an
-    empty clip.
+    Odd sides are padded, as yuv420p needs even ones. Raises DataError for an empty clip and where PyAV is missing.
     """
     try:
         import av  # here, because a bare machine (docs/mini.md) has none and makes no videos
@@ -130,20 +125,13 @@ def write_video(path: Path | str, frames: UInt8[np.ndarray, "n h w 3"], fps: int
     # +faststart moves the index to the front, where a page's player looks for it
     options = {"movflags": "+faststart", "fflags": "+bitexact"}
     with replacing(path) as partial, av.open(str(partial), "w", format="mp4", options=options) as container:
-        stream = _stream(container, even.shape[2], even.shape[1], fps)
+        codec = next(name for name in CODECS if name in av.codecs_available)
+        stream = container.add_stream(codec, rate=Fraction(fps), options=CODECS[codec])
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = even.shape[2], even.shape[1], "yuv420p"
         for picture in even:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
         container.mux(stream.encode(None))
-
-
-def _stream(container: OutputContainer, width: int, height: int, fps: int) -> VideoStream:
-    import av
-
-    codec = next(name for name in CODECS if name in av.codecs_available)
-    stream = container.add_stream(codec, rate=Fraction(fps), options=CODECS[codec])
-    assert isinstance(stream, av.VideoStream)
-    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-    return stream
 
 
 def even_sides(frames: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "n a b 3"]:

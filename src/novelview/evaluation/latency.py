@@ -1,8 +1,6 @@
 """What reconstructing a scene and rendering a view of it cost, by number of context views and image size."""
 
-import csv
 import datetime
-import io
 import os
 import platform
 import statistics
@@ -19,7 +17,7 @@ from novelview.config.stages import LatencyStage
 from novelview.errors import DataError
 from novelview.evaluation.encoded_scene import tensors_of
 from novelview.evaluation.protocol import autocast, load_context
-from novelview.files import write_text
+from novelview.evaluation.scores import write_table
 from novelview.models.render import ViewModel
 from novelview.scenes.batch import FrameCache, Views
 from novelview.scenes.samplers import choose_frames, frame_pool
@@ -48,11 +46,9 @@ def costs(
     scene = max(store.scenes, key=store.frames)
     pool = frame_pool(store, scene, 0)
     if max(cfg.views) > len(pool.order):
-        raise DataError(
-            f"views={max(cfg.views)}: the longest scene, {scene}, has {len(pool.order)} frames; lower views"
-        )
-    cache = FrameCache(store, views, 256)
-    device = next(model.parameters()).device
+        has = f"the longest scene, {scene}, has {len(pool.order)} frames"
+        raise DataError(f"views={max(cfg.views)}: {has}; lower views")
+    cache, device = FrameCache(store, views, 256), next(model.parameters()).device
     found = []
     for count in cfg.views:
         frames = sorted(choose_frames(pool, pool.order, "uniform", count))
@@ -97,13 +93,8 @@ def write_costs(path: Path | str, rows: Sequence[Cost], device: torch.device) ->
         "python": platform.python_version(),
         "torch": str(torch.__version__),
     }
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*(field.name for field in fields(Cost)), *where])
-    for row in rows:
-        values = [f"{value:.6f}" if isinstance(value, float) else value for value in astuple(row)]
-        writer.writerow([*values, *where.values()])
-    write_text(path, text.getvalue())
+    values = ([*astuple(row), *where.values()] for row in rows)
+    write_table(path, [*(field.name for field in fields(Cost)), *where], values)
 
 
 def _cpu() -> str:

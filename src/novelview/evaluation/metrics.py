@@ -2,8 +2,7 @@
 
 Source of the first three: specs/uplvsm.md section 10. Sharpness is built on the metric Q of Zhu and Milanfar (Automatic
 Parameter Selection for Denoising Algorithms Using a No-Reference Measure of Image Content, IEEE Transactions on Image
-Processing 19(12), 2010) of the render over that of the truth, with Roberts' diagonal differences, which stay
-uncorrelated under white noise. It needs no learned network and is not taken in by noise.
+Processing 19(12), 2010), with Roberts' diagonal differences, which stay uncorrelated under white noise.
 """
 
 import math
@@ -38,11 +37,10 @@ def psnr(pred: Float[Tensor, "*n c h w"], target: Float[Tensor, "*n c h w"]) -> 
 
 
 def ssim(pred: Float[Tensor, "*n c h w"], target: Float[Tensor, "*n c h w"]) -> Float[Tensor, "*n"]:
-    """Return the SSIM of every image, values in [0,1] without clamping.
+    """Return the SSIM of every image, values in [0,1] without clamping; raises DataError for sides below the window's.
 
     Equals scikit-image's structural_similarity(win_size=11, gaussian_weights=True, channel_axis=0, data_range=1):
     sigma 1.5, sample covariance, averaged over the area where the window fits.
-    Raises DataError when an image is smaller than the window.
     """
     height, width = pred.shape[-2:]
     if min(height, width) < WINDOW:
@@ -105,13 +103,12 @@ def sharpness(pred: Float[Tensor, "*n 3 h w"], target: Float[Tensor, "*n 3 h w"]
     main gradients of the two, so that edges the target does not have, as borders of blocks, count little. Both sums
     get FLAT for every patch of the image; beside a target without any structure everything scores 1.
 
-    1: as sharp as the target; towards 0: blurred; above 1, at most 2: its edges are steeper. Where things lie within a
-    patch does not matter, so a picture shifted by a pixel or two stays sharp. Noise spoils the coherence, so it lowers
-    the value, and noise alone scores about 0. Raises DataError for images of fewer than 9 pixels a side.
+    1: as sharp as the target; towards 0: blurred; above 1, at most 2: its edges are steeper. A picture shifted by a
+    pixel or two stays sharp; noise lowers the value, and alone scores about 0. Raises DataError below 9 pixels a side.
     """
-    if min(pred.shape[-2:]) <= PATCH:
-        size = f"{pred.shape[-1]}x{pred.shape[-2]}"
-        raise DataError(f"sharpness of {size} images: both sides must be above {PATCH} pixels")
+    height, width = pred.shape[-2:]
+    if min(height, width) <= PATCH:
+        raise DataError(f"sharpness of {width}x{height} images: both sides must be above {PATCH} pixels")
     (found, ours), (wanted, theirs) = _structure(pred), _structure(target)
     agreement = (ours * theirs).sum(dim=-1).clamp_min(0)
     # Without the cap a few strong edges beside a target that is nearly flat would decide the mean over all targets.

@@ -38,16 +38,12 @@ class PublishedRow:
 
 
 @functools.cache
-def _papers() -> dict[str, Any]:
+def papers() -> dict[str, Any]:
+    """Return what each paper published, by the name that a study gives as `published`."""
     text = files("novelview.evaluation").joinpath("published.yaml").read_text()
     content = OmegaConf.to_container(OmegaConf.create(text))
     assert isinstance(content, dict)
     return {str(paper): entry for paper, entry in content.items()}
-
-
-def papers() -> list[str]:
-    """Return the papers there are numbers of; a study names one as `published`."""
-    return list(_papers())
 
 
 def protocol(paper: str) -> str:
@@ -69,6 +65,6 @@ def published(
 
 
 def _paper(name: str) -> dict[str, Any]:
-    if name not in _papers():
+    if name not in papers():
         raise ConfigError(f"published={name}: no numbers of this paper; choose one of {', '.join(papers())}")
-    return _papers()[name]
+    return papers()[name]

@@ -1,7 +1,7 @@
 """What training minimises: photometric losses of renders and of coarser predictions, and PM-Loss of the Gaussians.
 
-Sources: specs/uplvsm.md section 6 (mean squared error, VGG-19), specs/lact.md section 7 (LPIPS), specs/depthsplat.md
-section 11 (coarser predictions), specs/pmloss.md section 2 (PM-Loss and what its trainer leaves out).
+Sources: specs/uplvsm.md section 6 (squared error, VGG-19), specs/lact.md section 7 (LPIPS), specs/depthsplat.md section
+11 (coarser predictions), specs/pmloss.md section 2 (PM-Loss and what its trainer leaves out).
 """
 
 from itertools import pairwise
@@ -33,11 +33,10 @@ Weights = list[tuple[Tensor, Tensor]]
 
 
 class TrainingLoss(nn.Module):
-    """The loss of a batch's renders: `PhotometricLoss` of the images and, where a model gives more, of that too.
+    """The loss of a batch's renders: `PhotometricLoss` of the images and of what more a model gives; set `step` before.
 
-    extras of the render that count: `intermediate` [k b v 3 h w], the same targets by coarser predictions, the i-th of
-    k weighed `intermediate_decay`^(k - i); `means` [b n 3], a Gaussian a context pixel, held to the teacher's pointmap
-    where PM-Loss has a weight. Set `step` before a call.
+    Extras that count: `intermediate` [k b v 3 h w], the targets by coarser predictions, the i-th of k weighed
+    `intermediate_decay`^(k - i); `means` [b n 3], a Gaussian a context pixel, for PM-Loss where that has a weight.
     """
 
     def __init__(self, cfg: LossConfig) -> None:
@@ -90,10 +89,9 @@ class TrainingLoss(nn.Module):
 
 
 class PhotometricLoss(nn.Module):
-    """Weighted sum of mean squared error, VGG-19 loss and LPIPS; a term of weight 0 needs no file and is not computed.
+    """Weighted sum of mean squared error, VGG-19 loss and, from step `lpips_from`, LPIPS; weight 0: not computed.
 
-    LPIPS joins when `step`, which the training loop counts, has reached `cfg.lpips_from`. Raises CheckpointError when
-    the weights a term needs are not on disk, ConfigError when no term has a weight.
+    Raises CheckpointError when the weights a term needs are not on disk, ConfigError when no term has a weight.
     """
 
     def __init__(self, cfg: LossConfig) -> None:
@@ -175,9 +173,8 @@ def read_matconvnet(path: Path | str) -> Weights:
     from scipy.io import loadmat
 
     if not Path(path).is_file():
-        raise CheckpointError(
-            f"{path}: no such file; fetch vgg19, or set train.losses.perceptual=0 to train without it"
-        )
+        advice = "fetch vgg19, or set train.losses.perceptual=0 to train without it"
+        raise CheckpointError(f"{path}: no such file; {advice}")
     try:
         layers = loadmat(str(path))["layers"][0]
         weights = [_layer(layers[index]) for index in MATCONVNET_LAYERS]

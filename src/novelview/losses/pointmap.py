@@ -29,27 +29,23 @@ def pointmap_loss(
 ) -> Float[Tensor, " b"]:
     """Return the mean squared distance from the predicted points to the nearest points of the aligned pointmap.
 
-    predicted, pointmap: world coordinates of corresponding pixels, any units each; the pointmap is brought onto the
-    prediction by the similarity that fits all pairs (units of the result: the prediction's, squared). Gradients reach
-    `predicted` through the alignment, too, unless `detach_alignment`. A scene whose loss exceeds `ignore_large` counts
-    1e-5 of it. A scene with a coordinate that is NaN or not below 1e15 has loss 0 and no gradient, of which a
-    RuntimeWarning tells. Raises DataError for clouds that do not pair.
+    Both: world coordinates of corresponding pixels, any units each; the pointmap is brought onto the prediction by the
+    similarity that fits all pairs (result: the prediction's units, squared). Gradients reach `predicted` through the
+    alignment, too, unless `detach_alignment`. A loss above `ignore_large` counts 1e-5 of it. A scene with a coordinate
+    that is NaN or not below 1e15 has loss 0, no gradient, and a RuntimeWarning. Raises DataError for unpaired clouds.
     """
     if predicted.shape != pointmap.shape or predicted.dim() != 3 or 0 in predicted.shape or predicted.shape[-1] != 3:
-        raise DataError(
-            f"PM-Loss needs a pointmap of the predicted points' shape [b, n, 3], got {tuple(predicted.shape)} and"
-            f" {tuple(pointmap.shape)}"
-        )
+        got = f"{tuple(predicted.shape)} and {tuple(pointmap.shape)}"
+        raise DataError(f"PM-Loss needs a pointmap of the predicted points' shape [b, n, 3], got {got}")
     with full_precision(predicted):
         dtype = torch.promote_types(predicted.dtype, torch.float32)
         predicted, pointmap = predicted.to(dtype), pointmap.to(dtype)
         # scenes whose coordinates are numbers that can be squared and summed; comparisons with NaN are false
         sound = ((predicted.detach().abs() < LARGEST) & (pointmap.detach().abs() < LARGEST)).flatten(1).all(dim=1)
         if broken := int((~sound).sum()):  # a loss of 0 must not be taken for a perfect fit
-            message = (
-                f"PM-Loss: {broken} of {len(sound)} scenes count 0, a coordinate of theirs is NaN or not below 1e15"
-            )
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            why = "a coordinate of theirs is NaN or not below 1e15"
+            text = f"PM-Loss: {broken} of {len(sound)} scenes count 0, {why}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
         predicted, pointmap = (torch.where(sound[:, None, None], points, 0) for points in (predicted, pointmap))
         fitted = umeyama(pointmap, predicted.detach() if detach_alignment else predicted)
         loss = torch.where(sound, chamfer(predicted, fitted.points(pointmap)), 0)
@@ -86,11 +82,9 @@ def nearest_brute_force(
 
     Distances come from differences: the shortcut over a matrix product loses the digits that decide between neighbours.
     """
-    found = [
-        torch.cdist(part, points, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
-        for part in queries.split(max(1, pairs // len(points)))
-    ]
-    return torch.cat(found)
+    parts = queries.split(max(1, pairs // len(points)))
+    distances = (torch.cdist(part, points, compute_mode="donot_use_mm_for_euclid_dist") for part in parts)
+    return torch.cat([found.argmin(dim=1) for found in distances])
 
 
 class PointmapLoss(nn.Module):

@@ -9,7 +9,7 @@ import pickle
 import random
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -47,7 +47,12 @@ def build_model(cfg: TrainStage, team: Team) -> nn.Module:
     if start:
         load_init(model, cfg, start)
     if team.leads:
-        log.info("starting point: %s", _origin(cfg, start))
+        named = getattr(getattr(cfg.model, "dino", None), "weights", None), getattr(cfg.model, "match_weights", None)
+        backbones = " and ".join(name for name in named if name)
+        origin = "everything from scratch (neither io.init nor model.dino.weights is set)"
+        if backbones:
+            origin = f"public backbone weights in {backbones}, everything else from scratch"
+        log.info("starting point: %s", start or origin)
     torch.manual_seed(cfg.train.seed + team.rank)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = cfg.train.tf32
     model.activation_checkpointing = cfg.train.activation_checkpointing
@@ -57,23 +62,11 @@ def build_model(cfg: TrainStage, team: Team) -> nn.Module:
     return model
 
 
-def _origin(cfg: TrainStage, start: Path | None) -> str:
-    named = getattr(getattr(cfg.model, "dino", None), "weights", None), getattr(cfg.model, "match_weights", None)
-    weights = " and ".join(name for name in named if name)
-    if start or weights:
-        return str(start or f"public backbone weights in {weights}, everything else from scratch")
-    return "everything from scratch (neither io.init nor model.dino.weights is set)"
-
-
 def load_init(model: nn.Module, cfg: TrainStage, path: Path) -> None:
     """Copy weights from `path`: ours, whose header must describe this model, or a published checkpoint."""
-    try:
-        theirs = read_config(path)["model"]
-    except ForeignWeightsError:  # a published file, or a damaged one, which load_published tells apart
-        theirs = None
-    other = difference(theirs, resolved(cfg)["model"]) if theirs else None
-    if other:
-        raise CheckpointError(f"{path}: weights of another model: {other}; choose the weights or the model to fit")
+    with suppress(ForeignWeightsError):  # a published file, or a damaged one, which load_published tells apart
+        if other := difference(read_config(path)["model"], resolved(cfg)["model"]):
+            raise CheckpointError(f"{path}: weights of another model: {other}; choose the weights or the model to fit")
     load_published(path, model)
 
 
@@ -113,7 +106,7 @@ def compare_depths(cfg: TrainStage) -> None:
 class Checkpoints:
     """The checkpoints of one run in `folder`, named `{identity}-{step}-{checksum}.pt`; the newest `keep` stay.
 
-    `identity` is a digest of everything the weights depend on; files of another identity are reported and left alone.
+    Files of another `identity` (what the weights depend on, see `identity`) are reported and left alone.
     """
 
     def __init__(self, folder: Path | str, identity: str, keep: int) -> None:
@@ -125,8 +118,7 @@ class Checkpoints:
 
     def save(self, step: int, state: State) -> Path:
         """Write `state` (tensors, numbers, strings, containers of these) after `step` steps; drop the oldest."""
-        buffer = io.BytesIO()
-        torch.save({**state, "step": step}, buffer)
+        torch.save({**state, "step": step}, buffer := io.BytesIO())
         content = buffer.getvalue()
         path = self.folder / f"{self.identity}-{step:09d}-{_checksum(content)}.pt"
         write_bytes(path, content)
@@ -140,8 +132,7 @@ class Checkpoints:
             if not path.name.startswith(f"{self.identity}-"):
                 log.warning("STALE checkpoint ignored: %s is of another configuration, code, data or start", path)
         for path in self.own():
-            state = _read(path)
-            if state is not None:
+            if (state := _read(path)) is not None:
                 log.info("resuming from %s, after step %d", path, state["step"])
                 return state
             log.warning("damaged checkpoint passed over: %s", path)
@@ -184,10 +175,9 @@ def sweep_partial(folder: Path, pattern: str) -> None:
 
 @contextmanager
 def holding_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of `folder` while the body runs; wait, with one line, while another process has it.
+    """Hold the lock of `folder`; wait, with a warning, while another process, as an orphan of a killed run, has it.
 
-    An orphan of a killed workflow may still be training there. The lock ends with the process, however it dies. A file
-    system without locks is said, and then not guarded.
+    The lock ends with the process, however it dies. A file system without locks is warned of and not guarded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as stream:
@@ -212,10 +202,7 @@ class Interrupt:
 
 @contextmanager
 def noting_signals() -> Iterator[Interrupt]:
-    """Note SIGTERM, SIGUSR1 (sent by clusters ahead of the time limit) and SIGINT instead of dying of them.
-
-    A second Ctrl-C stops at once.
-    """
+    """Note SIGTERM, SIGUSR1 (of clusters, before the time limit) and SIGINT; a second Ctrl-C stops at once."""
     interrupt = Interrupt()
 
     def receive(number: int, _: FrameType | None) -> None:

@@ -36,8 +36,7 @@ CONTEXTS = 4  # context views that a picture shows at most
 
 
 class Record:
-    """Rows of the log. A row holds means over the steps since the row before, how many of them skipped the update, the
-    learning rate of its last step, and the seconds trained since the beginning.
+    """Rows of the log: means over the steps since the row before, updates skipped, the last learning rate, seconds.
 
     further: columns of this run's own, means as well, put before lr. Its state travels in the checkpoint, so a resumed
     run neither repeats nor misses rows, whatever became of the CSV file.
@@ -63,17 +62,10 @@ class Record:
         if step % self.every and step != self.last:
             return None
         row = {"step": float(step), **{key: _mean([entry[key] for entry in self.window]) for key in self.means}}
-        row["lr"] = values["lr"]
-        row["skipped"] = sum(entry["skipped"] for entry in self.window)
-        row["seconds"] = self.seconds
+        row |= {"lr": values["lr"], "skipped": sum(entry["skipped"] for entry in self.window), "seconds": self.seconds}
         self.rows.append(row)
         self.window = []
         return row
-
-    def write_if_due(self) -> None:
-        """Write the CSV file unless that was done a moment ago."""
-        if time.monotonic() - self.flushed >= FLUSH_SECONDS:
-            self.write()
 
     def write(self) -> None:
         """Write the CSV file atomically."""
@@ -116,12 +108,12 @@ class Progress:
         """Show a row of the training log."""
         step = int(row["step"])
         rate = (step - self.begun_at) / max(time.monotonic() - self.began, 1e-9)
-        images = rate * self.images
-        self.bar.set_postfix_str(f"loss {row['loss']:.4g} psnr {row['psnr']:.2f} {images:.0f} images/s")
+        quality, speed = f"loss {row['loss']:.4g} psnr {row['psnr']:.2f}", f"{rate * self.images:.0f} images/s"
+        self.bar.set_postfix_str(f"{quality} {speed}")
         if self.lines:
             left = tqdm.format_interval((self.total - step) / rate) if rate > 0 else "?"
-            text = f"step {step}/{self.total} loss {row['loss']:.4g} psnr {row['psnr']:.2f} lr {row['lr']:.3g}"
-            print(f"{text} {images:.0f} images/s, {left} left", file=sys.stderr, flush=True)
+            text = f"step {step}/{self.total} {quality} lr {row['lr']:.3g} {speed}, {left} left"
+            print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -161,9 +153,8 @@ class Tracker:
 def open_tracker(mode: str, identity: str, folder: Path | str, name: str, config: dict[str, Any]) -> Tracker:
     """Open the wandb run `identity` under `folder` in mode online, offline or disabled.
 
-    A resumed training continues the same run. Where an online run cannot be opened it is recorded offline, and where
-    that cannot be either, not at all; both are told. The key is WANDB_API_KEY or what `wandb login` stored. It never
-    needs the network unless asked to.
+    A resumed training continues the same run. What cannot go online is recorded offline, else not at all; both are
+    told. The key is WANDB_API_KEY or what `wandb login` stored. Only mode online needs the network.
     """
     for attempt in {"online": ("online", "offline"), "offline": ("offline",)}.get(mode, ()):
         try:
@@ -182,15 +173,8 @@ def _open(mode: str, identity: str, folder: Path | str, name: str, config: dict[
     import wandb
 
     Path(folder).mkdir(parents=True, exist_ok=True)
-    settings = wandb.Settings(
-        init_timeout=PATIENCE,
-        login_timeout=PATIENCE,
-        finish_timeout=FAREWELL,
-        silent=True,
-        console="off",
-        disable_git=True,
-        save_code=False,
-    )
+    waits: dict[str, Any] = {"init_timeout": PATIENCE, "login_timeout": PATIENCE, "finish_timeout": FAREWELL}
+    settings = wandb.Settings(**waits, silent=True, console="off", disable_git=True, save_code=False)
     given: dict[str, Any] = {"id": identity, "resume": "allow", "dir": str(folder), "name": name, "config": config}
     run = wandb.init(project=PROJECT, mode=cast(Any, mode), settings=settings, **given)
     run.define_metric("*", step_metric="step")
@@ -208,8 +192,8 @@ class Watch:
 
     def __init__(self, cfg: TrainStage, team: Team, identity: str, start: int, total: int, record: Record) -> None:
         self.record, self.total, self.leads = record, total, team.leads
-        images = cfg.train.batch_size * cfg.train.grad_accum * team.world
-        views = images * (cfg.views.num_context + cfg.views.num_target)
+        views = cfg.views.num_context + cfg.views.num_target
+        views *= cfg.train.batch_size * cfg.train.grad_accum * team.world
         self.progress = Progress(total, start, views, enabled=cfg.runtime.progress and team.leads)
         mode = cfg.runtime.wandb if team.leads else "disabled"
         name = f"{cfg.variant or cfg.model.name}-{cfg.phase}-{cfg.dataset}-{cfg.subset}-x{size_name(cfg.views)}"
@@ -222,17 +206,15 @@ class Watch:
         row = self.record.add(number, entry)
         self.progress.bar.update()
         if row is not None and self.leads:
-            self.record.write_if_due()
+            if time.monotonic() - self.record.flushed >= FLUSH_SECONDS:
+                self.record.write()
             self.progress.row(row)
             self.tracker.row(row)
-            self._show(number, preview)
-
-    def _show(self, number: int, preview: Tensor | None) -> None:
-        """Send the picture of the first row, of every so many after it, and of the last step."""
-        wanted = self.pictures_every and (self.rows % self.pictures_every == 0 or number == self.total)
-        if wanted and preview is not None and self.tracker.run is not None:
-            self.tracker.picture(float(number), to_bytes(preview), "context views, target, render")
-        self.rows += 1
+            # a picture of the first row, of every so many after it, and of the last step
+            wanted = self.pictures_every and (self.rows % self.pictures_every == 0 or number == self.total)
+            if wanted and preview is not None and self.tracker.run is not None:
+                self.tracker.picture(float(number), to_bytes(preview), "context views, target, render")
+            self.rows += 1
 
     def close(self) -> None:
         """Stop watching."""
@@ -252,8 +234,7 @@ def side_by_side(batch: Batch, render: Float[Tensor, "b v 3 h w"]) -> Float[Tens
     """Return context views, one target and its render of a batch's first sample, left to right, values as they are."""
     assert batch.context.images is not None and batch.target.images is not None
     context = batch.context.images[0, :CONTEXTS]
-    shown = [*context, batch.target.images[0, 0], render[0, 0].detach().to(context.dtype)]
-    return torch.cat(shown, dim=-1)
+    return torch.cat([*context, batch.target.images[0, 0], render[0, 0].detach().to(context.dtype)], dim=-1)
 
 
 def to_bytes(picture: Float[Tensor, "3 h w"]) -> UInt8[ndarray, "h w 3"]:
