@@ -56,17 +56,12 @@ class Team:
         return [value > 0 for value in shared.tolist()]
 
     def gather(self, value: Any) -> list[Any]:
-        """Return the value of every process, by rank."""
+        """Return the value of every process, by rank, once all have come here."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value)
         return values
-
-    def wait(self) -> None:
-        """Return when every process has come here."""
-        if self.world > 1:
-            dist.barrier()
 
     def mean(self, values: Sequence[float]) -> list[float]:
         """Return the means of `values` over the processes."""

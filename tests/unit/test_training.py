@@ -372,7 +372,7 @@ def test_rows_are_means_since_the_row_before_and_resume_seamlessly(tmp_path) -> 
 def test_progress_prints_lines_away_from_a_terminal(capsys) -> None:
     progress = Progress(10, 0, 8, enabled=True)
     progress.row({"step": 5.0, "loss": 0.25, "psnr": 6.0, "lr": 0.1})
-    progress.close()
+    progress.bar.close()
     said = capsys.readouterr().err
     assert said.startswith("step 5/10 loss 0.25 psnr 6.00 lr 0.1") and "images/s" in said and "left" in said
     quiet = Progress(10, 0, 8, enabled=False)

@@ -2,8 +2,7 @@
 
 A safetensors file of the scene's tensors (`tokens`, the fast weights `blocks.{i}.w0|w1|w2` of LaCT, or the Gaussians
 `gaussians.means|covariances|opacities|harmonics` and `depths` of DepthSplat) and of its context cameras (`context.c2w`
-[v 4 4] in the frame of the sample, `context.intrinsics` [v 4] in pixels). The metadata key `scene` is a JSON object:
-SHA-256 of the weights, their model node and its digest, scene, frames, size, and the frame's motion and scale, if any.
+[v 4 4] in the frame of the sample, `context.intrinsics` [v 4] in pixels); the metadata key `scene` is `Facts` as JSON.
 The same scene gives the same bytes.
 """
 
@@ -50,7 +49,7 @@ class Facts:
     frames: list[int]
     height: int
     width: int
-    motion: list[list[float]] | None = None
+    motion: list[list[float]] | None = None  # of the frame, with scale
     scale: float = 1.0
 
     @staticmethod
@@ -148,11 +147,8 @@ def tensors_of(scene: Tensor | SceneState | GaussianScene) -> dict[str, Tensor]:
     if isinstance(scene, GaussianScene):
         parts = asdict(scene.gaussians) if scene.gaussians else {}
         return {**{f"{SPLATS}{name}": value for name, value in parts.items()}, "depths": scene.depths}
-    return {
-        f"blocks.{number}.{name}": value
-        for number, weights in enumerate(scene.blocks)
-        for name, value in weights._asdict().items()
-    }
+    blocks = enumerate(weights._asdict() for weights in scene.blocks)
+    return {f"blocks.{number}.{name}": value for number, block in blocks for name, value in block.items()}
 
 
 def scene_of(tensors: dict[str, Tensor]) -> Tensor | SceneState | GaussianScene:
@@ -162,8 +158,5 @@ def scene_of(tensors: dict[str, Tensor]) -> Tensor | SceneState | GaussianScene:
     if "depths" in tensors:
         parts = {name.removeprefix(SPLATS): value for name, value in tensors.items() if name.startswith(SPLATS)}
         return GaussianScene(Gaussians(**parts) if parts else None, tensors["depths"], [])
-    blocks = [
-        FastWeights(*(tensors[f"blocks.{number}.{name}"] for name in FastWeights._fields))
-        for number in range(len(tensors) // len(FastWeights._fields))
-    ]
-    return SceneState(blocks, 1)
+    numbers, names = range(len(tensors) // len(FastWeights._fields)), FastWeights._fields
+    return SceneState([FastWeights(*(tensors[f"blocks.{number}.{name}"] for name in names)) for number in numbers], 1)

@@ -37,10 +37,7 @@ Chosen = tuple[int, Place]  # entry number, one of its places
 
 
 def choose_samples(splits: Splits, count: int) -> list[Chosen]:
-    """Choose up to `count` (entry number, place) pairs, evenly spread over sets and splits and then over scenes.
-
-    The choice depends on the indices alone, so all models of a data set keep the same pictures.
-    """
+    """Choose up to `count` samples, evenly spread over sets and splits, then scenes; the same for every model."""
     groups: dict[tuple[str, str], list[Chosen]] = {}
     for split in splits.names:
         for number, places in enumerate(splits.places):
@@ -72,33 +69,27 @@ class Gallery:
         """Keep the samples of a batch that were chosen; numbers: its entries; images: the model's renders."""
         for turn in self.turns(numbers):
             number, place = self.chosen[turn]
-            row = list(numbers).index(number)
+            entry, row = self.splits.entries[number], list(numbers).index(number)
             alone = Batch([batch.scene[row]], *(_one_scene(views, row) for views in (batch.context, batch.target)))
-            self.found[turn] = self._sample(number, place, alone, images[row], turn < MAX_ATTENTION)
+            assert alone.context.images is not None and alone.target.images is not None
+            middle = len(entry.target) // 2
+            target, image = alone.target.images[0, middle][None], images[row][middle][None]
+            tensors = {"context": alone.context.images[0], "target": target, "render": image}
+            kept = {name: to_uint8(tensor).cpu().contiguous() for name, tensor in tensors.items()}
+            if isinstance(self.model, DepthSplat):
+                depth = encode(self.model, alone, "none").depths[0]
+                kept["depth"] = depth.half().cpu().contiguous()
+                if self.truth.depth is not None:
+                    kept["true_depth"] = true_depth(alone, self.truth.depth, *depth.shape[-2:]).half().contiguous()
+            if turn < MAX_ATTENTION:
+                kept |= attention(self.model, alone.context)
+            facts = {"scene": entry.scene, "set": place.set, "split": place.split, "entry": place.entry}
+            facts |= {"context": list(entry.context), "target": [entry.target[middle]]}
+            self.found[turn] = {**facts, "psnr": round(float(psnr(image, target)), 4)}, kept
 
     def turns(self, numbers: Sequence[int]) -> list[int]:
         """Return the places, among the chosen, of the samples that belong to these entries."""
         return [turn for turn, (number, _) in enumerate(self.chosen) if number in numbers]
-
-    def _sample(
-        self, number: int, place: Place, batch: Batch, images: Float[Tensor, "t 3 h w"], attend: bool
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        assert batch.context.images is not None and batch.target.images is not None
-        entry = self.splits.entries[number]
-        middle = len(entry.target) // 2
-        target, image = batch.target.images[0, middle][None], images[middle][None]
-        tensors = {"context": batch.context.images[0], "target": target, "render": image}
-        kept = {name: to_uint8(tensor).cpu().contiguous() for name, tensor in tensors.items()}
-        if isinstance(self.model, DepthSplat):
-            depth = encode(self.model, batch, "none").depths[0]
-            kept["depth"] = depth.half().cpu().contiguous()
-            if self.truth.depth is not None:
-                kept["true_depth"] = true_depth(batch, self.truth.depth, *depth.shape[-2:]).half().contiguous()
-        if attend:
-            kept |= attention(self.model, batch.context)
-        facts = {"scene": entry.scene, "set": place.set, "split": place.split, "entry": place.entry}
-        facts |= {"context": list(entry.context), "target": [entry.target[middle]]}
-        return {**facts, "psnr": round(float(psnr(image, target)), 4)}, kept
 
     def write(self, path: Path | str, parts: Sequence[dict[int, Any]]) -> None:
         """Write the samples of all processes (`parts`: their `found`) to `path`."""
@@ -111,10 +102,8 @@ class Gallery:
 
 @torch.no_grad()
 def attention(model: ViewModel, context: Views) -> dict[str, Float[Tensor, "p p"]]:
-    """Return {"attention": weights from patches of view 0 (rows) to patches of view 1 (columns)}, or nothing.
-
-    Only models with an `attention_map` have any, and only for two context views (specs/uplvsm.md section 11).
-    """
+    """Return {"attention": weights from patches of view 0 (rows) to patches of view 1 (columns)}, {} without a map."""
+    # only models with an `attention_map` have one, and only for two context views (specs/uplvsm.md section 11)
     draw = getattr(model, "attention_map", None)
     if draw is None or context.c2w.shape[1] != 2:
         return {}
@@ -128,16 +117,12 @@ def _one_scene(views: Views, row: int) -> Views:
 
 
 class FinishedBatches:
-    """Scored batches of one process on disk, so that an evaluation whose time box ended goes on after the last of them.
-
-    A unit of `box` is a batch (its rows and pictures); all that follows the batches is one unit more.
-    """
+    """Scored batches of one process on disk, each a unit of `box`, so that a later call goes on after the last one."""
 
     def __init__(self, out: Path, stamp: str, box: TimeBox, gallery: Gallery, team: Team) -> None:
-        """Open the batches of `out`; the first process removes those of another stamp before the others look."""
         self.box, self.gallery, self.team = box, gallery, team
         self.units = Unfinished(out, stamp, own=team.rank == 0)
-        team.gather(None)
+        team.gather(None)  # the first process removes batches of another stamp before the others look
 
     def read(self, numbers: Sequence[int]) -> list[ImageScores] | None:
         """Return the rows of the batch of these entries, its pictures given to the gallery; None where it is to do."""

@@ -1,5 +1,6 @@
 """Cameras, depth and surface that a model finds in pictures, against the true ones, where a data set has them."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +38,9 @@ MEASURES = {
 def write_poses(
     out: Path, model: Any, cache: FrameCache, splits: Splits, cfg: EvalConfig, device: torch.device
 ) -> dict[str, float] | None:
-    """Write poses.json into `out` where the model estimates cameras; return the mean errors.
+    """Write poses.json, for up to `cfg.pose_scenes` scenes, where the model estimates cameras; return the mean errors.
 
-    The camera of every frame of up to `cfg.pose_scenes` scenes is estimated from two context views of each. A path has
-    true and estimated camera-to-world matrices [n 4 4] in scene units normalised over the path, the estimates
+    A path has true and estimated camera-to-world matrices [n 4 4] in scene units normalised over it, the estimates
     Sim(3)-aligned to the true ones; errors of every frame in degrees and scene units; and `spread`, the root mean
     square distance of the true centres from their mean: the error of guessing that mean for every frame.
     """
@@ -115,8 +115,7 @@ def write_geometry(
         write_ply(out / files[-1], model.drawable(encode(model, batch, cfg.amp)).take(0))
     if truth.depth is not None and cache.cfg.pose_normalisation != "none":
         reason = "n/a (poses are normalised, so lengths are no metres)"
-    rows = [] if reason else _measure(model, cache, truth, splits, cfg, device)
-    if rows:
+    if rows := [] if reason else _measure(model, cache, truth, splits, cfg, device):
         write_json(out / "geometry.json", rows)
     groups = geometry_groups(rows, cfg.bootstrap, cfg.seed)
     return {"reason": reason, "measures": MEASURES, "level": LEVEL, "groups": groups, "ply": files}
@@ -125,12 +124,8 @@ def write_geometry(
 def _measure(
     model: DepthSplat, cache: FrameCache, truth: Truth, splits: Splits, cfg: EvalConfig, device: torch.device
 ) -> list[dict[str, Any]]:
-    """Return {scene, set, split, entry, and `MEASURES`} of up to `cfg.geometry_entries` entries a set and split.
-
-    Contexts that several splits share are measured once.
-    """
     assert truth.depth is not None
-    rows, known = [], {}
+    rows, known = [], {}  # contexts that several splits share are measured once
     for number, places in first_entries(splits, cfg.geometry_entries):
         entry = splits.entries[number]
         key = entry.scene, entry.context
@@ -144,16 +139,13 @@ def _measure(
 
 def first_entries(splits: Splits, count: int) -> list[tuple[int, list[Place]]]:
     """Return (entry number, its places to report) of the first `count` entries of every set and split."""
-    left: dict[tuple[str, str], int] = {}
-    picked = []
-    for number, places in enumerate(splits.places):
-        kept = []
-        for place in places:
-            key = place.set, place.split
-            left[key] = left.get(key, count) - 1
-            kept += [place] if left[key] >= 0 else []
-        picked += [(number, kept)] if kept else []
-    return picked
+    seen: Counter[tuple[str, str]] = Counter()
+    picked: dict[int, list[Place]] = {}
+    for number, place in ((number, place) for number, places in enumerate(splits.places) for place in places):
+        seen[place.set, place.split] += 1
+        if seen[place.set, place.split] <= count:
+            picked.setdefault(number, []).append(place)
+    return list(picked.items())
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """What is evaluated and how it is rendered: the entries of all splits, the model, and the baselines beside it.
 
-Source: specs/uplvsm.md section 10; unlike there nothing is dropped, padded or repeated.
+Source: specs/uplvsm.md section 10; unlike its loader nothing is dropped, padded or repeated.
 """
 
 import contextlib
@@ -49,8 +49,7 @@ class Splits:
     def of(cls, store: PackedStore, indices: Mapping[str, Sequence[EvalEntry]], sets: Mapping[str, str]) -> "Splits":
         """Gather the entries of all splits that `store` can serve; sets: scene -> name of its set, `test` by default.
 
-        A split whose index is empty is left out with a warning. Raises DataError when no entry of an index can be
-        served, or an entry asks for a frame its scene does not have.
+        Raises DataError when no entry of an index can be served, or an entry asks for a frame its scene does not have.
         """
         found: dict[tuple[Any, ...], tuple[EvalEntry, list[Place]]] = {}
         for split, index in indices.items():
@@ -131,11 +130,9 @@ def swap_poses(target: Views) -> Views:
 
 
 def nearest_context(context: Views, target: Views) -> Images:
-    """Copy the context view whose camera centre is nearest to the target's; at equal distance, nearest in time.
-
-    Distances are compared to four digits: on a path traversed at constant speed the middle frame is a tie.
-    """
+    """Copy the context view whose camera centre is nearest to the target's; at equal distance, nearest in time."""
     assert context.images is not None
+    # compared to four digits: on a path traversed at constant speed the middle frame is a tie
     apart = torch.cdist(target.c2w[..., :3, 3].double(), context.c2w[..., :3, 3].double())
     steps = (apart / apart.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12) * 1e4).round()
     if context.frame is not None and target.frame is not None:

@@ -77,7 +77,7 @@ def evaluate_to(
     lpips, reason = open_lpips(cfg.lpips_weights, team.device)
     gallery = Gallery(model, splits, choose_samples(splits, cfg.gallery), truth)
     finished = FinishedBatches(out, stamp, box or TimeBox(), gallery, team)
-    rows = evaluate(model, subject.name, store, splits, subject.views, cfg, team, lpips, cache_mb, progress, finished)
+    rows = evaluate(subject, store, splits, cfg, team, lpips, cache_mb, progress, finished)
     pictures = team.gather(gallery.found)
     if team.rank:
         return
@@ -110,11 +110,9 @@ def evaluate_to(
 
 
 def evaluate(
-    model: ViewModel,
-    name: str,
+    subject: Subject,
     store: PackedStore,
     splits: Splits,
-    views: ViewsConfig,
     cfg: EvalConfig,
     ranks: Team | None = None,
     lpips: Lpips | None = None,
@@ -122,13 +120,13 @@ def evaluate(
     progress: bool = False,
     finished: FinishedBatches | None = None,
 ) -> list[ImageScores]:
-    """Score `model`, the baselines and the model with swapped poses on every target; each process returns all rows.
+    """Score the model, the baselines and the model with swapped poses on every target; each process returns all rows.
 
     finished: batches scored before, which are not rendered again, and the gallery that collects pictures of the others;
     raises BoxEnded, on every process, when it says on any that time is over with batches left.
     """
     team = ranks or Team()
-    data = EvalSet(store, splits.entries, views, cache_mb)
+    data = EvalSet(store, splits.entries, subject.views, cache_mb)
     rows: list[ImageScores] = []
     todo = []
     for numbers in data.groups(cfg.batch_size, team.rank, team.world):
@@ -138,11 +136,11 @@ def evaluate(
     hidden = None if progress and not team.rank else True  # None: no bar where the output is a file
     left = len(todo)
     for numbers, batch in tqdm(data.load(todo, team.device), "evaluate", len(todo), disable=hidden):
-        renders = dict(render_all(model, name, batch, cfg))
+        renders = dict(render_all(subject.model, subject.name, batch, cfg))
         scored = list(_scores(splits, numbers, batch, renders, lpips))
         rows, left = rows + scored, left - 1
         if finished:
-            finished.gallery.collect(numbers, batch, renders[name])
+            finished.gallery.collect(numbers, batch, renders[subject.name])
             if finished.keep(numbers, scored) and left:
                 break
     if finished and (waiting := sum(team.gather(left))):

@@ -27,18 +27,14 @@ Image = tuple[str, int, int]  # scene, entry, frame
 
 @dataclass(frozen=True, slots=True)
 class ImageScores:
-    """Scores of one image: `model` is a model's name, a baseline's, or `<model>_swapped_pose`.
+    """Scores of one image; lpips is None where it could not be computed."""
 
-    entry: number of the entry in the split's index, nulls not counted; frame: number of the target frame in its scene.
-    lpips is None where the metric could not be computed. sharpness: `metrics.sharpness`, 1 for the truth's.
-    """
-
-    model: str
+    model: str  # a model's name, a baseline's, or `<model>_swapped_pose`
     scene: str
     set: str
     split: str
-    entry: int
-    frame: int
+    entry: int  # in the split's index, nulls not counted
+    frame: int  # of the target in its scene
     psnr: float
     ssim: float
     lpips: float | None
@@ -103,10 +99,7 @@ def bounds(values: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
 
 
 def interval(values: Float[np.ndarray, " n"], scenes: Sequence[str], resamples: int, seed: int) -> dict[str, float]:
-    """Return {mean, low, high}: the mean of `values` and its bootstrap interval; scenes: the scene of every value.
-
-    Six digits are kept: what sums in another order leave in doubt is not written.
-    """
+    """Return {mean, low, high} of `values` and their scenes, to six digits: others hang on the order of sums."""
     labels = clusters(scenes)
     sums, counts = np.bincount(labels, values), np.bincount(labels)
     drawn = draws(len(counts), resamples, seed)
@@ -115,10 +108,7 @@ def interval(values: Float[np.ndarray, " n"], scenes: Sequence[str], resamples: 
 
 
 def groups(rows: Iterable[ImageScores], resamples: int, seed: int) -> list[dict[str, Any]]:
-    """Return {model, set, split, scenes, count (of images), resampled, and every metric} for each model, set and split.
-
-    A metric is {mean, low, high}, or None where it was not computed.
-    """
+    """Return {model, set, split, scenes, count (of images), resampled, and intervals or None} of every model."""
     return [
         {"model": model, **_group(key, own, None, resamples, seed)}
         for key, models in _by_model(rows).items()

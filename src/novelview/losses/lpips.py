@@ -25,11 +25,7 @@ _LIBRARY: list[Any] = []  # a library's definitions live as long as the object
 
 
 def load_lpips(weights: Path | str) -> nn.Module:
-    """Build LPIPS version 0.1 with VGG-16 features, frozen, in evaluation mode.
-
-    weights: torchvision's `vgg16-397923af.pth`; the calibration comes with the lpips package. Raises DataError for a
-    missing file and one that is not a VGG-16 state dict.
-    """
+    """Build LPIPS 0.1 on torchvision's `vgg16-397923af.pth`, frozen, in evaluation mode, or raise DataError."""
     if not Path(weights).is_file():
         raise DataError(f"{weights}: no such file; fetch vgg16, or give LPIPS no weight in the loss")
     try:

@@ -37,10 +37,7 @@ State = dict[str, Any]
 
 
 def build_model(cfg: TrainStage, team: Team) -> nn.Module:
-    """Build the configured model on the team's device, from earlier weights (`io.init`) when given.
-
-    Every process builds the same model. Raises CheckpointError when the weights are another model's.
-    """
+    """Build the configured model, the same on every process, from weights (`io.init`) if given; see `load_init`."""
     start = Path(cfg.io["init"]) if cfg.io.get("init") else None
     torch.manual_seed(cfg.train.seed)  # nothing in training draws from another generator
     model = build(without_weights(cfg.model) if start else cfg.model)
@@ -63,7 +60,7 @@ def build_model(cfg: TrainStage, team: Team) -> nn.Module:
 
 
 def load_init(model: nn.Module, cfg: TrainStage, path: Path) -> None:
-    """Copy weights from `path`: ours, whose header must describe this model, or a published checkpoint."""
+    """Copy weights, ours or published ones, from `path`; raises CheckpointError when they are another model's."""
     with suppress(ForeignWeightsError):  # a published file, or a damaged one, which load_published tells apart
         if other := difference(read_config(path)["model"], resolved(cfg)["model"]):
             raise CheckpointError(f"{path}: weights of another model: {other}; choose the weights or the model to fit")
@@ -71,10 +68,7 @@ def load_init(model: nn.Module, cfg: TrainStage, path: Path) -> None:
 
 
 def identity(cfg: TrainStage) -> str:
-    """Return 16 hex digits over all that the weights depend on: configuration, code, data and the starting weights.
-
-    Raises CheckpointError when there are no such starting weights.
-    """
+    """Return 16 hex digits over configuration, code, data and start; raises CheckpointError without a named start."""
     init = cfg.io.get("init")
     if init and not Path(init).is_file():
         raise CheckpointError(f"{init}: no such file; io.init names the weights to start from")
@@ -95,19 +89,13 @@ def compare_depths(cfg: TrainStage) -> None:
     seen = read_json(Path(cfg.io["packed"]) / "manifest.json").get("depth_range")
     if None in planes or not seen or (planes[0] <= seen[0] and seen[1] <= planes[1]):
         return
-    log.warning(
-        "model.near=%g, model.far=%g: what the photographs see lies between %.3g and %.3g, in the units of their"
-        " cameras, and nothing can be placed outside of these planes; give model.near and model.far around that",
-        *planes,
-        *seen,
-    )
+    text = "model.near=%g, model.far=%g: what the photographs see lies between %.3g and %.3g, in the units of their"
+    text += " cameras, and nothing can be placed outside of these planes; give model.near and model.far around that"
+    log.warning(text, *planes, *seen)
 
 
 class Checkpoints:
-    """The checkpoints of one run in `folder`, named `{identity}-{step}-{checksum}.pt`; the newest `keep` stay.
-
-    Files of another `identity` (what the weights depend on, see `identity`) are reported and left alone.
-    """
+    """The newest `keep` checkpoints `{identity}-{step}-{checksum}.pt` of one run; others in `folder` are left alone."""
 
     def __init__(self, folder: Path | str, identity: str, keep: int) -> None:
         self.folder, self.identity, self.keep = Path(folder), identity, keep
@@ -132,25 +120,18 @@ class Checkpoints:
             if not path.name.startswith(f"{self.identity}-"):
                 log.warning("STALE checkpoint ignored: %s is of another configuration, code, data or start", path)
         for path in self.own():
-            if (state := _read(path)) is not None:
-                log.info("resuming from %s, after step %d", path, state["step"])
-                return state
+            content = path.read_bytes()
+            if _checksum(content) == path.stem.rpartition("-")[2]:
+                with suppress(pickle.UnpicklingError):
+                    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+                    log.info("resuming from %s, after step %d", path, state["step"])
+                    return state
             log.warning("damaged checkpoint passed over: %s", path)
         return None
 
 
 def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _read(path: Path) -> State | None:
-    content = path.read_bytes()
-    if _checksum(content) != path.stem.rpartition("-")[2]:
-        return None
-    try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        return None
 
 
 def random_state() -> State:
@@ -175,10 +156,7 @@ def sweep_partial(folder: Path, pattern: str) -> None:
 
 @contextmanager
 def holding_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of `folder`; wait, with a warning, while another process, as an orphan of a killed run, has it.
-
-    The lock ends with the process, however it dies. A file system without locks is warned of and not guarded.
-    """
+    """Hold the lock of `folder`, until the process dies at most; wait, with a warning, while another process has it."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as stream:
         try:

@@ -46,9 +46,8 @@ class DivergedError(NovelviewError):
 def train(cfg: TrainStage, box: TimeBox | None = None) -> int:
     """Train as configured; return 0 or, with the state saved, INTERRUPTED (by a signal) or BOXED (the end of `box`).
 
-    box: None for one of `cfg.runtime` that begins now; its unit is a step, and a call trains one at least. `cfg.io`:
-    packed (folder of the packed store), out (weights), log (CSV), checkpoints (folder), init (weights, null). A run
-    that finds its own checkpoint goes on from it and ends with the very bytes of an undisturbed run on a CPU.
+    A step, of which a call trains one at least, is the unit of `box` (None: of `cfg.runtime`, from now). A run that
+    finds its own checkpoint goes on from it and ends with the very bytes of an undisturbed run on a CPU.
     """
     box = box or TimeBox.of(cfg.runtime)
     with team(cfg.runtime) as members, checkpoint.noting_signals() as interrupt:
@@ -72,8 +71,7 @@ class Run:
         parts = {"model": own.model, "optimizer": own.optimizer, "updater": own.updater, "record": self.record}
         self.parts: dict[str, Any] = parts  # what a checkpoint holds the state of
         self.done = self.skipped_in_a_row = 0
-        self.boxed = False
-        self.saved_at = time.monotonic()
+        self.boxed, self.saved_at = False, time.monotonic()
 
     def train(self) -> int:
         """Run to the end, to a signal or to the end of the box; return the exit status."""
@@ -108,17 +106,16 @@ class Run:
         due, asked, over = self.team.any([late and self.team.leads, bool(self.interrupt), self.box.over])
         stop, self.boxed = (asked or over) and self.done < self.total, over and not asked
         if self.done == self.cfg.train.steps or (self.done < self.cfg.train.steps and (due or stop)):
-            self._save()
+            randoms = self.team.gather(checkpoint.random_state())
+            if self.team.leads:
+                parts = {name: part.state_dict() for name, part in self.parts.items()}
+                self.checkpoints.save(self.done, {**parts, "random": randoms, "world": self.team.world})
+            self.saved_at = time.monotonic()
         if stop:
-            self.team.wait()  # torchrun kills the others as soon as one ends, perhaps while the first still writes
+            self.team.gather(
+                None
+            )  # torchrun kills the others as soon as one ends, perhaps while the first still writes
         return stop
-
-    def _save(self) -> None:
-        randoms = self.team.gather(checkpoint.random_state())
-        if self.team.leads:
-            parts = {name: part.state_dict() for name, part in self.parts.items()}
-            self.checkpoints.save(self.done, {**parts, "random": randoms, "world": self.team.world})
-        self.saved_at = time.monotonic()
 
     def _resume(self) -> None:
         if self.team.leads:
@@ -168,11 +165,7 @@ class Run:
 
 
 class Stepper:
-    """Trains `model` with `loss(render, batch) -> {loss, mse, psnr, ...}` by the recipe `cfg` on `team`.
-
-    Gradients are averaged over processes on the last micro-batch of a step only. AdamW is fused on GPUs; on CPUs the
-    plain implementation is kept, whose numbers are the reference's.
-    """
+    """Trains `model` with `loss(render, batch) -> {loss, mse, psnr, ...}` by the recipe `cfg` on `team`."""
 
     def __init__(self, model: nn.Module, loss: Loss, cfg: TrainConfig, team: Team) -> None:
         self.model, self.loss, self.cfg, self.team = model, loss, cfg, team
@@ -182,19 +175,17 @@ class Stepper:
             self.wrapped = DistributedDataParallel(model, [team.device] if cuda else None, broadcast_buffers=False)
         self.logged = (*LOGGED, *getattr(loss, "logged", ()))
         self.preview: Tensor | None = None  # the latest micro-batch, for people to look at
-        self.optimizer = adamw(model, cfg, fused=cuda)
+        self.optimizer = adamw(model, cfg, fused=cuda)  # the plain one gives the reference's numbers on CPUs
         scaler = torch.amp.grad_scaler.GradScaler(team.device.type, enabled=cfg.amp == "fp16")
         self.updater = Updater(model, self.optimizer, cfg, lambda flag: team.any([flag])[0], scaler)
 
     def step(self, batches: Iterable[Batch]) -> tuple[dict[str, float], Update]:
-        """Train on `grad_accum` micro-batches; return the mean of `logged` over them and all processes, and the update.
-
-        The model sees whole `Views`; what it may look at is its own declaration (`needs_target_images` and others).
-        """
+        """Train on `grad_accum` micro-batches; return the means of `logged` over all processes, and the update."""
         if isinstance(self.loss, TrainingLoss):
             self.loss.step = self.updater.seen
         values = []
         for number, batch in enumerate(batches, start=1):
+            # gradients are averaged over processes on the last micro-batch of a step only
             more, model = number < self.cfg.grad_accum, self.wrapped
             with model.no_sync() if more and isinstance(model, DistributedDataParallel) else nullcontext():
                 with self.autocast():

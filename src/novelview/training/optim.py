@@ -1,7 +1,6 @@
 """The optimisation recipe: parameter groups, learning-rate schedule, and the rule of one update.
 
-Sources: specs/uplvsm.md sections 8 and 14 (B5, B6: what is mended); specs/depthsplat.md section 11 (onecycle, the rate
-of pretrained parameters, decay of all).
+Sources: specs/uplvsm.md sections 8 and 14 (B5, B6); specs/depthsplat.md section 11 (onecycle, pretrained, decay).
 """
 
 import math
@@ -22,11 +21,7 @@ ONECYCLE_EXTRA = 10  # steps the onecycle schedule is longer than the training
 
 
 def adamw(model: nn.Module, cfg: TrainConfig, fused: bool = False) -> torch.optim.AdamW:
-    """Build AdamW with the recipe's groups; the learning rate starts at 0 and is set before every update.
-
-    With `lr_pretrained` pretrained parameters have groups of their own, whose `rate_scale` multiplies the scheduled
-    rate. Raises ConfigError when it has nothing to act on.
-    """
+    """Build AdamW with the recipe's groups, at rate 0; raises ConfigError when `lr_pretrained` finds no parameter."""
     groups = parameter_groups(model.parameters(), cfg.weight_decay, cfg.decay)
     if cfg.lr_pretrained:
         named: tuple[list[nn.Parameter], list[nn.Parameter]] = [], []
@@ -57,10 +52,7 @@ def is_decayed(parameter: Tensor) -> bool:
 
 
 def learning_rate(step: int, base: float, warmup: int, total: int, kind: str) -> float:
-    """Return the learning rate of update `step` (0-based): linear warm-up from 0, then `kind`.
-
-    cosine: half a cosine period down to 0 at `total`; linear: straight to 0; constant: stays at `base`.
-    """
+    """Return the rate of update `step` (0-based): linear warm-up, then constant, linear or cosine to 0 at `total`."""
     if step < warmup:
         return base * step / max(1, warmup)
     if kind == "constant":
@@ -72,10 +64,7 @@ def learning_rate(step: int, base: float, warmup: int, total: int, kind: str) ->
 
 
 def onecycle_rate(step: int, peak: float, steps: int, rise: float) -> float:
-    """Return the learning rate of update `step` (0-based) of PyTorch's OneCycleLR with cosine legs, `steps` long.
-
-    From peak / 25 up to `peak` in the share `rise` of the steps, then down to peak / 25 / 1e4 at the last one.
-    """
+    """Return the rate of update `step` (0-based) of PyTorch's OneCycleLR: cosine legs up to `peak` and down again."""
     top, first = rise * steps - 1, peak / ONECYCLE_FIRST
     if step <= top and top > 0:
         return _cosine_leg(first, peak, step / top)
@@ -96,9 +85,8 @@ class Update:
 
 
 class Updater:
-    """Applies accumulated gradients by the recipe's rule and counts what it did.
+    """Applies accumulated gradients by the recipe's rule; counts updates seen, of the schedule, and applied to weights.
 
-    seen: updates offered; scheduled: position in the learning-rate schedule; applied: updates that changed weights.
     `agree(flag)` turns one process' "my loss is not finite" into every process' answer, so replicas never part.
     """
 
@@ -140,8 +128,7 @@ class Updater:
         """
         lr, clips = self.lr, self.seen >= self.cfg.clip_from
         self.seen += 1
-        finite = all(bool(torch.isfinite(loss).all()) for loss in losses)
-        if self.agree(not finite):
+        if self.agree(not all(bool(torch.isfinite(loss).all()) for loss in losses)):
             self.optimizer.zero_grad(set_to_none=True)
             return Update(math.nan, lr, "nonfinite")
         norm = self._clip(clips)
@@ -164,8 +151,8 @@ class Updater:
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and, for fp16, the loss scale."""
-        counts = {"seen": self.seen, "scheduled": self.scheduled, "applied": self.applied}
-        return {**counts, "scaler": self.scaler.state_dict()}
+        scale = self.scaler.state_dict()
+        return {"seen": self.seen, "scheduled": self.scheduled, "applied": self.applied, "scaler": scale}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""

@@ -36,10 +36,9 @@ CONTEXTS = 4  # context views that a picture shows at most
 
 
 class Record:
-    """Rows of the log: means over the steps since the row before, updates skipped, the last learning rate, seconds.
+    """Rows of the log, with means over the steps since the row before; further: columns of this run's own, means too.
 
-    further: columns of this run's own, means as well, put before lr. Its state travels in the checkpoint, so a resumed
-    run neither repeats nor misses rows, whatever became of the CSV file.
+    Its state travels in the checkpoint, so a resumed run neither repeats nor misses rows.
     """
 
     def __init__(self, path: Path | str, every: int, last: int, further: tuple[str, ...] = ()) -> None:
@@ -115,10 +114,6 @@ class Progress:
             text = f"step {step}/{self.total} {quality} lr {row['lr']:.3g} {speed}, {left} left"
             print(text, file=sys.stderr, flush=True)
 
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        self.bar.close()
-
 
 class Tracker:
     """Sends log rows and pictures to a wandb run, or nowhere; whatever fails there is told once and then left alone."""
@@ -151,34 +146,27 @@ class Tracker:
 
 
 def open_tracker(mode: str, identity: str, folder: Path | str, name: str, config: dict[str, Any]) -> Tracker:
-    """Open the wandb run `identity` under `folder` in mode online, offline or disabled.
+    """Open the wandb run `identity`, or go on with it, under `folder` in mode online, offline or disabled.
 
-    A resumed training continues the same run. What cannot go online is recorded offline, else not at all; both are
-    told. The key is WANDB_API_KEY or what `wandb login` stored. Only mode online needs the network.
+    What cannot go online is recorded offline, else not at all; both are told. Only mode online needs the network.
     """
+    waits: dict[str, Any] = {"init_timeout": PATIENCE, "login_timeout": PATIENCE, "finish_timeout": FAREWELL}
+    given: dict[str, Any] = {"id": identity, "resume": "allow", "dir": str(folder), "name": name, "config": config}
     for attempt in {"online": ("online", "offline"), "offline": ("offline",)}.get(mode, ()):
         try:
-            return Tracker(_open(attempt, identity, folder, name, config))
+            import wandb
+
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            settings = wandb.Settings(**waits, silent=True, console="off", disable_git=True, save_code=False)
+            run = wandb.init(project=PROJECT, mode=cast(Any, attempt), settings=settings, **given)
+            run.define_metric("*", step_metric="step")
+            return Tracker(run)
         except Exception as error:  # a missing key, network, disk or helper process: all the same to the training
             then = f"recording offline under {folder}" if attempt == "online" else "the training goes on without it"
             log.warning("wandb cannot go %s (%s); %s", attempt, _line(error), then)
             with suppress(Exception):  # its helper process would refuse the id of the run it could not open (0.31)
-                import wandb
-
-                wandb.teardown()
+                sys.modules["wandb"].teardown()
     return Tracker()
-
-
-def _open(mode: str, identity: str, folder: Path | str, name: str, config: dict[str, Any]) -> Any:
-    import wandb
-
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    waits: dict[str, Any] = {"init_timeout": PATIENCE, "login_timeout": PATIENCE, "finish_timeout": FAREWELL}
-    settings = wandb.Settings(**waits, silent=True, console="off", disable_git=True, save_code=False)
-    given: dict[str, Any] = {"id": identity, "resume": "allow", "dir": str(folder), "name": name, "config": config}
-    run = wandb.init(project=PROJECT, mode=cast(Any, mode), settings=settings, **given)
-    run.define_metric("*", step_metric="step")
-    return run
 
 
 def _line(error: Exception) -> str:
@@ -218,15 +206,12 @@ class Watch:
 
     def close(self) -> None:
         """Stop watching."""
-        self.progress.close()
+        self.progress.bar.close()
         self.tracker.finish()
 
 
 def run_id(cfg: TrainStage, identity: str) -> str:
-    """Return the wandb run's id: the stage's configuration digest, then what else the weights depend on, shortened.
-
-    A resumed training keeps it; other code, data or starting weights under the same configuration are another run.
-    """
+    """Return the wandb run's id: the digest of the configuration, then of all that the weights depend on, shortened."""
     return f"{digest(cfg)}-{identity[:8]}"
 
 
