@@ -71,10 +71,10 @@ BUNDLE_PYTHON ?= 3.12
 BUNDLE_PLATFORM ?= x86_64
 MINI = --minutes $(BUDGET_MINUTES) --cores $(CORES) $(if $(STATE),--state '$(STATE)') $(if $(SET),--set '$(SET)')
 mini: $(if $(BUNDLE),,$(STAMP))
-	@PYTHONPATH=src:kernels $(if $(BUNDLE),$(PYTHON) -m novelview.mini.bare '$(BUNDLE)' .bare --,$(RUN)/python -m novelview.stages.mini) $(MINI)
+	@PYTHONPATH=src:kernels:tools $(if $(BUNDLE),$(PYTHON) -m carry.bare '$(BUNDLE)' .bare --,$(RUN)/python -m carry) $(MINI)
 
 mini-bundle: $(STAMP)
-	PYTHONPATH=src $(RUN)/python -m novelview.mini.bundle $(or $(BUNDLE),bundle) --python $(BUNDLE_PYTHON) --platform $(BUNDLE_PLATFORM)
+	PYTHONPATH=tools $(RUN)/python -m carry.bundle $(or $(BUNDLE),bundle) --python $(BUNDLE_PYTHON) --platform $(BUNDLE_PLATFORM)
 
 # Results, data and caches; the environment and downloaded weights stay.
 clean:

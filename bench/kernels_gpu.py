@@ -31,8 +31,8 @@ def missing(side: Path | None = None) -> list[str]:
 
 def installed(bundle: Path) -> str:
     """Install a bundle of wheels beside the project; return what went wrong, or an empty string."""
-    sys.path.insert(0, str(ROOT / "src"))
-    from novelview.mini.bare import install  # the standard library alone, too
+    sys.path.insert(0, str(ROOT / "tools"))
+    from carry.bare import install  # the standard library alone, too
 
     try:
         install(bundle, SIDE)

@@ -15,3 +15,16 @@ class DataError(NovelviewError):
 
 class CheckpointError(NovelviewError):
     """A weights file or training checkpoint does not fit the model or the run."""
+
+
+EXTRAS = {  # optional packages, and the extra of pyproject.toml that brings each
+    **{"av": "figures", "jinja2": "figures", "matplotlib": "figures"},
+    **{"dvc": "workflow", "snakemake": "workflow", "pycolmap": "photos", "wandb": "tracking"},
+}
+
+
+def missing_extra(error: ModuleNotFoundError) -> str | None:
+    """Return one line about an optional package that is not installed; None when another module is missing."""
+    package = (error.name or "").partition(".")[0]
+    extra = EXTRAS.get(package)
+    return f"this needs {package}, which is not installed: pip install 'novelview[{extra}]'" if extra else None

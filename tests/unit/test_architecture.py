@@ -10,7 +10,7 @@ from novelview.config.digest import imports_of, module_file
 ROOT = Path(__file__).parents[2]
 ORDER = ["cameras", "scenes", "splatting", "models", "losses", "training evaluation", "figures", "stages"]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms.split()}
-BELOW = {"config", "devices", "errors", "files", "compat", "downloads", "planning", "timebox", "unfinished", "mini"}
+BELOW = {"config", "devices", "errors", "files", "compat", "downloads", "planning", "timebox", "unfinished"}
 # Attention, the fast weights, and their published rounding.
 CALLS_KERNELS = {"novelview.models.layers", "novelview.models.lact.ttt", "novelview.models.lact.newton_schulz"}
 MODULES = sorted(
@@ -51,7 +51,7 @@ def test_configuration_never_imports_torch() -> None:
         assert "torch" not in names, module
 
 
-@pytest.mark.parametrize("folder", ["src", "kernels", "bench"])
-def test_files_stay_under_300_lines(folder: str) -> None:
-    long = {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*.py") if path.read_text().count("\n") > 300}
+@pytest.mark.parametrize("folder", ["src", "kernels", "bench", "tools"])
+def test_files_stay_under_400_lines(folder: str) -> None:
+    long = {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*.py") if path.read_text().count("\n") > 400}
     assert not long

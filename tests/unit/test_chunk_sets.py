@@ -14,7 +14,7 @@ from packed_stores import MakePacked
 
 from novelview.config.compose import compose
 from novelview.downloads import transfer
-from novelview.downloads.chunk_sets import fetch_chunks
+from novelview.downloads.fetch import fetch_chunks
 from novelview.errors import DataError
 from novelview.stages.download import download
 

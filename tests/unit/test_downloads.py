@@ -152,7 +152,7 @@ def test_a_full_disk_is_told_before_the_first_byte(server, tmp_path, monkeypatch
 
 
 def test_two_fetches_of_one_file_do_not_mix(server, tmp_path):
-    with transfer._locked(tmp_path / "weights.pth.part"):
+    with transfer.locked(tmp_path / "weights.pth.part"):
         assert "another process is fetching" in refused(server, tmp_path / "weights.pth")
     assert get(server, tmp_path / "weights.pth") == CONTENT
 

@@ -9,10 +9,9 @@ import fake_hub
 import pytest
 from fake_hub import TOKEN, FakeHub
 
-from novelview.downloads import hub as client
-from novelview.downloads.address import HubAddress, parse_hub
+from novelview.downloads import transfer
 from novelview.downloads.fetch import fetch
-from novelview.downloads.registry import Entry
+from novelview.downloads.registry import Entry, HubAddress, parse_hub
 from novelview.errors import ConfigError, DataError
 
 CONTENT = b"\x80" + bytes(range(256)) * 800
@@ -24,7 +23,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(client.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(transfer.time, "sleep", lambda seconds: None)
     monkeypatch.setenv("HF_TOKEN", "")
     with fake_hub.running() as running:
         monkeypatch.setenv("HF_ENDPOINT", running.url)

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
+from carry import bare, bundle
+from carry.__main__ import main
+from carry.call import refuse_other_data, take_up
+from carry.carried import carried, newest
+from carry.drive import Budget, Driver, StageFailed
+from carry.state import pack
+from carry.studies import Mini
+from carry.table import peak_of, table
 from novelview.errors import DataError
-from novelview.mini import bare, bundle
-from novelview.mini.call import refuse_other_data, take_up
-from novelview.mini.carried import carried, newest
-from novelview.mini.drive import Budget, Driver, StageFailed
-from novelview.mini.state import pack
-from novelview.mini.studies import Mini
-from novelview.mini.table import peak_of, table
-from novelview.stages.mini import main
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_a_stage_that_fails_is_an_error_whatever_others_did(mini: Mini, program:
 
 
 def test_what_outstays_the_budget_is_ended(mini: Mini, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("novelview.mini.drive.LEAST_RESERVE", 0.6)
+    monkeypatch.setattr("carry.drive.LEAST_RESERVE", 0.6)
     assert not driver(mini, STAYS, minutes=0.02).snakemake("mini", ["all"])
 
 

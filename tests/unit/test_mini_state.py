@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from carry import state
+from carry.state import INDEX, pack, read_index, total_bytes, unpack
 from novelview.errors import DataError
-from novelview.mini import state
-from novelview.mini.state import INDEX, pack, read_index, total_bytes, unpack
 
 FILES = {
     "results/mini/a.csv": b"1,2\n",

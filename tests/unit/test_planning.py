@@ -14,10 +14,8 @@ from novelview.config.schema import ViewsConfig
 from novelview.errors import ConfigError
 from novelview.models.registry import build
 from novelview.planning import flops
-from novelview.planning.cost import cost
-from novelview.planning.throughput import read_throughput
-from novelview.planning.volume import chunk_bytes, disk, downloads
-from novelview.planning.work import _trained, works
+from novelview.planning.cost import chunk_bytes, cost, disk, downloads
+from novelview.planning.hours import _trained, read_throughput, works
 from novelview.stages.plan import main
 
 

@@ -10,8 +10,7 @@ from novelview.config import teachers
 from novelview.config.compose import compose, resolved
 from novelview.config.difference import difference
 from novelview.config.plan import Plan
-from novelview.planning.throughput import read_throughput
-from novelview.planning.work import works
+from novelview.planning.hours import read_throughput, works
 from novelview.scenes.imports.chunk_folder import _with_prefix
 
 

@@ -13,7 +13,7 @@ from packed_stores import MakePacked
 from published_checkpoint import overrides, write_checkpoint
 
 from novelview.config.schema import PackConfig
-from novelview.downloads import hub as client
+from novelview.downloads import transfer
 from novelview.errors import CheckpointError, DataError
 from novelview.files import sha256, write_json
 from novelview.models.pretrained import load_pretrained
@@ -63,7 +63,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(client.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(transfer.time, "sleep", lambda seconds: None)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with fake_hub.running() as running:
         monkeypatch.setenv("HF_ENDPOINT", running.url)

@@ -63,12 +63,16 @@ RUN_ONLY = ("runtime", "io")
 
 
 def conf_dir() -> Path:
-    """Return the Hydra tree: `NOVELVIEW_CONF` where set, else `conf/` of the checkout this package is run from."""
-    named = os.environ.get("NOVELVIEW_CONF")
-    folder = Path(named) if named else Path(__file__).resolve().parents[3] / "conf"
-    if not (folder / "stage").is_dir():
-        raise ConfigError(f"{folder}: no configuration tree here; set NOVELVIEW_CONF to the checkout's conf folder")
-    return folder.resolve()
+    """Return the Hydra tree: `NOVELVIEW_CONF` where set, else the checkout's `conf`, else the one inside the wheel.
+
+    Raises ConfigError when there is none.
+    """
+    named, package = os.environ.get("NOVELVIEW_CONF"), Path(__file__).resolve().parents[1]
+    folders = [Path(named)] if named else [package.parents[1] / "conf", package / "conf"]
+    for folder in folders:
+        if (folder / "stage").is_dir():
+            return folder.resolve()
+    raise ConfigError(f"{folders[0]}: no configuration tree here; set NOVELVIEW_CONF to the checkout's conf folder")
 
 
 @functools.cache

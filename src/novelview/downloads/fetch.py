@@ -1,23 +1,35 @@
-"""Fetch what the registry names: licence first, then the files, verified, from the first address that has them."""
+"""Fetch what the registry or an address names: licence first, then files, each verified; a folder is whole or not."""
 
 import logging
+import os
+import re
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from novelview.downloads.address import PREFIX, HubAddress, parse_hub
-from novelview.downloads.collect import collect, is_collected
-from novelview.downloads.hub import Remote, commit_of, download_file, file_facts, from_cache, is_offline, list_files
-from novelview.downloads.registry import Entry, find, read_registry
-from novelview.downloads.transfer import ATTEMPTS, check_disk, download
-from novelview.downloads.verify import implausible, mismatch
+from tqdm import tqdm
+
+from novelview.downloads import hub
+from novelview.downloads.hub import Remote
+from novelview.downloads.registry import LISTING, PREFIX, Entry, HubAddress, find, parse_hub, read_registry
+from novelview.downloads.transfer import ATTEMPTS, Missing, check_disk, download, implausible, locked, mismatch
 from novelview.errors import DataError
-from novelview.files import sha256
+from novelview.files import read_json, sha256, write_json
 
 log = logging.getLogger(__name__)
 
 BEFORE_MIRROR = 3  # attempts at an address while there is another
+STAGING = ".staging"
+WORKERS = 4
+SPLITS = ("train", "test")
+PATTERNS = [f"{split}/{name}" for split in SPLITS for name in ("*.torch", "index.json")]
+SUMS = "SHA256SUMS"  # lines of `sha256sum`: hex digits, blanks, path relative to the mirror's folder
+CHUNK = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.torch")
 
 
 def fetch(name: str, folder: Path | str = ".", registry: Mapping[str, Entry] | None = None) -> Path:
@@ -41,6 +53,18 @@ def fetch(name: str, folder: Path | str = ".", registry: Mapping[str, Entry] | N
     return path
 
 
+def describe(entry: Entry) -> list[str]:
+    """Return what a user should know before fetching an entry, as lines."""
+    size = f"{entry.bytes / 1e6:.1f} MB" if entry.bytes else "size unknown"
+    lines = [
+        f"{entry.name}: {entry.purpose}",
+        f"  from {' or '.join(entry.addresses)} ({size})",
+        f"  licence: {entry.licence}",
+        f"  please cite: {entry.citation}",
+    ]
+    return [*lines, "  gated: accept the terms on its page, then `hf auth login`"] if entry.gated else lines
+
+
 def _is_here(entry: Entry, path: Path) -> bool:
     if entry.is_folder:
         return is_collected(path, entry.addresses)
@@ -54,40 +78,39 @@ def _is_here(entry: Entry, path: Path) -> bool:
 
 def _from_any(entry: Entry, path: Path) -> None:
     reasons = []
-    for number, address in enumerate(entry.addresses, start=1):
-        last = number == len(entry.addresses)
+    for left, address in reversed(list(enumerate(reversed(entry.addresses)))):
         try:
-            return _get(entry, address, path, ATTEMPTS if last else BEFORE_MIRROR)
+            return _from(entry, address, path, BEFORE_MIRROR if left else ATTEMPTS)
         except DataError as error:
             reasons.append(str(error))
-            if not last:
+            if left:
                 log.warning("%s; trying the next address", error)
     raise DataError(" | ".join(reasons))
 
 
-def _get(entry: Entry, address: str, path: Path, attempts: int) -> None:
+def _from(entry: Entry, address: str, path: Path, attempts: int) -> None:
     if not address.startswith(PREFIX):
         check = None if entry.sha256 else partial(implausible, name=path.name, about=entry.bytes)
         download(address, path, entry.sha256, entry.size, check, attempts)
     elif entry.is_folder:
         fetch_folder(parse_hub(address, entry.repo_type), entry.files, path)
     else:
-        fetch_file(parse_hub(address, entry.repo_type), path, entry)
+        _fetch_file(parse_hub(address, entry.repo_type), path, entry)
 
 
-def fetch_file(address: HubAddress, path: Path, entry: Entry) -> None:
+def _fetch_file(address: HubAddress, path: Path, entry: Entry) -> None:
     """Fetch one file of a repository, verified against the registry and against what the hub says of it."""
-    if is_offline():
-        from_cache(address, path)
+    if hub.is_offline():
+        hub.copy_from_cache(address, path)
     else:
-        commit = commit_of(address)
-        facts = file_facts(address, commit)
+        commit = hub.commit_of(address)
+        facts = hub.file_facts(address, commit)
         log.info("%s: commit %s, %s bytes, %s", address, commit, facts.size, facts.digest)
         if facts.size is not None and entry.size not in (None, facts.size):
             raise DataError(f"{address}: the hub has {facts.size} bytes instead of {entry.size}; mend the registry")
         check_disk(path.parent, facts.size or entry.bytes or 0)
         staging = path.with_name(f".{path.name}.hub")
-        download_file(address, commit, facts, path, staging)
+        hub.download_file(address, commit, facts, path, staging)
         shutil.rmtree(staging, ignore_errors=True)
     wrong = mismatch(path, entry.sha256, entry.size) or implausible(path, path.name)
     if wrong:
@@ -97,8 +120,8 @@ def fetch_file(address: HubAddress, path: Path, entry: Entry) -> None:
 
 def fetch_folder(address: HubAddress, patterns: list[str], folder: Path) -> None:
     """Fetch the files of a repository's folder that match `patterns`, all of one commit, into `folder`."""
-    commit = commit_of(address)
-    files = list_files(address, commit, patterns)
+    commit = hub.commit_of(address)
+    files = hub.list_files(address, commit, patterns)
     if not files:
         raise DataError(f"{address}: no file there matches {' '.join(patterns)}; see {address.page}")
     total = sum(remote.size or 0 for remote in files)
@@ -106,19 +129,153 @@ def fetch_folder(address: HubAddress, patterns: list[str], folder: Path) -> None
     prefix = f"{address.path}/" if address.path else ""
 
     def get(remote: Remote, path: Path, staging: Path) -> None:
-        one = HubAddress(address.repo, address.repo_type, f"{prefix}{remote.path}", address.revision)
-        download_file(one, commit, remote, path, staging)
+        hub.download_file(replace(address, path=f"{prefix}{remote.path}"), commit, remote, path, staging)
 
-    collect(files, get, folder, {"origin": str(address), "commit": commit})
+    _collect(files, get, folder, {"origin": str(address), "commit": commit})
 
 
-def describe(entry: Entry) -> list[str]:
-    """Return what a user should know before fetching an entry, as lines."""
-    size = f"{entry.bytes / 1e6:.1f} MB" if entry.bytes else "size unknown"
-    lines = [
-        f"{entry.name}: {entry.purpose}",
-        f"  from {' or '.join(entry.addresses)} ({size})",
-        f"  licence: {entry.licence}",
-        f"  please cite: {entry.citation}",
-    ]
-    return [*lines, "  gated: accept the terms on its page, then `hf auth login`"] if entry.gated else lines
+def fetch_chunks(address: str, folder: Path, progress: bool = True) -> Path:
+    """Fetch a chunk set to `folder` and return it; what an earlier call left is kept or continued.
+
+    address: hf://owner/repo[/folder][@revision] (a data set unless it says models/), or an http(s):// folder that holds
+    train/ and test/, or one of them, each with index.json, and SHA256SUMS where chunks are to be verified by more than
+    length and kind (specs/re10k_format.md section 1). Raises ConfigError for an address that is none, DataError, one
+    line, when the set cannot be had.
+    """
+    base = address if address.startswith(PREFIX) else address.rstrip("/")
+    origin = str(parse_hub(base, "dataset")) if base.startswith(PREFIX) else base
+    if is_collected(folder, [origin]):
+        log.info("%s: already in %s", origin, folder)
+        return folder
+    log.info("fetching the chunks of %s into %s; their licence is the data set's own (docs/data.md)", origin, folder)
+    if base.startswith(PREFIX):
+        fetch_folder(parse_hub(base, "dataset"), PATTERNS, folder)
+    else:
+        _fetch_mirror(base, folder, progress)
+    return folder
+
+
+def _fetch_mirror(base: str, folder: Path, progress: bool) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as place:
+        sums = _checksums(base, Path(place))
+        files = [remote for split in SPLITS for remote in _files_of_split(base, split, sums, Path(place))]
+    if not files:
+        raise DataError(f"{base}: has neither train/index.json nor test/index.json; give the folder above them")
+    if not sums:
+        log.warning("%s: has no %s, so chunks are checked by length and kind alone", base, SUMS)
+
+    def get(remote: Remote, path: Path, _: Path) -> None:
+        check = None if remote.digest else partial(implausible, name=path.name)
+        download(f"{base}/{remote.path}", path, remote.digest, remote.size, check, progress=False)
+
+    indices = {remote.path: remote.digest for remote in files if remote.path.endswith(".json")}
+    _collect(files, get, folder, {"origin": base, "indices": indices, "verified": bool(sums)}, progress)
+
+
+def _checksums(base: str, place: Path) -> dict[str, str]:
+    try:
+        download(f"{base}/{SUMS}", place / SUMS, progress=False)
+    except Missing:
+        return {}
+    words = [line.split() for line in (place / SUMS).read_text(errors="replace").splitlines() if line.strip()]
+    if not all(len(line) == 2 and re.fullmatch(r"[0-9a-fA-F]{64}", line[0]) for line in words):
+        raise DataError(f"{base}/{SUMS}: not lines of a SHA-256 and a path; ask the mirror's owner, or remove it")
+    return {path.removeprefix("*").removeprefix("./"): digest.lower() for digest, path in words}
+
+
+def _files_of_split(base: str, split: str, sums: Mapping[str, str], place: Path) -> list[Remote]:
+    name = f"{split}/index.json"
+    local = place / f"{split}.json"
+    try:
+        download(f"{base}/{name}", local, sums.get(name), progress=False)
+    except Missing:
+        return []
+    index = read_json(local)
+    if not isinstance(index, dict) or not all(CHUNK.fullmatch(str(chunk)) for chunk in index.values()):
+        raise DataError(f"{base}/{name}: is no mapping from scenes to chunks; ask the mirror's owner")
+    paths = sorted({f"{split}/{chunk}" for chunk in index.values()})
+    unlisted = [path for path in paths if sums and path not in sums]
+    if unlisted:
+        raise DataError(f"{base}/{SUMS}: does not list {unlisted[0]}; ask the mirror's owner")
+    return [Remote(name, local.stat().st_size, sha256(local)), *(Remote(path, None, sums.get(path)) for path in paths)]
+
+
+def is_collected(folder: Path, origins: Sequence[str]) -> bool:
+    """Tell whether `folder` is complete and from one of `origins`; raises DataError when something else is there."""
+    if not folder.exists():
+        return False
+    if not (folder / LISTING).is_file():
+        raise DataError(f"{folder}: exists and was not fetched; move it away or choose another folder")
+    listing = read_json(folder / LISTING)
+    if not isinstance(listing, dict) or listing.get("origin") not in origins:
+        raise DataError(f"{folder}: holds other files than {origins[0]}; move it away or choose another folder")
+    wrong = [name for name, facts in listing["files"].items() if not _has(folder / name, facts["bytes"])]
+    if wrong:
+        log.warning("%s: %s is missing or changed; fetching it again", folder, wrong[0])
+        os.replace(folder, _part(folder))
+        for name in (LISTING, *wrong):
+            (_part(folder) / name).unlink(missing_ok=True)
+    return not wrong
+
+
+def _collect(
+    files: Sequence[Remote],
+    get: Callable[[Remote, Path, Path], None],
+    folder: Path,
+    about: Mapping[str, Any],
+    progress: bool = True,
+) -> None:
+    """Fetch `files` into `folder`, several at a time; what has arrived waits in `folder`.part for the next call.
+
+    get: fetches one file to a path, verified, given a folder for rests. about: written to fetched.json, with every
+    file's size and digest. Raises DataError, one line, for the first file that cannot be had whole and right.
+    """
+    for remote in files:
+        if PurePosixPath(remote.path).is_absolute() or ".." in PurePosixPath(remote.path).parts:
+            raise DataError(f"{about['origin']}: names a file outside the folder ({remote.path}); nothing was fetched")
+    part = _part(folder)
+    part.mkdir(parents=True, exist_ok=True)
+    lock = part.with_name(f".{part.name}.lock")
+    with locked(lock, part):
+        note = part / STAGING / "of.json"
+        same = note.is_file() and read_json(note) == dict(about)  # the rest is of the very same set
+        write_json(note, dict(about))
+        missing = [remote for remote in files if not _keeps(part / remote.path, remote, same)]
+        check_disk(part, sum(remote.size or 0 for remote in missing))
+        _get_all(missing, get, part, len(files) - len(missing), progress)
+        shutil.rmtree(part / STAGING, ignore_errors=True)
+        sizes = {remote.path: (part / remote.path).stat().st_size for remote in files}
+        facts = {remote.path: {"bytes": sizes[remote.path], "digest": remote.digest} for remote in files}
+        write_json(part / LISTING, {**about, "files": facts})
+        os.replace(part, folder)
+        lock.unlink(missing_ok=True)
+
+
+def _part(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.part")
+
+
+def _has(path: Path, size: int | None) -> bool:
+    return path.is_file() and size in (None, path.stat().st_size)
+
+
+def _keeps(path: Path, remote: Remote, same: bool) -> bool:
+    """Tell whether a file of the rest stays: verified when it was fetched, else by its digest now."""
+    if same:
+        return _has(path, remote.size)
+    return remote.digest is not None and path.is_file() and mismatch(path, remote.digest, remote.size) is None
+
+
+def _get_all(
+    files: Sequence[Remote], get: Callable[[Remote, Path, Path], None], part: Path, have: int, progress: bool
+) -> None:
+    with ThreadPoolExecutor(WORKERS) as pool:
+        tasks = [pool.submit(get, remote, part / remote.path, part / STAGING) for remote in files]
+        try:
+            bar = tqdm(tasks, total=have + len(files), initial=have, unit="file", disable=None if progress else True)
+            for task in bar:
+                task.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

@@ -5,39 +5,31 @@ import logging
 import os
 import re
 import shutil
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from novelview.downloads.address import HubAddress
-from novelview.downloads.verify import mismatch
-from novelview.errors import DataError
+from novelview.downloads.registry import HubAddress
+from novelview.downloads.transfer import Answer, TryAgain, mismatch, retry
+from novelview.errors import ConfigError, DataError
 from novelview.files import replacing
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 5
-LONGEST_WAIT = 60.0
 DIGEST = re.compile(r"[0-9a-f]{64}")
 FINAL = (400, 401, 403, 404, 410, 416)
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
 class Remote:
-    """One file of a set: its path in the set, its size in bytes and its digest (see `verify.mismatch`), where known."""
+    """One file of a set: its path in the set, its size in bytes and its digest (see `mismatch`), where known."""
 
     path: str
     size: int | None = None
     digest: str | None = None
-
-
-def endpoint() -> str | None:
-    """The hub's address, HF_ENDPOINT where set, read when asked for."""
-    return os.environ.get("HF_ENDPOINT") or None
 
 
 def is_offline() -> bool:
@@ -47,123 +39,35 @@ def is_offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE) or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
+def _endpoint() -> str | None:
+    return os.environ.get("HF_ENDPOINT") or None
+
+
 @functools.cache
-def _api(address: str | None) -> Any:
+def _client(endpoint: str | None) -> Any:
     from huggingface_hub import HfApi  # half a second to import, and most fetches do without
 
-    return HfApi(endpoint=address, library_name="novelview")
+    return HfApi(endpoint=endpoint, library_name="novelview")
 
 
-def hub() -> Any:
-    """Return the client for `endpoint()`; its token is HF_TOKEN or what `hf auth login` stored."""
-    return _api(endpoint())
+def ask_hub(address: HubAddress, call: Callable[[Any], Answer], failed: str = "not fetched") -> Answer:
+    """Return what `call` returns for the hub's client; again after a while when it failed for a reason that may pass.
 
-
-def commit_of(address: HubAddress) -> str:
-    """Return the commit that the address' revision names now. Raises DataError, one line."""
-    return patiently(
-        address, lambda: hub().repo_info(address.repo, repo_type=address.repo_type, revision=address.revision).sha
-    )
-
-
-def file_facts(address: HubAddress, commit: str) -> Remote:
-    """Return size and digest the hub gives for the file `address.path`; raises DataError when there is none."""
-    found = patiently(
-        address,
-        lambda: hub().get_paths_info(address.repo, [address.path], revision=commit, repo_type=address.repo_type),
-    )
-    files = [_remote(item) for item in found if hasattr(item, "blob_id")]
-    if not files:
-        raise DataError(f"{address}: no such file in the repository; see {address.page}")
-    return files[0]
-
-
-def list_files(address: HubAddress, commit: str, patterns: Sequence[str]) -> list[Remote]:
-    """Return the files below the folder `address.path` whose paths, relative to it, match a pattern, sorted."""
-    items = patiently(address, lambda: _tree(address, commit))
-    prefix = f"{address.path}/" if address.path else ""
-    found = {item.path.removeprefix(prefix): _remote(item) for item in items if hasattr(item, "blob_id")}
-    return [
-        Remote(path, facts.size, facts.digest)
-        for path, facts in sorted(found.items())
-        if any(fnmatchcase(path, pattern) for pattern in patterns)
-    ]
-
-
-def _tree(address: HubAddress, commit: str) -> list[Any]:
-    asked = {"revision": commit, "repo_type": address.repo_type, "recursive": True}
-    listed: Iterable[Any] = hub().list_repo_tree(address.repo, address.path or None, **asked)
-    return list(listed)
-
-
-def _remote(item: Any) -> Remote:
-    return Remote(item.path, item.size, item.lfs.sha256 if item.lfs else f"git:{item.blob_id}")
-
-
-def download_file(address: HubAddress, commit: str, facts: Remote, path: Path, staging: Path) -> None:
-    """Fetch the file `address.path` at `commit` to `path`, verified against `facts`; a rest waits in `staging`."""
-    from huggingface_hub import hf_hub_download
-
-    given = {"repo_type": address.repo_type, "revision": commit, "local_dir": staging, "endpoint": endpoint()}
-    found = Path(patiently(address, lambda: hf_hub_download(address.repo, address.path, **given)))
-    wrong = mismatch(found, facts.digest, facts.size)
-    if wrong:
-        found.unlink()
-        raise DataError(f"{address}: what arrived has {wrong}; it was deleted, try again later")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(found, path)
-
-
-def from_cache(address: HubAddress, path: Path) -> None:
-    """Copy the file from huggingface_hub's own cache to `path`; raises DataError when it is not there."""
-    found = _from_cache(address)
-    with replacing(path) as partial:
-        shutil.copyfile(found, partial)
-
-
-def cached_file(address: HubAddress) -> Path:
-    """Return the file `address.path` in huggingface_hub's own cache, fetched unless HF_HUB_OFFLINE is set.
-
-    Its bytes are compared with the digest the hub names it by. Raises DataError, one line, when it cannot be had.
+    The client's token is HF_TOKEN or what `hf auth login` stored. Raises DataError, one line, when it did not succeed.
     """
-    from huggingface_hub import hf_hub_download
-
-    given = {"repo_type": address.repo_type, "revision": address.revision, "endpoint": endpoint()}
-    if is_offline():
-        return _from_cache(address)
-    found = Path(patiently(address, lambda: hf_hub_download(address.repo, address.path, **given)))
-    stored = found.resolve()
-    wrong = mismatch(stored, stored.name, None) if DIGEST.fullmatch(stored.name) else None
-    if wrong:
-        stored.unlink()
-        raise DataError(f"{address}: what arrived has {wrong}; it was deleted, try again later")
-    return found
-
-
-def _from_cache(address: HubAddress) -> Path:
-    from huggingface_hub import try_to_load_from_cache
-
-    given = {"repo_type": address.repo_type, "revision": address.revision}
-    found = try_to_load_from_cache(address.repo, address.path, **given)
-    if not isinstance(found, str):
-        raise DataError(f"{address}: not fetched: HF_HUB_OFFLINE is set; unset it where there is a network")
-    return Path(found)
-
-
-def patiently(address: HubAddress, call: Callable[[], Answer], failed: str = "not fetched") -> Answer:
-    """Call the hub, again after a while when the reason may pass; raises DataError, one line, when it did not."""
     if is_offline():
         raise DataError(f"{address}: not fetched: HF_HUB_OFFLINE is set; unset it where there is a network")
-    for attempt in range(1, ATTEMPTS + 1):
+
+    def attempt() -> Answer:
         try:
-            return call()
+            return call(_client(_endpoint()))
         except Exception as error:  # its own, the HTTP library's, the operating system's: all mean that it failed
-            reason = _reason(address, error)
-            if _is_final(error) or attempt == ATTEMPTS:
-                raise DataError(f"{address}: {failed}: {reason}") from None
-            log.warning("%s: %s; attempt %d of %d follows", address, reason, attempt + 1, ATTEMPTS)
-            time.sleep(min(2.0 ** (attempt - 1), LONGEST_WAIT))
-    raise AssertionError("the last attempt returns or raises")
+            reason = f"{failed}: {_reason(address, error)}"
+            if _is_final(error):
+                raise DataError(f"{address}: {reason}") from None
+            raise TryAgain(reason) from None
+
+    return retry(address, ATTEMPTS, attempt)
 
 
 def _is_final(error: Exception) -> bool:
@@ -186,3 +90,121 @@ def _reason(address: HubAddress, error: Exception) -> str:
     if status in (401, 403):
         return f"{text}; if it is private or gated, `hf auth login` or set HF_TOKEN"
     return text
+
+
+def commit_of(address: HubAddress) -> str:
+    """Return the commit that the address' revision names now. Raises DataError, one line."""
+    asked = {"repo_type": address.repo_type, "revision": address.revision}
+    return ask_hub(address, lambda hub: hub.repo_info(address.repo, **asked).sha)
+
+
+def file_facts(address: HubAddress, commit: str) -> Remote:
+    """Return size and digest the hub gives for the file `address.path`; raises DataError when there is none."""
+    asked = {"revision": commit, "repo_type": address.repo_type}
+    found = ask_hub(address, lambda hub: hub.get_paths_info(address.repo, [address.path], **asked))
+    files = [_remote(item, address.path) for item in found if hasattr(item, "blob_id")]
+    if not files:
+        raise DataError(f"{address}: no such file in the repository; see {address.page}")
+    return files[0]
+
+
+def list_files(address: HubAddress, commit: str, patterns: Sequence[str]) -> list[Remote]:
+    """Return the files below the folder `address.path` whose paths, relative to it, match a pattern, sorted."""
+    asked = {"revision": commit, "repo_type": address.repo_type, "recursive": True}
+    items = ask_hub(address, lambda hub: list(hub.list_repo_tree(address.repo, address.path or None, **asked)))
+    prefix = f"{address.path}/" if address.path else ""
+    files = [_remote(item, item.path.removeprefix(prefix)) for item in items if hasattr(item, "blob_id")]
+    wanted = [one for one in files if any(fnmatchcase(one.path, pattern) for pattern in patterns)]
+    return sorted(wanted, key=lambda one: one.path)
+
+
+def _remote(item: Any, path: str) -> Remote:
+    return Remote(path, item.size, item.lfs.sha256 if item.lfs else f"git:{item.blob_id}")
+
+
+def download_file(address: HubAddress, commit: str, facts: Remote, path: Path, staging: Path) -> None:
+    """Fetch the file `address.path` at `commit` to `path`, verified against `facts`; a rest waits in `staging`."""
+    found = _download(address, revision=commit, local_dir=staging)
+    _verify(address, found, facts.digest, facts.size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(found, path)
+
+
+def cached_file(address: HubAddress) -> Path:
+    """Return the file `address.path` in huggingface_hub's own cache, fetched unless HF_HUB_OFFLINE is set.
+
+    Its bytes are compared with the digest the hub names it by. Raises DataError, one line, when it cannot be had.
+    """
+    if is_offline():
+        return _from_cache(address)
+    found = _download(address, revision=address.revision)
+    stored = found.resolve()
+    _verify(address, stored, stored.name if DIGEST.fullmatch(stored.name) else None, None)
+    return found
+
+
+def _download(address: HubAddress, **given: Any) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    given |= {"repo_type": address.repo_type, "endpoint": _endpoint()}
+    return Path(ask_hub(address, lambda _: hf_hub_download(address.repo, address.path, **given)))
+
+
+def _verify(address: HubAddress, path: Path, digest: str | None, size: int | None) -> None:
+    wrong = mismatch(path, digest, size)
+    if wrong:
+        path.unlink()
+        raise DataError(f"{address}: what arrived has {wrong}; it was deleted, try again later")
+
+
+def copy_from_cache(address: HubAddress, path: Path) -> None:
+    """Copy the file from huggingface_hub's own cache to `path`; raises DataError when it is not there."""
+    found = _from_cache(address)
+    with replacing(path) as partial:
+        shutil.copyfile(found, partial)
+
+
+def _from_cache(address: HubAddress) -> Path:
+    from huggingface_hub import try_to_load_from_cache
+
+    given = {"repo_type": address.repo_type, "revision": address.revision}
+    found = try_to_load_from_cache(address.repo, address.path, **given)
+    if not isinstance(found, str):
+        raise DataError(f"{address}: not fetched: HF_HUB_OFFLINE is set; unset it where there is a network")
+    return Path(found)
+
+
+def require_token() -> None:
+    """Raise ConfigError unless huggingface_hub finds a token: HF_TOKEN, or what `hf auth login` stored."""
+    from huggingface_hub import get_token
+
+    if not get_token():
+        raise ConfigError(
+            "publishing needs a token: run `hf auth login`, or set HF_TOKEN; it is never a configuration key"
+        )
+    if is_offline():
+        raise ConfigError(
+            "publishing needs the network: unset HF_HUB_OFFLINE, or leave repo out to write the folder alone"
+        )
+
+
+def upload(folder: Path, repo: str, private: bool, message: str) -> str:
+    """Send the files of `folder` to the model repository `repo`, made where there is none; return the commit.
+
+    Raises ConfigError without a token, DataError, one line, when the hub refuses or holds other bytes afterwards.
+    """
+    require_token()
+    address, failed = HubAddress(repo), "not published"
+    ask_hub(address, lambda hub: hub.create_repo(repo, private=private or None, exist_ok=True), failed)
+    given = {"repo_id": repo, "folder_path": folder, "commit_message": message}
+    commit = ask_hub(address, lambda hub: hub.upload_folder(**given).oid, failed)
+    there = {remote.path: remote for remote in list_files(address, commit, ["*"])}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name not in there:
+            raise DataError(f"{address}: {name} did not arrive (commit {commit}); publish again")
+        wrong = mismatch(path, there[name].digest, there[name].size)
+        if wrong:
+            raise DataError(f"{address}: {name} differs there from {path} ({wrong}; commit {commit}); publish again")
+    log.info("published %s at commit %s", address.page, commit)
+    return commit

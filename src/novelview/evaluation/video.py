@@ -35,7 +35,8 @@ def write_video(path: Path | str, frames: UInt8[np.ndarray, "n h w 3"], fps: int
     try:
         import av  # here, because a bare machine (docs/mini.md) has none and makes no videos
     except ModuleNotFoundError:
-        raise DataError(f"{path}: videos need PyAV; install it (`pip install av`) or set eval.video_scenes=0") from None
+        advice = "pip install 'novelview[figures]', or set eval.video_scenes=0"
+        raise DataError(f"{path}: videos need PyAV: {advice}") from None
     if not len(frames):
         raise DataError(f"{path}: a video needs at least one frame")
     even = even_sides(frames)

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from novelview.downloads.address import HubAddress
 from novelview.downloads.hub import cached_file
+from novelview.downloads.registry import HubAddress
 from novelview.errors import CheckpointError
 from novelview.models.render import ViewModel
 from novelview.models.weights import load_weights

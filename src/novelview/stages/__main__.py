@@ -5,6 +5,7 @@ import runpy
 import sys
 from pathlib import Path
 
+from novelview.errors import missing_extra
 from novelview.stages.cli import USER_ERROR
 
 FOLDER = Path(__file__).parent
@@ -16,7 +17,13 @@ def main() -> int:
     name, *words = sys.argv[1:] or ["--help"]
     if name in STAGES:
         sys.argv = [f"novelview {name}", *words]
-        runpy.run_module(f"novelview.stages.{name}", run_name="__main__", alter_sys=True)
+        try:
+            runpy.run_module(f"novelview.stages.{name}", run_name="__main__", alter_sys=True)
+        except ModuleNotFoundError as error:
+            if not (line := missing_extra(error)):
+                raise
+            print(f"error: {line}", file=sys.stderr)
+            return USER_ERROR
     elif name in ("-h", "--help"):
         print("novelview STAGE [key=value ...]; novelview STAGE --help\n")
         print("\n".join(f"  {stage:<11} {_about(stage)}" for stage in STAGES))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from novelview.config.compose import compose, digest, resolved
-from novelview.errors import ConfigError, NovelviewError
+from novelview.errors import ConfigError, NovelviewError, missing_extra
 from novelview.timebox import BOXED, ENDINGS, BoxEnded
 
 USER_ERROR = 2  # exit status of a mistake the user can mend
@@ -18,8 +18,8 @@ USER_ERROR = 2  # exit status of a mistake the user can mend
 def run_stage(stage: str, body: Callable[[Any], int | None], argv: Sequence[str] | None = None) -> int:
     """Compose `stage` from the command line, run `body(config)` and return the process' exit status.
 
-    NovelviewError and OSError become one line on standard error and status 2, BoxEnded one line and status 4; anything
-    else is a bug and keeps its traceback.
+    NovelviewError, OSError and a missing optional package become one line on standard error and status 2, BoxEnded one
+    line and status 4; anything else is a bug and keeps its traceback.
     """
     arguments = _parse(stage, argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -52,6 +52,11 @@ def _run(stage: str, body: Callable[[Any], int | None], arguments: argparse.Name
         return _fail(str(error))
     except OSError as error:
         return _fail(_os_error(error))
+    except ModuleNotFoundError as error:
+        line = missing_extra(error)
+        if line is None:
+            raise
+        return _fail(line)
 
 
 def _parse(stage: str, argv: Sequence[str] | None) -> argparse.Namespace:

@@ -64,8 +64,8 @@ def _traced_on(cfg: DownloadStage) -> dict[str, str]:
 
 
 def _chunks(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
-    from novelview.downloads.address import is_remote
-    from novelview.downloads.chunk_sets import fetch_chunks
+    from novelview.downloads.fetch import fetch_chunks
+    from novelview.downloads.registry import is_remote
     from novelview.scenes.imports.chunk_folder import link
 
     source: Any = cfg.source
@@ -105,7 +105,7 @@ def _opencv_cameras(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
 
 
 def _dl3dv(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
-    from novelview.downloads.address import is_remote
+    from novelview.downloads.registry import is_remote
     from novelview.scenes.imports import dl3dv
     from novelview.scenes.imports.collection import write_collection
 

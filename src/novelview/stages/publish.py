@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from novelview.config.release import PublishStage
-from novelview.downloads.upload import require_token, upload
+from novelview.downloads.hub import require_token, upload
 from novelview.errors import ConfigError, DataError
 from novelview.figures.card import model_card, title
 from novelview.figures.results import Evaluation, read_evaluation

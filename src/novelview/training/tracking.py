@@ -6,6 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+from novelview.errors import missing_extra
+
 log = logging.getLogger(__name__)
 
 PROJECT = "novelview"
@@ -87,4 +89,6 @@ def _forget() -> None:
 
 
 def _line(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and (line := missing_extra(error)):
+        return line
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from novelview.config.sources import Dl3dvSource, TransformsSource
-from novelview.downloads.address import parse_hub
-from novelview.downloads.collect import is_collected
-from novelview.downloads.fetch import fetch_folder
+from novelview.downloads.fetch import fetch_folder, is_collected
+from novelview.downloads.registry import parse_hub
 from novelview.errors import ConfigError, DataError
 from novelview.files import read_json
 from novelview.scenes.imports import transforms

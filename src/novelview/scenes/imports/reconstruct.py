@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from novelview.errors import DataError
+from novelview.errors import DataError, missing_extra
 from novelview.files import write_json
 
 EXHAUSTIVE_LIMIT = 150  # photographs; above it only neighbours in file order are matched
@@ -67,7 +67,10 @@ def reconstruct(job: dict[str, Any]) -> None:
     and, where others than the constants above are wanted, matcher (auto | exhaustive | sequential), overlap,
     max_features, and camera_params, which are then kept. quality.json in the model's folder says how good it is.
     """
-    import pycolmap
+    try:
+        import pycolmap
+    except ModuleNotFoundError as error:
+        raise SystemExit(missing_extra(error) or str(error)) from None
 
     pycolmap.set_random_seed(job["seed"])
     mode = pycolmap.CameraMode.SINGLE if job["single_camera"] else pycolmap.CameraMode.PER_IMAGE

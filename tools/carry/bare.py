@@ -1,4 +1,4 @@
-"""A bare machine: python -m novelview.mini.bare BUNDLE SIDE -- ARGUMENTS of novelview.stages.mini.
+"""A bare machine: python -m carry.bare BUNDLE SIDE -- ARGUMENTS of `python -m carry`.
 
 Installs the wheels of the bundle into the folder SIDE, without an index, once, and then becomes the driver. Runs on a
 Python that has nothing but torch, triton and numpy: this file imports the standard library alone.
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from novelview.mini.bundle import digest_of
+from carry.bundle import digest_of
 
 NEEDED = ("torch", "numpy")
 DONE = ".installed"
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     _enter(Path(side).absolute())
     words = rest[1:] if rest[:1] == ["--"] else rest
-    os.execv(sys.executable, [sys.executable, "-m", "novelview.stages.mini", *words])
+    os.execv(sys.executable, [sys.executable, "-m", "carry", *words])
 
 
 def _enter(side: Path) -> None:

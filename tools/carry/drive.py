@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from carry.studies import Mini
 from novelview.errors import DataError, NovelviewError
-from novelview.mini.studies import Mini
 from novelview.timebox import BOXED, ENDINGS, INTERRUPTED
 
 PID = "mini.pid"  # below .snakemake: the snakemake that a driver started

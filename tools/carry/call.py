@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from carry.carried import carried, data_digests
+from carry.drive import Budget, Driver, StageFailed, alone
+from carry.state import INDEX, pack, read_index, total_bytes, unpack
+from carry.studies import Mini
+from carry.table import table
 from novelview.errors import DataError
-from novelview.mini.carried import carried, data_digests
-from novelview.mini.drive import Budget, Driver, StageFailed, alone
-from novelview.mini.state import INDEX, pack, read_index, total_bytes, unpack
-from novelview.mini.studies import Mini
-from novelview.mini.table import table
 from novelview.timebox import BOXED
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The mini scale within a budget: python -m novelview.stages.mini [--minutes N] [--state FOLDER] [--set WORDS]."""
+"""The mini scale within a budget: python -m carry [--minutes N] [--state FOLDER] [--set WORDS]."""
 
 import argparse
 import logging
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from carry.call import Options, call
+from carry.studies import STUDIES, Mini
 from novelview.config.compose import conf_dir
 from novelview.errors import ConfigError, NovelviewError
-from novelview.mini.call import Options, call
-from novelview.mini.studies import STUDIES, Mini
 from novelview.stages.cli import USER_ERROR
 from novelview.timebox import INTERRUPTED
 
@@ -39,7 +39,7 @@ def _interrupt(*_: Any) -> None:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m novelview.stages.mini", description=f"{__doc__} See docs/mini.md.")
+    parser = argparse.ArgumentParser(prog="python -m carry", description=f"{__doc__} See docs/mini.md.")
     parser.add_argument("--minutes", type=float, default=0.0, help="budget of this call; 0: until all is finished")
     parser.add_argument("--state", type=Path, help="folder from which this call goes on, and which it leaves")
     parser.add_argument("--set", default="", help="overrides, as for snakemake --config set=")

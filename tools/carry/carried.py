@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from carry.studies import Mini
 from novelview.config.runs import Run
 from novelview.files import sha256
-from novelview.mini.studies import Mini
 
 RECORDS = ".snakemake/metadata"
 LEFT = ("gaussians_*.ply",)  # large, and read by no later stage

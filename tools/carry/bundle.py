@@ -1,4 +1,4 @@
-"""Wheels for a bare machine: python -m novelview.mini.bundle FOLDER [--python 3.12] [--platform x86_64].
+"""Wheels for a bare machine: python -m carry.bundle FOLDER [--python 3.12] [--platform x86_64].
 
 Everything the mini scale imports beside torch, triton and numpy, at the versions of constraints.txt, for another Python
 and platform if asked. What the mini scale never opens (tests, solvers, the library around the photographs of
@@ -33,7 +33,7 @@ DROPPED = {  # of these wheels what matches is dropped
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Fill a folder with the wheels; returns 0, or 2 with one line for a wheel that is not to be had."""
-    parser = argparse.ArgumentParser(prog="python -m novelview.mini.bundle", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m carry.bundle", description=__doc__)
     parser.add_argument("folder", type=Path, help="where the wheels go; replaced whole")
     parser.add_argument("--python", default="3.12", help="version of the machine's Python, such as 3.12")
     parser.add_argument("--platform", default="x86_64", help="its processor, such as x86_64 or aarch64")

@@ -1,20 +1,108 @@
-"""The jobs of a study: how many, which have their files already, and how long a device needs for the rest."""
+"""The jobs of a study: how many, which have their files already, and how long a device needs for the rest.
+
+Rates are those of conf/throughput.yaml: measured where a row says so, estimated everywhere else.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from novelview.config.compose import conf_dir
 from novelview.config.plan import Plan
 from novelview.config.resolution import size_name
 from novelview.config.runs import Run
 from novelview.config.schema import TrainStage
 from novelview.config.teachers import folder_of
+from novelview.errors import ConfigError
 from novelview.planning.flops import forward, parameters, training_step, vgg
-from novelview.planning.throughput import Throughput
 
 RENDERS = 5  # images scored a target: the model's, the one with a swapped pose, three trivial baselines
 TARGETS = 3  # target views of an evaluation entry (specs/re10k_format.md section 4)
+
+
+@dataclass
+class Device:
+    """A class of devices: peaks in 10^12 operations a second, dense, and where the figures are from."""
+
+    title: str = ""
+    bf16_tflops: float = 0.0
+    tf32_tflops: float = 0.0
+    fp32_tflops: float = 0.0
+    source: str = ""
+    date: str = ""
+
+
+@dataclass
+class Measured:
+    """What one process reached with one model at one image size, in 10^12 operations a second."""
+
+    device: str = ""
+    model: str = ""
+    size: str = ""
+    teraflops: float = 0.0
+    source: str = ""
+    date: str = ""
+
+
+@dataclass
+class Small:
+    """What is assumed of GPUs that work on models of at most `parameters` parameters; times beside their products."""
+
+    parameters: float = 0.0
+    utilisation: dict[str, float] = field(default_factory=dict)
+    step_ms: dict[str, float] = field(default_factory=dict)  # a training step's, by model; `default` for the others
+    entry_ms: float = 0.0  # an evaluation entry's
+    job_seconds: float = 0.0
+    source: str = ""
+
+
+@dataclass
+class Throughput:
+    """conf/throughput.yaml."""
+
+    devices: dict[str, Device] = field(default_factory=dict)
+    utilisation: dict[str, float] = field(default_factory=dict)
+    small: Small = field(default_factory=Small)
+    measured: list[Measured] = field(default_factory=list)
+    jpeg_bytes_per_pixel: float = 0.0
+    entries: dict[str, int] = field(default_factory=dict)
+
+    def is_small(self, device: str, parameters: float | None) -> bool:
+        """Tell whether a model of so many parameters is too small to keep a device busy."""
+        return device != "cpu" and parameters is not None and parameters <= self.small.parameters
+
+    def rate(
+        self, device: str, model: str, size: str, amp: str, stage: str, parameters: float | None = None
+    ) -> tuple[float, bool]:
+        """Return operations a second of one process on one device, and whether they were measured.
+
+        stage: train or evaluate; amp: bf16, fp16, tf32 or none; parameters: the model's, where they are known.
+        """
+        if stage == "train":
+            for row in self.measured:
+                if (row.device, row.model, row.size) == (device, model, size):
+                    return row.teraflops * 1e12, True
+        own = self.devices[device]
+        peak = {"none": own.fp32_tflops, "tf32": own.tf32_tflops}.get(amp, own.bf16_tflops)
+        share = self.small.utilisation if self.is_small(device, parameters) else self.utilisation
+        return peak * share[stage] * 1e12, False
+
+
+def read_throughput() -> Throughput:
+    """Read conf/throughput.yaml; raises ConfigError, one line, for a key that does not belong there."""
+    path = conf_dir() / "throughput.yaml"
+    try:
+        merged: Any = OmegaConf.merge(OmegaConf.structured(Throughput), OmegaConf.load(path))
+        found = OmegaConf.to_object(merged)
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
+    assert isinstance(found, Throughput)
+    return found
 
 
 @dataclass
@@ -86,8 +174,10 @@ def _trained(config: TrainStage, step: float, table: Throughput, device: str) ->
     amp = "tf32" if config.train.amp == "none" and config.train.tf32 else config.train.amp
     rate, measured = table.rate(device, name, size_name(config.views), amp, "train", count)
     idle = table.is_small(device, count) and not measured
-    beside = table.small.step_seconds(name) if idle else 0.0
-    return config.train.steps * (step / rate + beside) + (table.small.job_seconds if idle else 0.0), measured
+    if not idle:
+        return config.train.steps * step / rate, measured
+    beside = table.small.step_ms.get(name, table.small.step_ms["default"]) / 1000
+    return config.train.steps * (step / rate + beside) + table.small.job_seconds, measured
 
 
 def _evaluation(plan: Plan, table: Throughput, devices: list[str]) -> Work:

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from carry.carried import newest
+from carry.studies import Mini
 from novelview.config.runs import Run
 from novelview.config.schema import TrainStage
 from novelview.files import read_json
-from novelview.mini.carried import newest
-from novelview.mini.studies import Mini
 from novelview.planning.flops import training_step
-from novelview.planning.throughput import read_throughput
+from novelview.planning.hours import read_throughput
 
 NONE = "-"
 
