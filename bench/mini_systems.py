@@ -10,8 +10,8 @@ from torch import Tensor
 
 from novelview.config.plan import Plan
 from novelview.config.resolution import sides
-from novelview.config.runs import Run
 from novelview.config.schema import TrainStage
+from novelview.config.study import Run
 from novelview.models.registry import build
 from novelview.planning.flops import training_step
 from novelview.scenes.batch import Views

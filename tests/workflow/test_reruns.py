@@ -10,10 +10,11 @@ from checkout import Checkout
 Edit = Callable[[str], str]
 
 MODELS = ("uplvsm", "ptlvsm")
+PHASES = {28: "pretrain", 42: "finetune"}
 
 
 def results(model: str, size: int, *names: str) -> set[str]:
-    return {f"models/{model}/rooms-full/x{size}/{name}" for name in names}
+    return {f"models/{model}/rooms-full/{PHASES[size]}-x{size}/{name}" for name in names}
 
 
 RAW, PACKED = {"data/rooms/raw"}, {"data/rooms/packed"}

@@ -19,8 +19,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from novelview.cameras.poses import Frame
-from novelview.config.compose import digest_of
-from novelview.config.difference import difference
+from novelview.config.checkpoints import difference
+from novelview.config.digest import digest_of
 from novelview.errors import CheckpointError
 from novelview.files import sha256, write_bytes
 from novelview.models.depthsplat.model import GaussianScene

@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from novelview.config.released import FOLDER
+from novelview.config.checkpoints import FOLDER
 from novelview.figures.released import training_words
 from novelview.figures.results import METRICS, Evaluation, Score, sections
 from novelview.figures.results_table import NONE, given, margin_table, number, resampled, score_table, split_names

@@ -20,7 +20,7 @@ COLUMNS = ("step", "loss", "mse", "psnr", "lr", "grad_norm", "skipped", "seconds
 class Curve:
     """One training run.
 
-    model, data and resolution (pixels) come from the path `.../{model}/{data}/x{resolution}/train.csv`;
+    model, data and resolution (pixels) come from the path `.../{model}/{data}/{phase}-x{resolution}/train.csv`;
     columns maps each name of `COLUMNS` to floats [rows], in step order; `skipped` is the number of updates
     skipped since the row before.
     """
@@ -71,7 +71,7 @@ def _numbers(file: Path, rows: list[dict[str, str]], name: str) -> np.ndarray:
 
 
 def _origin(file: Path) -> tuple[str, str, Resolution]:
-    resolution = re.fullmatch(r"x([1-9]\d*(x[1-9]\d*)?)", file.parent.name)
+    resolution = re.fullmatch(r"(?:[a-z0-9_]+-)?x([1-9]\d*(x[1-9]\d*)?)", file.parent.name)
     parents = file.resolve().parents
     if resolution and len(parents) > 2:
         return parents[2].name, parents[1].name, Resolution.parse(resolution.group(1))

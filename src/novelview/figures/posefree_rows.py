@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from novelview.config.cameras import weights_of
 from novelview.config.compose import compose
+from novelview.config.plan import weights_of
 from novelview.config.schema import Study
 from novelview.errors import DataError
 from novelview.evaluation.bootstrap import bounds, clusters, draws

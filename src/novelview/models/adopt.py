@@ -4,8 +4,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from novelview.config.compose import resolved
-from novelview.config.header import ForeignWeightsError, read_config
+from novelview.config.checkpoints import ForeignWeightsError, read_config
+from novelview.config.digest import resolved
 from novelview.config.release import AdoptStage
 from novelview.downloads.fetch import fetch
 from novelview.downloads.registry import read_registry

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from novelview.config.header import read_config
-from novelview.config.released import LIMIT
+from novelview.config.checkpoints import LIMIT, read_config
 from novelview.config.resolution import Resolution
 from novelview.errors import CheckpointError
 from novelview.files import sha256, write_bytes

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from novelview.config.header import FORMAT, model_config, read_config
-from novelview.config.header import ForeignWeightsError as ForeignWeightsError
+from novelview.config.checkpoints import FORMAT, model_config, read_config
+from novelview.config.checkpoints import ForeignWeightsError as ForeignWeightsError
 from novelview.files import write_bytes
 from novelview.models.published import match_keys, read_state
 from novelview.models.registry import build

@@ -8,7 +8,6 @@ from typing import Any
 
 from novelview.config.plan import Plan
 from novelview.config.resolution import sides
-from novelview.config.teachers import folder_of
 from novelview.downloads.registry import Entry, is_remote, needed, read_registry, targets
 from novelview.planning.flops import parameters
 from novelview.planning.hours import Throughput, Work, read_throughput, works
@@ -154,9 +153,8 @@ def pointmaps(plan: Plan) -> list[Volume]:
     """Return the teachers' pointmaps that runs with PM-Loss learn from, one folder a size (exact: float32)."""
     found: dict[str, Volume] = {}
     for run in plan.runs(trained=True):
-        folder = folder_of(plan, run)
-        if folder:
-            config = plan.composed("train", run.name, run.phase, run.subset)
+        for folder in plan.pointmaps(run):
+            config = plan.config_of(run)
             half = config.train.losses.pointmap.teacher != "exact"
             height, width = sides(config.views)
             size = _train_frames(plan) * 3 * height * width * (2 if half else 4)

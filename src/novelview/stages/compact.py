@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
+from novelview.config.checkpoints import require_name
 from novelview.config.release import CompactStage
-from novelview.config.released import require_name
 from novelview.files import require_writable
 from novelview.stages.cli import run_stage
 

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from novelview.config.compose import digest
-from novelview.config.digest import source_digest
+from novelview.config.digest import digest, source_digest
 from novelview.config.schema import ViewsConfig
 from novelview.config.viewing import DepthStage
 from novelview.errors import ConfigError, DataError

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from novelview.config.compose import digest, resolved
-from novelview.config.digest import source_digest
+from novelview.config.digest import digest, resolved, source_digest
 from novelview.config.schema import DownloadStage
 from novelview.config.sources import RoomsSource
 from novelview.errors import ConfigError

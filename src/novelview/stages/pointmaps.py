@@ -9,8 +9,7 @@ import torch
 from tqdm import tqdm
 
 from novelview.cameras.points import unproject
-from novelview.config.compose import digest
-from novelview.config.digest import source_digest
+from novelview.config.digest import digest, source_digest
 from novelview.config.teaching import PointmapsStage
 from novelview.errors import DataError
 from novelview.files import sha256

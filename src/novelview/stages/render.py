@@ -14,8 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from novelview.cameras.paths import turntable
-from novelview.config.compose import digest
-from novelview.config.digest import source_digest
+from novelview.config.digest import digest, source_digest
 from novelview.config.resolution import Resolution
 from novelview.config.schema import ViewsConfig
 from novelview.config.viewing import RenderStage

@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from novelview.config.compose import resolved
+from novelview.config.digest import resolved
 from novelview.config.resolution import sides
 from novelview.config.schema import TrainStage
 from novelview.errors import CheckpointError, ConfigError, NovelviewError

@@ -8,10 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from novelview.config.compose import digest, resolved
-from novelview.config.difference import difference
-from novelview.config.digest import source_digest
-from novelview.config.header import ForeignWeightsError, read_config
+from novelview.config.checkpoints import ForeignWeightsError, difference, read_config
+from novelview.config.digest import digest, resolved, source_digest
 from novelview.config.schema import TrainStage
 from novelview.errors import CheckpointError
 from novelview.files import read_json, sha256

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from novelview.config.compose import digest, resolved
+from novelview.config.digest import digest, resolved
 from novelview.config.resolution import size_name
 from novelview.config.schema import TrainStage
 from novelview.training import tracking
