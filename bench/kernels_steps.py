@@ -17,7 +17,7 @@ from common import append
 from torch.utils.flop_counter import FlopCounterMode
 
 from novelview.config.compose import compose
-from novelview.config.schema import TrainStage
+from novelview.config.stages import TrainStage
 from novelview.models.dinov2 import without_weights
 from novelview.models.registry import build
 from novelview.scenes.batch import Views

@@ -16,7 +16,7 @@ from mini_systems import made_up
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from novelview.config.plan import Plan
-from novelview.config.schema import TrainStage
+from novelview.config.stages import TrainStage
 from novelview.models.registry import build
 
 SIDES = {"depthsplat": 64}  # pixels; 56 for the others

@@ -9,8 +9,8 @@ from common import append
 from torch import Tensor
 
 from novelview.config.plan import Plan
-from novelview.config.resolution import sides
-from novelview.config.schema import TrainStage
+from novelview.config.schema import sides
+from novelview.config.stages import TrainStage
 from novelview.config.study import Run
 from novelview.models.registry import build
 from novelview.planning.flops import training_step

@@ -16,8 +16,9 @@ import torch
 from common import append
 
 from novelview.config.compose import compose
-from novelview.config.schema import PackConfig, TrainStage
+from novelview.config.schema import PackConfig
 from novelview.config.sources import RoomsSource
+from novelview.config.stages import TrainStage
 from novelview.losses.training import TrainingLoss
 from novelview.scenes.batch import Batch
 from novelview.scenes.chunks import chunk_files

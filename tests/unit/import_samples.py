@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from novelview.config.schema import DownloadStage
+from novelview.config.stages import DownloadStage
 from novelview.scenes.imports.reconstruct import QUALITY
 from novelview.stages.download import download
 

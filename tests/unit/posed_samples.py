@@ -10,7 +10,8 @@ from PIL import Image
 
 from novelview.cameras.align import Similarity
 from novelview.cameras.poses import quat_to_mat
-from novelview.config.estimation import ColmapEstimator, PosesStage
+from novelview.config.sources import ColmapEstimator
+from novelview.config.stages import PosesStage
 from novelview.errors import DataError
 from novelview.files import listed, write_json
 from novelview.scenes.chunks import ChunkScene, ChunkWriter

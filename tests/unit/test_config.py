@@ -10,7 +10,7 @@ import pytest
 from novelview.config import reference
 from novelview.config.compose import STAGES, compose, conf_dir
 from novelview.config.digest import digest, resolved
-from novelview.config.schema import TrainStage
+from novelview.config.stages import TrainStage
 from novelview.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

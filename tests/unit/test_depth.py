@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from synthetic_results import write_results
 
-from novelview.config.schema import FiguresStage, Study
+from novelview.config.schema import Study
+from novelview.config.stages import FiguresStage
 from novelview.errors import DataError
 from novelview.evaluation.published import published
 from novelview.figures.depth import points

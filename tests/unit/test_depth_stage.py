@@ -12,8 +12,9 @@ from tiny_models import config, model_of
 from tiny_splats import depthsplat
 
 from novelview.config.digest import resolved
-from novelview.config.schema import PackConfig, TrainStage, ViewsConfig
+from novelview.config.schema import PackConfig, ViewsConfig
 from novelview.config.sources import OpencvCamerasSource
+from novelview.config.stages import TrainStage
 from novelview.evaluation.depth_files import coloured
 from novelview.models.weights import save_weights
 from novelview.scenes.pack import pack_chunks

@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from tiny_splats import DINO, PM, TWO_SCALES, depthsplat, gaussian_config, posed_views, splat_config
 
+from novelview.config.keys import validate
 from novelview.config.models import DinoConfig
-from novelview.config.validate import validate
 from novelview.errors import CheckpointError, ConfigError, DataError
 from novelview.evaluation.scene_file import scene_of, tensors_of
 from novelview.models.published import load_published

@@ -13,8 +13,9 @@ from tiny_models import config, model_of
 
 from novelview.config.compose import compose
 from novelview.config.digest import resolved
-from novelview.config.schema import TrainStage, ViewsConfig
+from novelview.config.schema import ViewsConfig
 from novelview.config.sources import Dl3dvSource, OpencvCamerasSource
+from novelview.config.stages import TrainStage
 from novelview.errors import ConfigError, DataError
 from novelview.evaluation.rows import read_rows
 from novelview.files import read_json

@@ -13,7 +13,8 @@ from safetensors import safe_open
 
 from novelview.config.digest import resolved
 from novelview.config.models import DinoConfig, PTLVSMConfig, TransformerConfig, UPLVSMConfig
-from novelview.config.schema import PackConfig, TrainConfig, TrainStage, ViewsConfig
+from novelview.config.schema import PackConfig, TrainConfig, ViewsConfig
+from novelview.config.stages import TrainStage
 from novelview.evaluation.rows import read_rows
 from novelview.files import write_json
 from novelview.models.registry import build

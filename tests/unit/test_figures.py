@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from synthetic_results import SETS, SPLITS, STUDY, scores, write_results
 
-from novelview.config.schema import FiguresStage, Study
+from novelview.config.schema import Study
+from novelview.config.stages import FiguresStage
 from novelview.errors import ConfigError, DataError, NovelviewError
 from novelview.figures.attention import overlays
 from novelview.figures.camera_paths import errors_of, read_paths

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from import_samples import lact, nerf, picture, run
 
-from novelview.config.schema import DownloadStage
 from novelview.config.sources import (
     ChunksSource,
     ColmapSource,
@@ -15,6 +14,7 @@ from novelview.config.sources import (
     PhotosSource,
     TransformsSource,
 )
+from novelview.config.stages import DownloadStage
 from novelview.errors import ConfigError, DataError, NovelviewError
 from novelview.files import sha256
 from novelview.scenes.imports import transforms

@@ -6,7 +6,7 @@ import pytest
 
 from novelview.config.compose import compose
 from novelview.config.plan import Plan
-from novelview.config.schema import TrainStage
+from novelview.config.stages import TrainStage
 
 DEPTHS = {"lvsm_l6": 6, "lvsm_l12": 12, "lvsm_l18": 18, "lvsm_l24": 24}
 

@@ -12,8 +12,7 @@ from PIL import Image
 from novelview.cameras.camera import cover_plan, resize_crop_plan
 from novelview.cameras.poses import normalise_scene
 from novelview.config.compose import compose
-from novelview.config.resolution import Resolution, size_name
-from novelview.config.schema import EvalConfig, ViewsConfig
+from novelview.config.schema import EvalConfig, Resolution, ViewsConfig, size_name
 from novelview.errors import ConfigError, DataError
 from novelview.scenes.dataset import TrainSet
 from novelview.scenes.frames import FrameCache

@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from novelview.config.plan import Plan
-from novelview.config.schema import TrainStage
+from novelview.config.stages import TrainStage
 from novelview.models.registry import build
 from novelview.planning.flops import parameters, training_step
 

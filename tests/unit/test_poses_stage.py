@@ -10,9 +10,8 @@ import torch
 from posed_samples import FRAMES, Fake, raw_data, scene, stage
 
 from novelview.config.compose import compose
-from novelview.config.estimation import ColmapEstimator, VggtEstimator
-from novelview.config.schema import PreprocessStage
-from novelview.config.sources import RoomsSource
+from novelview.config.sources import ColmapEstimator, RoomsSource, VggtEstimator
+from novelview.config.stages import PreprocessStage
 from novelview.errors import ConfigError, DataError
 from novelview.evaluation.protocol import Task
 from novelview.files import read_json

@@ -14,8 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from novelview.config.rooms import check_source
-from novelview.config.sources import RoomsSource
+from novelview.config.sources import RoomsSource, check_source
 from novelview.errors import ConfigError, DataError
 from novelview.scenes.chunks import chunk_files, read_chunk
 from novelview.scenes.procedural import generate, overlap, render_depth, render_frames, room_for

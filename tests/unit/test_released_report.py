@@ -8,7 +8,8 @@ import pytest
 from synthetic_results import write_evaluation, write_results
 from test_report import Page
 
-from novelview.config.schema import ReportStage, Study, StudyData
+from novelview.config.schema import Study, StudyData
+from novelview.config.stages import ReportStage
 from novelview.errors import DataError
 from novelview.figures.released import training_words
 from novelview.stages.report import report

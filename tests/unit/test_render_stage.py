@@ -14,9 +14,9 @@ from tiny_models import config, model_of
 from novelview.cameras.paths import along, turntable
 from novelview.cameras.poses import encoding_to_c2w
 from novelview.config.digest import resolved
-from novelview.config.schema import PackConfig, TrainStage, ViewsConfig
+from novelview.config.schema import PackConfig, ViewsConfig
 from novelview.config.sources import OpencvCamerasSource
-from novelview.config.viewing import PathConfig
+from novelview.config.stages import PathConfig, TrainStage
 from novelview.errors import DataError
 from novelview.evaluation.viewing import path_cameras
 from novelview.models.weights import save_weights

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from synthetic_results import SETS, STUDY, write_results
 
-from novelview.config.schema import ReportStage, Study
+from novelview.config.schema import Study
+from novelview.config.stages import ReportStage
 from novelview.errors import DataError
 from novelview.figures.provenance import duration
 from novelview.figures.training_curves import training_curves

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from synthetic_results import SETS, SPLITS, STUDY, write_log, write_results
 
-from novelview.config.schema import FiguresStage, ReportStage
+from novelview.config.stages import FiguresStage, ReportStage
 from novelview.errors import DataError
 from novelview.evaluation.published import PublishedRow, published
 from novelview.evaluation.rows import Row, read_rows, write_rows

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from novelview.config.compose import compose
-from novelview.config.schema import PackConfig
-from novelview.config.subsets import SUBSETS
+from novelview.config.schema import SUBSETS, PackConfig
 from novelview.errors import ConfigError, DataError
 from novelview.scenes.pack import pack_chunks
 from novelview.scenes.store import PackedStore

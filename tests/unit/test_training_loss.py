@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from novelview.config.compose import compose
-from novelview.config.losses import LossConfig, PointmapLossConfig
+from novelview.config.schema import LossConfig, PointmapLossConfig
 from novelview.errors import ConfigError, DataError
 from novelview.losses.photometric import filtered_mse
 from novelview.losses.training import TrainingLoss

@@ -9,8 +9,8 @@ from PIL import Image
 from posed_samples import raw_data, stage
 from safetensors.torch import load_file, save_file
 
-from novelview.config.estimation import CameraHeadConfig, DptConfig, VGGTConfig, VggtEstimator
 from novelview.config.models import DinoConfig
+from novelview.config.sources import CameraHeadConfig, DptConfig, VGGTConfig, VggtEstimator
 from novelview.errors import CheckpointError, DataError
 from novelview.models.vggt.decode import decode_poses, encode_poses, unproject
 from novelview.models.vggt.estimator import Vggt

@@ -15,8 +15,9 @@ from torch import nn
 
 from novelview.config.compose import compose
 from novelview.config.digest import resolved
-from novelview.config.schema import LossConfig, PackConfig, TrainConfig, TrainStage, ViewsConfig
+from novelview.config.schema import LossConfig, PackConfig, TrainConfig, ViewsConfig
 from novelview.config.sources import OpencvCamerasSource
+from novelview.config.stages import TrainStage
 from novelview.errors import DataError
 from novelview.figures.views import read_costs, views
 from novelview.losses.photometric import PhotometricLoss

@@ -7,7 +7,7 @@ from typing import Any
 
 from carry.carried import newest
 from carry.studies import Mini
-from novelview.config.schema import TrainStage
+from novelview.config.stages import TrainStage
 from novelview.config.study import Run
 from novelview.files import read_json
 from novelview.planning.flops import training_step

@@ -9,8 +9,7 @@ from PIL import Image as Pictures
 from PIL.Image import Image, Resampling
 from torch import Tensor
 
-from novelview.config.resolution import sides
-from novelview.config.schema import ViewsConfig
+from novelview.config.schema import ViewsConfig, sides
 from novelview.errors import DataError
 
 FILTERS = {"lanczos": Resampling.LANCZOS, "bilinear": Resampling.BILINEAR}

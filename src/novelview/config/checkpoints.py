@@ -15,8 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError, safe_open
 
 from novelview.config.compose import MODELS
+from novelview.config.keys import validate
 from novelview.config.models import ModelConfig
-from novelview.config.validate import validate
 from novelview.errors import CheckpointError, ConfigError, NovelviewError
 from novelview.files import sha256
 

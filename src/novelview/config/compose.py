@@ -18,31 +18,31 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from novelview.config import estimation, models, options, release, schema, sources, teaching, viewing
+from novelview.config import models, options, schema, sources, stages
 from novelview.config.digest import RUN_ONLY, digest
-from novelview.config.resolution import Resolution
-from novelview.config.validate import validate
+from novelview.config.keys import validate
+from novelview.config.schema import Resolution
 from novelview.errors import ConfigError
 from novelview.files import write_text
 
 STAGES: dict[str, type] = {
-    "download": schema.DownloadStage,
-    "preprocess": schema.PreprocessStage,
-    "train": schema.TrainStage,
-    "evaluate": schema.EvaluateStage,
-    "figures": schema.FiguresStage,
-    "report": schema.ReportStage,
-    "adopt": release.AdoptStage,
-    "compact": release.CompactStage,
-    "publish": release.PublishStage,
-    "render": viewing.RenderStage,
-    "latency": viewing.LatencyStage,
-    "depth": viewing.DepthStage,
-    "poses": estimation.PosesStage,
-    "pointmaps": teaching.PointmapsStage,
+    "download": stages.DownloadStage,
+    "preprocess": stages.PreprocessStage,
+    "train": stages.TrainStage,
+    "evaluate": stages.EvaluateStage,
+    "figures": stages.FiguresStage,
+    "report": stages.ReportStage,
+    "adopt": stages.AdoptStage,
+    "compact": stages.CompactStage,
+    "publish": stages.PublishStage,
+    "render": stages.RenderStage,
+    "latency": stages.LatencyStage,
+    "depth": stages.DepthStage,
+    "poses": stages.PosesStage,
+    "pointmaps": stages.PointmapsStage,
 }
 SOURCES: dict[str, type[sources.SourceConfig]] = {
     "rooms": sources.RoomsSource,
@@ -61,10 +61,10 @@ MODELS: dict[str, type[models.ModelConfig]] = {
     "lact": models.LaCTConfig,
     "depthsplat": models.DepthSplatConfig,
 }
-ESTIMATORS: dict[str, type[estimation.EstimatorConfig]] = {
-    "given": estimation.GivenEstimator,
-    "colmap": estimation.ColmapEstimator,
-    "vggt": estimation.VggtEstimator,
+ESTIMATORS: dict[str, type[sources.EstimatorConfig]] = {
+    "given": sources.GivenEstimator,
+    "colmap": sources.ColmapEstimator,
+    "vggt": sources.VggtEstimator,
 }
 # Nodes of which there are several kinds: the key that tells them apart, and the kinds.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -96,7 +96,7 @@ def _register() -> None:
     for name, node in STAGES.items():
         store.store(group="stage", name=f"{name}_schema", node=node, package="_global_")
     store.store(group="study", name="study_schema", node=schema.Study)
-    store.store(group="camera_path", name="camera_path_schema", node=viewing.PathConfig)
+    store.store(group="camera_path", name="camera_path_schema", node=stages.PathConfig)
     for name, node in SOURCES.items():
         store.store(group="source", name=f"{name}_schema", node=node)
     for name, node in ESTIMATORS.items():
@@ -158,12 +158,13 @@ def read_config_file(stage: str, path: Path | str, words: Sequence[str] = ()) ->
         if word.lstrip("+").partition(".")[0] not in RUN_ONLY:
             raise ConfigError(f"{word}: beside --config only words under io. and runtime. are taken; {AGAIN}")
     values, known = _content(stage, path)
+    defaults = OmegaConf.load(conf_dir() / "stage" / f"{stage}.yaml")
     try:
         node = OmegaConf.structured(STAGES[stage])
         for key, (name, kinds) in KINDS.items():
             if key in values:
                 node[key] = OmegaConf.structured(kinds[values[key][name]])
-        node = OmegaConf.merge(node, values, {"io": OmegaConf.load(conf_dir() / "stage" / f"{stage}.yaml")["io"]})
+        node = OmegaConf.merge(node, values, {"io": OmegaConf.select(defaults, "io")})
     except (OmegaConfBaseException, KeyError, TypeError, ValueError) as error:
         first = " ".join(str(error).splitlines()[:1])
         raise ConfigError(f"{path}: no configuration of stage {stage} of this version ({first}); {AGAIN}") from None
@@ -212,7 +213,7 @@ def quoted(override: str) -> str:
     return f"{key}='{inner}{chr(92) * tail}'"
 
 
-def _typed(node: DictConfig) -> Any:
+def _typed(node: Any) -> Any:
     missing = _missing(OmegaConf.to_container(node))
     if missing:
         raise ConfigError(f"configuration key '{missing[0]}' has no value; give it as {missing[0]}=...")

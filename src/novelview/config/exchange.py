@@ -23,8 +23,7 @@ from novelview.config.checkpoints import (
     require_name,
 )
 from novelview.config.digest import resolved
-from novelview.config.resolution import Resolution, size_name
-from novelview.config.schema import Study, StudyData
+from novelview.config.schema import Resolution, Study, StudyData, size_name
 from novelview.config.study import Published, Run, variant_of
 from novelview.downloads.registry import read_registry
 from novelview.errors import ConfigError

@@ -94,7 +94,7 @@ def _nodes(path: Path) -> Iterator[tuple[str, Node]]:
 
 
 def _entry(name: str, entry: Any, file: str, prefix: str) -> Iterator[tuple[str, Node]]:
-    unknown = sorted(set(_mapping(entry, f"{file}: {prefix}")) - {"extends", "sizes", "recipes"})
+    unknown = sorted(set(_mapping(entry, f"{file}: {prefix}".rstrip(". :"))) - {"extends", "sizes", "recipes"})
     if unknown:
         raise ConfigError(f"conf/{file}: {prefix}{unknown[0]}: unknown; give sizes, recipes, extends or variants")
     default = {"extends": entry["extends"]} if "extends" in entry else {}
@@ -133,13 +133,10 @@ def _extended(path: str, word: str, nodes: Mapping[str, Any]) -> str:
     return "/".join([group, scale, *words, *(phase if len(words) == 1 else ())])
 
 
-def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    both = {key: _merged(base[key], own[key]) for key in own if _are_mappings(base.get(key), own[key])}
-    return {**base, **own, **both}
-
-
-def _are_mappings(*values: Any) -> bool:
-    return all(isinstance(value, dict) for value in values)
+def _merged(base: Any, own: Any) -> Any:
+    if not (isinstance(base, dict) and isinstance(own, dict)):
+        return own
+    return {**base, **{key: _merged(base.get(key), value) for key, value in own.items()}}
 
 
 class _Loader(yaml.CSafeLoader):

@@ -19,9 +19,9 @@ import yaml
 from novelview.config.compose import ESTIMATORS, compose, conf_dir, write_config
 from novelview.config.digest import digest_of, resolved, source_digest
 from novelview.config.exchange import read_init, split_words
-from novelview.config.resolution import size_name
+from novelview.config.schema import size_name
+from novelview.config.stages import SIZED_BY
 from novelview.config.study import Run, at_scale, load_study, make_runs, variant_of
-from novelview.config.teaching import SIZED_BY
 from novelview.downloads.registry import needed, read_registry, targets
 from novelview.errors import ConfigError
 

@@ -1,16 +1,14 @@
 """The reference pages that are generated from code: every configuration key, and the conda environment."""
 
 import argparse
-import ast
 import inspect
-import itertools
 import sys
 from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from novelview.config import estimation, losses, models, release, schema, sources, teaching, viewing
+from novelview.config import models, schema, sources, stages
 
 HEAD = """# Every configuration key
 
@@ -41,24 +39,19 @@ def environment(constraints: str) -> str:
 
 def keys() -> str:
     """Return docs/config.md: a table a node, with default and meaning."""
-    nodes = [
-        node
-        for module in (schema, losses, release, teaching, viewing, sources, models, estimation)
-        for node in _nodes(module)
-    ]
-    return HEAD + "".join(_table(node) for node in nodes)
+    return HEAD + "".join(_table(node) for module in (stages, schema, sources, models) for node in _nodes(module))
 
 
 def _nodes(module: Any) -> list[type]:
-    members = [node for _, node in inspect.getmembers(module, inspect.isclass) if node.__module__ == module.__name__]
-    return sorted(members, key=lambda node: inspect.getsourcelines(node)[1])
+    """Return a module's configuration nodes, its dataclasses that can be changed, in the order they stand in it."""
+    own = [node for node in vars(module).values() if isinstance(node, type) and node.__module__ == module.__name__]
+    return [node for node in own if is_dataclass(node) and not vars(node)["__dataclass_params__"].frozen]
 
 
 def _table(node: type) -> str:
-    notes = _comments(node)
-    rows = [
-        f"| `{item.name}` | {_type(item)} | {_default(item)} | {notes.get(item.name, '')} |\n" for item in fields(node)
-    ]
+    # What every stage has comes first in its dataclass, and last for a reader.
+    items = sorted(fields(node), key=lambda item: item.name in ("io", "runtime"))
+    rows = [f"| `{item.name}` | {_type(item)} | {_default(item)} | {_meaning(item)} |\n" for item in items]
     summary = inspect.cleandoc(node.__doc__ or "")
     head = "| key | type | default | meaning |\n| --- | --- | --- | --- |\n"
     return f"\n## {node.__name__}\n\n{summary}\n\n{head}{''.join(rows)}"
@@ -70,27 +63,16 @@ def _type(item: Any) -> str:
     return f"`{text}`".replace("|", "\\|")
 
 
+def _meaning(item: Any) -> str:
+    known = item.metadata.get("key")
+    return known.description().replace("|", "\\|") if known else ""
+
+
 def _default(item: Any) -> str:
     if item.default_factory is not NO_DEFAULT:
         value = item.default_factory()
         return f"see `{type(value).__name__}`" if hasattr(value, "__dataclass_fields__") else f"`{value}`"
     return "required" if item.default == "???" else f"`{item.default}`"
-
-
-def _comments(node: type) -> dict[str, str]:
-    """Read each field's comment from the class' source: at the end of its line, or on lines of its own above it."""
-    lines = inspect.getsource(node).splitlines()
-    body = ast.parse("\n".join(lines)).body[0]
-    assert isinstance(body, ast.ClassDef)
-    found = {}
-    for statement in body.body:
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            _, _, comment = lines[(statement.end_lineno or 1) - 1].partition("  # ")
-            above = [line.strip() for line in lines[: statement.lineno - 1]]
-            own = list(itertools.takewhile(lambda line: line.startswith("#"), reversed(above)))
-            text = comment or " ".join(line.removeprefix("# ") for line in reversed(own))
-            found[statement.target.id] = text.replace("|", "\\|")
-    return found
 
 
 if __name__ == "__main__":

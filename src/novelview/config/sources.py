@@ -1,8 +1,14 @@
-"""Configuration nodes of the data sources, one dataclass a kind; defaults are the demo scale's."""
+"""Configuration nodes of where frames and cameras come from: data sources, camera estimators and VGGT, a class a kind.
 
-from dataclasses import dataclass, field
+Defaults of data sources are the demo scale's.
+"""
+
+from dataclasses import dataclass
 
 from omegaconf import MISSING
+
+from novelview.config.keys import key, refuse, validate
+from novelview.config.models import DinoConfig
 
 
 @dataclass
@@ -10,7 +16,7 @@ class SourceConfig:
     """Where multi-view frames come from; one subclass a kind."""
 
     kind: str = MISSING
-    name: str = MISSING  # default dataset name, used in output paths
+    name: str = key(MISSING, "default dataset name, used in output paths")
 
 
 @dataclass
@@ -19,97 +25,114 @@ class RoomsSource(SourceConfig):
 
     kind: str = "rooms"
     name: str = "rooms"
-    seed: int = 2026
-    train_scenes: int = 64
-    test_seen_scenes: int = 16  # unseen rooms, textures from the training photographs
-    test_new_scenes: int = 16  # unseen rooms, textures from held-out photographs
+    seed: int = key(2026, at_least=0)
+    train_scenes: int = key(64, limits=(1, 10**7))
+    test_seen_scenes: int = key(16, "unseen rooms, textures from the training photographs", limits=(0, 10**6))
+    test_new_scenes: int = key(16, "unseen rooms, textures from held-out photographs", limits=(0, 10**6))
     frames: int = 24
-    height: int = 180
-    width: int = 320
-    supersample: int = 1  # rays per pixel along each axis
-    texture_texels: int = 24  # photographs are low-passed to this many texels a side; 0 keeps them sharp
-    texture_density: list[float] = field(default_factory=lambda: [0.15, 0.25])  # texture repeats per metre, range
-    patterns: int = 0  # made-up textures on half of the surfaces of rooms with training photographs
-    objects: list[int] = field(default_factory=lambda: [3, 6])  # boxes, spheres and panels a room, range
-    fov: list[float] = field(default_factory=lambda: [50.0, 75.0])  # horizontal field of view in degrees, range
-    dolly: list[float] = field(default_factory=lambda: [0.5, 1.1])  # metres travelled over the clip, range
-    pan: list[float] = field(default_factory=lambda: [20.0, 40.0])  # degrees panned over the clip, range
-    drift: list[float] = field(default_factory=lambda: [0.0, 17.0])  # degrees of extra rotation, either sign, range
-    jpeg_quality: int = 92
-    gaps: list[int] = field(default_factory=lambda: [12, 18, 23])  # evaluation context gaps beside the overlap classes
-    targets: int = 3  # target views of an evaluation entry
-    chunk_bytes: int = 4_000_000  # a chunk is closed at this many JPEG bytes (RE10K: 1e8)
+    height: int = key(180, limits=(8, 4096))
+    width: int = key(320, limits=(8, 4096))
+    supersample: int = key(1, "rays per pixel along each axis", limits=(1, 8))
+    texture_texels: int = key(24, "photographs are low-passed to so many texels a side; 0: sharp", limits=(0, 512))
+    texture_density: list[float] = key([0.15, 0.25], "texture repeats per metre, range", limits=(0.01, 10.0))
+    patterns: int = key(0, "made-up textures on half the surfaces of rooms with training photographs", limits=(0, 1024))
+    objects: list[int] = key([3, 6], "boxes, spheres and panels a room, range", limits=(0, 64))
+    fov: list[float] = key([50.0, 75.0], "horizontal field of view in degrees, range", limits=(10.0, 120.0))
+    dolly: list[float] = key([0.5, 1.1], "metres travelled over the clip, range", limits=(0.0, 2.0))
+    pan: list[float] = key([20.0, 40.0], "degrees panned over the clip, range", limits=(0.0, 180.0))
+    drift: list[float] = key([0.0, 17.0], "degrees of extra rotation, either sign, range", limits=(0.0, 90.0))
+    jpeg_quality: int = key(92, limits=(1, 100))
+    gaps: list[int] = key([12, 18, 23], "evaluation context gaps beside the overlap classes")
+    targets: int = key(3, "target views of an evaluation entry", limits=(1, 64))
+    chunk_bytes: int = key(4_000_000, "a chunk is closed at this many JPEG bytes (RE10K: 1e8)", limits=(1, 2**40))
+
+    def check(self) -> None:
+        """Raise ConfigError for frames too few to hold the evaluation entries."""
+        shortest = 2 * (self.targets + 2)
+        refuse(
+            self.frames < shortest,
+            f"source.frames={self.frames}: too few for {self.targets} targets inside and outside a context pair; "
+            f"use at least {shortest}",
+        )
+        twice = len(set(self.gaps)) < len(self.gaps)
+        refuse(twice, f"source.gaps={self.gaps}: each gap names an index, so none may stand twice")
+        refuse(
+            not all(self.targets < gap < self.frames for gap in self.gaps),
+            f"source.gaps={self.gaps}: a gap must lie in [{self.targets + 1}, {self.frames - 1}] "
+            f"(source.targets={self.targets}, source.frames={self.frames})",
+        )
 
 
 @dataclass
-class PhotosSource(SourceConfig):
+class PicturesSource(SourceConfig):
+    """What sources of single pictures have."""
+
+    held_out: int = key(10, "pictures kept for evaluation, evenly spaced")
+    max_side: int = key(640, "pictures are shrunk to this longer side; 0 keeps their size", at_least=0)
+    jpeg_quality: int = 95
+
+
+@dataclass
+class PhotosSource(PicturesSource):
     """A folder of plain photographs; poses and intrinsics by pycolmap in a subprocess."""
 
     kind: str = "photos"
     name: str = "photos"
-    camera_model: str = "SIMPLE_RADIAL"
+    camera_model: str = key(
+        "SIMPLE_RADIAL", choices="SIMPLE_PINHOLE | PINHOLE | SIMPLE_RADIAL | RADIAL | OPENCV | OPENCV_FISHEYE"
+    )
     single_camera: bool = True
-    held_out: int = 10  # photographs kept for evaluation, evenly spaced
-    max_side: int = 640  # photographs are shrunk to this longer side; 0 keeps their size
-    min_registered: float = 0.8  # fewer registered photographs than this share is an error
-    jpeg_quality: int = 95
-    seed: int = 0
-    context_gap: int = 0  # 0: the registered training photographs nearest to the target on both sides
+    min_registered: float = key(0.8, "fewer registered photographs than this share is an error", within=(0, 1))
+    seed: int = key(0, at_least=0)
+    context_gap: int = key(0, "0: the registered training photographs nearest to the target on both sides", at_least=0)
 
 
 @dataclass
-class TransformsSource(SourceConfig):
+class TransformsSource(PicturesSource):
     """A nerfstudio or instant-ngp `transforms.json`."""
 
     kind: str = "transforms"
     name: str = "transforms"
-    held_out: int = 10
-    max_side: int = 640
-    jpeg_quality: int = 95
-    background: float = 1.0  # value in [0,1] composited behind transparent pixels
-    allow_missing: bool = False  # frames named in the file whose image does not exist: skip them, counted
+    background: float = key(1.0, "value in [0,1] composited behind transparent pixels")
+    allow_missing: bool = key(False, "frames named in the file whose image does not exist: skip them, counted")
 
 
 @dataclass
-class ColmapSource(SourceConfig):
+class ColmapSource(PicturesSource):
     """A COLMAP sparse model, text or binary, with its images folder."""
 
     kind: str = "colmap"
     name: str = "colmap"
-    images: str = "images"  # folder of the photographs, relative to `path`
-    held_out: int = 10
-    max_side: int = 640
-    jpeg_quality: int = 95
+    images: str = key("images", "folder of the photographs, relative to `path`")
     allow_missing: bool = False
 
 
 @dataclass
-class OpencvCamerasSource(SourceConfig):
+class OpencvCamerasSource(PicturesSource):
     """LaCT-style `opencv_cameras.json` beside its renderings (specs/lact.md)."""
 
     kind: str = "opencv_cameras"
     name: str = "opencv_cameras"
-    held_out: int = 10
-    max_side: int = 640
-    jpeg_quality: int = 95
-    background: float = 1.0  # value in [0,1] composited behind transparent pixels
+    background: float = key(1.0, "value in [0,1] composited behind transparent pixels")
     allow_missing: bool = False
-    split: str = "held_out"  # of a list of scenes: held_out frames of each kept back | test | train: whole scenes
+    split: str = key(
+        "held_out", "of a list of scenes", choices="held_out: frames of each kept back | test | train: whole scenes"
+    )
 
 
 @dataclass
-class Dl3dvSource(SourceConfig):
+class Dl3dvSource(PicturesSource):
     """DL3DV scenes, from a folder or the hub: undistorted, resized pictures (specs/lact.md section 8)."""
 
     kind: str = "dl3dv"
     name: str = "dl3dv"
-    subset: str = "hash"  # hash: the scenes in `hashes` | full: all of the repository, hundreds of gigabytes
-    hashes: list[str] = field(default_factory=list)  # scenes; empty, with a folder: all there
-    images: str = "images_4"  # images_4: 960x540 | images_8 | images_2 | images: full size
-    split: str = "test"  # test | train | held_out: whole scenes in one split, or `held_out` frames of each kept back
-    held_out: int = 10
-    max_side: int = 0  # longer side pictures are shrunk to; 0 keeps their size
-    jpeg_quality: int = 95
+    subset: str = key(
+        "hash", choices="hash: the scenes in `hashes` | full: all of the repository, hundreds of gigabytes"
+    )
+    hashes: list[str] = key([], "scenes; empty, with a folder: all there")
+    images: str = key("images_4", "images_4: 960x540 | images_8 | images_2 | images: full size")
+    split: str = key("test", choices="test | train: whole scenes in one split | held_out: frames of each kept back")
+    max_side: int = 0
     allow_missing: bool = False
 
 
@@ -119,6 +142,89 @@ class ChunksSource(SourceConfig):
 
     kind: str = "chunks"
     name: str = "re10k"
-    indices: dict[str, str] = field(default_factory=dict)  # split name -> evaluation index: file, URL or registry name
-    subsets: dict[str, list[int]] = field(default_factory=dict)  # training subset -> published numbers: chunks, scenes
-    allow_partial: bool = False  # go on with a copy whose subsets have other numbers
+    indices: dict[str, str] = key({}, "split name -> evaluation index: file, URL or registry name")
+    subsets: dict[str, list[int]] = key({}, "training subset -> published numbers: chunks, scenes")
+    allow_partial: bool = key(False, "go on with a copy whose subsets have other numbers")
+
+
+@dataclass
+class CameraHeadConfig:
+    """VGGT's camera head (specs/vggt.md section 1)."""
+
+    trunk_depth: int = 4
+    num_heads: int = 16
+    num_iterations: int = 4
+
+
+@dataclass
+class DptConfig:
+    """VGGT's dense heads (specs/vggt.md section 1)."""
+
+    features: int = 256
+    out_channels: list[int] = key([256, 512, 1024, 1024])
+    intermediate_layer_idx: list[int] = key([4, 11, 17, 23])
+
+
+@dataclass
+class VGGTConfig:
+    """VGGT (specs/vggt.md); the defaults are those of the published weights facebook/VGGT-1B."""
+
+    embed_dim: int = 1024
+    depth: int = key(24, "pairs of attention within a frame and over all frames")
+    num_heads: int = 16
+    num_register_tokens: int = 4
+    rope_frequency: float = 100.0
+    init_values: float = 0.01
+    patch_vit: DinoConfig = key(lambda: DinoConfig(embed_dim=1024, depth=24, num_heads=16, qk_norm=False))
+    camera_head: CameraHeadConfig = key(CameraHeadConfig)
+    dpt: DptConfig = key(DptConfig)
+
+
+@dataclass
+class EstimatorConfig:
+    """Where cameras come from; one subclass a kind."""
+
+    kind: str = MISSING
+    frames: str = key("all", choices="all: of a scene, together | entries: those that entries name, together")
+    max_frames: int = key(0, "longer scenes are thinned to so many, entries' frames kept; 0: never", at_least=0)
+
+
+@dataclass
+class GivenEstimator(EstimatorConfig):
+    """The cameras the data set came with."""
+
+    kind: str = "given"
+
+
+@dataclass
+class ColmapEstimator(EstimatorConfig):
+    """Structure from motion with pycolmap, a process a scene."""
+
+    kind: str = "colmap"
+    camera_model: str = key("SIMPLE_PINHOLE", "one lens a scene", choices="SIMPLE_PINHOLE | PINHOLE")
+    intrinsics: str = key("estimate", choices="estimate | given: the data set's, kept as they are")
+    matcher: str = key(
+        "auto", choices="auto: exhaustive up to 150 frames | exhaustive | sequential: neighbours in frame order"
+    )
+    overlap: int = key(10, "of matcher sequential: neighbours on each side", above=0)
+    max_features: int = key(4096, "of a frame", above=0)
+    seconds: float = key(3600.0, "of wall clock; a scene that takes longer has failed, until the next run", above=0)
+    seed: int = key(0, at_least=0)
+
+
+@dataclass
+class VggtEstimator(EstimatorConfig):
+    """VGGT: cameras and depth of a scene's frames in one pass (specs/vggt.md)."""
+
+    kind: str = "vggt"
+    frames: str = key("entries", choices="all | entries")
+    max_frames: int = key(64, at_least=0)
+    weights: str = key("pretrained/vggt_1b.safetensors", "registry entry vggt")
+    mode: str = key("crop", "how pictures are brought to 518 pixels", choices="crop | pad")
+    amp: str = key("bf16", "the backbone's arithmetic on a GPU; heads run in float32", choices="bf16 | none")
+    model: VGGTConfig = key(VGGTConfig)
+
+
+def check_source(source: SourceConfig) -> None:
+    """Raise ConfigError, one line with key, value and allowed range, for the first value that makes no data."""
+    validate(source, "source.")

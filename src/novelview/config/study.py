@@ -9,8 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from novelview.config.compose import ESTIMATORS, MODELS, conf_dir
-from novelview.config.schema import Study, Variant
-from novelview.config.subsets import SUBSETS
+from novelview.config.schema import SUBSETS, Study, Variant
 from novelview.errors import ConfigError
 
 NAME = re.compile(r"[a-z0-9_]+")  # of runs and phases: they go into paths and wildcards

@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from matplotlib import colormaps
 from PIL import Image
 
-from novelview.config.viewing import DepthStage
+from novelview.config.stages import DepthStage
 from novelview.files import replacing
 
 COLOURS = "turbo"  # near is red

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from novelview.config.schema import ViewsConfig
-from novelview.config.viewing import LatencyStage
+from novelview.config.stages import LatencyStage
 from novelview.errors import DataError
 from novelview.evaluation.protocol import autocast
 from novelview.evaluation.scene_file import tensors_of

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from novelview.config.resolution import size_name
-from novelview.config.schema import EvalConfig, ViewsConfig
+from novelview.config.schema import EvalConfig, ViewsConfig, size_name
 from novelview.evaluation import summary
 from novelview.evaluation.bootstrap import LEVEL
 from novelview.evaluation.camera_path import write_clips

@@ -12,7 +12,7 @@ from torch import Tensor
 from novelview.cameras.paths import along, interpolate, nearest_order
 from novelview.cameras.poses import mean_frame
 from novelview.config.schema import ViewsConfig
-from novelview.config.viewing import PathConfig
+from novelview.config.stages import PathConfig
 from novelview.evaluation.protocol import autocast
 from novelview.evaluation.scene_file import Encoded, Facts
 from novelview.models.render import ViewModel

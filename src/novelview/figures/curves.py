@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from novelview.config.resolution import Resolution
-from novelview.config.subsets import SUBSETS
+from novelview.config.schema import SUBSETS, Resolution
 from novelview.errors import DataError
 
 UNKNOWN = Resolution(0, 0)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from novelview.config.resolution import Resolution
+from novelview.config.schema import Resolution
 from novelview.figures.curves import Curve
 from novelview.figures.gallery import Sample, error_map, finest, read_gallery
 from novelview.figures.media import error_uri, figure_uri, picture_uri, video_uri

@@ -6,8 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from novelview.config.resolution import Resolution
-from novelview.config.subsets import SUBSETS
+from novelview.config.schema import SUBSETS, Resolution
 from novelview.errors import DataError
 from novelview.figures.style import BASELINES, split_order
 from novelview.files import read_json

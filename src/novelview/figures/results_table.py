@@ -4,8 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from novelview.config.resolution import Resolution
-from novelview.config.schema import Study
+from novelview.config.schema import Resolution, Study
 from novelview.errors import DataError
 from novelview.figures.comparison import Reference, protocol_notes, references
 from novelview.figures.results import METRICS, Evaluation, Group, Score, read_evaluations, sections

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from novelview.config.resolution import Resolution
+from novelview.config.schema import Resolution
 from novelview.errors import DataError
 from novelview.evaluation.bootstrap import bounds, clusters, draws
 from novelview.evaluation.rows import read_rows

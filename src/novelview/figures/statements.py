@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from novelview.config.resolution import Resolution
+from novelview.config.schema import Resolution
 from novelview.figures.results import Evaluation, Margin, Score, sections
 from novelview.figures.style import SWAPPED, label, place_of
 

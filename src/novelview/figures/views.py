@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from novelview.config.resolution import Resolution
+from novelview.config.schema import Resolution
 from novelview.errors import DataError
 from novelview.figures.results import Evaluation, Score, read_evaluations, sections
 from novelview.figures.style import colour, label, save, title_of, use_style

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from novelview.config.losses import LossConfig
+from novelview.config.schema import LossConfig
 from novelview.errors import ConfigError
 from novelview.losses.lpips import load_lpips
 from novelview.losses.perceptual import PerceptualLoss, read_matconvnet

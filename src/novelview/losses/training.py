@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from novelview.config.losses import LossConfig
+from novelview.config.schema import LossConfig
 from novelview.errors import DataError
 from novelview.losses.photometric import PhotometricLoss
 from novelview.losses.pointmap import pointmap_loss

@@ -6,7 +6,7 @@ from typing import Any
 
 from novelview.config.checkpoints import ForeignWeightsError, read_config
 from novelview.config.digest import resolved
-from novelview.config.release import AdoptStage
+from novelview.config.stages import AdoptStage
 from novelview.downloads.fetch import fetch
 from novelview.downloads.registry import read_registry
 from novelview.errors import CheckpointError, ConfigError

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from novelview.config.checkpoints import LIMIT, read_config
-from novelview.config.resolution import Resolution
+from novelview.config.schema import Resolution
 from novelview.errors import CheckpointError
 from novelview.files import sha256, write_bytes
 from novelview.models.weights import load_weights, weights_bytes

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from novelview.config.plan import Plan
-from novelview.config.resolution import sides
+from novelview.config.schema import sides
 from novelview.downloads.registry import Entry, is_remote, needed, read_registry, targets
 from novelview.planning.flops import parameters
 from novelview.planning.hours import Throughput, Work, read_throughput, works

@@ -8,8 +8,8 @@ that they do not run on tensors without values, and planning does not wait for t
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from novelview.config.resolution import sides
-from novelview.config.schema import LossConfig, TrainStage, ViewsConfig
+from novelview.config.schema import LossConfig, ViewsConfig, sides
+from novelview.config.stages import TrainStage
 
 # Channels in, channels out, and the shrinking of each side before it: convolutions of VGG-19 up to relu5_2.
 VGG = [(3, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 2), (128, 256, 4), *[(256, 256, 4)] * 3]

@@ -14,8 +14,8 @@ from yaml import YAMLError
 
 from novelview.config.compose import conf_dir
 from novelview.config.plan import Plan
-from novelview.config.resolution import size_name
-from novelview.config.schema import TrainStage
+from novelview.config.schema import size_name
+from novelview.config.stages import TrainStage
 from novelview.config.study import Run
 from novelview.errors import ConfigError
 from novelview.planning.flops import forward, parameters, training_step, vgg

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from novelview.config.schema import ViewsConfig
-from novelview.config.teaching import SIZED_BY
+from novelview.config.stages import SIZED_BY
 from novelview.errors import DataError
 from novelview.files import read_json, sha256, write_bytes, write_json
 from novelview.timebox import TimeBox

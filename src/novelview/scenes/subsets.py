@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from novelview.config.subsets import SUBSETS
+from novelview.config.schema import SUBSETS
 from novelview.errors import ConfigError, DataError
 
 

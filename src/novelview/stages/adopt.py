@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from novelview.config.release import AdoptStage
+from novelview.config.stages import AdoptStage
 from novelview.downloads.registry import adoption, read_registry
 from novelview.errors import NovelviewError
 from novelview.files import require_writable

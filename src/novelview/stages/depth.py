@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from novelview.config.digest import digest, source_digest
 from novelview.config.schema import ViewsConfig
-from novelview.config.viewing import DepthStage
+from novelview.config.stages import DepthStage
 from novelview.errors import ConfigError, DataError
 from novelview.evaluation.depth_files import write_depths
 from novelview.evaluation.scene_file import Encoded

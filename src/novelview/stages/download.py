@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from novelview.config.digest import digest, resolved, source_digest
-from novelview.config.schema import DownloadStage
 from novelview.config.sources import RoomsSource
+from novelview.config.stages import DownloadStage
 from novelview.errors import ConfigError
 from novelview.files import listed, write_json
 from novelview.scenes.disk import locating

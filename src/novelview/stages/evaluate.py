@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from novelview.config.digest import digest, digest_of, source_digest
-from novelview.config.schema import EvaluateStage, ViewsConfig
-from novelview.config.validate import validate
+from novelview.config.keys import validate
+from novelview.config.schema import ViewsConfig
+from novelview.config.stages import EvaluateStage
 from novelview.errors import CheckpointError, ConfigError, DataError
 from novelview.evaluation.geometry import Truth
 from novelview.evaluation.protocol import Task

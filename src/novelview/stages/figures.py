@@ -4,7 +4,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from novelview.config.schema import FiguresStage, Study
+from novelview.config.schema import Study
+from novelview.config.stages import FiguresStage
 from novelview.errors import ConfigError
 from novelview.figures.attention import attention
 from novelview.figures.camera_paths import camera_paths

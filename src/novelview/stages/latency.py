@@ -4,8 +4,8 @@ import logging
 import sys
 from pathlib import Path
 
-from novelview.config.resolution import size_name
-from novelview.config.viewing import LatencyStage
+from novelview.config.schema import size_name
+from novelview.config.stages import LatencyStage
 from novelview.errors import ConfigError
 from novelview.evaluation.latency import Cost, costs, write_costs
 from novelview.files import require_writable

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from novelview.cameras.points import unproject
 from novelview.config.digest import digest, source_digest
-from novelview.config.teaching import PointmapsStage
+from novelview.config.stages import PointmapsStage
 from novelview.errors import DataError
 from novelview.files import sha256
 from novelview.losses.pointmap import flat_pointmap, teacher_images

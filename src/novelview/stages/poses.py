@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from novelview.config.digest import resolved
-from novelview.config.estimation import PosesStage
+from novelview.config.stages import PosesStage
 from novelview.errors import ConfigError
 from novelview.files import listed, replacing_folder, write_json
 from novelview.scenes.disk import locating

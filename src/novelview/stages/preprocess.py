@@ -4,7 +4,7 @@ import logging
 import sys
 from pathlib import Path
 
-from novelview.config.schema import PreprocessStage
+from novelview.config.stages import PreprocessStage
 from novelview.errors import ConfigError
 from novelview.scenes.pack import pack_chunks
 from novelview.scenes.raw import read_raw

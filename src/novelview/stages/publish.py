@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from novelview.config.release import PublishStage
+from novelview.config.stages import PublishStage
 from novelview.downloads.hub import require_token, upload
 from novelview.errors import ConfigError, DataError
 from novelview.figures.card import model_card, title

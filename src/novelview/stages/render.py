@@ -15,9 +15,8 @@ from PIL import Image
 
 from novelview.cameras.paths import turntable
 from novelview.config.digest import digest, source_digest
-from novelview.config.resolution import Resolution
-from novelview.config.schema import ViewsConfig
-from novelview.config.viewing import RenderStage
+from novelview.config.schema import Resolution, ViewsConfig
+from novelview.config.stages import RenderStage
 from novelview.errors import ConfigError, DataError
 from novelview.evaluation.gallery import to_uint8
 from novelview.evaluation.scene_file import Encoded, load_scene, save_scene

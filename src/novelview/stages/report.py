@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from novelview.config.schema import ReportStage
+from novelview.config.stages import ReportStage
 from novelview.figures.report import write_report
 from novelview.stages.cli import run_stage
 

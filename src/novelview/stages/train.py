@@ -2,7 +2,7 @@
 
 import sys
 
-from novelview.config.schema import TrainStage
+from novelview.config.stages import TrainStage
 from novelview.files import require_writable
 from novelview.stages.cli import run_stage
 from novelview.timebox import TimeBox

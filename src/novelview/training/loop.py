@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from novelview.config.digest import resolved
-from novelview.config.resolution import sides
-from novelview.config.schema import TrainStage
+from novelview.config.schema import sides
+from novelview.config.stages import TrainStage
 from novelview.errors import CheckpointError, ConfigError, NovelviewError
 from novelview.losses.training import TrainingLoss
 from novelview.models.weights import save_weights

@@ -10,7 +10,7 @@ from torch import nn
 
 from novelview.config.checkpoints import ForeignWeightsError, difference, read_config
 from novelview.config.digest import digest, resolved, source_digest
-from novelview.config.schema import TrainStage
+from novelview.config.stages import TrainStage
 from novelview.errors import CheckpointError
 from novelview.files import read_json, sha256
 from novelview.models.dinov2 import without_weights

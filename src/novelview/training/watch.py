@@ -5,8 +5,8 @@ from typing import Any
 from torch import Tensor
 
 from novelview.config.digest import digest, resolved
-from novelview.config.resolution import size_name
-from novelview.config.schema import TrainStage
+from novelview.config.schema import size_name
+from novelview.config.stages import TrainStage
 from novelview.training import tracking
 from novelview.training.distributed import Team
 from novelview.training.optim import Update

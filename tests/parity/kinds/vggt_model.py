@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from novelview.config.estimation import CameraHeadConfig, DptConfig, VGGTConfig
 from novelview.config.models import DinoConfig
+from novelview.config.sources import CameraHeadConfig, DptConfig, VGGTConfig
 from novelview.models.published import load_published
 from novelview.models.vggt.decode import decode_poses, encode_poses, unproject
 from novelview.models.vggt.model import VGGT

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from novelview.config.estimation import VGGTConfig
+from novelview.config.sources import VGGTConfig
 from novelview.models.dinov2 import DinoVisionTransformer
 from novelview.models.vggt.blocks import VggtBlock, grid_positions, rotation
 

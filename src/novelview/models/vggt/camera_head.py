@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from novelview.config.estimation import VGGTConfig
+from novelview.config.sources import VGGTConfig
 from novelview.models.vggt.blocks import VggtBlock
 
 ENCODING = 9  # translation 3, quaternion 4 (scalar last), vertical and horizontal field of view

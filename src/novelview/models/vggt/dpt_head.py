@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from novelview.config.estimation import VGGTConfig
+from novelview.config.sources import VGGTConfig
 
 POSITION_SHARE = 0.1
 POSITION_BASE = 100.0

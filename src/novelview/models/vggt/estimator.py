@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from novelview.config.estimation import VggtEstimator
+from novelview.config.sources import VggtEstimator
 from novelview.errors import DataError
 from novelview.models.vggt.decode import decode_poses
 from novelview.models.vggt.model import VGGT

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from novelview.config.estimation import VGGTConfig
+from novelview.config.sources import VGGTConfig
 from novelview.errors import DataError
 from novelview.models.tokens import check_size
 from novelview.models.vggt.aggregator import Aggregator

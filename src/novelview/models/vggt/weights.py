@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from novelview.config.estimation import VGGTConfig
+from novelview.config.sources import VGGTConfig
 from novelview.errors import CheckpointError
 from novelview.models.published import match_keys, read_state
 from novelview.models.vggt.model import FRAMES_AT_ONCE, VGGT

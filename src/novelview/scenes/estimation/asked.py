@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from novelview.config.estimation import EstimatorConfig
+from novelview.config.sources import EstimatorConfig
 from novelview.scenes.chunks import ChunkScene
 from novelview.scenes.pack_part import inspect
 from novelview.scenes.views import EvalEntry

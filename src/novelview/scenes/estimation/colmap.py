@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from novelview.config.estimation import ColmapEstimator
+from novelview.config.sources import ColmapEstimator
 from novelview.errors import DataError
 from novelview.files import read_json
 from novelview.scenes.chunks import ChunkScene

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from novelview.config.estimation import PosesStage
+from novelview.config.stages import PosesStage
 from novelview.errors import ConfigError, DataError
 from novelview.files import read_json, sha256, write_bytes, write_json
 from novelview.scenes.chunks import ChunkScene, read_chunk, write_chunk

@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from novelview.config.rooms import check_source
-from novelview.config.sources import RoomsSource
+from novelview.config.sources import RoomsSource, check_source
 from novelview.errors import DataError
 from novelview.files import write_json
 from novelview.scenes.procedural.entries import split_names
