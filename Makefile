@@ -41,6 +41,7 @@ lint: $(STAMP)
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/snakefmt --check Snakefile workflow
+	git ls-files -z | xargs -0 $(RUN)/codespell
 	$(RUN)/pyright
 	$(RUN)/snakemake --lint
 

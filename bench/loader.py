@@ -14,11 +14,11 @@ from common import append
 
 from novelview.config.compose import compose
 from novelview.config.schema import PackConfig
-from novelview.files import listed, write_json
+from novelview.files import file_entries, write_json
+from novelview.scenes.chunks import read_raw
 from novelview.scenes.dataset import TrainSet
 from novelview.scenes.pack import pack_chunks
 from novelview.scenes.procedural import generate
-from novelview.scenes.raw import read_raw
 from novelview.scenes.store import PackedStore
 
 ROOMS, BATCHES = 6, 20
@@ -29,7 +29,7 @@ def packed(folder: Path) -> PackedStore:
     whole = compose("download", ["source=rooms_mini"]).source
     source = replace(whole, train_scenes=ROOMS, test_seen_scenes=1, test_new_scenes=1, supersample=1)
     generate(source, folder / "raw", 0, progress=False)
-    write_json(folder / "raw/manifest.json", {"files": listed(folder / "raw"), "source": asdict(source)})
+    write_json(folder / "raw/manifest.json", {"files": file_entries(folder / "raw"), "source": asdict(source)})
     raw = read_raw(folder / "raw")
     pack_chunks(raw.chunks, folder / "packed", PackConfig(), 0, False, raw.checksums, raw.unposed)
     return PackedStore(folder / "packed/train")

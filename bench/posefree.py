@@ -8,24 +8,24 @@ from pathlib import Path
 
 from common import append
 
-from novelview.figures.posefree_rows import GIVEN, difference, given_of, judgements, places
-from novelview.figures.posefree_table import CSV_HEADER, records
+from novelview.figures.posefree import GIVEN, HEADER, difference, given_of, judgements, places, posed, records
+from novelview.figures.results import Results
 
 
 def main(folders: list[Path]) -> None:
     """Append scores, and the paired differences to the given cameras as metric `psnr_minus_given`."""
-    found = judgements(folders)
-    rows = [dict(zip(CSV_HEADER, line, strict=True)) for line in records(found)]
-    for one in (item for item in found if item.posed and item.evaluation.cameras != GIVEN):
+    found = judgements(Results(folders))
+    rows = [dict(zip(HEADER, line, strict=True)) for line in records(found)]
+    for one in (item for item in found if posed(item) and item.cameras != GIVEN):
         for name, splits in places(found):
             for split in splits:
                 score, each = difference(one, given_of(found, one), (name, split))
                 if each:
-                    place = [one.evaluation.model, one.evaluation.resolution, one.evaluation.cameras, name, split]
+                    place = [one.model, one.resolution, one.cameras, name, split]
                     values = [*place, len(each), "psnr_minus_given", score.mean, score.low, score.high]
-                    rows.append(dict(zip(CSV_HEADER, values, strict=True)))
-    trained = {item.evaluation.summary["weights"]["config"]["dataset"] for item in found}
-    judged = {item.evaluation.dataset for item in found}
+                    rows.append(dict(zip(HEADER, values, strict=True)))
+    trained = {item.summary["weights"]["config"]["dataset"] for item in found}
+    judged = {item.dataset for item in found}
     append(
         "posefree",
         [{"trained_on": "+".join(sorted(trained)), "judged_on": "+".join(sorted(judged)), **row} for row in rows],

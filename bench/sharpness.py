@@ -14,7 +14,7 @@ from torch import Tensor
 from novelview.config.compose import compose
 from novelview.evaluation.sharpness import sharpness
 from novelview.scenes.procedural.layout import room_for
-from novelview.scenes.procedural.shading import render_frames
+from novelview.scenes.procedural.rendering import render_frames
 
 SIDES = (112, 252)
 ROOMS = 3

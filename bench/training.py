@@ -22,8 +22,7 @@ from novelview.config.stages import TrainStage
 from novelview.losses.training import TrainingLoss
 from novelview.scenes.batch import Batch
 from novelview.scenes.chunks import chunk_files
-from novelview.scenes.dataset import TrainSet
-from novelview.scenes.loader import TrainLoader
+from novelview.scenes.dataset import TrainLoader, TrainSet
 from novelview.scenes.pack import pack_chunks
 from novelview.scenes.procedural import generate
 from novelview.scenes.store import PackedStore

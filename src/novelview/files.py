@@ -1,15 +1,17 @@
-"""Files that appear whole or not at all, and their checksums."""
+"""Files that appear whole or not at all, their checksums, and the manifests that list them."""
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from novelview.errors import ConfigError, DataError
+
+MANIFEST = "manifest.json"  # of a folder of data: written last, with size and SHA-256 of every file
 
 
 @contextmanager
@@ -51,6 +53,29 @@ def replacing_folder(final: Path) -> Iterator[Path]:
     finally:
         for stale in (partial, old):
             shutil.rmtree(stale, ignore_errors=True)
+
+
+@contextmanager
+def locating(place: Path | str) -> Iterator[None]:
+    """Give every OSError of the body that names no file (a full disk) the name `place`.
+
+    torch.save answers a failed write with a RuntimeError of its own about its position in the archive; the failed
+    write is that error's context.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _located(error, place) from None
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise _located(error.__context__, place) from None
+        raise
+
+
+def _located(error: OSError, place: Path | str) -> OSError:
+    if error.filename is not None:
+        return error
+    return OSError(error.errno, error.strerror or str(error), str(place))
 
 
 def require_writable(path: Path | str, key: str) -> None:
@@ -97,10 +122,29 @@ def read_json(path: Path | str, advice: str = "delete it and make it again") -> 
         raise DataError(f"{path}: not valid JSON ({error}); {advice}") from None
 
 
-def listed(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return size and checksum of every file below a folder, by its path from there: a manifest's `files`."""
+def file_entry(path: Path) -> dict[str, Any]:
+    """Return what a manifest says of a file: its size and checksum."""
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def file_entries(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the entry of every file below a folder, by its path from there: a manifest's `files`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
+    return {str(path.relative_to(folder)): file_entry(path) for path in files}
+
+
+def check_size(path: Path, entry: Mapping[str, Any], advice: str) -> None:
+    """Raise DataError, which ends with `advice`, unless a file is there with the size that its manifest says."""
+    found = path.stat().st_size if path.is_file() else None
+    if found != entry["bytes"]:
+        state = "missing" if found is None else f"{found} bytes instead of {entry['bytes']}"
+        raise DataError(f"{path}: {state}; {advice}")
+
+
+def check_content(path: Path, entry: Mapping[str, Any], advice: str) -> None:
+    """Raise DataError, which ends with `advice`, unless a file has the checksum that its manifest says."""
+    if sha256(path) != entry["sha256"]:
+        raise DataError(f"{path}: content differs from the manifest; {advice}")
 
 
 def sha256(path: Path | str) -> str:

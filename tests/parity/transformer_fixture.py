@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from novelview.cameras.camera import plucker
 from novelview.cameras.paths import interpolate
-from novelview.cameras.plucker import plucker
 from novelview.config.models import DinoConfig, ModelConfig, TransformerConfig
 from novelview.config.schema import LossConfig, TrainConfig
 from novelview.losses.photometric import PhotometricLoss

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from data_samples import jpeg, one_line, pack, scene, stage, write_raw
 
-from novelview.scenes import chunks, pack_part
+from novelview.scenes import chunks
+from novelview.scenes import pack as packing
 from novelview.scenes.chunks import write_chunk
 from novelview.scenes.store import INDEX, PackedStore
 from novelview.stages.preprocess import preprocess
@@ -30,7 +31,7 @@ def open_full(path, mode="r", *rest):
 
 
 def test_full_disk_is_one_line_and_leaves_nothing_half_written(raw, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(pack_part, "open", open_full, raising=False)
+    monkeypatch.setattr(packing, "open", open_full, raising=False)
     assert stage("preprocess", preprocess, tmp_path) == 2
     error = capsys.readouterr().err.strip()
     assert "No space left on device" in error and str(tmp_path / "out") in error and "free some disk space" in error

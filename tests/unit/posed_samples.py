@@ -13,7 +13,7 @@ from novelview.cameras.poses import quat_to_mat
 from novelview.config.sources import ColmapEstimator
 from novelview.config.stages import PosesStage
 from novelview.errors import DataError
-from novelview.files import listed, write_json
+from novelview.files import file_entries, write_json
 from novelview.scenes.chunks import ChunkScene, ChunkWriter
 from novelview.scenes.estimation.estimate import Estimate, given_cameras
 from novelview.scenes.imports.reconstruct import Stopped
@@ -51,7 +51,7 @@ def raw_data(folder: Path, keys: list[str]) -> Path:
     for name, index in (("near", near), ("wide", wide)):
         write_json(folder / "indices" / f"{name}.json", index)
     write_json(folder / "scenes.json", {key: {"set": "seen" if row % 2 else "new"} for row, key in enumerate(keys)})
-    write_json(folder / "manifest.json", {"files": listed(folder), "source": {}})
+    write_json(folder / "manifest.json", {"files": file_entries(folder), "source": {}})
     return folder
 
 

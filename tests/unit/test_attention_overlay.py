@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from novelview.errors import DataError
-from novelview.figures.attention_overlay import STOPS, colours, overlay
+from novelview.figures.pictures import STOPS, colours, overlay
 
 ROWS, COLUMNS, SIZE = 2, 3, 4
 COUNT = ROWS * COLUMNS

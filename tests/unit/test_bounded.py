@@ -14,8 +14,8 @@ from novelview.cameras.camera import resize_crop_plan
 from novelview.config.compose import compose
 from novelview.config.schema import AugmentConfig, ViewsConfig
 from novelview.errors import ConfigError
-from novelview.scenes.bounded import Moment, contexts_at, farthest_points, gap_range, pick
 from novelview.scenes.dataset import TrainSet
+from novelview.scenes.samplers import Moment, bounded_views, contexts_at, farthest_points, gap_range
 from novelview.scenes.store import PackedStore
 
 RE10K = ViewsConfig(
@@ -53,7 +53,7 @@ def test_bounded_draws_every_length_and_targets_from_end_to_end_with_replacement
     cfg = replace(RE10K, min_frame_dist=3, max_frame_dist=9, dist_steps=0)
     rng, lengths, places, repeats = random.Random(0), Counter(), Counter(), 0
     for _ in range(3000):
-        picked = pick(line(8), rng, cfg, Moment(0, 2))
+        picked = bounded_views(line(8), rng, cfg, Moment(0, 2))
         assert picked is not None
         left, right = picked.context
         assert 0 <= left < right < 8 and all(left <= target <= right for target in picked.target)
@@ -65,14 +65,14 @@ def test_bounded_draws_every_length_and_targets_from_end_to_end_with_replacement
 
 
 def test_scenes_shorter_than_the_interval_of_the_moment_are_passed_over() -> None:
-    assert pick(line(30), random.Random(0), RE10K, Moment(0, 2)) is not None
-    assert pick(line(30), random.Random(0), RE10K, Moment(30_000, 2)) is None
+    assert bounded_views(line(30), random.Random(0), RE10K, Moment(0, 2)) is not None
+    assert bounded_views(line(30), random.Random(0), RE10K, Moment(30_000, 2)) is None
 
 
 @pytest.mark.parametrize("contexts", [2, 3, 6])
 def test_boundedv2_spreads_its_contexts_and_takes_distinct_targets(contexts) -> None:
     for seed in range(60):
-        picked = pick(line(80), random.Random(seed), DL3DV, Moment(0, contexts))
+        picked = bounded_views(line(80), random.Random(seed), DL3DV, Moment(0, contexts))
         assert picked is not None
         first, *between, last = picked.context
         assert len({first, *between, last}) == contexts and between == sorted(between)
@@ -111,6 +111,14 @@ def test_samples_are_the_same_wherever_a_run_starts(tmp_path: Path, make_packed:
             assert torch.equal(one.frame, other.frame) and torch.equal(one.c2w, other.c2w)
         spans = [int((part.frame[:, : part.contexts].amax(1) - part.frame.amin(1)).max()) for part in fresh]
         assert max(spans[:2]) <= 3 and max(spans[8:]) >= 4  # steps 0 and, two micro-batches a step, 4 and later
+
+
+@pytest.mark.parametrize("sampler", ["bounded", "boundedv2"])
+def test_damaged_frames_are_neither_context_nor_target(tmp_path: Path, make_packed: MakePacked, sampler: str) -> None:
+    store = PackedStore(make_packed(tmp_path, {"only": 14}, damage={"only": {0, 5}}) / "train")
+    cfg = ViewsConfig(image_size=28, sampler=sampler, num_target=2, min_frame_dist=3, max_frame_dist=9)
+    data = TrainSet(store, cfg)
+    assert not any({0, 5} & set(data.draw(0, random.Random(seed)).frames) for seed in range(100))
 
 
 def test_scenes_that_never_hold_an_interval_are_an_error(tmp_path: Path, make_packed: MakePacked) -> None:

@@ -9,9 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from novelview.cameras.align import align_cameras, rotation_error_deg, translation_error, umeyama
-from novelview.cameras.camera import resize_crop_plan
+from novelview.cameras.camera import plucker, rays, resize_crop_plan
 from novelview.cameras.paths import interpolate, nearest_order
-from novelview.cameras.plucker import plucker, rays
 from novelview.cameras.poses import (
     c2w_to_encoding,
     canonicalise,

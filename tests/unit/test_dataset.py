@@ -9,11 +9,8 @@ import torch
 
 from novelview.config.schema import AugmentConfig, ViewsConfig
 from novelview.errors import ConfigError, DataError
-from novelview.scenes.augment import augment, mirror
-from novelview.scenes.dataset import EvalSet, TrainSet
-from novelview.scenes.frames import RawBatch, collate
-from novelview.scenes.kept import OwnFrames, SharedFrames
-from novelview.scenes.loader import TrainLoader, affordable
+from novelview.scenes.batch import OwnFrames, RawBatch, SharedFrames, collate
+from novelview.scenes.dataset import EvalSet, TrainLoader, TrainSet, augment, mirror, workers_that_fit
 from novelview.scenes.store import PackedStore
 from novelview.scenes.views import EvalEntry
 
@@ -118,8 +115,8 @@ def test_short_scenes_are_replaced_and_damaged_frames_avoided(mixed) -> None:
 
 def test_only_the_views_of_a_sample_are_decoded_but_all_set_its_frame(store) -> None:
     cfg = replace(CFG, target_has_input=False, num_target=1)
-    sample = TrainSet(store, cfg, seed=8).at(0, 1)
-    whole = TrainSet(store, replace(cfg, num_target=3), seed=8).at(0, 1)
+    sample = TrainSet(store, cfg, seed=8).sample_at(0, 1)
+    whole = TrainSet(store, replace(cfg, num_target=3), seed=8).sample_at(0, 1)
     assert len(sample.images) == 3 and len(whole.images) == 5
     assert torch.equal(sample.c2w, whole.c2w[:3])
     assert torch.isclose(whole.c2w[:, :3, 3].abs().max(), torch.tensor(1 / 1.35))
@@ -128,7 +125,7 @@ def test_only_the_views_of_a_sample_are_decoded_but_all_set_its_frame(store) -> 
 def test_the_cache_stays_within_its_bound(store) -> None:
     data = TrainSet(store, CFG, seed=9, cache_mb=0)
     kept = OwnFrames(10 * 28 * 28 * 3)
-    data.cache.kept = kept
+    data.cache.memory = kept
     for number in range(8):
         data.batch(number, 4)
     assert len(kept.frames) == 10
@@ -136,7 +133,7 @@ def test_the_cache_stays_within_its_bound(store) -> None:
 
 def test_workers_share_the_frames_that_any_of_them_has_decoded(store) -> None:
     data = TrainSet(store, CFG, seed=9, cache_mb=64, shared=True)
-    kept = data.cache.kept
+    kept = data.cache.memory
     assert isinstance(kept, SharedFrames) and not kept.there.any()
     theirs = list(TrainLoader(data, 2, workers=2).batches(0, 24))
     places = sum(store.frames(scene) for scene in store.scenes)
@@ -150,10 +147,10 @@ def test_workers_share_the_frames_that_any_of_them_has_decoded(store) -> None:
 
 def test_workers_are_given_up_where_their_batches_do_not_fit(tmp_path, caplog, monkeypatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 36, 64 * 2**20))
-    assert affordable(4, 3 * 2**20, tmp_path) == 4 and not caplog.records
-    assert affordable(4, 4 * 2**20, tmp_path) == 0
+    assert workers_that_fit(4, 3 * 2**20, tmp_path) == 4 and not caplog.records
+    assert workers_that_fit(4, 4 * 2**20, tmp_path) == 0
     assert "64 MB free and 4 loader processes need 68" in caplog.text and "set a lower runtime.workers" in caplog.text
-    assert affordable(0, 2**40, tmp_path) == 0 and affordable(2, 2**40, tmp_path / "nowhere") == 2
+    assert workers_that_fit(0, 2**40, tmp_path) == 0 and workers_that_fit(2, 2**40, tmp_path / "nowhere") == 2
 
 
 def test_shared_frames_have_a_bound_too(store) -> None:
@@ -239,7 +236,7 @@ def test_every_entry_is_evaluated_exactly_once(store, batch_size, world) -> None
 
 def test_evaluation_batches_hold_the_entries_frames(store) -> None:
     data = EvalSet(store, ENTRIES, CFG)
-    for numbers, batch in data.batches(4):
+    for numbers, batch in data.load(data.groups(4)):
         for row, number in enumerate(numbers):
             assert batch.scene[row] == ENTRIES[number].scene
             assert tuple(batch.context.frame[row].tolist()) == ENTRIES[number].context

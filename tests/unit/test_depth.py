@@ -11,9 +11,8 @@ from novelview.config.schema import Study
 from novelview.config.stages import FiguresStage
 from novelview.errors import DataError
 from novelview.evaluation.published import published
-from novelview.figures.depth import points
-from novelview.figures.depth_table import depth_rows
-from novelview.figures.results import read_evaluations
+from novelview.figures.depth import depth_table, points
+from novelview.figures.results import Results
 from novelview.stages.figures import figures
 
 STUDY = Study(name="deep", title="Deep", published="LVSM 2410.17242")
@@ -47,7 +46,7 @@ def _draw(name: str, folders: list[Path], stem: Path) -> None:
 
 
 def test_runs_are_ordered_by_recipe_and_depth(folders: list[Path]) -> None:
-    found = [(point.evaluation.model, point.layers) for point in points(read_evaluations(folders, "depth"))]
+    found = [(point.evaluation.model, point.layers) for point in points(Results(folders).evaluations)]
     expected = [("lvsm_decoder_only", 4), ("lvsm_l6", 1), ("lvsm_l24", 4), ("lvsm_encoder_decoder", 5)]
     assert found == expected
 
@@ -61,7 +60,7 @@ def test_the_figure_repeats_byte_for_byte(folders: list[Path], tmp_path: Path) -
 
 
 def test_the_table_has_our_rows_and_the_published_ones(folders: list[Path], tmp_path: Path) -> None:
-    table = depth_rows(read_evaluations(folders, "depth"), STUDY)
+    (table,) = depth_table(Results(folders, study=STUDY)).grids
     rows = {row.head[0]: row for row in table.rows}
     assert rows["LVSM decoder-only, 1/4 depth"].head[1:4] == ("1", "12,345", "50")
     assert rows["LVSM encoder-decoder"].head[1] == "5"

@@ -21,7 +21,7 @@ from novelview.evaluation.rows import read_rows
 from novelview.files import read_json
 from novelview.models.weights import save_weights
 from novelview.scenes.chunks import chunk_files, read_chunk
-from novelview.scenes.imports import dl3dv
+from novelview.scenes.imports import camera_lists
 from novelview.scenes.imports.lens import Lens, inner_lens, undistort
 from novelview.scenes.views import load_index
 from novelview.stages.cli import run_stage
@@ -190,8 +190,8 @@ def test_the_benchmark_is_fetched_by_scene_and_its_pickle_never(tmp_path: Path, 
 
 def test_a_scene_must_be_named_before_terabytes_are_fetched() -> None:
     with pytest.raises(ConfigError, match=r"source.hashes is empty"):
-        dl3dv.patterns(Dl3dvSource())
-    assert dl3dv.patterns(Dl3dvSource(subset="full"))[1] == "*/nerfstudio/images_4/*"
+        camera_lists.dl3dv_patterns(Dl3dvSource())
+    assert camera_lists.dl3dv_patterns(Dl3dvSource(subset="full"))[1] == "*/nerfstudio/images_4/*"
     with pytest.raises(ConfigError, match=r"source.split=all"):
         compose("download", ["source=dl3dv", "source.split=all"])
 

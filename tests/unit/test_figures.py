@@ -13,16 +13,12 @@ from synthetic_results import SETS, SPLITS, STUDY, scores, write_results
 from novelview.config.schema import Study
 from novelview.config.stages import FiguresStage
 from novelview.errors import ConfigError, DataError, NovelviewError
-from novelview.figures.attention import overlays
-from novelview.figures.camera_paths import errors_of, read_paths
-from novelview.figures.curves import group_phases, read_curve
-from novelview.figures.gallery import error_map, psnr, read_gallery, shared_samples
-from novelview.figures.qualitative import spread
-from novelview.figures.results import Score, read_evaluation
-from novelview.figures.results_table import results_tables
-from novelview.figures.statements import difference, statements, verdict
+from novelview.figures.pictures import error_map, overlays, psnr, read_gallery, shared_samples, spread
+from novelview.figures.plots import group_phases, read_paths
+from novelview.figures.results import Results, Score, read_curve, read_evaluation
+from novelview.figures.results_table import results_table, statements
 from novelview.figures.style import label, split_order
-from novelview.figures.tables import escape_latex
+from novelview.figures.tables import difference, escape_latex, verdict
 from novelview.stages.figures import figures
 
 PLOTS = ("training_curves", "qualitative", "attention", "camera_paths", "gaps")
@@ -80,8 +76,8 @@ def test_latex_table_balances_and_escapes(results, tmp_path: Path) -> None:
 
 
 def test_table_shows_losses_with_their_baseline(results) -> None:
-    evaluations = [read_evaluation(folder) for folder in results[0]]
-    margins = next(table for table in results_tables(evaluations, STUDY) if table.title.startswith("Difference"))
+    grids = results_table(Results(results[0], study=STUDY)).grids
+    margins = next(table for table in grids if table.title.startswith("Difference"))
     cells = {cell.whole: cell.tone for row in margins.rows for cell in row.cells}
     assert cells["−0.70 [−0.95, −0.45] M"] == "loss"
     assert cells["+1.40 [1.15, 1.65] M"] == "win"
@@ -96,7 +92,7 @@ def test_study_without_published_rows_says_so(results, tmp_path: Path) -> None:
 
 
 def test_best_score_is_marked_whoever_has_it(results) -> None:
-    table = results_tables([read_evaluation(folder) for folder in results[0]], STUDY)[0]
+    table = results_table(Results(results[0], study=STUDY)).grids[0]
     best = {
         column: [row.head[0] for row in table.rows if row.cells[place].best]
         for place, column in enumerate(table.columns)
@@ -160,7 +156,7 @@ def test_attention_overlay_marks_patch_and_scales_to_own_range(results) -> None:
 
 def test_camera_path_title_has_both_errors(results) -> None:
     path = read_paths(read_evaluation(results[0][0]))[0]
-    assert errors_of(path) == "rotation 3.2°, translation 0.100 (spread 0.354)"
+    assert path.errors == "rotation 3.2°, translation 0.100 (spread 0.354)"
 
 
 def test_curves_are_named_by_their_path_and_phases_in_order(results) -> None:

@@ -14,15 +14,14 @@ from novelview.config.schema import EvalConfig, Study, ViewsConfig
 from novelview.errors import DataError
 from novelview.evaluation.geometry import MEASURES, Truth, chosen, distances, errors, exact, groups, write_geometry
 from novelview.evaluation.protocol import Task
-from novelview.figures.depth_maps import depth_maps
-from novelview.figures.geometry_table import geometry_table
-from novelview.figures.page import ply_links
-from novelview.figures.paired import differences
-from novelview.figures.results import Score, read_evaluation
+from novelview.figures.geometry import depth_maps, differences
+from novelview.figures.registry import draw
+from novelview.figures.report import ply_links
+from novelview.figures.results import Results, Score, read_evaluation
 from novelview.models.depthsplat.model import GaussianScene
 from novelview.models.registry import build
 from novelview.models.weights import save_weights
-from novelview.scenes.frames import FrameCache, collate
+from novelview.scenes.batch import FrameCache, collate
 from novelview.scenes.procedural.truth import exact_depth
 from novelview.scenes.store import PackedStore
 from novelview.scenes.views import EvalEntry
@@ -128,9 +127,9 @@ def test_another_evaluation_leaves_no_gaussians_of_the_one_before(evaluated: Pat
 
 
 def test_figure_and_table_show_depth_and_errors(evaluated: Path, tmp_path: Path) -> None:
-    written = depth_maps([evaluated], tmp_path / "depth_maps")
+    written = draw(Results([evaluated], figure="depth_maps"), tmp_path / "depth_maps")
     assert all(path.stat().st_size > 5000 for path in written)
-    geometry_table([evaluated], tmp_path / "geometry", Study(name="s", title="S"))
+    draw(Results([evaluated], study=Study(name="s"), figure="geometry_table"), tmp_path / "geometry")
     text = (tmp_path / "geometry.md").read_text()
     group = json.loads((evaluated / "summary.json").read_text())["geometry"]["groups"][0]
     assert f"{group['chamfer']['mean']:.3f}" in text and "Chamfer" in text and "gap6" in text
@@ -150,7 +149,7 @@ def test_differences_are_taken_pair_by_pair(evaluated: Path, tmp_path: Path) -> 
     (copy / "summary.json").write_text(json.dumps({**summary, "model": "other"}))
     text = (copy / "rows.csv").read_text()
     (copy / "rows.csv").write_text(text.replace("\ndepthsplat,", "\nother,"))
-    geometry_table([evaluated, copy], tmp_path / "geometry", Study(name="s"))
+    draw(Results([evaluated, copy], study=Study(name="s"), figure="geometry_table"), tmp_path / "geometry")
     assert "| gap6 | other − DepthSplat | 32 px | +0.00 [+0.00, +0.00] |" in (tmp_path / "geometry.md").read_text()
 
 
@@ -180,6 +179,6 @@ def test_a_study_without_depth_has_no_depth_maps(tmp_path: Path) -> None:
 
     folders, _ = write_results(tmp_path)
     with pytest.raises(DataError, match="none of the evaluated models predicts depth"):
-        depth_maps(folders, tmp_path / "depth_maps")
-    geometry_table(folders, tmp_path / "geometry", Study(name="s"))
+        depth_maps(Results(folders))
+    draw(Results(folders, study=Study(name="s"), figure="geometry_table"), tmp_path / "geometry")
     assert "predicts no depth" in (tmp_path / "geometry.md").read_text()

@@ -17,9 +17,8 @@ from novelview.config.sources import (
     PhotosSource,
 )
 from novelview.errors import DataError
-from novelview.scenes.chunks import read_chunk
+from novelview.scenes.chunks import read_chunk, read_raw
 from novelview.scenes.imports import colmap, photos
-from novelview.scenes.raw import read_raw
 
 
 @pytest.fixture
@@ -55,11 +54,29 @@ def test_colmap_imports(reconstruction):
     assert len(read_chunk(out / "test" / "000000.torch")[0].images) == 10
 
 
-def test_other_colmap_lenses_are_refused_by_name(tmp_path):
-    (tmp_path / "cameras.txt").write_text("# comment\n1 FULL_OPENCV 64 48 " + "1 " * 12 + "\n")
+@pytest.mark.parametrize("model", ["EQUIRECTANGULAR", "INVALID", "BIFOCAL"])
+def test_other_colmap_lenses_are_refused_by_name(tmp_path, model):
+    (tmp_path / "cameras.txt").write_text(f"# comment\n1 {model} 64 48 " + "1 " * 12 + "\n")
     (tmp_path / "images.txt").write_text("1 1 0 0 0 0 0 0 1 a.png\n\n")
-    with pytest.raises(DataError, match="camera model FULL_OPENCV is not supported"):
+    with pytest.raises(DataError, match=f"camera model {model} is not supported"):
         colmap.read_model(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["bin", "txt"])
+def test_every_lens_of_colmap_is_read_from_both_formats(tmp_path, suffix):
+    made, names = pycolmap.Reconstruction(), [name for name, _ in colmap._models().values()]
+    for number, name in enumerate(names, 1):
+        camera = pycolmap.Camera.create_from_model_name(number, name, 50.0, 64, 48)
+        camera.params = [*camera.params[: len(camera.params) - 1], 0.01]
+        made.add_camera(camera)
+    made.write_binary(tmp_path) if suffix == "bin" else made.write_text(tmp_path)
+    reader = colmap._cameras_bin if suffix == "bin" else colmap._cameras_txt
+    lenses = dict(colmap._read(tmp_path / f"cameras.{suffix}", reader))
+    for number, name in enumerate(names, 1):
+        point = np.array([0.2, -0.1])
+        expected = made.cameras[number].img_from_cam(np.array([*point, 1.0]))
+        assert np.allclose(lenses[number].project(point), expected, atol=1e-9), name
+    assert len(names) == len(pycolmap.CameraModelId.__members__) - 2
 
 
 @pytest.mark.parametrize("name", ["cameras.bin", "images.bin"])

@@ -17,7 +17,7 @@ from novelview.config.sources import (
 from novelview.config.stages import DownloadStage
 from novelview.errors import ConfigError, DataError, NovelviewError
 from novelview.files import sha256
-from novelview.scenes.imports import transforms
+from novelview.scenes.imports import camera_lists
 from novelview.stages.download import download
 
 
@@ -104,7 +104,7 @@ def test_repeated_frames_are_refused(tmp_path):
     content["frames"].append(content["frames"][0])
     (folder / "transforms.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match="named twice"):
-        transforms.load(folder, TransformsSource())
+        camera_lists.load_transforms(folder, TransformsSource())
 
 
 LACT_ERRORS = {

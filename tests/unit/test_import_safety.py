@@ -12,8 +12,8 @@ from PIL import Image
 from novelview.config.sources import ColmapSource, PhotosSource, TransformsSource
 from novelview.errors import ConfigError, DataError, NovelviewError
 from novelview.scenes.imports import colmap, photos
-from novelview.scenes.imports.held_out import choose_held_out
-from novelview.scenes.imports.pixels import eight_bit
+from novelview.scenes.imports.scene import eight_bit
+from novelview.scenes.imports.write import choose_held_out
 
 SOURCE = TransformsSource(held_out=2)
 

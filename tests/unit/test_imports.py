@@ -16,10 +16,10 @@ from novelview.config.sources import (
 from novelview.errors import DataError
 from novelview.files import sha256
 from novelview.scenes.chunks import read_chunk
-from novelview.scenes.imports import transforms
-from novelview.scenes.imports.held_out import choose_held_out, held_out_entries
+from novelview.scenes.imports import camera_lists
 from novelview.scenes.imports.lens import Lens, flatten
 from novelview.scenes.imports.scene import natural
+from novelview.scenes.imports.write import choose_held_out, held_out_entries
 from novelview.scenes.views import load_index
 
 
@@ -34,34 +34,36 @@ def test_transforms_become_opencv_cameras_in_natural_order(tmp_path):
 
 def test_field_of_view_replaces_a_missing_focal_length(tmp_path):
     folder = nerf(tmp_path, 4, fl_x=None, fl_y=None, cx=None, cy=None, w=None, h=None, camera_angle_x=math.pi / 2)
-    lens = transforms.load(folder, TransformsSource()).frames[0].lens
+    lens = camera_lists.load_transforms(folder, TransformsSource()).frames[0].lens
     assert (lens.width, lens.height) == (64, 48)
     assert np.allclose([lens.fx, lens.fy, lens.cx, lens.cy], [32, 32, 32, 24])
 
 
 def test_frames_may_have_their_own_lens(tmp_path):
-    scene = transforms.load(nerf(tmp_path, 4, frame={"fl_x": 70.0, "k1": 0.1, "p2": 0.01}), TransformsSource())
+    folder = nerf(tmp_path, 4, frame={"fl_x": 70.0, "k1": 0.1, "p2": 0.01})
+    scene = camera_lists.load_transforms(folder, TransformsSource())
     lens = scene.frames[0].lens
     assert (lens.fx, lens.fy, lens.radial, lens.tangential) == (70.0, 55.0, (0.1, 0, 0, 0), (0.0, 0.01))
 
 
 @pytest.mark.parametrize("keys", [{"camera_model": "OPENCV_FISHEYE"}, {"is_fisheye": True}])
 def test_fisheye_is_recognised(tmp_path, keys):
-    assert transforms.load(nerf(tmp_path, 4, **keys), TransformsSource()).frames[0].lens.fisheye
+    scene = camera_lists.load_transforms(nerf(tmp_path, 4, **keys), TransformsSource())
+    assert scene.frames[0].lens.model == "OPENCV_FISHEYE"
 
 
 def test_names_without_suffix_are_found(tmp_path):
     folder = nerf(tmp_path, 4)
     file = folder / "transforms.json"
     file.write_text(file.read_text().replace(".png", ""))
-    assert transforms.load(folder, TransformsSource()).frames[0].path.name == "img1.png"
+    assert camera_lists.load_transforms(folder, TransformsSource()).frames[0].path.name == "img1.png"
 
 
 def test_missing_pictures_are_an_error_unless_allowed_and_then_listed(tmp_path):
     folder = nerf(tmp_path / "in", 8)
     (folder / "images" / "img3.png").unlink()
     with pytest.raises(DataError, match=r"1 of 8 pictures do not exist, first images/img3\.png"):
-        transforms.load(folder, TransformsSource())
+        camera_lists.load_transforms(folder, TransformsSource())
     out = run(TransformsSource(held_out=2, allow_missing=True), folder, tmp_path / "raw")
     assert json.loads((out / "import.json").read_text())["missing"] == ["images/img3.png"]
     assert json.loads((out / "manifest.json").read_text())["import"]["missing"] == 1

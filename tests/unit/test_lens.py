@@ -16,7 +16,20 @@ MODELS = {
     "RADIAL": [300, 160, 120, -0.1, 0.03],
     "OPENCV": [300, 310, 158, 123, 0.06, -0.08, -0.001, 0.002],
     "OPENCV_FISHEYE": [300, 310, 158, 123, 0.05, -0.02, 0.004, -0.001],
-}
+    "FULL_OPENCV": [300, 310, 158, 123, 0.06, -0.08, -0.001, 0.002, 0.01, 0.02, -0.01, 0.005],
+    "FOV": [300, 310, 158, 123, 0.6],
+    "SIMPLE_RADIAL_FISHEYE": [300, 160, 120, 0.03],
+    "RADIAL_FISHEYE": [300, 160, 120, 0.03, -0.01],
+    "THIN_PRISM_FISHEYE": [300, 310, 158, 123, 0.05, -0.02, 0.001, -0.002, 0.004, -0.001, 0.001, 0.002],
+    "RAD_TAN_THIN_PRISM_FISHEYE": [
+        300, 310, 158, 123, 0.05, -0.02, 0.004, -0.001, 0.0, 0.0, 0.001, -0.002, 0.001, 0.0, 0.002, 0.0
+    ],
+    "SIMPLE_DIVISION": [300, 160, 120, -0.1],
+    "DIVISION": [300, 310, 158, 123, -0.1],
+    "SIMPLE_FISHEYE": [300, 160, 120],
+    "FISHEYE": [300, 310, 158, 123],
+    "EUCM": [300, 310, 158, 123, 0.5, 1.1],
+}  # fmt: skip
 
 
 def lens_of(model: str) -> Lens:
@@ -71,7 +84,7 @@ def invert(lens: Lens, pixels: np.ndarray) -> np.ndarray:
     return rays
 
 
-@pytest.mark.parametrize("model", ["SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE"])
+@pytest.mark.parametrize("model", [model for model in MODELS if "PINHOLE" not in model])
 def test_undistorted_picture_is_the_one_a_flat_lens_takes(model):
     lens = lens_of(model)
     flat = flatten(lens)

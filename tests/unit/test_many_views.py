@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from novelview.cameras.camera import cover_plan, resize_crop_plan
-from novelview.cameras.poses import normalise_scene
+from novelview.cameras.poses import normalise_poses
 from novelview.config.compose import compose
 from novelview.config.schema import EvalConfig, Resolution, ViewsConfig, size_name
 from novelview.errors import ConfigError, DataError
+from novelview.scenes.batch import FrameCache
 from novelview.scenes.dataset import TrainSet
-from novelview.scenes.frames import FrameCache
-from novelview.scenes.selection import nearest_to_means, selected_splits
+from novelview.scenes.samplers import nearest_to_means, selected_splits
 
 CFG = ViewsConfig(
     image_size=16, image_width=24, patch_size=8, resize="cover", sampler="random", num_views=5, num_context=3,
@@ -55,7 +55,7 @@ class Orbit:
 def test_random_views_may_be_both_input_and_target() -> None:
     data = TrainSet(Orbit(), CFG)
     for position in range(20):
-        sample = data.at(position, 1)
+        sample = data.sample_at(position, 1)
         frames = sample.index[:, 0].tolist()
         assert sample.images.shape == (7, 3, 16, 24)
         assert len(set(frames)) == 5 and frames[1:3] == frames[3:5], "views 1 and 2 of 5 are input and target"
@@ -71,7 +71,7 @@ def test_poses_of_objects_stay_where_they_are() -> None:
     scene, _ = FrameCache(Orbit(), replace(CFG, pose_normalisation="scene", scene_scale_factor=1.0), 0).posed(
         "one", frames
     )
-    torch.testing.assert_close(scene, normalise_scene(raw))
+    torch.testing.assert_close(scene, normalise_poses(raw, 1.0))
     assert scene[:, :3, 3].abs().max() == pytest.approx(1.0)
 
 

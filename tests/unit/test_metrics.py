@@ -56,7 +56,7 @@ def vgg16(tmp_path_factory):
 
 def by_hand(path, pred, target):
     """LPIPS as its paper defines it: unit-length features, squared difference, calibrated sum, spatial mean."""
-    from novelview.compat import import_lpips
+    from novelview.losses.lpips import import_lpips
 
     package = import_lpips()
     state = torch.load(path, weights_only=True)

@@ -12,7 +12,7 @@ import pytest
 
 from carry import bare, bundle
 from carry.__main__ import main
-from carry.call import refuse_other_data, take_up
+from carry.call import refuse_other_data, restore_state
 from carry.carried import carried, newest
 from carry.drive import Budget, Driver, StageFailed
 from carry.state import pack
@@ -39,7 +39,7 @@ def test_both_studies_share_their_runs(mini: Mini) -> None:
     assert full == {"uplvsm", "ptlvsm", "lvsm_decoder_only", "lact", "depthsplat_mv", "depthsplat_mv_pm"}
     assert {run.subset for run in mini.runs} == {"full", "large", "medium", "little"}
     assert {one.name for one in mini.releases} == {"uplvsm_mini", "ptlvsm_mini", "lvsm_mini", "lact_mini"}
-    assert not any(task.done for task in mini.tasks())
+    assert not any(job.done for job in mini.jobs())
 
 
 def test_weights_that_nothing_reads_any_more_may_be_gone(mini: Mini) -> None:
@@ -47,12 +47,12 @@ def test_weights_that_nothing_reads_any_more_may_be_gone(mini: Mini) -> None:
     last = next(run for run in mini.runs if run.start == first.weights)
     release = next(one for one in mini.releases if one.name == "ptlvsm_mini")
     make(mini, first.weights, f"{first.folder}/evaluation/summary.json")
-    assert mini.trained(first) and not mini.read(first)
+    assert mini.trained(first) and not mini.is_used_up(first)
     assert mini.root / first.weights in carried(mini)
     make(mini, last.weights, f"{last.folder}/evaluation/summary.json")
-    assert not mini.read(first) and not mini.read(last)  # the release reads both
+    assert not mini.is_used_up(first) and not mini.is_used_up(last)  # the release reads both
     make(mini, f"{release.folder}/published.json", f"{release.evaluation}/summary.json")
-    assert mini.read(last) and mini.read(first)
+    assert mini.is_used_up(last) and mini.is_used_up(first)
     travelling = carried(mini)
     assert not {mini.root / first.weights, mini.root / last.weights} & set(travelling)
     for run in (first, last):
@@ -104,7 +104,7 @@ def test_the_table_counts_and_measures(mini: Mini) -> None:
     line = next(line for line in text.splitlines() if line.startswith(run.place))
     assert line.split()[1:4] == ["trained", "0.5", f"{images:.0f}"] and "%" in line and line.endswith("21.25")
     assert text.splitlines()[-1] == "2 calls, 3.5 minutes in all, on NVIDIA H200"
-    done, left = (sum(one.done is value for one in mini.tasks()) for value in (True, False))
+    done, left = (sum(one.done is value for one in mini.jobs()) for value in (True, False))
     assert f"all {done} {left}" in [" ".join(line.split()) for line in text.splitlines()]
     assert "%" not in table(mini, "", [])
 
@@ -186,7 +186,7 @@ def test_a_state_of_other_words_is_refused(mini: Mini, tmp_path: Path) -> None:
     about = {"words": "train.steps=3", "studies": ["mini", "scaling"]}
     pack(tmp_path / "state", tmp_path, [], about)
     with pytest.raises(DataError, match=r"was made with SET='train\.steps=3'"):
-        take_up(mini, tmp_path / "state")
+        restore_state(mini, tmp_path / "state")
 
 
 @pytest.mark.parametrize("minutes", ["-1", "nan", "inf"])

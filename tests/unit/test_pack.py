@@ -15,7 +15,7 @@ from PIL import Image
 from novelview.config.schema import PackConfig
 from novelview.errors import DataError
 from novelview.files import sha256
-from novelview.scenes import pack, pack_part
+from novelview.scenes import pack
 from novelview.scenes.chunks import ChunkScene, chunk_files, read_chunk, write_chunk
 from novelview.scenes.pack import pack_chunks
 from novelview.scenes.store import PackedStore
@@ -127,7 +127,7 @@ def test_workers_do_not_change_a_byte(raw, tmp_path):
 def test_interrupted_run_continues_with_what_is_left(raw, tmp_path, monkeypatch):
     run(raw, tmp_path / "whole")
     packed: list[str] = []
-    original = pack_part._pack
+    original = pack._pack
 
     def counting(source, *rest):
         if len(packed) == 2:
@@ -135,7 +135,7 @@ def test_interrupted_run_continues_with_what_is_left(raw, tmp_path, monkeypatch)
         packed.append(source.name)
         return original(source, *rest)
 
-    monkeypatch.setattr(pack_part, "_pack", counting)
+    monkeypatch.setattr(pack, "_pack", counting)
     with pytest.raises(KeyboardInterrupt):
         run(raw, tmp_path / "cut")
     assert not (tmp_path / "cut" / "manifest.json").exists()
@@ -148,7 +148,7 @@ def test_interrupted_run_continues_with_what_is_left(raw, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("damage", ["shard", "record", "source"])
 def test_only_intact_parts_of_the_same_source_are_kept(raw, tmp_path, monkeypatch, damage):
-    monkeypatch.setattr(pack, "_judge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(pack, "_refuse_damage", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(raw, tmp_path / "out")
     monkeypatch.undo()

@@ -118,6 +118,13 @@ def test_the_wheel_trains_in_an_empty_folder_with_its_base_dependencies(wheel: P
     assert "needs matplotlib, which is not installed: pip install 'novelview[figures]'" in done.stderr
 
 
+def test_every_stage_can_be_imported_where_there_is_no_triton() -> None:
+    names = sorted(path.stem for path in (ROOT / "src/novelview/stages").glob("[!_]*.py"))
+    code = f"import sys; sys.modules['triton'] = None; from novelview.stages import {', '.join(names)}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_absent_package_names_the_extra_that_brings_it() -> None:
     for package, extra in EXTRAS.items():
         line = missing_extra(ModuleNotFoundError(name=f"{package}.deep"))

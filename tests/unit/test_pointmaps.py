@@ -9,13 +9,13 @@ import pytest
 import torch
 from test_vggt import tiny as tiny_vggt
 
-from novelview.cameras.points import unproject
+from novelview.cameras.camera import unproject
 from novelview.config.schema import AugmentConfig, ViewsConfig
 from novelview.config.sources import RoomsSource
 from novelview.errors import DataError
 from novelview.models.vggt.model import VGGT
+from novelview.scenes.batch import FrameCache
 from novelview.scenes.dataset import TrainSet
-from novelview.scenes.frames import FrameCache
 from novelview.scenes.pointmaps import Pointmaps
 from novelview.scenes.procedural import room_for
 from novelview.scenes.procedural.truth import exact_depth
@@ -61,7 +61,7 @@ def test_every_point_lies_on_a_surface_and_in_its_own_pixel(data: Path) -> None:
     points = Pointmaps(data / "points", VIEWS, "exact")
     samples = TrainSet(store, VIEWS, seed=1, pointmaps=points)
     for position in range(4):
-        sample = samples.at(position, 1)
+        sample = samples.sample_at(position, 1)
         assert sample.points is not None and sample.points.shape == (4, 3, 24, 24)
         pose = sample.c2w.double()
         local = torch.einsum("vji,vjhw->vihw", pose[:, :3, :3], sample.points - pose[:, :3, 3, None, None])
@@ -96,7 +96,7 @@ def test_mirrored_samples_are_mirrored_worlds(data: Path) -> None:
     mirrored = TrainSet(store, replace(VIEWS, augment=AugmentConfig(mirror=True, swap_context=True)), 1, pointmaps=maps)
     seen = set()
     for position in range(12):
-        one, other = plain.at(position, 1), mirrored.at(position, 1)
+        one, other = plain.sample_at(position, 1), mirrored.sample_at(position, 1)
         assert one.points is not None and other.points is not None
         flipped = bool((other.intrinsics - one.intrinsics).abs().max() > 1e-6) or not torch.equal(one.c2w, other.c2w)
         local = torch.einsum("vji,vjhw->vihw", other.c2w[:, :3, :3], other.points - other.c2w[:, :3, 3, None, None])

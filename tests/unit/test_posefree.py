@@ -13,10 +13,10 @@ from novelview.config.schema import Study
 from novelview.config.study import _check_poses, load_study
 from novelview.errors import ConfigError, DataError
 from novelview.evaluation.rows import Row, read_rows, write_rows
-from novelview.figures.posefree import posefree
-from novelview.figures.posefree_rows import absent, common, difference, judgements
-from novelview.figures.posefree_table import posefree_table, tables_of
-from novelview.figures.results import read_evaluations
+from novelview.figures.posefree import absent, common, difference, judgements, posefree_table
+from novelview.figures.registry import draw
+from novelview.figures.results import Results
+from novelview.figures.tables import Grid
 
 STUDY = Study(
     name="posefree", title="Poses", models=["lvsm_decoder_only", "uplvsm"], poses={"demo": ["colmap", "vggt"]}
@@ -62,6 +62,10 @@ def write(folder: Path, model: str, cameras: str, lost: set[str] = LOST) -> Path
     return folder
 
 
+def tables(folders: list[Path]) -> tuple[Grid, ...]:
+    return posefree_table(Results(folders, study=STUDY)).grids
+
+
 @pytest.fixture
 def folders(tmp_path: Path) -> list[Path]:
     return [
@@ -72,11 +76,11 @@ def folders(tmp_path: Path) -> list[Path]:
 
 
 def test_scores_stand_side_by_side_on_the_targets_all_estimators_placed(folders: list[Path]) -> None:
-    found = judgements(folders)
-    assert [one.evaluation.cameras for one in found] == ["given", "colmap", "given"]
+    found = judgements(Results(folders))
+    assert [one.cameras for one in found] == ["given", "colmap", "given"]
     targets = common(found, ("new", "large"))
     assert len(targets) == 6 and not any(scene in LOST for scene, _, _ in targets)
-    table = tables_of(found, STUDY, "demo")[0]
+    table = tables(folders)[0]
     printed = {row.head: [cell.text for cell in row.cells] for row in table.rows}
     assert table.columns == ("large", "small")
     assert printed["LVSM decoder-only", "56 px", "given"] == ["25.10", "21.10"]
@@ -86,8 +90,8 @@ def test_scores_stand_side_by_side_on_the_targets_all_estimators_placed(folders:
 
 
 def test_an_estimator_that_was_not_run_is_a_row_with_its_reason(folders: list[Path], tmp_path: Path) -> None:
-    assert absent(judgements(folders), STUDY, "mini") == {}
-    paths = posefree_table(folders, tmp_path / "posefree_table", STUDY, "demo")
+    assert absent(judgements(Results(folders)), STUDY, "mini") == {}
+    paths = draw(Results(folders, study=STUDY, figure="posefree_table"), tmp_path / "posefree_table")
     text = paths[0].read_text()
     assert "| LVSM decoder-only | 56 px | VGGT | n/a | n/a |" in text
     assert "VGGT: n/a, its weights pretrained/vggt_1b.safetensors were not here" in text and "fetch vggt" in text
@@ -97,10 +101,10 @@ def test_an_estimator_that_was_not_run_is_a_row_with_its_reason(folders: list[Pa
 
 
 def test_the_cost_of_estimated_cameras_is_paired(folders: list[Path]) -> None:
-    found = judgements(folders)
+    found = judgements(Results(folders))
     score, each = difference(found[1], found[0], ("new", "small"))
     assert len(each) == 6 and abs(score.mean + COST) < 1e-5 and abs(score.high + COST) < 1e-5
-    costs, cameras = tables_of(found, STUDY, "demo")[1:]
+    costs, cameras = tables(folders)[1:]
     printed = {row.head[3]: row.cells[0] for row in costs.rows}
     assert printed["given cameras"].text == "−1.50" and printed["given cameras"].tone == "loss"
     assert printed["UP-LVSM"].text == "−0.50"
@@ -114,7 +118,7 @@ def test_a_split_without_a_placed_entry_keeps_the_others_scores(tmp_path: Path) 
     ]
     rows = [row for row in read_rows(folders[0] / "rows.csv") if row.split == "large" and row.scene == "s0"]
     write_rows(folders[1] / "rows.csv", rows)
-    table = tables_of(judgements(folders), STUDY, "demo")[0]
+    table = tables(folders)[0]
     assert [[cell.text for cell in row.cells] for row in table.rows[:2]] == [["25.00", "21.15"], ["25.00", "–"]]
 
 
@@ -122,19 +126,20 @@ def test_the_figure_draws_every_target_at_its_cameras_error(folders: list[Path],
     errors = {"rotation_deg": [0.5, 1.0, 2.0], "translation": [0.1, 0.2, 0.0], "spread": 0.5, "placed": [0, 1, 2]}
     record = tmp_path / "poses.json"
     record.write_text(json.dumps({"estimator": "colmap", "scenes": dict.fromkeys(SCENES[:3], errors)}))
-    paths = posefree(folders, tmp_path / "posefree", [record])
-    wide, alone = (np.asarray(Image.open(path)) for path in (paths[1], posefree(folders, tmp_path / "only", [])[1]))
+    results, bare = (Results(folders, extras=extras, figure="posefree") for extras in ([record], []))
+    paths = draw(results, tmp_path / "posefree")
+    wide, alone = (np.asarray(Image.open(path)) for path in (paths[1], draw(bare, tmp_path / "only")[1]))
     assert wide.std() > 5 and wide.shape[1] > alone.shape[1]
     first = paths[0].read_bytes()
-    assert posefree(folders, tmp_path / "posefree", [record])[0].read_bytes() == first
+    assert draw(results, tmp_path / "posefree")[0].read_bytes() == first
 
 
 def test_estimated_cameras_stand_beside_given_ones_nowhere_else(folders: list[Path], tmp_path: Path) -> None:
-    assert len(read_evaluations(folders, "gaps")) == 2
+    assert len(Results(folders).evaluations) == 2
     with pytest.raises(DataError, match="estimated cameras"):
-        read_evaluations([folders[1]], "gaps")
+        _ = Results([folders[1]]).evaluations
     with pytest.raises(DataError, match="given cameras"):
-        tables_of(judgements([folders[1]]), STUDY, "demo")
+        tables([folders[1]])
 
 
 def test_every_posed_run_is_judged_on_every_estimators_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

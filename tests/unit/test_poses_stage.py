@@ -16,11 +16,10 @@ from novelview.errors import ConfigError, DataError
 from novelview.evaluation.protocol import Task
 from novelview.files import read_json
 from novelview.scenes.chunks import read_chunk, write_chunk
-from novelview.scenes.estimation.alignment import errors, place
-from novelview.scenes.estimation.colmap import Colmap
-from novelview.scenes.estimation.estimate import Estimate, Given, given_cameras
+from novelview.scenes.estimation.estimate import Colmap, Estimate, Given, given_cameras
+from novelview.scenes.estimation.replace import errors, place
 from novelview.scenes.imports.reconstruct import Stopped, run_apart
-from novelview.scenes.procedural.making import make
+from novelview.scenes.procedural.generate import make
 from novelview.scenes.store import PackedStore
 from novelview.scenes.views import load_index
 from novelview.stages import poses

@@ -18,14 +18,10 @@ from novelview.config.sources import RoomsSource, check_source
 from novelview.errors import ConfigError, DataError
 from novelview.scenes.chunks import chunk_files, read_chunk
 from novelview.scenes.procedural import generate, overlap, render_depth, render_frames, room_for
-from novelview.scenes.procedural.entries import CLASSES, room_entries, split_names
-from novelview.scenes.procedural.generate import _by_processes
-from novelview.scenes.procedural.layout import Room
-from novelview.scenes.procedural.making import camera_rows
-from novelview.scenes.procedural.motion import clearance_ok
-from novelview.scenes.procedural.photographs import GREY, HELD_OUT, TRAINING, pool, textures
-from novelview.scenes.procedural.seeds import SPLITS, Draws, room_seed, scene_key
-from novelview.scenes.procedural.tracing import pixel_rays, trace, visible_solids
+from novelview.scenes.procedural.generate import CLASSES, _by_processes, camera_rows, room_entries, split_names
+from novelview.scenes.procedural.layout import SPLITS, Draws, Room, clearance_ok, room_seed, scene_key
+from novelview.scenes.procedural.rendering import pixel_rays, trace, visible_solids
+from novelview.scenes.procedural.textures import GREY, HELD_OUT, TRAINING, pool, textures
 
 SMALL = RoomsSource(
     train_scenes=3,

@@ -11,8 +11,9 @@ from synthetic_results import SETS, STUDY, write_results
 from novelview.config.schema import Study
 from novelview.config.stages import ReportStage
 from novelview.errors import DataError
-from novelview.figures.provenance import duration
-from novelview.figures.training_curves import training_curves
+from novelview.figures.registry import draw
+from novelview.figures.report import duration
+from novelview.figures.results import Results
 from novelview.stages.report import report
 
 
@@ -46,7 +47,7 @@ class Page(HTMLParser):
 
 def write(root: Path, out: Path, study: Study = STUDY, scale: str = "demo") -> str:
     folders, logs = write_results(root / "results")
-    training_curves(logs, root / "figures" / "training_curves")
+    draw(Results(folders, logs, figure="training_curves"), root / "figures" / "training_curves")
     io = {"figures": str(root / "figures"), "out": str(out)}
     io |= {"inputs": [str(path) for path in folders], "curves": [str(path) for path in logs]}
     report(ReportStage(study=study, scale=scale, io=io))

@@ -12,13 +12,30 @@ import torch
 from novelview.config.compose import compose
 from novelview.config.sources import RoomsSource
 from novelview.errors import ConfigError
-from novelview.scenes.procedural import generate, shading
+from novelview.scenes.procedural import generate, rendering
 from novelview.scenes.procedural.layout import room_for
-from novelview.scenes.procedural.overlapping import _seen
-from novelview.scenes.procedural.patterns import pattern, pattern_name
-from novelview.scenes.procedural.photographs import HELD_OUT, TRAINING, Textures, photographs, pool, textures
-from novelview.scenes.procedural.shading import Tables, _coarser_needed, _to_bytes, render_frames, shade
-from novelview.scenes.procedural.tracing import pixel_rays, render_depth, trace, visible_solids
+from novelview.scenes.procedural.rendering import (
+    Tables,
+    _coarser_needed,
+    _seen,
+    _to_bytes,
+    pixel_rays,
+    render_depth,
+    render_frames,
+    shade,
+    trace,
+    visible_solids,
+)
+from novelview.scenes.procedural.textures import (
+    HELD_OUT,
+    TRAINING,
+    Textures,
+    pattern,
+    pattern_name,
+    photographs,
+    pool,
+    textures,
+)
 from novelview.stages.download import _traced_on
 
 SOURCE: RoomsSource = compose("download", ["source=rooms_mini"]).source
@@ -56,9 +73,9 @@ def test_depth_and_overlap_stay_where_the_rays_are() -> None:
 def test_mip_levels_that_nothing_needs_change_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
     room = room_for(replace(SOURCE, texture_texels=4), "new", 0)
     asked: list[bool] = []
-    monkeypatch.setattr(shading, "_coarser_needed", lambda level: asked.append(bool((level > 0).any())) or asked[-1])
+    monkeypatch.setattr(rendering, "_coarser_needed", lambda level: asked.append(bool((level > 0).any())) or asked[-1])
     on_a_cpu = render_frames(room, room.c2w[:1], 128, 128, 4)
-    monkeypatch.setattr(shading, "_coarser_needed", lambda level: True)  # as on a GPU, which is not asked
+    monkeypatch.setattr(rendering, "_coarser_needed", lambda level: True)  # as on a GPU, which is not asked
     assert torch.equal(on_a_cpu, render_frames(room, room.c2w[:1], 128, 128, 4))
     assert False in asked, "every pixel needed a coarser level, so nothing was compared"
     assert _coarser_needed(torch.zeros(3, device="meta")) and not _coarser_needed(torch.zeros(3))

@@ -13,11 +13,8 @@ from novelview.config.stages import FiguresStage, ReportStage
 from novelview.errors import DataError
 from novelview.evaluation.published import PublishedRow, published
 from novelview.evaluation.rows import Row, read_rows, write_rows
-from novelview.figures.curves import read_curves
-from novelview.figures.orderings import orderings, pairs
-from novelview.figures.results import read_evaluations
-from novelview.figures.scaling_table import scaling_rows
-from novelview.figures.slopes import Line, fit, lines
+from novelview.figures.results import Results
+from novelview.figures.scaling import Line, fit, lines, orderings, pairs, scaling_table
 from novelview.stages.figures import figures
 from novelview.stages.report import report
 
@@ -63,7 +60,7 @@ def folders(tmp_path: Path) -> list[Path]:
 
 
 def test_slopes_are_gains_per_four_times_the_scenes(folders: list[Path]) -> None:
-    found = {line.model: line for line in lines(read_evaluations(folders, "scaling", subsets=True))}
+    found = {line.model: line for line in lines(Results(folders).ladder)}
     for model, slope in SLOPES.items():
         line = found[model]
         assert line.scenes == (4, 16, 64, 256) and line.subsets == tuple(SCENES)
@@ -73,7 +70,7 @@ def test_slopes_are_gains_per_four_times_the_scenes(folders: list[Path]) -> None
 
 def test_what_all_subsets_share_leaves_the_interval(tmp_path: Path) -> None:
     folders = [write_run(tmp_path, "uplvsm", subset, spread=5.0) for subset in SCENES]
-    (line,) = lines(read_evaluations(folders, "scaling", subsets=True))
+    (line,) = lines(Results(folders).ladder)
     assert line.slope.high - line.slope.low < 1e-5
 
 
@@ -102,27 +99,27 @@ def test_figure_and_table_stand_beside_the_published_slopes(folders: list[Path],
 
 
 def test_other_tables_and_curves_show_the_largest_subset(folders: list[Path]) -> None:
-    kept = read_evaluations(folders, "results_table")
+    kept = Results(folders).evaluations
     assert [(item.model, item.subset) for item in kept] == [("ptlvsm", "full"), ("uplvsm", "full")]
-    curves = read_curves([folder.parent / "train.csv" for folder in folders])
+    curves = Results(folders, [folder.parent / "train.csv" for folder in folders]).curves
     assert sorted((curve.model, curve.data) for curve in curves) == [("ptlvsm", "rooms-full"), ("uplvsm", "rooms-full")]
 
 
 def test_one_subset_alone_or_other_images_are_one_line(tmp_path: Path) -> None:
     one = write_run(tmp_path, "uplvsm", "little")
     with pytest.raises(DataError, match="trained on two subsets or more"):
-        lines(read_evaluations([one], "scaling", subsets=True))
+        lines(Results([one]).ladder)
     other = write_run(tmp_path, "uplvsm", "full")
     text = (other / "rows.csv").read_text()
     (other / "rows.csv").write_text(text.replace("scene5", "scene9"))
     with pytest.raises(DataError, match="judged on other images"):
-        lines(read_evaluations([one, other], "scaling", subsets=True))
+        lines(Results([one, other]).ladder)
 
 
 def test_a_model_missing_on_a_subset_leaves_a_gap_in_the_table(tmp_path: Path) -> None:
     folders = [write_run(tmp_path, "uplvsm", subset) for subset in SCENES]
     folders += [write_run(tmp_path, "ptlvsm", subset) for subset in ("little", "full")]
-    rows = scaling_rows(read_evaluations(folders, "scaling", subsets=True), STUDY).rows
+    rows = scaling_table(Results(folders, study=STUDY)).grids[0].rows
     assert [cell.text for cell in rows[0].cells][:4] == ["15.00", "–", "–", "16.50"]
 
 
@@ -133,7 +130,7 @@ def ladder(folder: Path, slopes: dict[str, float], noise: float = 0.05) -> list[
         for number, (model, slope) in enumerate(slopes.items())
         for subset in SCENES
     ]
-    return lines(read_evaluations(own, "scaling", subsets=True))
+    return lines(Results(own).ladder)
 
 
 def gains() -> list[PublishedRow]:

@@ -10,7 +10,7 @@ from novelview.config.sources import RoomsSource
 from novelview.errors import DataError
 from novelview.evaluation.sharpness import FLAT, PATCH, _chance_level, _structure, sharpness
 from novelview.scenes.procedural.layout import room_for
-from novelview.scenes.procedural.shading import render_frames
+from novelview.scenes.procedural.rendering import render_frames
 
 SOURCE = RoomsSource(texture_texels=0, texture_density=[0.3, 0.5], frames=4)
 

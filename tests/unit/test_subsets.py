@@ -10,9 +10,9 @@ import pytest
 from novelview.config.compose import compose
 from novelview.config.schema import SUBSETS, PackConfig
 from novelview.errors import ConfigError, DataError
+from novelview.scenes.chunks import check_counts
 from novelview.scenes.pack import pack_chunks
-from novelview.scenes.store import PackedStore
-from novelview.scenes.subsets import check_counts, first_chunks, subset_scenes
+from novelview.scenes.store import PackedStore, first_chunks, subset_scenes
 
 PUBLISHED = compose("download", ["source=re10k", "path=x"]).source.subsets
 

@@ -9,8 +9,7 @@ from novelview.config.compose import compose
 from novelview.errors import ConfigError
 from novelview.stages import cli
 from novelview.stages.cli import run_stage
-from novelview.timebox import BoxEnded, TimeBox
-from novelview.unfinished import Unfinished, resuming_folder, stamp_of
+from novelview.timebox import BoxEnded, TimeBox, Unfinished, resuming_folder, stamp_of
 
 
 def test_a_box_ends_when_its_minutes_or_its_moment_are_over() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from novelview.config.schema import ViewsConfig
 from novelview.errors import ConfigError, DataError
-from novelview.scenes.views import EvalEntry, known_entries, load_index, save_index, select_targets, select_views
+from novelview.scenes.samplers import select_targets, select_views
+from novelview.scenes.views import EvalEntry, known_entries, load_index, save_index
 
 CFG = ViewsConfig(num_views=5, num_target=3, min_frame_dist=4, max_frame_dist=9)
 

@@ -19,7 +19,9 @@ from novelview.config.schema import LossConfig, PackConfig, TrainConfig, ViewsCo
 from novelview.config.sources import OpencvCamerasSource
 from novelview.config.stages import TrainStage
 from novelview.errors import DataError
-from novelview.figures.views import read_costs, views
+from novelview.figures.plots import read_costs, views
+from novelview.figures.registry import draw
+from novelview.figures.results import Results
 from novelview.losses.photometric import PhotometricLoss
 from novelview.losses.training import TrainingLoss
 from novelview.models.weights import save_weights
@@ -93,10 +95,10 @@ def test_costs_that_cannot_be_measured_are_one_line(data: Path, tmp_path: Path, 
 def test_the_figure_of_views_with_and_without_costs(data: Path, tmp_path: Path) -> None:
     folders = [evaluation(tmp_path / "a/evaluation", "28x42"), evaluation(tmp_path / "b/evaluation", "56x84")]
     assert call(data, tmp_path / "latency.csv", "views=[2,4]") == 0
-    drawn = views(folders, tmp_path / "views", [tmp_path / "latency.csv"])
+    drawn = draw(Results(folders, extras=[tmp_path / "latency.csv"], figure="views"), tmp_path / "views")
     text = next(path for path in drawn if path.suffix == ".svg").read_text()
     assert "Rendering, each view" in text and "LaCT, 56x84 px" in text
-    bare = views(folders, tmp_path / "bare", [])
+    bare = draw(Results(folders, figure="views"), tmp_path / "bare")
     assert "Rendering" not in next(path for path in bare if path.suffix == ".svg").read_text()
 
 
@@ -104,13 +106,13 @@ def test_a_figure_without_counted_views_or_with_another_table_is_one_line(tmp_pa
     (tmp_path / "plain").mkdir()
     write_evaluation(tmp_path / "plain", "ptlvsm", 28)
     with pytest.raises(DataError, match=r"eval.context_counts"):
-        views([tmp_path / "plain"], tmp_path / "views", [])
+        views(Results([tmp_path / "plain"]))
     counted = evaluation(tmp_path / "counted", "28")
     with pytest.raises(DataError, match="run the latency stage first"):
-        views([counted], tmp_path / "views", [tmp_path / "gone.csv"])
+        views(Results([counted], extras=[tmp_path / "gone.csv"]))
     (tmp_path / "other.csv").write_text("model,views\nlact,3\n")
     with pytest.raises(DataError, match="not a table of the latency stage"):
-        views([counted], tmp_path / "views", [tmp_path / "other.csv"])
+        views(Results([counted], extras=[tmp_path / "other.csv"]))
 
 
 def test_gradients_are_judged_from_a_given_update_on() -> None:

@@ -177,6 +177,6 @@ def test_status_metrics_and_plots_tell_what_there_is(author: Checkout, tmp_path:
     user.change("conf/models/ptlvsm.yaml", {"recipes.demo.finetune.train.steps": 7})
     status = json.loads(user.call("dvc", "status", "--json"))
     assert set(status) == {"finetune"} and "conf/models/ptlvsm.yaml" in json.dumps(status)
-    remark = user.path("src/novelview/figures/gaps.py")
+    remark = user.path("src/novelview/figures/plots.py")
     remark.write_text(remark.read_text() + "\n# remark\n")
     assert set(json.loads(user.call("dvc", "status", "--json"))) == {"finetune", "figures"}

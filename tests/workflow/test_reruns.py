@@ -73,7 +73,7 @@ QUICK = (
     ),
     ("conf/eval/rooms.yaml", replaced("bootstrap: 20", "bootstrap: 21"), AFTER_TRAINING),
     ("src/novelview/evaluation/baselines.py", CODE, AFTER_TRAINING),
-    ("src/novelview/figures/provenance.py", CODE, REPORT),
+    ("src/novelview/figures/report.py", CODE, REPORT),
 )
 MORE = (
     ("conf/models/ptlvsm.yaml", REMARK, set()),
@@ -91,11 +91,11 @@ MORE = (
         SMALL["ptlvsm"] | LARGE["ptlvsm"] | JUDGED["ptlvsm", 28] | JUDGED["ptlvsm", 42] | WRITTEN | REPORT,
     ),
     ("conf/study/less3depend.yaml", replaced("novel views", "New views"), WRITTEN | REPORT),
-    ("src/novelview/scenes/procedural/motion.py", CODE, RAW | PACKED | TRAINED | AFTER_TRAINING),
+    ("src/novelview/scenes/procedural/layout.py", CODE, RAW | PACKED | TRAINED | AFTER_TRAINING),
     ("src/novelview/scenes/pack.py", CODE, PACKED | TRAINED | AFTER_TRAINING),
     ("src/novelview/training/optim.py", CODE, TRAINED | AFTER_TRAINING),
     ("src/novelview/models/ptlvsm.py", CODE, TRAINED | AFTER_TRAINING),
-    ("src/novelview/figures/gaps.py", CODE, WRITTEN | REPORT),
+    ("src/novelview/figures/plots.py", CODE, WRITTEN | REPORT),
     ("workflow/rules/figures.smk", replaced("novelview.stages.report {", "novelview.stages.report  {"), REPORT),
     (
         "workflow/rules/data.smk",

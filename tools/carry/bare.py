@@ -31,12 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LookupError as error:
         print(f"error: {error.args[0]}", file=sys.stderr)
         return 2
-    _enter(Path(side).absolute())
+    _prepare_environment(Path(side).absolute())
     words = rest[1:] if rest[:1] == ["--"] else rest
     os.execv(sys.executable, [sys.executable, "-m", "carry", *words])
 
 
-def _enter(side: Path) -> None:
+def _prepare_environment(side: Path) -> None:
     """Make the wheels importable, and `python`, which the rules call, this Python also where it has another name."""
     inherited = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     os.environ["PYTHONPATH"] = os.pathsep.join([*(str(Path(path).absolute()) for path in inherited), str(side)])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from carry.carried import carried, data_digests
-from carry.drive import Budget, Driver, StageFailed, alone
+from carry.drive import Budget, Driver, StageFailed, lock_checkout
 from carry.state import INDEX, pack, read_index, total_bytes, unpack
 from carry.studies import Mini
 from carry.table import table
@@ -41,8 +41,8 @@ class Options:
 def call(mini: Mini, options: Options) -> int:
     """Make one call; return 0 when everything is finished, 4 when the budget ended, 1 when a stage failed."""
     budget = Budget(options.minutes)
-    with alone(mini.root):
-        about = take_up(mini, options.state)
+    with lock_checkout(mini.root):
+        about = restore_state(mini, options.state)
         machine = machine_of()
         refuse_other_data(mini, about, machine)
         try:
@@ -51,9 +51,9 @@ def call(mini: Mini, options: Options) -> int:
         except StageFailed as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             finished, status = False, 1
-        about = _told(mini, budget, about, machine, finished)
+        about = _report(mini, budget, about, machine, finished)
         if options.state:
-            leave(mini, options.state, about)
+            save_state(mini, options.state, about)
     return status
 
 
@@ -66,7 +66,7 @@ def _run(mini: Mini, driver: Driver, about: dict[str, Any], machine: dict[str, s
     return all(driver.snakemake(study, driver.targets(study)) for study in mini.studies)
 
 
-def take_up(mini: Mini, state: Path | None) -> dict[str, Any]:
+def restore_state(mini: Mini, state: Path | None) -> dict[str, Any]:
     """Put the state's files into the checkout unless they came from here; return what the state says of itself."""
     index = read_index(state) if state else None
     if state is None or index is None:
@@ -81,7 +81,7 @@ def take_up(mini: Mini, state: Path | None) -> dict[str, Any]:
     return about
 
 
-def leave(mini: Mini, state: Path, about: dict[str, Any]) -> None:
+def save_state(mini: Mini, state: Path, about: dict[str, Any]) -> None:
     """Write the state folder and say how large it is."""
     index = pack(state, mini.root, carried(mini), about)
     (mini.root / MARKER).parent.mkdir(exist_ok=True)
@@ -111,7 +111,9 @@ def refuse_other_data(mini: Mini, about: dict[str, Any], machine: dict[str, str]
         )
 
 
-def _told(mini: Mini, budget: Budget, about: dict[str, Any], machine: dict[str, str], finished: bool) -> dict[str, Any]:
+def _report(
+    mini: Mini, budget: Budget, about: dict[str, Any], machine: dict[str, str], finished: bool
+) -> dict[str, Any]:
     """Print the table; return what the next state says of itself."""
     minutes = (time.time() - budget.started) / 60
     calls = [*about.get("calls", []), {"minutes": round(minutes, 2), "device": machine["device"]}]

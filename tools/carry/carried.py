@@ -20,7 +20,7 @@ def carried(mini: Mini) -> list[Path]:
 
 def data_digests(mini: Mini) -> dict[str, str]:
     """Return the SHA-256 of every data manifest that is there, by path."""
-    return {name: sha256(mini.root / name) for name in mini.data() if mini.there(name)}
+    return {name: sha256(mini.root / name) for name in mini.data() if mini.exist(name)}
 
 
 def _runs(mini: Mini) -> Iterator[Path]:
@@ -29,7 +29,7 @@ def _runs(mini: Mini) -> Iterator[Path]:
             yield from (mini.root / run.folder / name for name in ("train.csv", "config.yaml"))
         if not mini.trained(run):
             yield from newest(mini, run)
-        elif not mini.read(run):
+        elif not mini.is_used_up(run):
             yield mini.root / run.weights
 
 

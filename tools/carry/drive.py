@@ -133,7 +133,7 @@ def _ended(process: subprocess.Popen[bytes], until: float) -> bool:
 
 
 @contextmanager
-def alone(root: Path) -> Iterator[None]:
+def lock_checkout(root: Path) -> Iterator[None]:
     """Hold the checkout for one call at a time, and free it of the lock of a snakemake that an earlier call started.
 
     Raises DataError while another call, or what a killed one started, is still at work here.

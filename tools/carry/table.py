@@ -18,13 +18,13 @@ NONE = "-"
 
 def table(mini: Mini, device: str, calls: Sequence[Mapping[str, Any]]) -> str:
     """Return the table; device: the name torch gives the GPU, empty on a CPU; calls: {minutes, ...} of all so far."""
-    tasks = mini.tasks()
+    jobs = mini.jobs()
     lines = [["stage", "done", "to go"]]
-    for stage in dict.fromkeys(task.stage for task in tasks):
-        own = [task.done for task in tasks if task.stage == stage]
+    for stage in dict.fromkeys(job.stage for job in jobs):
+        own = [job.done for job in jobs if job.stage == stage]
         lines.append([stage, str(sum(own)), str(len(own) - sum(own))])
-    done = sum(task.done for task in tasks)
-    lines.append(["all", str(done), str(len(tasks) - done)])
+    done = sum(job.done for job in jobs)
+    lines.append(["all", str(done), str(len(jobs) - done)])
     runs = [["run", "state", "minutes", "images/s", "MFU", "PSNR"], *(_run(mini, run, device) for run in mini.runs)]
     spent = sum(call["minutes"] for call in calls)
     last = f"{len(calls)} calls, {spent:.1f} minutes in all, on {device or 'a CPU'}"

@@ -80,18 +80,13 @@ def umeyama(
     covariance = two.mT @ one / source.shape[-2]
     if not bool(torch.isfinite(covariance.detach()).all()):
         raise DataError("alignment needs finite points; some are NaN, infinite or too large to be multiplied")
-    rotation = _nearest_rotation(covariance if prior is None else covariance + prior)
+    rotation = _NearestRotation.apply(covariance if prior is None else covariance + prior)
+    assert isinstance(rotation, Tensor)
     variance = one.square().sum(dim=(-2, -1)) / source.shape[-2]
     spread = variance > (8 * torch.finfo(source.dtype).eps * means[0].detach()).square().sum(dim=(-2, -1))
     scale = torch.where(spread, (rotation * covariance).sum(dim=(-2, -1)) / torch.where(spread, variance, 1), 0)
     shift = (means[1] - scale[..., None, None] * means[0] @ rotation.mT).squeeze(-2)
     return Similarity(scale, rotation, shift)
-
-
-def _nearest_rotation(matrices: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3 3"]:
-    rotation = _NearestRotation.apply(matrices)
-    assert isinstance(rotation, Tensor)
-    return rotation
 
 
 def fit_cameras(

@@ -32,7 +32,9 @@ def interpolate(
         raise DataError(f"a path needs two cameras and two frames a leg, not {len(c2w)} and {num_frames}")
     stops = nearest_order(c2w[:, :3, 3]) if order else list(range(len(c2w)))
     stops += [stops[0]] if loop else []
-    weight = _eased(num_frames) if ease else torch.linspace(0, 1, num_frames, dtype=torch.float64)
+    weight = torch.linspace(0, 1, num_frames, dtype=torch.float64)
+    if ease:  # in [0,1): the end of a leg is the start of the next
+        weight = (1 - torch.cos(torch.arange(num_frames, dtype=torch.float64) * (math.pi / num_frames))) / 2
     legs = list(pairwise(stops))
     poses = [_leg(c2w[start].double(), c2w[end].double(), weight) for start, end in legs]
     steps = weight[:, None].to(intrinsics)
@@ -40,11 +42,6 @@ def interpolate(
     if ease and not loop:
         poses, lenses = [*poses, c2w[stops[-1:]].double()], [*lenses, intrinsics[stops[-1:]]]
     return torch.cat(poses).to(c2w), torch.cat(lenses)
-
-
-def _eased(num_frames: int) -> Float[Tensor, " n"]:
-    """Return weights in [0,1) of a leg that starts and ends at rest; the end belongs to the next leg."""
-    return (1 - torch.cos(torch.arange(num_frames, dtype=torch.float64) * (math.pi / num_frames))) / 2
 
 
 def along(

@@ -60,26 +60,26 @@ def normalise_poses(c2w: Float[Tensor, "v 4 4"], scale_factor: float) -> Float[T
     """Express cameras in their mean frame, the largest absolute coordinate of a centre being 1 / scale_factor.
 
     The mean frame has the mean centre, the mean viewing direction as z and the mean down vector for y. Cameras that
-    all stand in one place keep that place as the origin.
+    all stand in one place keep that place as the origin. A factor of 1 is that of specs/lact.md section 8.
     """
-    return mean_frame(c2w, scale_factor).enter(c2w)
+    return mean_frame(c2w, scale_factor).transform(c2w)
 
 
 @dataclass(frozen=True)
-class Frame:
-    """A frame of coordinates: cameras enter it by the rigid `motion` [4 4], then their centres are multiplied."""
+class CoordinateFrame:
+    """A frame of coordinates: the rigid `motion` [4 4] brings cameras into it, `scale` then multiplies centres."""
 
     motion: Float[Tensor, "4 4"]
     scale: Float[Tensor, ""]
 
-    def enter(self, c2w: Float[Tensor, "v 4 4"]) -> Float[Tensor, "v 4 4"]:
+    def transform(self, c2w: Float[Tensor, "v 4 4"]) -> Float[Tensor, "v 4 4"]:
         """Express cameras in this frame."""
         moved = self.motion @ c2w.double()
         moved[:, :3, 3] *= self.scale
         return moved.to(c2w.dtype)
 
 
-def mean_frame(c2w: Float[Tensor, "v 4 4"], scale_factor: float) -> Frame:
+def mean_frame(c2w: Float[Tensor, "v 4 4"], scale_factor: float) -> CoordinateFrame:
     """Return the frame `normalise_poses` expresses cameras in, into which others of the same scene may follow."""
     poses = c2w.double()
     forward = normalize(poses[:, :3, 2].mean(dim=0), dim=0)
@@ -91,12 +91,7 @@ def mean_frame(c2w: Float[Tensor, "v 4 4"], scale_factor: float) -> Frame:
     extent = (motion @ poses)[:, :3, 3].abs().max()
     # Centres that differ by rounding alone are one place: dividing by their spread would blow the noise up.
     apart = extent > ROUNDING * poses[:, :3, 3].abs().max()
-    return Frame(motion, 1 / (scale_factor * extent) if apart else torch.zeros_like(extent))
-
-
-def normalise_scene(c2w: Float[Tensor, "v 4 4"]) -> Float[Tensor, "v 4 4"]:
-    """Express cameras in their mean frame, the largest absolute coordinate of a centre being 1 (specs/lact.md 8)."""
-    return normalise_poses(c2w, 1.0)
+    return CoordinateFrame(motion, 1 / (scale_factor * extent) if apart else torch.zeros_like(extent))
 
 
 def canonicalise(c2w: Float[Tensor, "*b v 4 4"]) -> Float[Tensor, "*b v 4 4"]:

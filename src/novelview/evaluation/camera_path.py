@@ -16,8 +16,7 @@ from novelview.evaluation.gallery import to_uint8
 from novelview.evaluation.poses import choose_scenes
 from novelview.evaluation.protocol import Task, autocast
 from novelview.evaluation.video import enlarge, write_video
-from novelview.scenes.batch import Views
-from novelview.scenes.frames import FrameCache, collate
+from novelview.scenes.batch import FrameCache, Views, collate
 
 GAP = 4  # white pixels between the pictures of a frame
 

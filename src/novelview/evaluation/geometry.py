@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from novelview.cameras.points import unproject
+from novelview.cameras.camera import unproject
 from novelview.config.schema import EvalConfig, ViewsConfig
 from novelview.evaluation.bootstrap import LEVEL
 from novelview.evaluation.protocol import Task, autocast
@@ -18,8 +18,7 @@ from novelview.evaluation.summary import interval
 from novelview.files import write_json
 from novelview.losses.nearest import nearest
 from novelview.models.depthsplat.model import DepthSplat, GaussianScene
-from novelview.scenes.batch import Batch
-from novelview.scenes.frames import FrameCache, collate
+from novelview.scenes.batch import Batch, FrameCache, collate
 from novelview.scenes.procedural.truth import ExactDepth
 from novelview.splatting.gaussians import Gaussians
 from novelview.splatting.ply import write_ply

@@ -9,8 +9,7 @@ import torch
 from novelview.evaluation.gallery import Gallery
 from novelview.evaluation.protocol import Ranks
 from novelview.evaluation.rows import Row
-from novelview.timebox import TimeBox
-from novelview.unfinished import Unfinished
+from novelview.timebox import TimeBox, Unfinished
 
 
 @dataclass

@@ -21,9 +21,9 @@ from novelview.evaluation.protocol import autocast
 from novelview.evaluation.scene_file import tensors_of
 from novelview.files import write_text
 from novelview.models.render import ViewModel
-from novelview.scenes.batch import Views
-from novelview.scenes.frames import FrameCache, Store, collate
-from novelview.scenes.selection import choose, pool_of
+from novelview.scenes.batch import FrameCache, Views, collate
+from novelview.scenes.samplers import choose_frames, frame_pool
+from novelview.scenes.store import PackedStore
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class Cost:
 
 
 def costs(
-    model: ViewModel, name: str, resolution: str, store: Store, views: ViewsConfig, cfg: LatencyStage
+    model: ViewModel, name: str, resolution: str, store: PackedStore, views: ViewsConfig, cfg: LatencyStage
 ) -> list[Cost]:
     """Measure `model` on the store's scene with the most frames, for every number of context views in `cfg.views`.
 
     Medians of `cfg.repeats` runs after one that is not counted. Raises DataError when no scene has enough frames.
     """
     scene = max(store.scenes, key=store.frames)
-    pool = pool_of(store, scene, 0)
+    pool = frame_pool(store, scene, 0)
     if max(cfg.views) > len(pool.order):
         raise DataError(
             f"views={max(cfg.views)}: the longest scene, {scene}, has {len(pool.order)} frames; lower views"
@@ -55,7 +55,7 @@ def costs(
     device = next(model.parameters()).device
     found = []
     for count in cfg.views:
-        frames = sorted(choose(pool, pool.order, "uniform", count))
+        frames = sorted(choose_frames(pool, pool.order, "uniform", count))
         context = collate([cache.sample(scene, frames, 0)], count).to_batch(device).context
         found.append(Cost(name, resolution, count, *_measure(model, context, cfg)))
     return found

@@ -12,8 +12,7 @@ from novelview.cameras.align import align_cameras, rotation_error_deg, translati
 from novelview.config.schema import EvalConfig
 from novelview.evaluation.protocol import Task, autocast
 from novelview.files import write_json
-from novelview.scenes.batch import Views
-from novelview.scenes.frames import FrameCache, collate
+from novelview.scenes.batch import FrameCache, Views, collate
 from novelview.scenes.views import EvalEntry
 
 MAX_FRAMES = 64  # longer scenes are thinned evenly: a path needs no more points

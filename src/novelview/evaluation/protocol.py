@@ -24,7 +24,7 @@ from novelview.evaluation.rows import Row, in_order
 from novelview.evaluation.sharpness import sharpness
 from novelview.scenes.batch import Batch, Views
 from novelview.scenes.dataset import EvalSet
-from novelview.scenes.frames import Store
+from novelview.scenes.store import PackedStore
 from novelview.scenes.views import EvalEntry, known_entries
 from novelview.timebox import BoxEnded
 
@@ -98,7 +98,7 @@ class Task:
     offered: dict[str, int] = field(default_factory=dict)  # entries in each split's index, servable or not
 
     @classmethod
-    def of(cls, store: Store, indices: Mapping[str, Sequence[EvalEntry]], sets: Mapping[str, str]) -> "Task":
+    def of(cls, store: PackedStore, indices: Mapping[str, Sequence[EvalEntry]], sets: Mapping[str, str]) -> "Task":
         """Gather the entries of all splits that `store` can serve.
 
         sets: scene -> name of its set; scenes without one are in set `test`. A split whose index is empty is left out
@@ -134,7 +134,7 @@ Watcher = Callable[[Sequence[int], Batch, Float[Tensor, "b t 3 h w"]], None]
 def evaluate(
     model: Model,
     name: str,
-    store: Store,
+    store: PackedStore,
     task: Task,
     views: ViewsConfig,
     cfg: EvalConfig,

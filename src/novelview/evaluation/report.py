@@ -24,7 +24,8 @@ from novelview.evaluation.poses import mean_errors, pose_paths, write_poses
 from novelview.evaluation.protocol import Ranks, Task, evaluate
 from novelview.evaluation.rows import Row, write_rows
 from novelview.files import write_json
-from novelview.scenes.frames import FrameCache, Store
+from novelview.scenes.batch import FrameCache
+from novelview.scenes.store import PackedStore
 from novelview.timebox import TimeBox
 
 PROTOCOL = (
@@ -47,7 +48,7 @@ class Subject:
 def evaluate_to(
     out: Path,
     subject: Subject,
-    store: Store,
+    store: PackedStore,
     task: Task,
     cfg: EvalConfig,
     team: Ranks,

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from novelview.cameras.poses import Frame
+from novelview.cameras.poses import CoordinateFrame
 from novelview.config.checkpoints import difference
 from novelview.config.digest import digest_of
 from novelview.errors import CheckpointError
@@ -47,11 +47,11 @@ class Encoded:
     facts: "Facts"
 
     @property
-    def frame(self) -> Frame | None:
+    def frame(self) -> CoordinateFrame | None:
         """Return the frame that world cameras must enter to be rendered."""
         if self.facts.motion is None:
             return None
-        return Frame(torch.tensor(self.facts.motion).double(), torch.tensor(self.facts.scale).double())
+        return CoordinateFrame(torch.tensor(self.facts.motion).double(), torch.tensor(self.facts.scale).double())
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from novelview.config.stages import PathConfig
 from novelview.evaluation.protocol import autocast
 from novelview.evaluation.scene_file import Encoded, Facts
 from novelview.models.render import ViewModel
-from novelview.scenes.frames import FrameCache, Store, collate
+from novelview.scenes.batch import FrameCache, collate
+from novelview.scenes.store import PackedStore
 
 Cameras = tuple[Float[Tensor, "n 4 4"], Float[Tensor, "n 4"]]
 
@@ -40,7 +41,7 @@ def path_cameras(
 def encode_scene(
     model: ViewModel,
     weights: Path,
-    store: Store,
+    store: PackedStore,
     scene: str,
     frames: Sequence[int],
     views: ViewsConfig,

@@ -1,27 +1,21 @@
-"""Released checkpoints in the report: their scores, pictures and videos beside what was trained here, each labelled."""
+"""Weights that leave the project: their model card, and how the report shows them beside what was trained here."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from novelview.config.schema import Study
-from novelview.figures import page
-from novelview.figures.gallery import Sample, finest, read_gallery, shared_samples
-from novelview.figures.media import picture_uri
-from novelview.figures.results import Evaluation, read_evaluation, sections
-from novelview.figures.results_table import given, margin_table, score_table
-from novelview.figures.statements import statements
-from novelview.figures.style import label
+from jinja2 import Environment, StrictUndefined
+
+from novelview.config.checkpoints import FOLDER
+from novelview.figures.pictures import any_of, has_gallery, picture_uri, read_gallery, shared_samples
+from novelview.figures.results import METRICS, Evaluation, Score, finest, read_evaluation, sections
+from novelview.figures.results_table import given, margin_grid, resampled, score_grid, statements, tally
+from novelview.figures.style import label, place_of, spaced, title_of
+from novelview.figures.tables import NONE, Cell, Grid, Row, number, to_markdown
 
 ADOPTED = "published"  # the training subset that adopted weights name
 OWN = "from scratch"  # what the study's own runs are called beside released ones
 ROWS = 4  # target views in the section's pictures
-NONE_YET = (
-    "No checkpoint has been released yet, so this page shows only what was trained here: they need the GPU hour "
-    "of scale=mini, which has not been run. `make mini` trains them, `snakemake release` writes them to "
-    "released/, and this page then shows their pictures and videos beside these."
-)
 RELEASED = (
     "Trained elsewhere, as each line says, and shipped with the project. Evaluated here, on this machine, on the "
     "demo's first held-out rooms, filmed sharp and twice as large."
@@ -33,24 +27,87 @@ SCRATCH = {
     )
 }
 HERE = "Trained by this very run."
+TEXT = """\
+---
+{{ metadata }}
+---
+
+# {{ title }}
+
+{{ name }} renders new views of a scene from a few pictures of it. Pictures are {{ size }} px; it has
+{{ "{:,}".format(summary.parameters) }} parameters.
+
+**Given** to render a target view, beside the pictures of the context views and the intrinsics of every view:
+**{{ given }}**.
+{%- if summary.given.target_images %} Its camera is estimated from the target picture itself, so these are scores of a
+model that has seen that picture.{% endif %}
+{%- if released %}
+
+`model.safetensors` holds the trained weights rounded to {{ released.dtype }}; loading makes them float32 again. Every
+score on this card was measured with the rounded ones.{% endif %}
+{%- if config.scale == "demo" and not adopted %}
+
+Trained at demo scale, minutes on two CPU cores and a small fraction of the published size: it shows that the whole path
+works and is of no other use.{% endif %}
+
+## Loading
+
+```python
+from novelview.models.pretrained import load_pretrained
+
+model, config = load_pretrained("{{ address }}"){% if repo or not released %}  # revision=... pins a commit{% endif %}
+render = model(context, target).images  # novelview.scenes.batch.Views in, [b v 3 h w] in [0, 1] out
+```
+
+`config.json` is the resolved training configuration; the header of `model.safetensors` holds the same.
+
+{{ tables }}
+## In words
+
+{% for statement in statements -%}
+* {{ statement.text }} ({{ statement.verdict }})
+{% endfor %}
+{{ summary.protocol }}
+
+## Training, data and licence
+
+{% if adopted -%}
+Not trained here: adopted from `{{ adopted.origin or adopted.file }}` (SHA-256 {{ adopted.sha256 }}), published under:
+{{ adopted.licence or "terms not recorded" }}.
+{%- if adopted.citation %} Please cite: {{ adopted.citation }}.{% endif %}
+{%- else -%}
+Trained on `{{ config.dataset }}`, subset {{ config.subset }}, phase {{ config.phase }}: {{ train.steps }} steps of
+{{ train.batch_size }} scenes a process, learning rate {{ train.lr }}, seed {{ train.seed }}. The data keep their own
+terms.
+{%- if released %} In all: {{ trained }}.{% endif %}
+{%- endif %}
+
+Licence of these weights: {{ licence }}.
+
+## Where the numbers come from
+
+Weights: SHA-256 `{{ summary.weights.sha256 }}`
+{%- if released %} (rounded from `{{ released.sha256 }}`){% endif %}, training
+configuration `{{ summary.weights.digest }}`; evaluation
+configuration `{{ summary.digest }}`; {{ versions }}. A program wrote every number above from `evaluation/summary.json`,
+which lies beside this card, with one row a target image in `evaluation/rows.csv`.
+"""
 
 
-def read_released(folders: Sequence[Path]) -> list[Evaluation]:
-    """Read the evaluations of released checkpoints, each under a label of its own: `UP-LVSM (released: uplvsm_mini)`.
+def read_showcase(folders: Sequence[Path]) -> list[Evaluation]:
+    """Read the evaluations of released checkpoints, each named as no other run is: `UP-LVSM (released: uplvsm_mini)`.
 
     Raises DataError for a missing or damaged one.
     """
-    return [_labelled(read_evaluation(folder), folder.parent.name) for folder in folders]
-
-
-def _labelled(evaluation: Evaluation, name: str) -> Evaluation:
-    """Return the evaluation with its model called by what was released, so that no other run has its name."""
-    old, new = evaluation.model, f"{label(evaluation.model)} (released: {name})"
-    tables = {
-        key: [{**row, "model": new} if row["model"] == old else row for row in evaluation.summary[key]]
-        for key in ("groups", "paired")
-    }
-    return replace(evaluation, summary={**evaluation.summary, "model": new, **tables})
+    found = []
+    for one in map(read_evaluation, folders):
+        name = f"{label(one.model)} (released: {one.folder.parent.name})"
+        tables = {
+            key: [{**row, "model": name} if row["model"] == one.model else row for row in one.summary[key]]
+            for key in ("groups", "paired")
+        }
+        found.append(Evaluation.of(one.folder, {**one.summary, "model": name, **tables}))
+    return found
 
 
 def training_words(config: dict[str, Any], before: Sequence[dict[str, Any]] = ()) -> str:
@@ -73,96 +130,146 @@ def _phase(config: dict[str, Any]) -> dict[str, Any]:
     return {**{key: train.get(key, 1) for key in ("steps", "batch_size", "grad_accum")}, "size": size}
 
 
-def about_released(folders: Sequence[Path], own: list[Evaluation], study: Study, scale: str) -> dict[str, Any]:
-    """Return what the template prints of released checkpoints: empty where the study shows none at this scale.
-
-    own: the study's evaluations. Keys: none_yet, or kinds (a heading, a note, lines and pictures for each), tables,
-    videos of both, and comparisons, which take the place of the page's own.
-    """
-    if not folders:
-        return {"none_yet": NONE_YET if scale in study.showcase else "", "kinds": []}
-    found = read_released(folders)
-    return {
-        "none_yet": "",
-        "kinds": [
-            _kind("Released", RELEASED, found, found),
-            _kind("From scratch", SCRATCH.get(scale, HERE), finest(own), own)
-            if all(_origin(item, own) == OWN for item in own)
-            else _kind("This study's own", HERE, finest(own), own),
-        ],
-        "tables": [table for name, splits in sections(found) for table in _tables(found, name, splits)],
-        "videos": page.video_blocks(found, _trained_on) + page.video_blocks(own, lambda item: _where(item, own, scale)),
-        "comparisons": page.comparison_data([*found, *own], lambda item: _who(item, own)),
-    }
+def kinds(shown: Sequence[Evaluation], own: Sequence[Evaluation], scale: str) -> list[dict[str, Any]]:
+    """Return a heading, a note, lines and pictures for released checkpoints, and for the study's own evaluations."""
+    title, note = "This study's own", HERE
+    if all(origin(item, own) == OWN for item in own):
+        title, note = "From scratch", SCRATCH.get(scale, HERE)
+    return [_kind("Released", RELEASED, shown, shown), _kind(title, note, finest(own), own)]
 
 
-def _who(item: Evaluation, own: list[Evaluation]) -> str:
-    """Return a model's name on the page, with where its weights are from unless the name says so itself."""
-    return f"{page.who(item)}, {_origin(item, own)}" if item in own else page.who(item)
-
-
-def _trained_on(item: Evaluation) -> str:
-    return f"{page.who(item)}, trained on {_header(item).get('dataset', '?')}"
-
-
-def _where(item: Evaluation, own: list[Evaluation], scale: str) -> str:
-    fresh = scale == "demo" and _origin(item, own) == OWN
-    return _who(item, own) + (", two CPU cores, minutes" if fresh else "")
-
-
-def _origin(item: Evaluation, own: list[Evaluation]) -> str:
-    if _header(item).get("adopted"):
+def origin(item: Evaluation, own: Sequence[Evaluation]) -> str:
+    """Return where the weights of one of a study's `own` evaluations are from, as the page says it."""
+    if item.config.get("adopted"):
         return "adopted"
     return "from adopted weights" if any(one.get("adopted") for one in _before(item, own)) else OWN
 
 
-def _before(item: Evaluation, every: list[Evaluation]) -> list[dict[str, Any]]:
+def _before(item: Evaluation, every: Sequence[Evaluation]) -> list[dict[str, Any]]:
     """Return the headers of a run's earlier phases: those of the smaller sizes, from whose weights it started."""
     own = [one for one in every if (one.model, one.dataset) == (item.model, item.dataset)]
     chain = [one for one in own if one.subset in (item.subset, ADOPTED) and one.resolution < item.resolution]
-    return [_header(one) for one in sorted(chain, key=lambda one: one.resolution)]
+    return [one.config for one in sorted(chain, key=lambda one: one.resolution)]
 
 
-def _header(item: Evaluation) -> dict[str, Any]:
-    return item.summary.get("weights", {}).get("config", {})
-
-
-def _tables(found: list[Evaluation], set_name: str, splits: list[str]) -> list[dict[str, Any]]:
-    return page.table_blocks([score_table(found, set_name, splits), margin_table(found, set_name, splits)])
-
-
-def _kind(title: str, note: str, found: list[Evaluation], every: list[Evaluation]) -> dict[str, Any]:
+def _kind(title: str, note: str, found: Sequence[Evaluation], every: Sequence[Evaluation]) -> dict[str, Any]:
     return {"title": title, "note": note, "lines": [_line(item, every) for item in found], "rows": _rows(found)}
 
 
-def _line(item: Evaluation, every: list[Evaluation]) -> str:
+def _line(item: Evaluation, every: Sequence[Evaluation]) -> str:
     """Return what a model is and how often it won, in one sentence."""
-    config, origin = _header(item), _origin(item, every)
-    trained = {OWN: training_words(config, _before(item, every)), "adopted": "not trained here"}
-    how = trained.get(origin) or f"{origin}, {training_words(config)}"
-    tally = page.tally([one for one in statements([item]) if one.about == "baseline"])
+    where = origin(item, every)
+    trained = {OWN: training_words(item.config, _before(item, every)), "adopted": "not trained here"}
+    how = trained.get(where) or f"{where}, {training_words(item.config)}"
+    won = tally([one for one in statements([item]) if one.about == "baseline"])
     return (
-        f"{page.who(item)}: {how}; {item.summary.get('parameters', 0):,} parameters; given beside the context views: "
-        f"{given(item)}. Against the best trivial baseline: {tally}."
+        f"{item.name}: {how}; {item.summary.get('parameters', 0):,} parameters; given beside the context views: "
+        f"{given(item)}. Against the best trivial baseline: {won}."
     )
 
 
-def _rows(found: list[Evaluation]) -> list[list[dict[str, str]]]:
+def _rows(found: Sequence[Evaluation]) -> list[list[dict[str, str]]]:
     """Return up to ROWS target views: contexts, target, the copy of the nearest context and every model's render."""
-    kept = [item for item in found if (item.folder / "gallery.safetensors").is_file()]
+    kept = list(filter(has_gallery, found))
     lined_up = shared_samples([read_gallery(item) for item in kept])
     count = min(ROWS, len(lined_up))
-    return [_row(kept, lined_up[int((turn + 0.5) * len(lined_up) / count)]) for turn in range(count)]
+    rows = []
+    for samples in (lined_up[int((turn + 0.5) * len(lined_up) / count)] for turn in range(count)):
+        one = any_of(samples)
+        pictures = [("first context", one.context[0]), ("last context", one.context[-1])]
+        pictures.append((f"target ({one.set}, {one.split})", one.target))
+        pictures.append((f"nearest context, {one.psnr_nearest:.1f} dB", one.nearest))
+        drawn = [(item, sample) for item, sample in zip(kept, samples, strict=True) if sample]
+        pictures += [(f"{label(item.model)}, {sample.psnr:.1f} dB", sample.render) for item, sample in drawn]
+        rows.append([{"caption": caption, "data": picture_uri(picture)} for caption, picture in pictures])
+    return rows
 
 
-def _row(found: list[Evaluation], samples: tuple[Sample | None, ...]) -> list[dict[str, str]]:
-    one = next(sample for sample in samples if sample)
-    given_views = (("first context", one.context[0]), ("last context", one.context[-1]))
-    fixed = [*given_views, (f"target ({one.set}, {one.split})", one.target)]
-    fixed.append((f"nearest context, {one.psnr_nearest:.1f} dB", one.nearest))
-    renders = [
-        (f"{label(item.model)}, {sample.psnr:.1f} dB", sample.render)
-        for item, sample in zip(found, samples, strict=True)
-        if sample
+def model_card(evaluation: Evaluation, licence: str, repo: str | None) -> str:
+    """Return README.md: metadata with every score, then what it is, needs, scores, was trained on, and how to load it.
+
+    Every number is from the evaluation's summary. licence: identifier of the hub, "other" where none is chosen; repo:
+    owner/name it goes to, None when not known yet.
+    """
+    summary = evaluation.summary
+    config = summary["weights"]["config"]
+    grids = [
+        grid([evaluation], name, splits)
+        for name, splits in sections([evaluation])
+        for grid in (score_grid, interval_grid, margin_grid)
     ]
-    return [{"caption": caption, "data": picture_uri(picture)} for caption, picture in [*fixed, *renders]]
+    adopted, own = config.get("adopted"), config.get("released")
+    facts = {
+        "metadata": metadata(evaluation, licence),
+        "title": card_title(evaluation),
+        "name": label(evaluation.model),
+        "size": evaluation.resolution,
+        "given": given(evaluation),
+        "tables": to_markdown(grids),
+        "statements": statements([evaluation]),
+        "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
+        "adopted": adopted and {"origin": None, "licence": None, "citation": None, **adopted},
+        "released": own,
+        "trained": training_words(config),
+        # What loads the weights: the folder of released ones, a placeholder for those that go to the hub.
+        "address": repo or (f"{FOLDER}/{own['name']}" if own else "owner/name"),
+        "train": config["train"],
+    }
+    template = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(TEXT)
+    return template.render(**facts, summary=summary, config=config, licence=licence, repo=repo)
+
+
+def interval_grid(evaluations: Sequence[Evaluation], set_name: str, splits: Sequence[str]) -> Grid:
+    """Return each model's own scores on one set with their intervals, a row a metric that was computed."""
+    rows = [
+        Row((label(item.model), metric), tuple(_interval(item, set_name, split, metric) for split in splits))
+        for item in evaluations
+        for metric in METRICS
+        if any(group.scores[metric].known for group in item.groups if group.model == item.model)
+    ]
+    title, note = f"Intervals, {title_of(set_name)}", f"95 % bootstrap intervals over {resampled(evaluations)}."
+    return Grid(title, ("Method", "Metric"), tuple(map(spaced, splits)), tuple(rows), (note,))
+
+
+def _interval(item: Evaluation, set_name: str, split: str, metric: str) -> Cell:
+    group = item.group(set_name, split)
+    if group is None or not group.scores[metric].known:
+        return Cell(NONE)
+    mean, low, high = (number(Score(value, value, value), metric) for value in group.scores[metric])
+    return Cell(mean, f" [{low}, {high}]")
+
+
+def card_title(evaluation: Evaluation) -> str:
+    """Return the card's heading, such as `UP-LVSM, re10k, 224 px`."""
+    return f"{label(evaluation.model)}, {evaluation.dataset}, {evaluation.resolution} px"
+
+
+def metadata(evaluation: Evaluation, licence: str) -> str:
+    """Return the card's head in YAML, as the hub reads it: every score of the model itself that was computed."""
+    from huggingface_hub import EvalResult, ModelCardData  # takes half a second, and the report needs none of it
+
+    scores = [
+        EvalResult(
+            task_type="image-to-image",
+            task_name="Novel view synthesis",
+            dataset_type=evaluation.dataset,
+            dataset_name=f"{evaluation.dataset}, {place_of(group.set, group.split)}",
+            dataset_config=group.set,
+            dataset_split=group.split,
+            metric_type=metric,
+            metric_name=f"{metric.upper()}, 95 % interval {score.low:.4g} to {score.high:.4g}",
+            metric_value=float(number(score, metric)),
+        )
+        for group in evaluation.groups
+        for metric, score in group.scores.items()
+        if group.model == evaluation.model and score.known
+    ]
+    data = ModelCardData(
+        license=licence,
+        library_name="novelview",
+        pipeline_tag="image-to-image",
+        tags=["novel-view-synthesis", evaluation.config["model"]["name"]],
+        model_name=card_title(evaluation),
+        eval_results=scores,
+    )
+    return data.to_yaml()

@@ -1,21 +1,32 @@
-"""Finished evaluations read from their folders: scores with intervals, paired differences and what they came from."""
+"""Finished results, read once: evaluations with their scores and intervals, training curves, and their study."""
 
+import csv
 import math
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from novelview.config.schema import SUBSETS, Resolution
+import numpy as np
+
+from novelview.config.schema import SUBSETS, Resolution, Study
 from novelview.errors import DataError
-from novelview.figures.style import BASELINES, split_order
+from novelview.evaluation.bootstrap import bounds, clusters, draws
+from novelview.evaluation.published import PublishedRow, published
+from novelview.evaluation.rows import Row, read_rows
+from novelview.figures.style import BASELINES, label, split_order
 from novelview.files import read_json
 
 METRICS = ("psnr", "ssim", "lpips", "sharpness")
+COLUMNS = ("step", "loss", "mse", "psnr", "lr", "grad_norm", "skipped", "seconds")
+SEED, RESAMPLES = 0, 1000
+Place = tuple[str, str]  # set, split
+Target = tuple[str, int, int]  # scene, entry, frame
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """A mean with its bootstrap interval; NaN where there is none."""
 
     mean: float
@@ -26,7 +37,17 @@ class Score:
     def of(cls, value: dict[str, Any] | None) -> "Score":
         """Read `{"mean", "low", "high"}`; None, or null inside it, is NaN: the metric was not computed."""
         found = value or {}
-        return cls(*(math.nan if found.get(key) is None else float(found[key]) for key in ("mean", "low", "high")))
+        return cls(*(math.nan if found.get(key) is None else float(found[key]) for key in cls._fields))
+
+    @classmethod
+    def over(
+        cls, values: Sequence[float], scenes: Sequence[str], resamples: int = RESAMPLES, seed: int = SEED
+    ) -> "Score":
+        """Return the mean of one value an image, with the interval of a bootstrap over the images' scenes."""
+        labels = clusters(scenes)
+        sums, counts = np.bincount(labels, values), np.bincount(labels)
+        drawn = draws(len(counts), resamples, seed)
+        return cls(float(np.mean(values)), *bounds((drawn @ sums) / (drawn @ counts)))
 
     @property
     def known(self) -> bool:
@@ -36,7 +57,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Group:
-    """Scores of one model or baseline on one split of one set; `count` images over `scenes` scenes."""
+    """Scores of one model or baseline on the `count` images of one split of one set."""
 
     model: str
     set: str
@@ -58,79 +79,189 @@ class Margin:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation folder: weights of `model` at `resolution` pixels on `dataset`, and the baselines beside it."""
+    """One evaluation folder: weights of `model` at `resolution` pixels on `dataset`, and the baselines beside it.
+
+    model: registry name, or that of a variant; cameras: whose the data set had, `given` or an estimator's name; config:
+    the training configuration in the weights' header, empty where there is none; groups: every score in reading order;
+    margins: every paired difference.
+    """
 
     folder: Path
     summary: dict[str, Any]
+    model: str
+    resolution: Resolution
+    dataset: str
+    cameras: str
+    config: dict[str, Any]
+    groups: list[Group]
+    margins: list[Margin]
+
+    @classmethod
+    def of(cls, folder: Path, summary: dict[str, Any]) -> "Evaluation":
+        """Return what `folder`/summary.json says."""
+        groups = [
+            Group(
+                row["model"], row["set"], row["split"], row["count"], {key: Score.of(row.get(key)) for key in METRICS}
+            )
+            for row in summary["groups"]
+        ]
+        return cls(
+            folder=folder,
+            summary=summary,
+            model=str(summary["model"]),
+            resolution=Resolution.parse(summary["resolution"]),
+            dataset=str(summary["dataset"]),
+            cameras=str(summary.get("cameras", {}).get("estimator", "given")),
+            config=summary.get("weights", {}).get("config", {}),
+            groups=sorted(groups, key=lambda group: (set_order(group.set), split_order(group.split))),
+            margins=[
+                Margin(row["model"], row["baseline"], row["set"], row["split"], Score.of(row["psnr"]))
+                for row in summary["paired"]
+            ],
+        )
 
     @property
-    def model(self) -> str:
-        """Registry name of the model."""
-        return str(self.summary["model"])
-
-    @property
-    def resolution(self) -> Resolution:
-        """Size of the evaluated images in pixels."""
-        return Resolution.parse(self.summary["resolution"])
-
-    @property
-    def dataset(self) -> str:
-        """Name of the data set."""
-        return str(self.summary["dataset"])
-
-    @property
-    def cameras(self) -> str:
-        """Whose cameras the data set had: `given`, or an estimator's name."""
-        return str(self.summary.get("cameras", {}).get("estimator", "given"))
+    def name(self) -> str:
+        """What it is called in figures and on the page: `PT-LVSM, 126 px`."""
+        return f"{label(self.model)}, {self.resolution} px"
 
     @property
     def subset(self) -> str:
         """Name of the training subset."""
-        return str(self.summary.get("weights", {}).get("config", {}).get("subset", "full"))
+        return str(self.config.get("subset", "full"))
+
+    @property
+    def train_scenes(self) -> int:
+        """Number of training scenes, 0 where it is not known."""
+        return int(self.summary.get("train_scenes") or 0)
 
     @cached_property
-    def groups(self) -> list[Group]:
-        """Every score, sets and splits in reading order."""
-        found = [
-            Group(
-                row["model"], row["set"], row["split"], row["count"], {key: Score.of(row.get(key)) for key in METRICS}
-            )
-            for row in self.summary["groups"]
-        ]
-        return sorted(found, key=lambda group: (set_order(group.set), split_order(group.split)))
+    def rows(self) -> dict[Place, dict[Target, Row]]:
+        """The model's own scores image by image; raises DataError when they are missing."""
+        found: dict[Place, dict[Target, Row]] = {}
+        for row in read_rows(self.folder / "rows.csv"):
+            if row.model == self.model:
+                found.setdefault((row.set, row.split), {})[row.scene, row.entry, row.frame] = row
+        return found
+
+    def group(self, set_name: str, split: str, model: str | None = None) -> Group | None:
+        """Return the scores on a split of a set, of the model itself or of a baseline; None where there are none."""
+        place = (model or self.model, set_name, split)
+        return next((group for group in self.groups if (group.model, group.set, group.split) == place), None)
+
+    def scores(self, set_name: str, split: str, model: str | None = None) -> dict[str, Score] | None:
+        """Return the scores of `group` alone."""
+        group = self.group(set_name, split, model)
+        return group.scores if group else None
+
+    def margin(self, set_name: str, split: str) -> Margin | None:
+        """Return the model's paired difference against the trivial baseline with the highest mean PSNR there."""
+        groups = [group for name in BASELINES if (group := self.group(set_name, split, name))]
+        best = max(groups, key=lambda group: group.scores["psnr"].mean).model if groups else None
+        place = (self.model, best, set_name, split)
+        return next((one for one in self.margins if (one.model, one.baseline, one.set, one.split) == place), None)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One training run.
+
+    model, data and resolution (pixels, falsy where unknown) come from the path
+    `.../{model}/{data}/{phase}-x{resolution}/train.csv`; columns maps each name of `COLUMNS` to
+    `skipped` is the number of updates skipped since the row before.
+    """
+
+    model: str
+    data: str
+    resolution: Resolution
+    columns: dict[str, np.ndarray]
+
+    @property
+    def subset(self) -> str:
+        """Name of the training subset, from the name of the data: `rooms-little`."""
+        found = re.search(rf"-({'|'.join(SUBSETS)})(?=-|$)", self.data)
+        return found[1] if found else "full"
+
+    @property
+    def steps(self) -> int:
+        """Number of the last step logged."""
+        return int(self.columns["step"][-1])
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that figures, tables and the page of a study are made of; each part is read when first asked for.
+
+    folders: evaluation folders; logs: training logs; extras: further files the study has made; figure: what is made of
+    them, named in error lines. Every part raises DataError for a missing or damaged file, and where it is empty.
+    """
+
+    folders: Sequence[Path]
+    logs: Sequence[Path] = ()
+    extras: Sequence[Path] = ()
+    study: Study = field(default_factory=Study)
+    scale: str = "demo"
+    figure: str = "report"
 
     @cached_property
-    def margins(self) -> list[Margin]:
-        """Every paired difference."""
-        return [
-            Margin(row["model"], row["baseline"], row["set"], row["split"], Score.of(row["psnr"]))
-            for row in self.summary["paired"]
-        ]
+    def everything(self) -> list[Evaluation]:
+        """Evaluations of all subsets on all cameras: models in name order, resolutions ascending, small subsets first.
 
-    def group(self, model: str, set_name: str, split: str) -> Group | None:
-        """Return the scores of `model` on a split of a set, or None when it was not evaluated there."""
-        found = (group for group in self.groups if (group.model, group.set, group.split) == (model, set_name, split))
-        return next(found, None)
+        Estimated cameras are other test data: these evaluations stand beside others nowhere but in `posefree`.
+        """
+        if not self.folders:
+            raise DataError(f"figure {self.figure}: no evaluation folders given; name them as io.inputs=[FOLDER,...]")
+        found = [read_evaluation(folder) for folder in self.folders]
+        return sorted(found, key=lambda one: (one.dataset, one.model, one.resolution, -SUBSETS.get(one.subset, 1)))
 
-    def best_baseline(self, set_name: str, split: str) -> str | None:
-        """Return the trivial baseline with the highest mean PSNR on a split of a set."""
-        groups = [group for name in BASELINES if (group := self.group(name, set_name, split))]
-        return max(groups, key=lambda group: group.scores["psnr"].mean).model if groups else None
+    @cached_property
+    def ladder(self) -> list[Evaluation]:
+        """Evaluations of all training subsets on the given cameras."""
+        found = [item for item in self.everything if item.cameras == "given"]
+        if not found:
+            what = "every evaluation is on estimated cameras; add one on the given ones"
+            raise DataError(f"figure {self.figure}: {what}")
+        return found
 
-    def margin(self, set_name: str, split: str, baseline: str | None = None) -> Margin | None:
-        """Return the model's paired difference against `baseline` (None: the best trivial one)."""
-        against = baseline or self.best_baseline(set_name, split)
-        found = (
-            item
-            for item in self.margins
-            if (item.model, item.baseline, item.set, item.split) == (self.model, against, set_name, split)
-        )
-        return next(found, None)
+    @cached_property
+    def evaluations(self) -> list[Evaluation]:
+        """Evaluations on the given cameras; of runs that differ in the training subset alone the largest."""
+        return largest(self.ladder)
+
+    def published(self, table: str, model: str | None = None) -> list[PublishedRow]:
+        """Return the published rows that belong beside the study; raises ConfigError for an unknown paper."""
+        return published(self.study.published, table, model) if self.study.published else []
+
+    @cached_property
+    def curves(self) -> list[Curve]:
+        """Training curves; of runs that differ in the training subset alone the largest."""
+        found = sorted((read_curve(path) for path in self.logs), key=lambda curve: -SUBSETS[curve.subset])
+        kept = {(curve.model, curve.data.replace(f"-{curve.subset}", ""), curve.resolution): curve for curve in found}
+        return list(kept.values())
+
+
+def largest(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+    """Keep the largest of the subsets, which is the last, that a model was trained on at each size and data set."""
+    return list({(item.dataset, item.model, item.resolution): item for item in evaluations}.values())
 
 
 def set_order(name: str) -> tuple[int, str]:
     """Sort key: seen before new, then by name."""
     return {"seen": 0, "new": 1}.get(name, 2), name
+
+
+def sections(evaluations: Iterable[Evaluation]) -> list[tuple[str, list[str]]]:
+    """Return every set with its splits over all evaluations, both in reading order."""
+    splits: dict[str, set[str]] = {}
+    for group in (group for evaluation in evaluations for group in evaluation.groups):
+        splits.setdefault(group.set, set()).add(group.split)
+    return [(name, sorted(splits[name], key=split_order)) for name in sorted(splits, key=set_order)]
+
+
+def finest(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+    """Keep the highest resolution of each model on each data set."""
+    best = {(item.dataset, item.model): item for item in sorted(evaluations, key=lambda item: item.resolution)}
+    return [best[key] for key in sorted(best)]
 
 
 def read_evaluation(folder: Path | str) -> Evaluation:
@@ -140,33 +271,27 @@ def read_evaluation(folder: Path | str) -> Evaluation:
     missing = [key for key in ("model", "resolution", "dataset", "groups", "paired") if key not in summary]
     if missing:
         raise DataError(f"{path / 'summary.json'}: no key '{missing[0]}'; run the evaluation again")
-    return Evaluation(path, summary)
+    return Evaluation.of(path, summary)
 
 
-def read_evaluations(
-    folders: list[Path], figure: str, subsets: bool = False, estimated: bool = False
-) -> list[Evaluation]:
-    """Read the evaluation folders of a figure, models in name order, resolutions ascending; DataError when none.
-
-    Of runs that differ in the training subset alone the largest is kept; subsets: all of them, small ones first.
-    estimated: also those on estimated cameras, which are other test data and stand beside others nowhere else.
-    """
-    if not folders:
-        raise DataError(f"figure {figure}: no evaluation folders given; name them as io.inputs=[FOLDER,...]")
-    found = [read_evaluation(folder) for folder in folders]
-    found = [item for item in found if estimated or item.cameras == "given"]
-    if not found:
-        raise DataError(f"figure {figure}: every evaluation is on estimated cameras; add one on the given ones")
-    found.sort(key=lambda item: (item.dataset, item.model, item.resolution, -SUBSETS.get(item.subset, 1)))
-    if subsets:
-        return found
-    return list({(item.dataset, item.model, item.resolution): item for item in found}.values())
-
-
-def sections(evaluations: list[Evaluation]) -> list[tuple[str, list[str]]]:
-    """Return every set with its splits over all evaluations, both in reading order."""
-    splits: dict[str, set[str]] = {}
-    for evaluation in evaluations:
-        for group in evaluation.groups:
-            splits.setdefault(group.set, set()).add(group.split)
-    return [(name, sorted(splits[name], key=split_order)) for name in sorted(splits, key=set_order)]
+def read_curve(file: Path) -> Curve:
+    """Read a training log; raises DataError when it is missing, empty, or lacks a column."""
+    if not file.is_file():
+        raise DataError(f"{file}: no such training log; run the training stage first")
+    with open(file, newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    missing = [name for name in COLUMNS if not rows or name not in rows[0]]
+    if missing:
+        what = f"has no column '{missing[0]}'" if rows else "has no rows"
+        raise DataError(f"{file}: training log {what}; run the training stage again")
+    columns = {}
+    for name in COLUMNS:
+        try:
+            columns[name] = np.array([float(row[name] or "nan") for row in rows])
+        except (TypeError, ValueError):
+            what = f"column '{name}' holds something other than numbers; run the training again"
+            raise DataError(f"{file}: {what}") from None
+    size, parents = re.fullmatch(r"(?:[a-z0-9_]+-)?x([1-9]\d*(x[1-9]\d*)?)", file.parent.name), file.resolve().parents
+    if size and len(parents) > 2:
+        return Curve(parents[2].name, parents[1].name, Resolution.parse(size[1]), columns)
+    return Curve(file.parent.name or file.stem, "", Resolution(0, 0), columns)

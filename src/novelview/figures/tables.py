@@ -1,14 +1,19 @@
-"""A table as data, and its Markdown, LaTeX (booktabs), CSV and HTML forms."""
+"""A table as data, how scores stand in its cells, and its Markdown, LaTeX (booktabs), CSV and HTML forms."""
 
 import csv
-import html
 import io
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
+from markupsafe import Markup
+
+from novelview.figures.results import METRICS, Score
 from novelview.files import write_text
 
 LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "−": "$-$", "±": r"$\pm$", "→": r"$\to$", "°": r"$^\circ$"}
+NONE = "–"
 
 
 @dataclass(frozen=True)
@@ -40,75 +45,132 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
-    """A titled table with notes printed underneath."""
+class Grid:
+    """Rows under a title, with notes printed underneath."""
 
     title: str
     head: tuple[str, ...]
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+
+    @property
+    def html(self) -> Markup:
+        """The table as HTML with row kinds and tones as classes, without its notes."""
+        heads = [*(("text", text) for text in self.head), *(("number", text) for text in self.columns)]
+        head = "".join(f'<th scope="col" class="{kind}">{escape(text)}</th>' for kind, text in heads)
+        blocks = [0, *(row.block for row in self.rows)]
+        body = "\n".join(
+            f'<tr class="{row.kind}{" first" if row.block != before else ""}">{_html_row(row)}</tr>'
+            for row, before in zip(self.rows, blocks, strict=False)
+        )
+        return Markup(f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>")
 
 
-def write_tables(stem: Path, title: str, tables: list[Table], csv_text: str) -> list[Path]:
-    """Write tables to `stem`.md and .tex and their records, already CSV, to `stem`.csv; return the paths."""
-    texts = {".md": f"# {title}\n\n{to_markdown(tables)}", ".tex": to_latex(tables), ".csv": csv_text}
-    paths = [stem.with_name(stem.name + suffix) for suffix in texts]
-    for path, text in zip(paths, texts.values(), strict=True):
-        write_text(path, text)
-    return paths
+@dataclass(frozen=True)
+class Table:
+    """What a table function makes: grids to read, and the same numbers at full precision as records under a header."""
+
+    grids: tuple[Grid, ...]
+    header: tuple[str, ...]
+    records: Sequence[Sequence[object]]
+
+    def write(self, stem: Path, title: str) -> list[Path]:
+        """Write the grids to `stem`.md and .tex and the records to `stem`.csv; return the paths."""
+        texts = {".md": f"# {title}\n\n{to_markdown(self.grids)}", ".tex": to_latex(self.grids), ".csv": self.csv}
+        paths = [stem.with_name(stem.name + suffix) for suffix in texts]
+        for path, text in zip(paths, texts.values(), strict=True):
+            write_text(path, text)
+        return paths
+
+    @property
+    def csv(self) -> str:
+        """The records as CSV text with Unix line ends."""
+        stream = io.StringIO()
+        csv.writer(stream, lineterminator="\n").writerows([self.header, *self.records])
+        return stream.getvalue()
 
 
-def to_markdown(tables: list[Table]) -> str:
-    """Return the tables as GitHub Markdown; the best of a column is bold."""
-    return "\n".join(_markdown(table) for table in tables)
+def verdict(score: Score) -> str:
+    """Call a paired difference a win or a loss only where its interval excludes 0; else a tie."""
+    if score.low > 0:
+        return "win"
+    return "loss" if score.high < 0 else "tie"
 
 
-def _markdown(table: Table) -> str:
-    notes = [f"{note}  " for note in table.notes]
-    return "\n".join([f"## {table.title}", "", *(_markdown_rows(table) if table.rows else ()), "", *notes, ""])
+def difference(score: Score, unit: str = " dB") -> str:
+    """Return `+1.23 dB [0.98, 1.47]`, with true minus signs."""
+    low, high = (f"{bound:.2f}".replace("-0.00", "0.00") for bound in (score.low, score.high))
+    mean = f"{score.mean:+.2f}".replace("-0.00", "+0.00")
+    return f"{mean}{unit} [{low}, {high}]".replace("-", "−")
 
 
-def _markdown_rows(table: Table) -> list[str]:
-    head = [*table.head, *table.columns]
-    rule = [*("---" for _ in table.head), *("---:" for _ in table.columns)]
-    body = [
-        [*row.head, *(f"**{cell.whole}**" if cell.best else cell.whole for cell in row.cells)] for row in table.rows
-    ]
-    return [f"| {' | '.join(line)} |" for line in (head, rule, *body)]
+def number(score: Score, metric: str) -> str:
+    """Return a mean as printed: PSNR with two decimals, the others with three."""
+    return "n/a" if not score.known else f"{score.mean:.{2 if metric == 'psnr' else 3}f}"
 
 
-def to_latex(tables: list[Table]) -> str:
-    """Return the tables as LaTeX `table` environments for the booktabs package."""
-    return "% needs \\usepackage{booktabs}\n" + "\n".join(_latex(table) for table in tables)
+Scores = dict[str, Score] | None  # of all metrics; None where nothing was evaluated
 
 
-def _latex(table: Table) -> str:
-    if not table.rows:
-        return f"% {table.title}: {' '.join(table.notes)}\n"
+def score_cell(scores: Scores, best: float | None = None) -> Cell:
+    """Return a cell of all metrics; best: the highest PSNR of those it stands among."""
+    if scores is None:
+        return Cell(NONE)
+    psnr, *rest = (number(scores[metric], metric) for metric in METRICS)
+    return Cell(psnr, "".join(f" / {text}" for text in rest), best=scores["psnr"].mean == best)
+
+
+def score_cells(lines: Sequence[Sequence[Scores]]) -> list[tuple[Cell, ...]]:
+    """Return the cells of rows that are compared, the highest PSNR of each column marked."""
+    columns = [[scores["psnr"].mean for scores in column if scores] for column in zip(*lines, strict=True)]
+    best = [max((mean for mean in column if mean == mean), default=None) for column in columns]  # NaN: not computed
+    return [tuple(map(score_cell, line, best)) for line in lines]
+
+
+def difference_cell(score: Score, mark: str = "", toned: bool = True) -> Cell:
+    """Return a cell of a paired PSNR difference, with `mark` behind its interval."""
+    if not score.known:
+        return Cell(NONE)
+    mean, interval = difference(score, "").split(" ", 1)
+    return Cell(mean, f" {interval}{mark}", tone=verdict(score) if toned else "")
+
+
+def to_markdown(grids: Sequence[Grid]) -> str:
+    """Return the grids as GitHub Markdown; the best of a column is bold."""
+    return "\n".join(_markdown(grid) for grid in grids)
+
+
+def _markdown(grid: Grid) -> str:
+    rule = [*("---" for _ in grid.head), *("---:" for _ in grid.columns)]
+    body = [[*row.head, *(f"**{cell.whole}**" if cell.best else cell.whole for cell in row.cells)] for row in grid.rows]
+    rows = [f"| {' | '.join(line)} |" for line in ([*grid.head, *grid.columns], rule, *body) if body]
+    return "\n".join([f"## {grid.title}", "", *rows, "", *(f"{note}  " for note in grid.notes), ""])
+
+
+def to_latex(grids: Sequence[Grid]) -> str:
+    """Return the grids as LaTeX `table` environments for the booktabs package."""
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(_latex(grid) for grid in grids)
+
+
+def _latex(grid: Grid) -> str:
+    if not grid.rows:
+        return f"% {grid.title}: {' '.join(grid.notes)}\n"
     lines = [
         r"\begin{table}[t]",
         r"\centering\small",
-        rf"\caption{{{escape_latex(' '.join([table.title + '.', *table.notes]))}}}",
-        rf"\begin{{tabular}}{{{'l' * len(table.head)}{'r' * len(table.columns)}}}",
+        rf"\caption{{{escape_latex(' '.join([grid.title + '.', *grid.notes]))}}}",
+        rf"\begin{{tabular}}{{{'l' * len(grid.head)}{'r' * len(grid.columns)}}}",
         r"\toprule",
-        _latex_line([*table.head, *table.columns]),
+        " & ".join(map(escape_latex, [*grid.head, *grid.columns])) + r" \\",
         r"\midrule",
     ]
-    for number, row in enumerate(table.rows):
-        if number and row.block != table.rows[number - 1].block:
-            lines.append(r"\midrule")
-        lines.append(_latex_row(row))
+    for before, row in zip([grid.rows[0], *grid.rows], grid.rows, strict=False):
+        lines += [r"\midrule"] if row.block != before.block else []
+        texts = [(escape_latex(cell.whole), cell.best) for cell in row.cells]
+        cells = (rf"\textbf{{{text}}}" if best else text for text, best in texts)
+        lines.append(" & ".join([*map(escape_latex, row.head), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
-
-
-def _latex_row(row: Row) -> str:
-    cells = [rf"\textbf{{{escape_latex(cell.whole)}}}" if cell.best else escape_latex(cell.whole) for cell in row.cells]
-    return " & ".join([*(escape_latex(part) for part in row.head), *cells]) + r" \\"
-
-
-def _latex_line(texts: list[str]) -> str:
-    return " & ".join(escape_latex(text) for text in texts) + r" \\"
 
 
 def escape_latex(text: str) -> str:
@@ -116,35 +178,12 @@ def escape_latex(text: str) -> str:
     return "".join(LATEX.get(sign, sign) for sign in text)
 
 
-def to_csv(header: list[str], records: list[list[object]]) -> str:
-    """Return records as CSV text with Unix line ends."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerows([header, *records])
-    return stream.getvalue()
-
-
-def to_html(table: Table) -> str:
-    """Return one table as HTML with row kinds and tones as classes; notes are not included."""
-    head = "".join(f'<th scope="col" class="{kind}">{html.escape(text)}</th>' for kind, text in _html_head(table))
-    blocks = [0, *(row.block for row in table.rows)]
-    body = "\n".join(
-        f'<tr class="{row.kind}{" first" if row.block != before else ""}">{_html_row(row)}</tr>'
-        for row, before in zip(table.rows, blocks, strict=False)
-    )
-    return f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
-
-
-def _html_head(table: Table) -> list[tuple[str, str]]:
-    return [*(("text", text) for text in table.head), *(("number", text) for text in table.columns)]
-
-
 def _html_row(row: Row) -> str:
-    first, *rest = (html.escape(part) for part in row.head)
+    first, *rest = map(escape, row.head)
     texts = "".join(f'<td class="text">{part}</td>' for part in rest)
-    return f'<th scope="row">{first}</th>{texts}{"".join(_html_cell(cell) for cell in row.cells)}'
+    return f'<th scope="row">{first}</th>{texts}{"".join(map(_html_cell, row.cells))}'
 
 
 def _html_cell(cell: Cell) -> str:
-    detail = f"<small>{html.escape(cell.detail.removeprefix(' /').strip())}</small>" if cell.detail else ""
-    return f'<td class="number {cell.tone}{" best" if cell.best else ""}">{html.escape(cell.text)}{detail}</td>'
+    detail = f"<small>{escape(cell.detail.removeprefix(' /').strip())}</small>" if cell.detail else ""
+    return f'<td class="number {cell.tone}{" best" if cell.best else ""}">{escape(cell.text)}{detail}</td>'

@@ -1,6 +1,7 @@
 """The LPIPS network of the lpips package on a backbone from disk; nothing is ever downloaded."""
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,6 +16,11 @@ CONVOLUTIONS = {  # layers of torchvision's VGG-16 in the blocks of the lpips pa
     "slice4": (17, 19, 21),
     "slice5": (24, 26, 28),
 }
+SCHEMAS = {  # of the operators that torchvision's Python code expects its compiled library to define
+    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}
+_LIBRARY: list[Any] = []  # a library's definitions live as long as the object
 
 
 def load_lpips(weights: Path | str) -> nn.Module:
@@ -23,8 +29,6 @@ def load_lpips(weights: Path | str) -> nn.Module:
     weights: torchvision's `vgg16-397923af.pth` on disk; the calibration weights come with the lpips package. Raises
     DataError when the file is missing or not a VGG-16 state dict.
     """
-    from novelview.compat import import_lpips
-
     state = _backbone(Path(weights))
     network = import_lpips().LPIPS(net="vgg", version="0.1", pnet_rand=True, verbose=False)
     try:
@@ -48,3 +52,24 @@ def _backbone(path: Path) -> dict[str, Tensor]:
         }
     except Exception as error:  # torch.load fails in as many ways as there are damaged files
         raise DataError(f"{path}: not torchvision's VGG-16 weights ({type(error).__name__}); fetch it again") from None
+
+
+def import_lpips() -> ModuleType:
+    """Import and return the lpips package, also where its torchvision cannot be imported beside a CPU-only torch.
+
+    torchvision 0.28.0's wheel registers fake kernels for the operators `nms` and `qnms` that its compiled library
+    defines; beside a CPU build of torch that library does not load, and the import fails ("operator torchvision::nms
+    does not exist"). Defining the two schemas first lets the import pass; no operator is called. With matching wheels
+    the operators exist and nothing is defined here.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name, schema in SCHEMAS.items():
+            if not hasattr(torch.ops.torchvision, name):
+                library.define(schema)
+        _LIBRARY.append(library)
+    import lpips
+
+    return lpips

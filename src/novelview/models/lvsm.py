@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from novelview.cameras.plucker import plucker
+from novelview.cameras.camera import plucker
 from novelview.config.models import LVSMConfig, LVSMDecoderOnlyConfig, LVSMEncoderDecoderConfig
 from novelview.models.layers import BASE_STD, make_blocks
 from novelview.models.schemes import DecoderOnly, EncoderDecoder, PosedTargets

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from novelview.cameras.plucker import plucker
+from novelview.cameras.camera import plucker
 from novelview.errors import DataError
 from novelview.models.tokens import check_size, unpatchify
 from novelview.scenes.batch import Views

@@ -1,8 +1,9 @@
-"""RE10K and DL3DV `.torch` chunks: checked reading and atomic writing (specs/re10k_format.md section 1)."""
+"""RE10K and DL3DV `.torch` chunks and folders of them: checked reading, atomic writing (specs/re10k_format.md)."""
 
 import re
 import zipfile
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -11,12 +12,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from novelview.config.schema import SUBSETS
 from novelview.errors import DataError
-from novelview.files import replacing, write_json
-from novelview.scenes.disk import locating
+from novelview.files import MANIFEST, locating, read_json, replacing, write_json
 
 RE10K_CHUNK_BYTES = 100_000_000
 KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
+CHUNK = re.compile(r"(train|test)/[^/]+\.torch")
 ADVICE = "delete it and fetch or make it again"
 
 
@@ -115,29 +117,19 @@ def _scene(path: Path | str, number: int, entry: Any) -> ChunkScene:
     key = entry.get("key")
     if not isinstance(key, str) or not KEY.fullmatch(key):
         raise DataError(f"{path}: entry {number} has no usable scene key; {ADVICE}")
-    url = entry.get("url", "")
-    fields = [_tensor(path, key, entry, name) for name in ("timestamps", "cameras")]
-    images = entry.get("images")
+    url, images, where = entry.get("url", ""), entry.get("images"), f"{path}: scene {key}"
+    for name, dtype, dims in (("timestamps", torch.int64, 1), ("cameras", torch.float32, 2)):
+        if not _plain(entry.get(name), dtype, dims):
+            kind = str(dtype).removeprefix("torch.")
+            raise DataError(f"{where}: {name} is no {kind} tensor of {dims} dimension(s); {ADVICE}")
     if not isinstance(images, list) or not images:
-        raise DataError(f"{path}: scene {key}: images is no list of frames; {ADVICE}")
+        raise DataError(f"{where}: images is no list of frames; {ADVICE}")
     for frame, image in enumerate(images):
         if not _plain(image, torch.uint8, 1):
-            raise DataError(f"{path}: scene {key}: frame {frame} is no uint8 vector; {ADVICE}")
-    scene = ChunkScene(key, url if isinstance(url, str) else "", fields[0], fields[1], images)
-    _check(path, scene)
+            raise DataError(f"{where}: frame {frame} is no uint8 vector; {ADVICE}")
+    scene = ChunkScene(key, url if isinstance(url, str) else "", entry["timestamps"], entry["cameras"], images)
+    _check_cameras(where, scene)
     return scene
-
-
-FIELDS = {"timestamps": (torch.int64, 1), "cameras": (torch.float32, 2)}
-
-
-def _tensor(path: Path | str, key: str, entry: dict, name: str) -> Tensor:
-    dtype, dims = FIELDS[name]
-    value = entry.get(name)
-    if value is None or not _plain(value, dtype, dims):
-        kind = str(dtype).removeprefix("torch.")
-        raise DataError(f"{path}: scene {key}: {name} is no {kind} tensor of {dims} dimension(s); {ADVICE}")
-    return value
 
 
 def _plain(value: Any, dtype: torch.dtype, dims: int) -> bool:
@@ -148,8 +140,8 @@ def _plain(value: Any, dtype: torch.dtype, dims: int) -> bool:
     return ordinary and value.dtype == dtype and value.dim() == dims
 
 
-def _check(path: Path | str, scene: ChunkScene) -> None:
-    frames, where = len(scene.images), f"{path}: scene {scene.key}"
+def _check_cameras(where: str, scene: ChunkScene) -> None:
+    frames = len(scene.images)
     if scene.timestamps.shape != (frames,) or scene.cameras.shape != (frames, 18):
         shapes = f"timestamps {list(scene.timestamps.shape)}, cameras {list(scene.cameras.shape)}"
         raise DataError(f"{where}: {frames} images but {shapes}, wanted [{frames}] and [{frames}, 18]; {ADVICE}")
@@ -181,9 +173,8 @@ def write_chunk(path: Path | str, scenes: Iterable[ChunkScene]) -> None:
 
 def _bytes_tensor(image: Any) -> Tensor:
     if not isinstance(image, Tensor):
-        return (
-            torch.frombuffer(bytearray(image), dtype=torch.uint8) if len(image) else torch.zeros(0, dtype=torch.uint8)
-        )
+        content = bytearray(image)
+        return torch.frombuffer(content, dtype=torch.uint8) if content else torch.zeros(0, dtype=torch.uint8)
     # A view is saved with the whole storage behind it.
     return image if image.untyped_storage().nbytes() == image.numel() else image.clone()
 
@@ -193,12 +184,12 @@ def write_index(folder: Path | str) -> dict[str, str]:
     index: dict[str, str] = {}
     for path in chunk_files(folder):
         for scene in read_chunk(path):
-            _enter(index, scene.key, path.name, folder)
+            _note(index, scene.key, path.name, folder)
     write_json(Path(folder) / "index.json", index)
     return index
 
 
-def _enter(index: dict[str, str], key: str, name: str, folder: Path | str) -> None:
+def _note(index: dict[str, str], key: str, name: str, folder: Path | str) -> None:
     if key in index:
         raise DataError(f"{folder}: scene {key} is in both {index[key]} and {name}; remove one of them")
     index[key] = name
@@ -224,7 +215,7 @@ class ChunkWriter:
         """Append a scene; raises DataError for a key already written."""
         if not KEY.fullmatch(scene.key):
             raise DataError(f"{self.folder}: scene key '{scene.key}' has characters other than letters, digits, . _ -")
-        _enter(self.index, scene.key, self._name(), self.folder)
+        _note(self.index, scene.key, self._name(), self.folder)
         self._pending.append(scene)
         self._bytes += sum(len(image) for image in scene.images)
         if self._bytes >= self.chunk_bytes:
@@ -250,3 +241,78 @@ class ChunkWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
+
+
+@dataclass(frozen=True)
+class RawData:
+    """A data set as stage `download` or `poses` left it.
+
+    folder: has manifest.json; root: has the chunks, another folder where they stayed where they were found. chunks:
+    split -> chunk files in order; checksums: `{split}/{name}` -> SHA-256; unposed: scene -> frames that were left
+    without a camera, whose pictures are empty; depth_range: z depths, 1st and 99th percentile, of what photographs
+    see, where the import knows points.
+    """
+
+    folder: Path
+    root: Path
+    chunks: dict[str, list[Path]]
+    checksums: dict[str, str]
+    unposed: dict[str, list[int]]
+    depth_range: list[float] | None
+
+
+def read_raw(folder: Path) -> RawData:
+    """Read a data set's manifest; raises DataError, one line, when it is missing, damaged, or lists no chunks."""
+    path = folder / MANIFEST
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise DataError(f"{path}: lists no files; run the download stage again")
+    root = Path(str(manifest.get("root") or folder))
+    checksums: dict[str, str] = {}
+    for name, entry in manifest["files"].items():
+        if name.endswith(".torch"):
+            checksum = entry.get("sha256") if isinstance(entry, dict) else None
+            if not isinstance(checksum, str) or not CHUNK.fullmatch(name):
+                raise DataError(f"{path}: its entry '{name}' is not one of ours; run the download stage again")
+            checksums[name] = checksum
+    if not checksums:
+        raise DataError(f"{path}: lists no chunks; run the download stage again")
+    splits = sorted({name.partition("/")[0] for name in checksums})
+    chunks = {split: [root / name for name in sorted(checksums) if name.startswith(f"{split}/")] for split in splits}
+    unposed = manifest.get("unposed", {})
+    if not isinstance(unposed, dict) or not all(
+        isinstance(frames, list) and all(type(frame) is int for frame in frames) for frames in unposed.values()
+    ):
+        raise DataError(f"{path}: 'unposed' lists no frames by scene; run the poses stage again")
+    imported = manifest.get("import")
+    depth_range = imported.get("depth_range") if isinstance(imported, dict) else None
+    return RawData(folder, root, chunks, checksums, unposed, depth_range)
+
+
+def check_counts(index: Mapping[str, str], published: Mapping[str, Sequence[int]], where: str) -> None:
+    """Raise DataError when a training subset has other chunks or scenes than published.
+
+    Subsets are the first chunks in name order (`novelview.scenes.store.subset_scenes`); published are 1,202, 4,121,
+    16,449 and 66,033 scenes of RealEstate10K.
+    index: scene -> chunk file, as in a split's index.json; published: subset -> (chunks, scenes).
+    """
+    scenes = Counter(index.values())
+    chunks = sorted(scenes)
+    for name, (wanted_chunks, wanted_scenes) in published.items():
+        count = len(chunks) // SUBSETS[name]
+        found = sum(scenes[chunk] for chunk in chunks[:count])
+        if (count, found) != (wanted_chunks, wanted_scenes):
+            other = _other_rule(scenes, chunks, name, wanted_scenes)
+            raise DataError(
+                f"{where}: subset {name} has {count:,} chunks with {found:,} scenes, published are "
+                f"{wanted_chunks:,} with {wanted_scenes:,}{other}; fetch the whole data set, or set "
+                f"source.allow_partial=true to go on with this copy"
+            )
+
+
+def _other_rule(scenes: Mapping[str, int], chunks: list[str], name: str, wanted: int) -> str:
+    """Say which other simple choice of as many chunks has the published number of scenes, if one has."""
+    count, step = len(chunks) // SUBSETS[name], SUBSETS[name]
+    choices = {"the last chunks": chunks[len(chunks) - count :], f"every {step}th chunk": chunks[::step][:count]}
+    fitting = [words for words, chosen in choices.items() if sum(scenes[chunk] for chunk in chosen) == wanted]
+    return f" ({fitting[0]} would have them)" if fitting else ""

@@ -4,41 +4,78 @@ Every chunk becomes one shard and one record in `parts/`, whichever process make
 index is merged from the records in the chunks' order, so the result does not depend on workers or interruptions.
 """
 
+import hashlib
+import io
 import logging
 import multiprocessing
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 from tqdm import tqdm
 
 from novelview.config.schema import PackConfig
 from novelview.errors import DataError
-from novelview.files import sha256, write_json
-from novelview.scenes.disk import locating
-from novelview.scenes.pack_part import EMPTY, Part, Task, pack_chunk, record_of
-from novelview.scenes.store import FORMAT, INDEX, MANIFEST, PackedStore, join, write_columns
+from novelview.files import MANIFEST, file_entry, locating, replacing, sha256, write_json
+from novelview.scenes.chunks import ChunkScene, read_chunk, recorded_checksums
+from novelview.scenes.store import FORMAT, INDEX, Columns, join_words, map_columns, split_words, write_columns
 from novelview.timebox import TimeBox
 
-__all__ = ["PackedStore", "pack_chunks"]
-
+EMPTY = "empty"  # the reason of a frame without a byte
+STORED = {"offset": np.int64, "length": np.uint32, "crc": np.uint32, "size": np.uint16, "bad": np.uint8}
+FRAME_COLUMNS = (*STORED, "intrinsics", "w2c", "timestamp")
+SHOWN = 5  # damaged frames or chunks that an error line names
 logger = logging.getLogger(__name__)
-FRAME_COLUMNS = ("offset", "length", "crc", "size", "intrinsics", "w2c", "timestamp", "bad")
-SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk to pack: split name, chunk file, the split's folder in the store, expected SHA-256 if known."""
+
+    split: str
+    source: Path
+    folder: Path
+    checksum: str | None = None
+
+    @property
+    def record(self) -> Path:
+        """Return the file that says this chunk is packed, until the whole store is."""
+        return self.folder / "parts" / f"{self.source.stem}.safetensors"
 
 
 @dataclass
-class BadChunk:
-    """A chunk that could not be read, and why."""
+class BadFrame:
+    """A frame whose bytes cannot be decoded, or changed since the chunk was written."""
 
-    split: str
-    chunk: str
+    scene: str
+    frame: int
     reason: str
+
+
+@dataclass
+class Part:
+    """What one chunk became: shard file name, size and checksum, scenes in order, columns with a row a frame."""
+
+    source: str
+    source_sha256: str
+    shard: str
+    bytes: int
+    sha256: str
+    bad: list[BadFrame]
+    columns: Columns
+
+    @property
+    def scenes(self) -> list[str]:
+        """Return the scene keys in the chunk's order."""
+        return split_words(self.columns["name"])
 
 
 def pack_chunks(
@@ -64,27 +101,31 @@ def pack_chunks(
     """
     out = Path(out_dir)
     (out / MANIFEST).unlink(missing_ok=True)
-    for split in chunk_files:
-        _sweep(out / split)
-    tasks = _tasks(chunk_files, out, checksums or {})
-    parts, bad_chunks = _run(tasks, list(chunk_files), workers, progress, unposed or {}, box or TimeBox())
-    _judge(parts, bad_chunks, cfg)
+    for name in chunk_files:
+        _sweep(out / name)
+    sums = checksums or {}
+    chunks = [
+        Chunk(name, Path(path), out / name, sums.get(f"{name}/{Path(path).name}"))
+        for name, files in chunk_files.items()
+        for path in files
+    ]
+    results = _run(chunks, workers, progress, unposed or {}, box or TimeBox())
+    parts: dict[str, list[Part]] = {name: [] for name in chunk_files}
+    bad_chunks: list[dict[str, str]] = []
+    for chunk, result in zip(chunks, results, strict=True):
+        if isinstance(result, Part):
+            parts[chunk.split].append(result)
+        else:
+            bad_chunks.append({"split": chunk.split, "chunk": chunk.source.name, "reason": result})
+    _refuse_damage(parts, bad_chunks, cfg)
     with locating(out):
-        counts = {split: _merge(out / split, found) for split, found in parts.items()}
+        counts = {name: _merge(out / name, found) for name, found in parts.items()}
         manifest = _manifest(out, counts, parts, bad_chunks)
         manifest |= {"depth_range": list(depth_range)} if depth_range else {}
         write_json(out / MANIFEST, manifest)
-    for split in chunk_files:
-        shutil.rmtree(out / split / "parts", ignore_errors=True)
+    for name in chunk_files:
+        shutil.rmtree(out / name / "parts", ignore_errors=True)
     return manifest
-
-
-def _tasks(chunk_files: Mapping[str, Sequence[Path]], out: Path, checksums: Mapping[str, str]) -> list[Task]:
-    return [
-        Task(split, str(path), str(out / split), checksums.get(f"{split}/{Path(path).name}"))
-        for split, files in chunk_files.items()
-        for path in files
-    ]
 
 
 def _sweep(folder: Path) -> None:
@@ -95,54 +136,36 @@ def _sweep(folder: Path) -> None:
 
 
 def _run(
-    tasks: list[Task],
-    splits: list[str],
-    workers: int,
-    progress: bool,
-    unposed: Mapping[str, Sequence[int]],
-    box: TimeBox,
-) -> tuple[dict[str, list[Part]], list[BadChunk]]:
-    """Pack every chunk; return the parts of each split in the chunks' order, and the damaged chunks."""
+    chunks: list[Chunk], workers: int, progress: bool, unposed: Mapping[str, Sequence[int]], box: TimeBox
+) -> list[Part | str]:
+    """Pack every chunk; return its part, or why it is damaged, in the chunks' order."""
     results: dict[int, Part | str] = {}
-    before = {number for number, task in enumerate(tasks) if record_of(task).exists()}
-    finished = _in_turn(tasks) if workers < 2 else _in_parallel(tasks, workers)
-    with tqdm(total=len(tasks), unit="chunk", desc="pack", disable=not progress) as bar:
+    before = {number for number, chunk in enumerate(chunks) if chunk.record.exists()}
+    finished = enumerate(map(_pack_chunk, chunks)) if workers < 2 else _in_parallel(chunks, workers)
+    with tqdm(total=len(chunks), unit="chunk", desc="pack", disable=not progress) as bar:
         for number, result in finished:
             results[number] = result
-            _forgive(result, unposed)
-            _log(tasks[number], result)
             bar.update()
-            if isinstance(result, Part) and number not in before:
+            name = f"{chunks[number].split}/{chunks[number].source.name}"
+            if isinstance(result, str):
+                logger.warning("%s: damaged chunk: %s", name, result)
+                continue
+            # Frames emptied for want of a camera are no damage; in the columns they stay marked.
+            result.bad = [
+                bad for bad in result.bad if bad.reason != EMPTY or bad.frame not in unposed.get(bad.scene, ())
+            ]
+            for bad in result.bad:
+                logger.warning("%s: scene %s frame %d: damaged: %s", name, bad.scene, bad.frame, bad.reason)
+            if number not in before:
                 box.unit()
-    parts: dict[str, list[Part]] = {split: [] for split in splits}
-    bad_chunks: list[BadChunk] = []
-    for number, task in enumerate(tasks):
-        result = results[number]
-        if isinstance(result, Part):
-            parts[task.split].append(result)
-        else:
-            bad_chunks.append(BadChunk(task.split, Path(task.source).name, result))
-    return parts, bad_chunks
+    return [results[number] for number in range(len(chunks))]
 
 
-def _forgive(result: Part | str, unposed: Mapping[str, Sequence[int]]) -> None:
-    """Take frames emptied for want of a camera off the list of damaged ones; in the columns they stay marked."""
-    if isinstance(result, Part):
-        result.bad = [
-            frame for frame in result.bad if frame.reason != EMPTY or frame.frame not in unposed.get(frame.scene, ())
-        ]
-
-
-def _in_turn(tasks: list[Task]) -> Iterator[tuple[int, Part | str]]:
-    for number, task in enumerate(tasks):
-        yield number, pack_chunk(task)
-
-
-def _in_parallel(tasks: list[Task], workers: int) -> Iterator[tuple[int, Part | str]]:
+def _in_parallel(chunks: list[Chunk], workers: int) -> Iterator[tuple[int, Part | str]]:
     # Spawned, not forked: a fork of a process with torch's threads running may deadlock.
-    pool = ProcessPoolExecutor(min(workers, len(tasks)) or 1, multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(min(workers, len(chunks)) or 1, multiprocessing.get_context("spawn"))
     try:
-        waiting = {pool.submit(pack_chunk, task): number for number, task in enumerate(tasks)}
+        waiting = {pool.submit(_pack_chunk, chunk): number for number, chunk in enumerate(chunks)}
         for future in as_completed(waiting):
             yield waiting[future], future.result()
     except BrokenProcessPool:
@@ -153,23 +176,19 @@ def _in_parallel(tasks: list[Task], workers: int) -> Iterator[tuple[int, Part | 
         pool.shutdown(cancel_futures=True)
 
 
-def _log(task: Task, result: Part | str) -> None:
-    name = f"{task.split}/{Path(task.source).name}"
-    if isinstance(result, str):
-        logger.warning("%s: damaged chunk: %s", name, result)
-        return
-    for frame in result.bad:
-        logger.warning("%s: scene %s frame %d: damaged: %s", name, frame.scene, frame.frame, frame.reason)
-
-
-def _judge(parts: Mapping[str, list[Part]], bad_chunks: list[BadChunk], cfg: PackConfig) -> None:
-    for split, found in parts.items():
-        _refuse_repeats(split, found)
+def _refuse_damage(parts: Mapping[str, list[Part]], bad_chunks: list[dict[str, str]], cfg: PackConfig) -> None:
+    lost = _shorten([f"{bad['split']}/{bad['chunk']} ({bad['reason']})" for bad in bad_chunks])
+    for name, found in parts.items():
+        owner: dict[str, str] = {}
+        for scene, source in ((scene, part.source) for part in found for scene in part.scenes):
+            if scene in owner:
+                raise DataError(f"{name}: scene {scene} is in both {owner[scene]} and {source}; remove one of them")
+            owner[scene] = source
         if not found:
-            raise DataError(f"{split}: no readable chunk ({_list_chunks(bad_chunks)}); download the data again")
+            raise DataError(f"{name}: no readable chunk ({lost}); download the data again")
     if len(bad_chunks) > cfg.max_bad_chunks:
         raise DataError(
-            f"{len(bad_chunks)} damaged chunks, pack.max_bad_chunks={cfg.max_bad_chunks}: {_list_chunks(bad_chunks)}; "
+            f"{len(bad_chunks)} damaged chunks, pack.max_bad_chunks={cfg.max_bad_chunks}: {lost}; "
             f"fetch them again, or set pack.max_bad_chunks={len(bad_chunks)} to go on without them"
         )
     bad = [frame for found in parts.values() for part in found for frame in part.bad]
@@ -181,24 +200,9 @@ def _judge(parts: Mapping[str, list[Part]], bad_chunks: list[BadChunk], cfg: Pac
         )
 
 
-def _list_chunks(bad_chunks: list[BadChunk]) -> str:
-    return _shorten([f"{bad.split}/{bad.chunk} ({bad.reason})" for bad in bad_chunks])
-
-
 def _shorten(words: list[str]) -> str:
     more = len(words) - SHOWN
     return ", ".join(words[:SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def _refuse_repeats(split: str, parts: list[Part]) -> None:
-    owner: dict[str, str] = {}
-    for part in parts:
-        for scene in part.scenes:
-            if scene in owner:
-                raise DataError(
-                    f"{split}: scene {scene} is in both {owner[scene]} and {part.source}; remove one of them"
-                )
-            owner[scene] = part.source
 
 
 def _merge(folder: Path, parts: list[Part]) -> dict[str, Any]:
@@ -208,40 +212,141 @@ def _merge(folder: Path, parts: list[Part]) -> dict[str, Any]:
     counts = np.concatenate([part.columns["count"] for part in parts])
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     shards = np.repeat(np.arange(len(parts)), [len(part.scenes) for part in parts])
-    urls = [url for part in parts for url in part.urls]
+    urls = [url for part in parts for url in split_words(part.columns["url"])]
     columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in FRAME_COLUMNS}
-    columns |= {"name": join([names[row] for row in order]), "url": join([urls[row] for row in order])}
+    columns |= {"name": join_words([names[row] for row in order]), "url": join_words([urls[row] for row in order])}
     columns |= {"start": starts[order], "count": counts[order], "shard": shards[order]}
     meta = {"format": FORMAT, "shards": [part.shard for part in parts]}
     write_columns(folder / INDEX, columns, meta)
-    _drop_strangers(folder, {part.shard for part in parts})
+    for path in folder.glob("shard-*.bin"):  # of an earlier source: no shard is here that the manifest does not list
+        if path.name not in meta["shards"] and path.is_file():
+            path.unlink()
     bad = sum(len(part.bad) for part in parts)
     return {"scenes": len(names), "frames": int(counts.sum()), "chunks": len(parts), "bad_frames": bad}
 
 
-def _drop_strangers(folder: Path, known: set[str]) -> None:
-    """Remove shards of an earlier source, so no shard is here that the manifest does not list."""
-    for path in folder.glob("shard-*.bin"):
-        if path.name not in known and path.is_file():
-            path.unlink()
-
-
 def _manifest(
-    out: Path, counts: dict[str, Any], parts: Mapping[str, list[Part]], bad_chunks: list[BadChunk]
+    out: Path, counts: dict[str, Any], parts: Mapping[str, list[Part]], bad_chunks: list[dict[str, str]]
 ) -> dict[str, Any]:
     files: dict[str, dict[str, Any]] = {}
-    for split, found in parts.items():
-        index = out / split / INDEX
-        files[f"{split}/{INDEX}"] = {"bytes": index.stat().st_size, "sha256": sha256(index)}
+    for name, found in parts.items():
+        files[f"{name}/{INDEX}"] = file_entry(out / name / INDEX)
         for part in found:
-            files[f"{split}/{part.shard}"] = {"bytes": part.bytes, "sha256": part.sha256}
-    bad = [{"split": split, **vars(frame)} for split, found in parts.items() for part in found for frame in part.bad]
-    sources = {f"{split}/{part.source}": part.source_sha256 for split, found in parts.items() for part in found}
+            files[f"{name}/{part.shard}"] = {"bytes": part.bytes, "sha256": part.sha256}
+    bad = [{"split": name, **vars(frame)} for name, found in parts.items() for part in found for frame in part.bad]
+    sources = {f"{name}/{part.source}": part.source_sha256 for name, found in parts.items() for part in found}
     return {
         "format": FORMAT,
         "splits": counts,
         "files": dict(sorted(files.items())),
         "sources": sources,
         "bad_frames": bad,
-        "bad_chunks": [vars(chunk) for chunk in bad_chunks],
+        "bad_chunks": bad_chunks,
     }
+
+
+def _pack_chunk(chunk: Chunk) -> Part | str:
+    """Pack one chunk, or take it over from an interrupted run; return its part, or the reason why it is damaged."""
+    source, folder, record = chunk.source, chunk.folder, chunk.record
+    try:
+        with locating(folder):
+            checksum = sha256(source)
+            if chunk.checksum and checksum != chunk.checksum:
+                return "its content differs from the download's manifest; run the download stage again"
+            return _finished(record, folder, source, checksum) or _pack(source, checksum, folder, record)
+    except FileNotFoundError:
+        return "no such file; run the download stage again"
+    except DataError as error:
+        return str(error).removeprefix(f"{source}: ")
+
+
+def _finished(record: Path, folder: Path, source: Path, checksum: str) -> Part | None:
+    """Return the part of an earlier run when its record fits the source and its shard is intact."""
+    if not record.is_file():
+        return None
+    try:
+        columns, meta = map_columns(record)
+        stored = meta["part"]
+        bad = [BadFrame(**frame) for frame in stored.pop("bad")]
+        part = Part(**stored, bad=bad, columns=columns)
+    except (DataError, KeyError, TypeError, ValueError):
+        return None
+    shard = folder / part.shard
+    fits = (meta.get("format"), meta.get("columns")) == (FORMAT, _digest(columns))
+    fits = fits and (part.source, part.source_sha256) == (source.name, checksum)
+    intact = fits and shard.is_file() and shard.stat().st_size == part.bytes and sha256(shard) == part.sha256
+    return part if intact else None
+
+
+def _pack(source: Path, checksum: str, folder: Path, record: Path) -> Part:
+    """Write a chunk's shard, then its record; a damaged frame keeps its row, with length 0."""
+    scenes, known = read_chunk(source), recorded_checksums(source)
+    for scene in scenes:
+        if _changed(scene.cameras, known) or _changed(scene.timestamps, known):
+            raise DataError(f"scene {scene.key}: cameras or timestamps changed since the chunk was written")
+    shard, offset, total = f"shard-{source.stem}.bin", 0, hashlib.sha256()
+    rows: list[tuple[Any, ...]] = []  # a frame's values of STORED
+    bad: list[BadFrame] = []
+    with replacing(folder / shard) as partial, open(partial, "wb") as stream:
+        for scene in scenes:
+            for number, image in enumerate(scene.images):
+                content = image.numpy().tobytes()
+                size, reason = inspect(content)
+                if not reason and _changed(image, known):
+                    reason = "bytes changed since the chunk was written"
+                if reason:
+                    bad.append(BadFrame(scene.key, number, reason))
+                    content, size = b"", (0, 0)
+                rows.append((offset, len(content), zlib.crc32(content), size, bool(reason)))
+                offset += len(content)
+                total.update(content)
+                stream.write(content)
+    columns = {name: np.array([row[place] for row in rows], STORED[name]) for place, name in enumerate(STORED)}
+    columns |= _scene_columns(scenes)
+    part = Part(source.name, checksum, shard, offset, total.hexdigest(), bad, columns)
+    stored = {name: value for name, value in vars(part).items() if name not in ("columns", "bad")}
+    stored["bad"] = [asdict(frame) for frame in part.bad]
+    write_columns(record, columns, {"format": FORMAT, "part": stored, "columns": _digest(columns)})
+    return part
+
+
+def _digest(columns: Columns) -> str:
+    total = hashlib.sha256()
+    for name in sorted(columns):
+        total.update(name.encode() + columns[name].tobytes())
+    return total.hexdigest()
+
+
+def _scene_columns(scenes: list[ChunkScene]) -> Columns:
+    cameras = np.concatenate([scene.cameras.numpy() for scene in scenes])
+    return {
+        "name": join_words([scene.key for scene in scenes]),
+        "url": join_words([scene.url for scene in scenes]),
+        "count": np.array([len(scene.images) for scene in scenes], np.int64),
+        "intrinsics": cameras[:, :4],
+        "w2c": cameras[:, 6:].reshape(-1, 3, 4),
+        "timestamp": np.concatenate([scene.timestamps.numpy() for scene in scenes]),
+    }
+
+
+def _changed(tensor: Tensor, known: frozenset[int] | None) -> bool:
+    """Whether a tensor with its own record in the archive has bytes that no recorded checksum fits."""
+    own = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return known is not None and own and zlib.crc32(tensor.numpy().tobytes()) not in known
+
+
+def inspect(content: bytes) -> tuple[tuple[int, int], str]:
+    """Decode a frame in full; return its (height, width) and "", or (0, 0) and what is wrong with it.
+
+    Only a full decode finds a truncated JPEG; it costs about 1.4% of what re-encoding the frame as PNG would.
+    """
+    if not content:
+        return (0, 0), EMPTY
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
+            image.load()
+            return (image.height, image.width), ""
+    # Damaged bytes can fail in any way inside the decoder: this is the trust boundary.
+    except Exception as error:
+        said = " ".join(str(error).split())[:100] or type(error).__name__
+        return (0, 0), "neither JPEG nor PNG" if isinstance(error, UnidentifiedImageError) else said

@@ -18,12 +18,10 @@ from torch import Tensor
 from novelview.config.schema import ViewsConfig
 from novelview.config.stages import SIZED_BY
 from novelview.errors import DataError
-from novelview.files import read_json, sha256, write_bytes, write_json
-from novelview.timebox import TimeBox
-from novelview.unfinished import resuming_folder
+from novelview.files import MANIFEST, check_size, file_entry, read_json, sha256, write_bytes, write_json
+from novelview.timebox import TimeBox, resuming_folder
 
 FORMAT = 1
-MANIFEST = "manifest.json"
 ADVICE = "run the pointmaps stage again"
 
 Points = Callable[[str, list[int]], Float[Tensor, "n 3 h w"]]  # scene, frame numbers -> points
@@ -55,7 +53,7 @@ def write_pointmaps(
             entry = units.read_json(path.stem)
             if entry is None or not path.is_file() or sha256(path) != entry["sha256"]:
                 write_bytes(path, save({"points": teach(scene, frames).contiguous(), "frames": torch.tensor(frames)}))
-                entry = {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+                entry = {"file": path.name, **file_entry(path)}
                 units.keep_json(path.stem, entry)
                 box.unit()
             made[scene] = entry
@@ -80,15 +78,8 @@ class Pointmaps:
             if found.get(key) != wanted[key]:
                 raise DataError(f"{manifest}: made for {key}={found.get(key)}, not for {wanted[key]}; {ADVICE}")
         self.scenes: dict[str, dict[str, Any]] = content["scenes"]
-        self._check_sizes()
-
-    def _check_sizes(self) -> None:
         for entry in self.scenes.values():
-            path = self.folder / entry["file"]
-            found = path.stat().st_size if path.is_file() else None
-            if found != entry["bytes"]:
-                state = "missing" if found is None else f"{found} bytes instead of {entry['bytes']}"
-                raise DataError(f"{path}: {state}; {ADVICE}")
+            check_size(self.folder / entry["file"], entry, ADVICE)
 
     def points(self, scene: str, frames: Sequence[int]) -> Float[Tensor, "v 3 h w"]:
         """Return the points of frames of a scene as float32."""

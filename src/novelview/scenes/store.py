@@ -1,15 +1,15 @@
 """The packed store's reader: any frame of any scene without touching its neighbours.
 
 A split folder holds `shard-*.bin` (undecoded frames one after the other, one shard a source chunk) and
-`index.safetensors`; the folder above holds `manifest.json` with the size and SHA-256 of every file. Reads are
-single positioned reads, so a store may be shared by threads and forked workers; pickling one reopens it.
+`index.safetensors`; the folder above holds `manifest.json` with the size and SHA-256 of every file. Every read opens
+its shard, so a store may be shared by threads and forked workers; pickling one reopens it.
 """
 
 import io
 import json
 import mmap
-import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from PIL import Image
 from safetensors.numpy import save
 from torch import Tensor
 
-from novelview.errors import DataError
-from novelview.files import read_json, sha256, write_bytes
+from novelview.config.schema import SUBSETS
+from novelview.errors import ConfigError, DataError
+from novelview.files import MANIFEST, check_content, check_size, read_json, write_bytes
 
 FORMAT = "1"
 INDEX = "index.safetensors"
-MANIFEST = "manifest.json"
 HASHED = 2**26  # bytes of an index up to which opening a store compares its checksum
 ADVICE = "run the preprocess stage again"
 DTYPES = {"I64": np.int64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "F32": np.float32}
@@ -66,13 +66,13 @@ def _view(content: mmap.mmap, start: int, entry: dict[str, Any]) -> NDArray[Any]
     return np.asarray(flat, dtype).reshape(entry["shape"])
 
 
-def join(words: list[str]) -> NDArray[np.uint8]:
+def join_words(words: list[str]) -> NDArray[np.uint8]:
     """Return strings as one array of UTF-8 bytes, separated by newlines."""
     return np.frombuffer("\n".join(" ".join(word.splitlines()) for word in words).encode(), np.uint8)
 
 
-def split(column: NDArray[np.uint8]) -> list[str]:
-    """Return the strings of `join`."""
+def split_words(column: NDArray[np.uint8]) -> list[str]:
+    """Return the strings of `join_words`."""
     return bytes(column).decode().split("\n")
 
 
@@ -93,7 +93,7 @@ class PackedStore:
         if meta.get("format") != FORMAT:
             raise DataError(f"{self.folder}: store format {meta.get('format')}, this program reads {FORMAT}; {ADVICE}")
         self._shards: list[str] = meta["shards"]
-        self.scenes: list[str] = split(self._columns["name"])
+        self.scenes: list[str] = split_words(self._columns["name"])
         self._rows = {name: row for row, name in enumerate(self.scenes)}
 
     def __reduce__(self) -> tuple:
@@ -133,11 +133,9 @@ class PackedStore:
             raise DataError(f"{where}: damaged in the source; leave it out of the views")
         shard = self.folder / self._shards[int(self._columns["shard"][self._row(scene)])]
         length, offset = int(self._columns["length"][at]), int(self._columns["offset"][at])
-        descriptor = os.open(shard, os.O_RDONLY)
-        try:
-            content = os.pread(descriptor, length, offset)
-        finally:
-            os.close(descriptor)
+        with open(shard, "rb") as stream:
+            stream.seek(offset)
+            content = stream.read(length)
         if zlib.crc32(content) != int(self._columns["crc"][at]):
             raise DataError(f"{where}: its bytes in {shard.name} changed since packing; {ADVICE}")
         return content
@@ -148,8 +146,9 @@ class PackedStore:
 
     def w2c(self, scene: str) -> Float[Tensor, "n 4 4"]:
         """Return the world-to-camera matrices, float32 as in the chunk, OpenCV axes."""
-        rows = self._take("w2c", scene)
-        return torch.from_numpy(np.concatenate([rows, np.broadcast_to(BOTTOM, (len(rows), 1, 4))], axis=1))
+        matrices = np.tile(np.eye(4, dtype=np.float32), (self.frames(scene), 1, 1))
+        matrices[:, :3] = self._take("w2c", scene)
+        return torch.from_numpy(matrices)
 
     def c2w(self, scene: str) -> Float[Tensor, "n 4 4"]:
         """Return the camera-to-world matrices, inverted in float64, then float32 (specs/re10k_format.md section 3)."""
@@ -179,13 +178,12 @@ class PackedStore:
 
     def url(self, scene: str) -> str:
         """Return where the scene's video came from; may be empty."""
-        return split(self._columns["url"])[self._row(scene)]
+        return split_words(self._columns["url"])[self._row(scene)]
 
     def verify(self) -> None:
         """Compare the SHA-256 of this split's files with the manifest; raises DataError naming the first wrong one."""
         for name, entry in self._files.items():
-            if sha256(self.folder / name) != entry["sha256"]:
-                raise DataError(f"{self.folder / name}: content differs from the manifest; {ADVICE}")
+            check_content(self.folder / name, entry, ADVICE)
 
     def _row(self, scene: str) -> int:
         row = self._rows.get(scene)
@@ -206,32 +204,54 @@ class PackedStore:
         return self._columns[column][start : start + self.frames(scene)]
 
 
-BOTTOM = np.array([[[0, 0, 0, 1]]], np.float32)
-
-
 def _check_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the manifest's entries of one split by file name, all of them present with the right size."""
-    manifest = folder.parent / MANIFEST
+    manifest, prefix = folder.parent / MANIFEST, f"{folder.name}/"
     content = read_json(manifest)
     try:
-        return _list_files(folder, manifest, content)
+        if folder.name not in content["splits"]:
+            raise DataError(f"{manifest}: lists no split '{folder.name}'; {ADVICE}")
+        files = {
+            name.removeprefix(prefix): entry for name, entry in content["files"].items() if name.startswith(prefix)
+        }
+        if INDEX not in files:
+            raise DataError(f"{manifest}: lists no {prefix}{INDEX}; {ADVICE}")
+        for name, entry in files.items():
+            check_size(folder / name, entry, ADVICE)
+        if files[INDEX]["bytes"] <= HASHED:
+            check_content(folder / INDEX, files[INDEX], ADVICE)
     except (KeyError, TypeError, AttributeError):
         raise DataError(f"{manifest}: is not the manifest of a packed store; {ADVICE}") from None
-
-
-def _list_files(folder: Path, manifest: Path, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    if folder.name not in content["splits"]:
-        raise DataError(f"{manifest}: lists no split '{folder.name}'; {ADVICE}")
-    prefix = f"{folder.name}/"
-    files = {name.removeprefix(prefix): entry for name, entry in content["files"].items() if name.startswith(prefix)}
-    if INDEX not in files:
-        raise DataError(f"{manifest}: lists no {prefix}{INDEX}; {ADVICE}")
-    for name, entry in files.items():
-        path = folder / name
-        found = path.stat().st_size if path.is_file() else None
-        if found != entry["bytes"]:
-            state = "missing" if found is None else f"{found} bytes instead of {entry['bytes']}"
-            raise DataError(f"{path}: {state}; {ADVICE}")
-    if files[INDEX]["bytes"] <= HASHED and sha256(folder / INDEX) != files[INDEX]["sha256"]:
-        raise DataError(f"{folder / INDEX}: content differs from the manifest; {ADVICE}")
     return files
+
+
+def sound_frames(store: PackedStore, scene: str) -> list[int]:
+    """Return the numbers of a scene's undamaged frames."""
+    bad = store.bad(scene)
+    return [frame for frame in range(store.frames(scene)) if frame not in bad]
+
+
+def subset_scenes(store: PackedStore, name: str) -> list[str]:
+    """Return the scenes of the training subset `name` in the store's order: those in its first chunks by name.
+
+    The paper trains on 76, 304, 1216 and all 4866 chunks of RealEstate10K, which is floor(4866 / 64), / 16 and / 4
+    (specs/re10k_format.md section 5). Which chunks is not published: see `novelview.scenes.chunks.check_counts`.
+    Raises ConfigError for an unknown subset, and where there are fewer chunks than parts.
+    """
+    if name not in SUBSETS:
+        raise ConfigError(f"subset={name}: choose one of {', '.join(SUBSETS)}")
+    if SUBSETS[name] == 1:
+        return list(store.scenes)
+    chunks = set(first_chunks(store.chunks, name))
+    return [scene for scene in store.scenes if store.chunk(scene) in chunks]
+
+
+def first_chunks(chunks: Sequence[str], name: str) -> list[str]:
+    """Return the chunks of subset `name` out of all; raises ConfigError where one part in so many is none."""
+    count = len(chunks) // SUBSETS[name]
+    if not count:
+        raise ConfigError(
+            f"subset={name}: is 1/{SUBSETS[name]} of the training chunks, and there are {len(chunks)}; "
+            f"take subset=full, or data in more chunks (rooms: a smaller source.chunk_bytes)"
+        )
+    return sorted(chunks)[:count]

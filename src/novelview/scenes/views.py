@@ -1,73 +1,17 @@
-"""Which frames make a sample: the training sampler, and evaluation indices in RealEstate10K's JSON format."""
+"""Evaluation indices: which frames of which scenes are context and target, in RealEstate10K's JSON format."""
 
 import logging
 import math
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from novelview.config.schema import ViewsConfig
-from novelview.errors import ConfigError, DataError
+from novelview.errors import DataError
 from novelview.files import read_json, write_json
-from novelview.scenes.bounded import SAMPLERS, fewest_frames
+from novelview.scenes.store import PackedStore
 
 log = logging.getLogger(__name__)
-
-
-def select_views(n_frames: int, rng: random.Random, cfg: ViewsConfig) -> list[int] | None:
-    """Draw `cfg.num_views` frame numbers of a scene with `n_frames` frames; None when the scene is too short.
-
-    The first two are the ends of an interval whose length lies in [min_frame_dist, min(n_frames - 1, max_frame_dist)];
-    the others lie strictly inside, distinct, in random order. The calls on `rng` and their order are the reference
-    sampler's (specs/uplvsm.md section 9). Raises ConfigError when the shortest interval cannot hold the views.
-    """
-    inside = cfg.num_views - 2
-    if cfg.min_frame_dist - 1 < inside:
-        raise ConfigError(
-            f"views.min_frame_dist={cfg.min_frame_dist}: an interval this short holds no {inside} views between "
-            f"its ends; raise it to {inside + 1} or lower views.num_views"
-        )
-    longest = min(n_frames - 1, cfg.max_frame_dist)
-    if not long_enough(n_frames, cfg):
-        return None
-    distance = rng.randint(cfg.min_frame_dist, longest)
-    start = rng.randint(0, n_frames - distance - 1)
-    end = start + distance
-    return [start, end, *rng.sample(range(start + 1, end), inside)]
-
-
-def random_views(sound: Sequence[int], rng: random.Random, cfg: ViewsConfig) -> list[int] | None:
-    """Draw `cfg.num_views` of the undamaged frames of a scene, in random order; None when there are too few.
-
-    The first num_context are the inputs and the last num_target the targets: with more of both than are drawn, the
-    middle ones are both (specs/lact.md sections 7 and 8; there a short scene gives fewer views, which no batch holds).
-    """
-    return rng.sample(list(sound), cfg.num_views) if len(sound) >= cfg.num_views else None
-
-
-def long_enough(n_frames: int, cfg: ViewsConfig) -> bool:
-    """Tell whether the training sampler accepts a scene of `n_frames` frames (specs/uplvsm.md section 9)."""
-    if cfg.sampler == "random":
-        return n_frames >= cfg.num_views
-    if cfg.sampler in SAMPLERS:
-        return n_frames >= fewest_frames(cfg)
-    return n_frames >= cfg.num_views and min(n_frames - 1, cfg.max_frame_dist) > cfg.min_frame_dist
-
-
-def select_targets(rng: random.Random, cfg: ViewsConfig) -> list[int]:
-    """Choose the target views of one training sample, as positions within its `cfg.num_views` loaded views.
-
-    With `target_has_input` they are drawn without replacement from all views, contexts included; otherwise they are
-    the first `num_target` views after the contexts, which the sampler already put in random order. With
-    `sampler=random` they are the last of all views.
-    """
-    if cfg.sampler == "random":
-        return list(range(cfg.num_views - cfg.num_target, cfg.num_views))
-    if cfg.target_has_input:
-        return rng.sample(range(cfg.num_views), cfg.num_target)
-    return list(range(cfg.num_context, cfg.num_context + cfg.num_target))
 
 
 @dataclass(frozen=True)
@@ -78,17 +22,6 @@ class EvalEntry:
     context: tuple[int, ...]
     target: tuple[int, ...]
     overlap: float | None = None
-
-
-class FrameSource(Protocol):
-    """What index checks ask of a packed store."""
-
-    @property
-    def scenes(self) -> Sequence[str]: ...
-
-    def frames(self, scene: str) -> int: ...
-
-    def bad(self, scene: str) -> Any: ...
 
 
 def load_index(path: Path | str) -> list[EvalEntry]:
@@ -135,7 +68,7 @@ def save_index(path: Path | str, entries: Sequence[EvalEntry]) -> None:
     write_json(path, {scene: rows[0] if len(rows) == 1 else rows for scene, rows in scenes.items()})
 
 
-def known_entries(entries: Sequence[EvalEntry], store: FrameSource, name: str) -> list[EvalEntry]:
+def known_entries(entries: Sequence[EvalEntry], store: PackedStore, name: str) -> list[EvalEntry]:
     """Keep the entries that `store` can serve; `name` is the index' name in messages.
 
     Scenes the store does not have and entries on damaged frames are left out and counted in the log. Raises DataError
@@ -144,7 +77,12 @@ def known_entries(entries: Sequence[EvalEntry], store: FrameSource, name: str) -
     scenes = set(store.scenes)
     present = [entry for entry in entries if entry.scene in scenes]
     for entry in present:
-        _check_range(entry, store.frames(entry.scene), name)
+        highest, n_frames = max(*entry.context, *entry.target), store.frames(entry.scene)
+        if highest >= n_frames:
+            raise DataError(
+                f"{name}: scene {entry.scene}: frame {highest} does not exist, the scene has {n_frames} frames; "
+                "is it the index of this data set?"
+            )
     whole = [entry for entry in present if not store.bad(entry.scene) & {*entry.context, *entry.target}]
     absent, damaged = len(entries) - len(present), len(present) - len(whole)
     if not whole:
@@ -157,12 +95,3 @@ def known_entries(entries: Sequence[EvalEntry], store: FrameSource, name: str) -
     if damaged:
         log.warning("%s: %d entries left out, their frames are damaged", name, damaged)
     return whole
-
-
-def _check_range(entry: EvalEntry, n_frames: int, name: str) -> None:
-    highest = max(*entry.context, *entry.target)
-    if highest >= n_frames:
-        raise DataError(
-            f"{name}: scene {entry.scene}: frame {highest} does not exist, the scene has {n_frames} frames; "
-            "is it the index of this data set?"
-        )

@@ -17,19 +17,18 @@ from novelview.errors import ConfigError, DataError
 from novelview.evaluation.depth_files import write_depths
 from novelview.evaluation.scene_file import Encoded
 from novelview.evaluation.viewing import encode_scene
-from novelview.files import require_writable, sha256, write_json
+from novelview.files import MANIFEST, require_writable, sha256, write_json
 from novelview.models.depthsplat.model import DepthSplat
 from novelview.models.weights import load_weights
-from novelview.scenes.frames import FrameCache
-from novelview.scenes.selection import choose, pool_of
-from novelview.scenes.store import MANIFEST, PackedStore
+from novelview.scenes.batch import FrameCache
+from novelview.scenes.samplers import choose_frames, frame_pool
+from novelview.scenes.store import PackedStore
 from novelview.scenes.views import known_entries, load_index
 from novelview.stages.cli import run_stage
 from novelview.stages.evaluate import views_of
 from novelview.stages.render import sized
-from novelview.timebox import TimeBox
+from novelview.timebox import TimeBox, Unfinished, stamp_of
 from novelview.training.distributed import team
-from novelview.unfinished import Unfinished, stamp_of
 
 log = logging.getLogger(__name__)
 
@@ -91,10 +90,10 @@ def _chosen(cfg: DepthStage, store: PackedStore) -> Iterator[tuple[str, list[int
     if not scenes:
         raise DataError(f"{cfg.io['packed']}: split {cfg.split} has no scenes; choose the other as split=")
     for scene in scenes:
-        pool = pool_of(store, scene, cfg.seed)
+        pool = frame_pool(store, scene, cfg.seed)
         if cfg.views > len(pool.order):
             raise DataError(f"views={cfg.views}: scene {scene} has {len(pool.order)} usable frames; ask for fewer")
-        yield scene, sorted(choose(pool, pool.order, cfg.select, cfg.views))
+        yield scene, sorted(choose_frames(pool, pool.order, cfg.select, cfg.views))
 
 
 def _written(

@@ -10,11 +10,9 @@ from novelview.config.digest import digest, resolved, source_digest
 from novelview.config.sources import RoomsSource
 from novelview.config.stages import DownloadStage
 from novelview.errors import ConfigError
-from novelview.files import listed, write_json
-from novelview.scenes.disk import locating
+from novelview.files import file_entries, locating, write_json
 from novelview.stages.cli import run_stage
-from novelview.timebox import TimeBox
-from novelview.unfinished import Unfinished, resuming_folder, stamp_of
+from novelview.timebox import TimeBox, Unfinished, resuming_folder, stamp_of
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +34,7 @@ def download(cfg: DownloadStage) -> None:
     stamp = stamp_of(digest(cfg), source_digest("download"), *_traced_on(cfg).values())
     with locating(out), resuming_folder(out, stamp) as (folder, units):
         extra = _rooms(cfg, folder, units, box) if source.kind == "rooms" else SOURCES[source.kind](cfg, folder)
-        files = extra.pop("files", {}) | listed(folder)
+        files = extra.pop("files", {}) | file_entries(folder)
         write_json(folder / "manifest.json", {"files": files, "source": resolved(cfg)["source"], **extra})
 
 
@@ -78,10 +76,11 @@ def _chunks(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
 
 
 def _transforms(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
-    from novelview.scenes.imports import transforms, write
+    from novelview.scenes.imports import camera_lists, write
 
     source: Any = cfg.source
-    return write.write_scene(transforms.load(_path(cfg), source), source, folder, cfg.dataset, cfg.runtime.progress)
+    scene = camera_lists.load_transforms(_path(cfg), source)
+    return write.write_scene(scene, source, folder, cfg.dataset, cfg.runtime.progress)
 
 
 def _colmap(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
@@ -92,28 +91,27 @@ def _colmap(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
 
 
 def _opencv_cameras(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
-    from novelview.scenes.imports import opencv_cameras, write
-    from novelview.scenes.imports.collection import write_collection
+    from novelview.scenes.imports import camera_lists, write
 
     source: Any = cfg.source
-    scenes = opencv_cameras.listed(_path(cfg), source)
+    scenes = camera_lists.load_opencv_list(_path(cfg), source)
     if scenes:
-        return write_collection({source.split: scenes}, source, folder, cfg.dataset, cfg.runtime.progress)
-    scene = opencv_cameras.load(_path(cfg), source)
+        return write.write_collection({source.split: scenes}, source, folder, cfg.dataset, cfg.runtime.progress)
+    scene = camera_lists.load_opencv_cameras(_path(cfg), source)
     return write.write_scene(scene, source, folder, cfg.dataset, cfg.runtime.progress)
 
 
 def _dl3dv(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
     from novelview.downloads.registry import is_remote
-    from novelview.scenes.imports import dl3dv
-    from novelview.scenes.imports.collection import write_collection
+    from novelview.scenes.imports import camera_lists, write
 
     source: Any = cfg.source
-    address = cfg.path or dl3dv.BENCHMARK
+    address = cfg.path or camera_lists.BENCHMARK
     # Beside the final folder, which is replaced whole: a stopped download is continued.
     place = Path(cfg.io["out"]).expanduser().absolute().parent
-    path = dl3dv.fetch(address, source, place) if is_remote(address) else _path(cfg)
-    return write_collection(dl3dv.groups(path, source), source, folder, cfg.dataset, cfg.runtime.progress)
+    path = camera_lists.fetch_dl3dv(address, source, place) if is_remote(address) else _path(cfg)
+    groups = camera_lists.load_dl3dv(path, source)
+    return write.write_collection(groups, source, folder, cfg.dataset, cfg.runtime.progress)
 
 
 def _photos(cfg: DownloadStage, folder: Path) -> dict[str, Any]:

@@ -19,18 +19,15 @@ from novelview.evaluation.geometry import Truth
 from novelview.evaluation.protocol import Task
 from novelview.evaluation.report import Subject, evaluate_to
 from novelview.evaluation.summary import means
-from novelview.files import read_json, sha256, write_json
+from novelview.files import MANIFEST, read_json, sha256, write_json
 from novelview.models.weights import load_weights
 from novelview.scenes.procedural.truth import exact_depth
-from novelview.scenes.raw import MANIFEST
-from novelview.scenes.selection import selected_splits
-from novelview.scenes.store import PackedStore
-from novelview.scenes.subsets import subset_scenes
+from novelview.scenes.samplers import selected_splits
+from novelview.scenes.store import PackedStore, subset_scenes
 from novelview.scenes.views import EvalEntry, load_index
 from novelview.stages.cli import run_stage
-from novelview.timebox import TimeBox
+from novelview.timebox import TimeBox, stamp_of
 from novelview.training.distributed import team
-from novelview.unfinished import stamp_of
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +35,7 @@ log = logging.getLogger(__name__)
 def evaluate(cfg: EvaluateStage) -> None:
     """Score the weights `io.weights` on the splits `eval.splits` of the packed data set, into `io.out`.
 
-    With `eval.select` the views are chosen here (`novelview.scenes.selection`), and the splits are named after how.
+    With `eval.select` the views are chosen here (`novelview.scenes.samplers`), and the splits are named after how.
     Under torchrun the entries are shared between the processes. Raises NovelviewError, one line, for a missing split,
     an unfit index, or weights that are not ours; BoxEnded when the time box is over, after one batch at least.
     """

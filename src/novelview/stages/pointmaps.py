@@ -8,21 +8,20 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from novelview.cameras.points import unproject
+from novelview.cameras.camera import unproject
 from novelview.config.digest import digest, source_digest
 from novelview.config.stages import PointmapsStage
 from novelview.errors import DataError
-from novelview.files import sha256
+from novelview.files import MANIFEST, sha256
 from novelview.losses.pointmap import flat_pointmap, teacher_images
 from novelview.models.vggt.weights import load_vggt
-from novelview.scenes.frames import FrameCache
-from novelview.scenes.pointmaps import MANIFEST, Points, write_pointmaps
+from novelview.scenes.batch import FrameCache
+from novelview.scenes.pointmaps import Points, write_pointmaps
 from novelview.scenes.procedural.truth import exact_depth
 from novelview.scenes.store import PackedStore
 from novelview.stages.cli import run_stage
-from novelview.timebox import TimeBox
+from novelview.timebox import TimeBox, stamp_of
 from novelview.training.distributed import team
-from novelview.unfinished import stamp_of
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,10 @@ from typing import Any
 from novelview.config.digest import resolved
 from novelview.config.stages import PosesStage
 from novelview.errors import ConfigError
-from novelview.files import listed, replacing_folder, write_json
-from novelview.scenes.disk import locating
-from novelview.scenes.estimation.estimate import Estimator, Given
-from novelview.scenes.estimation.replace import open_replacement
-from novelview.scenes.raw import MANIFEST, read_raw
+from novelview.files import MANIFEST, file_entries, locating, replacing_folder, write_json
+from novelview.scenes.chunks import read_raw
+from novelview.scenes.estimation.estimate import Colmap, Estimator, Given
+from novelview.scenes.estimation.replace import Replacement
 from novelview.stages.cli import run_stage
 from novelview.timebox import TimeBox
 
@@ -34,18 +33,16 @@ def poses(cfg: PosesStage) -> None:
     if out.resolve() in (raw.folder.resolve(), raw.root.resolve()):
         raise ConfigError(f"io.out={out}: is the folder of the data set itself; choose another")
     estimates = out.absolute().parent / "estimates"
-    run = open_replacement(raw, estimator(cfg), cfg, estimates, box)
+    run = Replacement(raw, estimator(cfg), cfg, estimates, box)
     with locating(out), replacing_folder(out) as folder:
         extra = run.write(folder)
-        write_json(folder / MANIFEST, {"files": listed(folder), "source": resolved(cfg), **extra})
+        write_json(folder / MANIFEST, {"files": file_entries(folder), "source": resolved(cfg), **extra})
 
 
 def estimator(cfg: PosesStage) -> Estimator:
     """Return what estimates the cameras."""
     node: Any = cfg.poses
     if node.kind == "colmap":
-        from novelview.scenes.estimation.colmap import Colmap
-
         return Colmap(node)
     if node.kind == "vggt":
         from novelview.devices import pick_device

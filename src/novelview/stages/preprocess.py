@@ -6,8 +6,8 @@ from pathlib import Path
 
 from novelview.config.stages import PreprocessStage
 from novelview.errors import ConfigError
+from novelview.scenes.chunks import read_raw
 from novelview.scenes.pack import pack_chunks
-from novelview.scenes.raw import read_raw
 from novelview.stages.cli import run_stage
 from novelview.timebox import TimeBox
 

@@ -11,7 +11,7 @@ from typing import Any
 from novelview.config.stages import PublishStage
 from novelview.downloads.hub import require_token, upload
 from novelview.errors import ConfigError, DataError
-from novelview.figures.card import model_card, title
+from novelview.figures.released import card_title, model_card
 from novelview.figures.results import Evaluation, read_evaluation
 from novelview.files import replacing_folder, sha256, write_json, write_text
 from novelview.models.pretrained import WEIGHTS, load_pretrained
@@ -41,7 +41,7 @@ def publish(cfg: PublishStage) -> None:
     _refuse_foreign(out)
     with replacing_folder(out) as folder:
         _fill(folder, weights, evaluation, config, model_card(evaluation, cfg.licence, cfg.repo))
-        commit = upload(folder, cfg.repo, cfg.private, f"Publish {title(evaluation)}") if cfg.repo else None
+        commit = upload(folder, cfg.repo, cfg.private, f"Publish {card_title(evaluation)}") if cfg.repo else None
         write_json(folder / RECORD, {"repo": cfg.repo, "commit": commit})
     log.info(
         "%s: %s", out, f"on the hub as {cfg.repo}, commit {commit}" if cfg.repo else "written, nothing sent (no repo)"

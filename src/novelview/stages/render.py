@@ -22,17 +22,16 @@ from novelview.evaluation.gallery import to_uint8
 from novelview.evaluation.scene_file import Encoded, load_scene, save_scene
 from novelview.evaluation.video import enlarge, write_video
 from novelview.evaluation.viewing import Cameras, Viewer, encode_scene, path_cameras
-from novelview.files import replacing, require_writable, sha256
+from novelview.files import MANIFEST, replacing, require_writable, sha256
 from novelview.models.render import ViewModel
 from novelview.models.weights import load_weights
 from novelview.scenes.batch import Views
-from novelview.scenes.selection import choose, pool_of
-from novelview.scenes.store import MANIFEST, PackedStore
+from novelview.scenes.samplers import choose_frames, frame_pool
+from novelview.scenes.store import PackedStore
 from novelview.stages.cli import run_stage
 from novelview.stages.evaluate import views_of
-from novelview.timebox import TimeBox
+from novelview.timebox import TimeBox, Unfinished, stamp_of
 from novelview.training.distributed import team
-from novelview.unfinished import Unfinished, stamp_of
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -114,10 +113,10 @@ def _encoded(cfg: RenderStage, model: ViewModel, weights: Path, views: ViewsConf
     if not len(store):
         raise DataError(f"{cfg.io['packed']}: split {cfg.split} has no scenes; choose the other as split=")
     scene = cfg.scene or store.scenes[0]
-    pool = pool_of(store, scene, cfg.seed)
+    pool = frame_pool(store, scene, cfg.seed)
     if cfg.views > len(pool.order):
         raise DataError(f"views={cfg.views}: scene {scene} has {len(pool.order)} usable frames; ask for fewer")
-    frames = sorted(choose(pool, pool.order, cfg.select, cfg.views))
+    frames = sorted(choose_frames(pool, pool.order, cfg.select, cfg.views))
     return encode_scene(model, weights, store, scene, frames, sized(views, cfg.resolution), device, cfg.amp)
 
 
@@ -140,7 +139,8 @@ def cameras(cfg: RenderStage, encoded: Encoded, model: ViewModel) -> Cameras:
         path = cfg.camera_path
         shape = (path.hfov, path.elevation, path.swing, path.min_radius, path.max_radius, path.swap_sides)
         c2w, intrinsics = turntable(cfg.frames, facts.height, facts.width, *shape)
-        c2w = frame.enter(c2w) if frame is not None else c2w  # out of the world, into which no context looks any more
+        if frame is not None:  # out of the world, into which no context looks any more
+            c2w = frame.transform(c2w)
     else:
         c2w, intrinsics = path_cameras(cfg.camera_path, cfg.frames, *seen)
     context = Views(None, *(part[None] for part in seen))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from novelview.config.stages import ReportStage
 from novelview.figures.report import write_report
+from novelview.figures.results import Results
 from novelview.stages.cli import run_stage
 
 
@@ -14,7 +15,8 @@ def report(cfg: ReportStage) -> None:
     `io.showcase`: evaluation folders of released checkpoints.
     """
     folders, logs, shown = ([Path(path) for path in cfg.io.get(key) or []] for key in ("inputs", "curves", "showcase"))
-    write_report(folders, logs, Path(cfg.io["figures"]), Path(cfg.io["out"]), cfg.study, cfg.scale, shown)
+    results = Results(folders, logs, study=cfg.study, scale=cfg.scale)
+    write_report(results, Path(cfg.io["figures"]), Path(cfg.io["out"]), shown)
 
 
 if __name__ == "__main__":

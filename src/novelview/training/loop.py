@@ -12,11 +12,9 @@ from novelview.config.stages import TrainStage
 from novelview.errors import CheckpointError, ConfigError, NovelviewError
 from novelview.losses.training import TrainingLoss
 from novelview.models.weights import save_weights
-from novelview.scenes.dataset import TrainSet
-from novelview.scenes.loader import TrainLoader, affordable
-from novelview.scenes.pack import PackedStore
+from novelview.scenes.dataset import TrainLoader, TrainSet, workers_that_fit
 from novelview.scenes.pointmaps import Pointmaps
-from novelview.scenes.subsets import subset_scenes
+from novelview.scenes.store import PackedStore, subset_scenes
 from novelview.timebox import BOXED, INTERRUPTED, TimeBox
 from novelview.training.checkpoint import Checkpoints, State, random_state, restore_random_state, sweep_partial
 from novelview.training.distributed import Team, team
@@ -193,7 +191,7 @@ class Run:
 def _loader(cfg: TrainStage, members: Team) -> TrainLoader:
     store = PackedStore(Path(cfg.io["packed"]) / "train")
     scenes = subset_scenes(store, cfg.subset)
-    workers = affordable(cfg.runtime.workers, _batch_bytes(cfg))
+    workers = workers_that_fit(cfg.runtime.workers, _batch_bytes(cfg))
     threads = 1 if workers else cfg.runtime.threads or os.cpu_count() or 1
     accum, pointmaps = cfg.train.grad_accum, _pointmaps(cfg)
     cache, shared = cfg.runtime.cache_mb, workers > 1 and cfg.runtime.cache_mb > 0

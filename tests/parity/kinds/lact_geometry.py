@@ -10,10 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformer_fixture import close
 
-from novelview.cameras.camera import cover_plan
+from novelview.cameras.camera import cover_plan, rays
 from novelview.cameras.paths import along, turntable
-from novelview.cameras.plucker import rays
-from novelview.cameras.poses import normalise_scene
+from novelview.cameras.poses import normalise_poses
 
 ATOL = 1e-5
 BUNDLED = Path(__file__).parents[2] / "goldens/lact/geometry"
@@ -29,7 +28,7 @@ def check_rays(folder: Path, config: dict[str, Any]) -> None:
 
 def check_normalisation(folder: Path, config: dict[str, Any]) -> None:
     fixture = load_file(folder / "cases.safetensors")
-    close("norm.c2w_out", normalise_scene(fixture["norm.c2w_in"]), fixture["norm.c2w_out"], ATOL)
+    close("norm.c2w_out", normalise_poses(fixture["norm.c2w_in"], 1.0), fixture["norm.c2w_out"], ATOL)
 
 
 def check_turntable(folder: Path, config: dict[str, Any]) -> None:

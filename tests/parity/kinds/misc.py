@@ -12,16 +12,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from novelview.cameras.camera import resize_crop_plan
+from novelview.cameras.camera import plucker, rays, resize_crop_plan
 from novelview.cameras.paths import interpolate
-from novelview.cameras.plucker import plucker, rays
 from novelview.cameras.poses import c2w_to_encoding, canonicalise, encoding_to_c2w, normalise_poses
 from novelview.config.schema import ViewsConfig
 from novelview.evaluation.metrics import psnr, ssim
 from novelview.losses.perceptual import PerceptualLoss, shapes
 from novelview.models.dinov2 import resize_pos_embed
 from novelview.models.layers import RMSNorm
-from novelview.scenes.views import select_views
+from novelview.scenes.samplers import select_views
 from novelview.training.optim import learning_rate
 
 KNOWN = {"canonical_camera", "dino_pos_embed", "interpolate_poses", "lr_schedule", "metrics", "perceptual", "plucker"}

@@ -15,7 +15,7 @@ from transformer_fixture import (
     verify_training_step,
 )
 
-from novelview.cameras.plucker import plucker
+from novelview.cameras.camera import plucker
 from novelview.config.models import PTLVSMConfig
 from novelview.models.layers import run_blocks
 from novelview.models.ptlvsm import PTLVSM

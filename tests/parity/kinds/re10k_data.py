@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from novelview.config.schema import PackConfig, ViewsConfig
+from novelview.scenes.batch import Sample
 from novelview.scenes.chunks import write_index
 from novelview.scenes.dataset import EvalSet, TrainSet
-from novelview.scenes.frames import Sample
 from novelview.scenes.pack import pack_chunks
 from novelview.scenes.store import PackedStore
 from novelview.scenes.views import known_entries, load_index

@@ -19,9 +19,9 @@ from transformer_fixture import (
     verify_video,
 )
 
-from novelview.cameras.plucker import plucker
+from novelview.cameras.camera import plucker
 from novelview.config.models import UPLVSMConfig
-from novelview.figures.attention_overlay import overlay
+from novelview.figures.pictures import overlay
 from novelview.models.layers import run_blocks
 from novelview.models.uplvsm import UPLVSM
 

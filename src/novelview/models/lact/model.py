@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from novelview.cameras.plucker import rays
+from novelview.cameras.camera import rays
 from novelview.config.models import LaCTConfig
 from novelview.errors import DataError
 from novelview.models.lact.layers import Block, FastWeightLayer

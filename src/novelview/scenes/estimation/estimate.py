@@ -1,14 +1,32 @@
-"""What an estimator of cameras takes and returns."""
+"""Estimators of a scene's cameras: the frames they are asked for, what they return, and how that is kept on disk."""
 
+import hashlib
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from novelview.config.sources import ColmapEstimator, EstimatorConfig
+from novelview.errors import DataError
+from novelview.files import read_json, write_bytes, write_json
 from novelview.scenes.chunks import ChunkScene
+from novelview.scenes.imports.reconstruct import QUALITY, Stopped, run_apart
+from novelview.scenes.pack import inspect
+
+logger = logging.getLogger(__name__)
+FEWEST = 3  # frames that COLMAP needs
+PNG = b"\x89PNG"
 
 
 @dataclass
@@ -69,3 +87,195 @@ class Given:
         """Return the cameras of all frames."""
         w2c, intrinsics = given_cameras(scene)
         return Estimate(frames, w2c[frames], intrinsics[frames])
+
+
+class Colmap:
+    """pycolmap on one thread a scene; the same frames, seed and version of pycolmap give the same cameras."""
+
+    name = "colmap"
+    alone = False
+
+    def __init__(self, cfg: ColmapEstimator) -> None:
+        self.cfg = cfg
+
+    def estimate(self, scene: ChunkScene, frames: list[int], work: Path, log: Path) -> Estimate:
+        """Return the cameras of the frames in the largest model; raises DataError where there is none."""
+        from novelview.scenes.imports.colmap import read_model  # here: other estimators do without pycolmap
+
+        if len(frames) < FEWEST:
+            raise DataError(f"{len(frames)} frames, structure from motion needs at least {FEWEST}")
+        names = _lay_out(scene, frames, work / "images")
+        job = {
+            "images": str(work / "images"),
+            "names": list(names),
+            "camera_model": self.cfg.camera_model,
+            "single_camera": True,
+            "seed": self.cfg.seed,
+            "matcher": self.cfg.matcher,
+            "overlap": self.cfg.overlap,
+            "max_features": self.cfg.max_features,
+            "camera_params": self._known(scene, frames[0], work / "images" / next(iter(names))),
+        }
+        model = run_apart(job, work, log, threads=1, seconds=self.cfg.seconds)
+        if not model.is_dir():
+            raise DataError(f"none of {len(frames)} frames could be registered")
+        lenses, poses = read_model(model)
+        poses.sort(key=lambda pose: pose.name)
+        return Estimate(
+            [names[pose.name] for pose in poses],
+            torch.from_numpy(np.stack([pose.w2c for pose in poses])).double(),
+            torch.tensor([lenses[pose.camera].normalised() for pose in poses], dtype=torch.float64),
+            read_json(model / QUALITY),
+        )
+
+    def _known(self, scene: ChunkScene, frame: int, picture: Path) -> str:
+        """Return the given lens as pycolmap takes it, or nothing where it is to be estimated."""
+        if self.cfg.intrinsics == "estimate":
+            return ""
+        with Image.open(picture) as image:
+            width, height = image.size
+        fx, fy, cx, cy = (given_cameras(scene)[1][frame] * torch.tensor([width, height] * 2)).tolist()
+        focal = [(fx + fy) / 2] if self.cfg.camera_model == "SIMPLE_PINHOLE" else [fx, fy]
+        return ",".join(map(str, [*focal, cx, cy]))
+
+
+def _lay_out(scene: ChunkScene, frames: list[int], folder: Path) -> dict[str, int]:
+    """Write the frames' own bytes as files; return file name -> frame number, in order."""
+    folder.mkdir()
+    names: dict[str, int] = {}
+    for frame in frames:
+        content = scene.images[frame].numpy().tobytes()
+        name = f"{frame:06d}{'.png' if content.startswith(PNG) else '.jpg'}"
+        (folder / name).write_bytes(content)
+        names[name] = frame
+    return names
+
+
+def asked_frames(scene: ChunkScene, named: set[int] | None, cfg: EstimatorConfig) -> list[int]:
+    """Return the frames to place together, ascending, damaged pictures left out.
+
+    named: those that evaluation entries name, None for a training scene, of which all are wanted. frames=entries: the
+    named ones alone. More than `max_frames` are thinned evenly, but never the named ones: a target without a camera
+    could not be judged.
+    """
+    if cfg.frames == "entries" and named is not None:
+        return _sound(scene, sorted(named))
+    sound = _sound(scene, range(len(scene.images)))
+    if not cfg.max_frames or len(sound) <= cfg.max_frames:
+        return sound
+    wanted = [frame for frame in sound if frame in (named or ())]
+    others = [frame for frame in sound if frame not in (named or ())]
+    room = max(0, cfg.max_frames - len(wanted))
+    kept = {others[int((turn + 0.5) * len(others) / room)] for turn in range(min(room, len(others)))}
+    return sorted({*wanted, *kept})
+
+
+def _sound(scene: ChunkScene, frames: Iterable[int]) -> list[int]:
+    """Return the frames that are there and can be decoded."""
+    here = (frame for frame in frames if frame < len(scene.images))
+    return [frame for frame in here if not inspect(scene.images[frame].numpy().tobytes())[1]]
+
+
+@dataclass
+class Outcome:
+    """What became of one scene: its estimate, or why there is none; asked: the frames the estimator was given."""
+
+    asked: list[int]
+    estimate: Estimate | None
+    failure: str | None
+    seconds: float
+    fresh: bool = False  # found in this call, and kept for the next
+
+
+def estimated(
+    estimator: Estimator, settings: dict[str, Any], scene: ChunkScene, frames: list[int], folder: Path
+) -> Outcome:
+    """Return a scene's outcome: the one an earlier run left in `folder`, or a fresh one, which is left there.
+
+    settings: what the estimate depends on beside the scene. Whatever the estimator raises becomes the scene's failure;
+    failures that another try may mend (killed, out of time) are not kept.
+    """
+    key = _key(settings, scene, frames)
+    kept = _kept(folder / f"{scene.key}.json", key)
+    if kept is not None:
+        return kept
+    started = time.monotonic()
+    estimate, failure, final = _tried(estimator, scene, frames, folder / f"{scene.key}.log")
+    outcome = Outcome(frames, estimate, failure, round(time.monotonic() - started, 2))
+    if failure:
+        logger.warning("%s: %s: no cameras: %s", estimator.name, scene.key, failure)
+    if final:
+        _keep(folder / f"{scene.key}.json", key, outcome)
+    outcome.fresh = final
+    return outcome
+
+
+def _tried(
+    estimator: Estimator, scene: ChunkScene, frames: list[int], log: Path
+) -> tuple[Estimate | None, str | None, bool]:
+    """Return the estimate, or the reason of the failure, and whether trying again would bring the same."""
+    if not frames:
+        return None, "no frames to place: damaged, or named by no evaluation entry", True
+    try:
+        with tempfile.TemporaryDirectory(prefix="novelview-poses-") as work:
+            return _checked(estimator.estimate(scene, frames, Path(work), log), frames), None, True
+    except Stopped as error:
+        return None, str(error), False
+    except DataError as error:
+        return None, str(error), True
+    # One scene's trouble, of whatever kind, must not cost the others: it is written down, and the log has it in full.
+    except Exception as error:
+        logger.exception("%s: %s", estimator.name, scene.key)
+        return None, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", False
+
+
+def _checked(estimate: Estimate, frames: list[int]) -> Estimate:
+    """Return a usable estimate; raises DataError for one that no camera can be written from."""
+    if not estimate.frames:
+        raise DataError(f"none of {len(frames)} frames got a camera")
+    if estimate.frames != sorted(set(estimate.frames)) or not set(estimate.frames) <= set(frames):
+        raise DataError("the estimator named frames it was not given, or one twice")
+    numbers = torch.cat([estimate.w2c.flatten(), estimate.intrinsics.flatten()])
+    upright = torch.linalg.det(estimate.w2c[:, :3, :3].nan_to_num()) > 0.5
+    if not numbers.isfinite().all() or not (estimate.intrinsics[:, :2] > 0).all() or not upright.all():
+        raise DataError("the estimated cameras are not finite, or no cameras")
+    return estimate
+
+
+def _key(settings: dict[str, Any], scene: ChunkScene, frames: list[int]) -> str:
+    """Return a digest of everything an estimate depends on."""
+    total = hashlib.sha256(json.dumps([settings, scene.key, frames], sort_keys=True).encode())
+    total.update(scene.cameras.contiguous().numpy().tobytes())
+    for frame in frames:
+        total.update(hashlib.sha256(scene.images[frame].numpy().tobytes()).digest())
+    return total.hexdigest()
+
+
+def _keep(path: Path, key: str, outcome: Outcome) -> None:
+    estimate = outcome.estimate
+    if estimate is not None and estimate.depth is not None:
+        depth = {"values": estimate.depth.values.contiguous(), "confidence": estimate.depth.confidence.contiguous()}
+        write_bytes(path.with_suffix(".safetensors"), save(depth))
+    content = {"key": key, "asked": outcome.asked, "failure": outcome.failure, "seconds": outcome.seconds}
+    if estimate is not None:
+        content |= {"frames": estimate.frames, "quality": estimate.quality, "depth": estimate.depth is not None}
+        content |= {"w2c": estimate.w2c.tolist(), "intrinsics": estimate.intrinsics.tolist()}
+    write_json(path, content)
+
+
+def _kept(path: Path, key: str) -> Outcome | None:
+    """Return the outcome an earlier run kept; None where there is none, it is damaged, or of something else."""
+    try:
+        found = read_json(path)
+        if found["key"] != key:
+            return None
+        estimate = _estimate(path, found) if found["failure"] is None else None
+        return Outcome(found["asked"], estimate, found["failure"], found["seconds"])
+    except (DataError, KeyError, TypeError, ValueError, OSError):
+        return None
+
+
+def _estimate(path: Path, found: dict[str, Any]) -> Estimate:
+    w2c, intrinsics = (torch.tensor(found[name], dtype=torch.float64) for name in ("w2c", "intrinsics"))
+    depth = Depth(**load_file(path.with_suffix(".safetensors"))) if found["depth"] else None
+    return Estimate(found["frames"], w2c, intrinsics, found["quality"], depth)

@@ -2,49 +2,120 @@
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
+from novelview.cameras.align import Similarity, fit_cameras, rotation_error_deg, translation_error
 from novelview.config.stages import PosesStage
 from novelview.errors import ConfigError, DataError
 from novelview.files import read_json, sha256, write_bytes, write_json
-from novelview.scenes.chunks import ChunkScene, read_chunk, write_chunk
-from novelview.scenes.estimation.alignment import Placed, errors, place
-from novelview.scenes.estimation.asked import asked_frames, named_frames
-from novelview.scenes.estimation.cache import Outcome, estimated
-from novelview.scenes.estimation.estimate import Estimate, Estimator, given_cameras
-from novelview.scenes.estimation.record import covered, summary
-from novelview.scenes.raw import RawData
+from novelview.scenes.chunks import ChunkScene, RawData, read_chunk, write_chunk
+from novelview.scenes.estimation.estimate import Estimate, Estimator, Outcome, asked_frames, estimated, given_cameras
 from novelview.scenes.views import EvalEntry, load_index
 from novelview.timebox import TimeBox
 
 logger = logging.getLogger(__name__)
 NO_CAMERA = [1.0, 1.0, 0.5, 0.5, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+SIM3_FRAMES = 2  # fewer cameras fix no scale
+SMALLEST = 1e-9
+MEANS = ("rotation_deg", "relative_rotation_deg")
 
 
-@dataclass
+@dataclass(frozen=True)
+class Placed:
+    """Cameras [k 4 4] to be written, w2c, and the factor their lengths were multiplied by."""
+
+    w2c: Float[Tensor, "k 4 4"]
+    scale: float
+
+
+def place(estimate: Estimate, given: Float[Tensor, "k 4 4"], align: str, length: float) -> Placed:
+    """Move an estimate: sim3 to the given w2c of the same frames, scale to a path `length` long, none not at all.
+
+    Raises DataError where fewer than two cameras, or cameras that all stand in one place, leave the scale open.
+    """
+    if align == "none":
+        return Placed(estimate.w2c, 1.0)
+    c2w = torch.linalg.inv(estimate.w2c)
+    extent = torch.pdist(c2w[:, :3, 3]).max().item() if len(c2w) >= SIM3_FRAMES else 0.0
+    if extent <= SMALLEST:
+        raise DataError(f"{len(c2w)} cameras in one place leave the scale open; align=none keeps them as they are")
+    if align == "scale":
+        moved = c2w.clone()
+        moved[:, :3, 3] *= length / extent
+        return Placed(torch.linalg.inv(moved), length / extent)
+    similarity = _similarity(c2w, torch.linalg.inv(given))
+    return Placed(torch.linalg.inv(similarity.cameras(c2w)), float(similarity.scale))
+
+
+def _similarity(estimated: Float[Tensor, "k 4 4"], given: Float[Tensor, "k 4 4"]) -> Similarity:
+    """Return the Sim(3) between c2w matrices, orientations counting as much as centres.
+
+    Video paths are nearly straight: by the centres alone their noise decides the turn about the line. Raises DataError
+    where no scale above zero fits.
+    """
+    similarity = fit_cameras(estimated, given, orientation_weight=1.0)
+    if not float(similarity.scale) > SMALLEST:
+        raise DataError("the estimated cameras have nothing in common with the given ones: no Sim(3) fits them")
+    return similarity
+
+
+def errors(
+    estimate: Estimate, given: Float[Tensor, "k 4 4"], intrinsics: Float[Tensor, "k 4"]
+) -> dict[str, Any] | None:
+    """Return how far an estimate is from the given cameras after Sim(3), frame by frame; None where none fits.
+
+    rotation_deg, translation: of each frame, the latter in the data set's units; spread: root mean square distance of
+    the given centres from their mean, the error of guessing that; relative_rotation_deg: of each frame's orientation
+    relative to the first placed frame's, which no alignment changes; focal: mean ratio of focal lengths.
+    """
+    c2w, true = torch.linalg.inv(estimate.w2c), torch.linalg.inv(given)
+    if len(c2w) < SIM3_FRAMES:
+        return None
+    try:
+        aligned = _similarity(c2w, true).cameras(c2w)
+    except DataError:
+        return None
+    centres = true[:, :3, 3]
+    turned = (torch.linalg.inv(cameras[:1]) @ cameras for cameras in (c2w, true))
+    found = {
+        "rotation_deg": rotation_error_deg(aligned, true),
+        "translation": translation_error(aligned, true),
+        "relative_rotation_deg": rotation_error_deg(*turned),
+    }
+    spread = (centres - centres.mean(dim=0)).square().sum(dim=1).mean().sqrt()
+    focal = (estimate.intrinsics[:, :2] / intrinsics[:, :2]).mean()
+    rounded = {name: [round(value, 6) for value in values.tolist()] for name, values in found.items()}
+    return {**rounded, "spread": round(float(spread), 6), "focal": round(float(focal), 6)}
+
+
 class Replacement:
-    """One run over a data set: what it reads, and what it has found so far.
+    """One run over a data set.
 
     records: scene -> its entry in poses.json; unposed: written scene -> frames left without a camera.
     """
 
-    raw: RawData
-    estimator: Estimator
-    cfg: PosesStage
-    estimates: Path
-    indices: dict[str, list[EvalEntry]]
-    records: dict[str, dict[str, Any]] = field(default_factory=dict)
-    unposed: dict[str, list[int]] = field(default_factory=dict)
-    box: TimeBox = field(default_factory=TimeBox)
+    def __init__(self, raw: RawData, estimator: Estimator, cfg: PosesStage, estimates: Path, box: TimeBox) -> None:
+        """Read the evaluation entries; raises ConfigError for a split that `raw` does not have."""
+        for split in cfg.splits:
+            if split not in raw.chunks:
+                raise ConfigError(f"splits: {raw.folder} has no split '{split}', only {', '.join(raw.chunks)}")
+        found = sorted((raw.folder / "indices").glob("*.json")) if "test" in cfg.splits else []
+        self.raw, self.estimator, self.cfg, self.estimates, self.box = raw, estimator, cfg, estimates, box
+        self.indices = {path.stem: load_index(path) for path in found}
+        self.records: dict[str, dict[str, Any]] = {}
+        self.unposed: dict[str, list[int]] = {}
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Fill `folder` with chunks, indices, scenes.json and poses.json; return what the manifest says of it.
@@ -55,8 +126,7 @@ class Replacement:
         """
         for split in dict.fromkeys(self.cfg.splits):
             self._split(split, folder)
-        placed = {key: set(record["placed"]) for key, record in self.records.items()}
-        content = self._content(covered(self.indices, placed))
+        content = self._content()
         write_json(self.estimates / "poses.json", content)
         self._judge(content)
         write_json(folder / "poses.json", content)
@@ -66,7 +136,7 @@ class Replacement:
 
     def _split(self, split: str, folder: Path) -> None:
         index: dict[str, str] = {}
-        named = named_frames(self.indices)
+        named = _named_frames(self.indices)
         chunks = self.raw.chunks[split]
         for path in tqdm(chunks, "poses", unit="chunk", disable=not self.cfg.runtime.progress):
             if sha256(path) != self.raw.checksums[f"{split}/{path.name}"]:
@@ -123,17 +193,20 @@ class Replacement:
         missing = sorted(set(range(len(scene.images))) - set(estimate.frames))
         self.unposed |= {scene.key: missing} if missing else {}
         _write_depth(folder / "depth" / split / f"{scene.key}.safetensors", estimate, placed)
-        return with_cameras(scene, estimate, placed.w2c)
+        return _with_cameras(scene, estimate, placed.w2c)
 
-    def _content(self, entries: dict[str, dict[str, int]]) -> dict[str, Any]:
+    def _content(self) -> dict[str, Any]:
+        placed = {key: set(record["placed"]) for key, record in self.records.items()}
+        entries = _covered(self.indices, placed)
         sets = read_json(self.raw.folder / "scenes.json") if (self.raw.folder / "scenes.json").is_file() else {}
         scenes = {key: {"set": sets.get(key, {}).get("set"), **record} for key, record in self.records.items()}
         head = {"estimator": self.estimator.name, "align": self.cfg.align, "dataset": self.cfg.dataset}
-        return {**head, "summary": summary(self.records), "entries": entries, "scenes": scenes}
+        return {**head, "summary": _summary(self.records), "entries": entries, "scenes": scenes}
 
     def _judge(self, content: dict[str, Any]) -> None:
         counts, where = content["summary"], self.estimates / "poses.json"
-        logger.info("%s: %d of %d scenes, %d of %d frames placed", self.estimator.name, *_counts(counts))
+        found = [counts[name] for name in ("placed_scenes", "scenes", "placed_frames", "asked_frames")]
+        logger.info("%s: %d of %d scenes, %d of %d frames placed", self.estimator.name, *found)
         if not counts["placed_scenes"]:
             reason = next(iter(counts["failures"]), "there are none")
             raise DataError(
@@ -159,11 +232,7 @@ class Replacement:
                 write_json(target, {})
 
 
-def _counts(found: dict[str, Any]) -> list[int]:
-    return [found[name] for name in ("placed_scenes", "scenes", "placed_frames", "asked_frames")]
-
-
-def with_cameras(scene: ChunkScene, estimate: Estimate, w2c: Tensor) -> ChunkScene:
+def _with_cameras(scene: ChunkScene, estimate: Estimate, w2c: Tensor) -> ChunkScene:
     """Return a scene with the cameras of the placed frames; the others keep their numbers and lose their pictures."""
     cameras = torch.tensor(NO_CAMERA).repeat(len(scene.images), 1)
     rows = torch.cat([estimate.intrinsics, w2c.new_zeros(len(w2c), 2), w2c[:, :3].flatten(1)], dim=1)
@@ -180,11 +249,42 @@ def _write_depth(path: Path, estimate: Estimate, placed: Placed) -> None:
         write_bytes(path, save({name: value.contiguous() for name, value in values.items()}))
 
 
-def open_replacement(raw: RawData, estimator: Estimator, cfg: PosesStage, estimates: Path, box: TimeBox) -> Replacement:
-    """Return a run over `raw`; raises ConfigError for a split that it does not have."""
-    for split in cfg.splits:
-        if split not in raw.chunks:
-            raise ConfigError(f"splits: {raw.folder} has no split '{split}', only {', '.join(raw.chunks)}")
-    found = sorted((raw.folder / "indices").glob("*.json")) if "test" in cfg.splits else []
-    indices = {path.stem: load_index(path) for path in found}
-    return Replacement(raw, estimator, cfg, estimates, indices, box=box)
+def _named_frames(indices: Mapping[str, Sequence[EvalEntry]]) -> dict[str, set[int]]:
+    """Return scene -> every frame that an evaluation entry names as context or target."""
+    found: dict[str, set[int]] = {}
+    for entries in indices.values():
+        for entry in entries:
+            found.setdefault(entry.scene, set()).update(entry.context, entry.target)
+    return found
+
+
+def _covered(indices: Mapping[str, Sequence[EvalEntry]], placed: Mapping[str, set[int]]) -> dict[str, dict[str, int]]:
+    """Return split -> how many entries its index has, and of how many every frame has a camera."""
+    return {
+        split: {
+            "index": len(entries),
+            "kept": sum({*entry.context, *entry.target} <= placed.get(entry.scene, set()) for entry in entries),
+        }
+        for split, entries in indices.items()
+    }
+
+
+def _summary(scenes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return counts over all scenes, means over placed frames, and how often each reason of a failure occurred."""
+    sound = [scene for scene in scenes.values() if scene["failure"] is None]
+    reasons = Counter(str(scene["failure"]) for scene in scenes.values() if scene["failure"] is not None)
+    found: dict[str, Any] = {
+        "scenes": len(scenes),
+        "placed_scenes": len(sound),
+        "asked_frames": sum(scene["asked"] for scene in scenes.values()),
+        "placed_frames": sum(len(scene["placed"]) for scene in sound),
+        "seconds": round(sum(scene["seconds"] for scene in scenes.values()), 1),
+        "failures": dict(reasons.most_common()),
+    }
+    known = [scene for scene in sound if "rotation_deg" in scene]
+    values = {name: [value for scene in known for value in scene[name]] for name in MEANS}
+    values["translation_over_spread"] = [
+        value / scene["spread"] for scene in known if scene["spread"] > 0 for value in scene["translation"]
+    ]
+    values["reprojection_px"] = [scene["reprojection_px"] for scene in sound if "reprojection_px" in scene]
+    return found | {name: round(fmean(of), 4) if of else None for name, of in values.items()}

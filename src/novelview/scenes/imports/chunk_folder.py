@@ -13,8 +13,7 @@ from novelview.downloads.fetch import fetch
 from novelview.downloads.registry import read_registry
 from novelview.errors import DataError
 from novelview.files import read_json, sha256, write_bytes, write_json
-from novelview.scenes.chunks import chunk_files
-from novelview.scenes.subsets import check_counts
+from novelview.scenes.chunks import check_counts, chunk_files
 from novelview.scenes.views import load_index
 
 SPLITS = ("train", "test")

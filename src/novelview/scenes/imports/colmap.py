@@ -1,5 +1,11 @@
-"""COLMAP sparse models, text and binary (file format of colmap.github.io/format.html); points are not read."""
+"""COLMAP sparse models, text and binary (file format of colmap.github.io/format.html); points are not read.
 
+Lenses and rotations are pycolmap's. The two tables are read here, because `pycolmap.Reconstruction` (4.2) takes a
+truncated cameras.bin and a rotation of NaN as they are, reads half of a text model without its lines of points, needs
+points3D, and reserves memory for whatever count a file claims.
+"""
+
+import functools
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,6 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
+import pycolmap
 from jaxtyping import Float
 from numpy.typing import NDArray
 
@@ -14,22 +21,6 @@ from novelview.config.sources import ColmapSource
 from novelview.errors import DataError
 from novelview.scenes.imports.lens import Lens
 from novelview.scenes.imports.scene import ImportedFrame, ImportedScene, ordered
-
-PARAMETERS = {  # in COLMAP's order: a binary file names a model by its number
-    "SIMPLE_PINHOLE": 3,
-    "PINHOLE": 4,
-    "SIMPLE_RADIAL": 4,
-    "RADIAL": 5,
-    "OPENCV": 8,
-    "OPENCV_FISHEYE": 8,
-    "FULL_OPENCV": 12,
-    "FOV": 5,
-    "SIMPLE_RADIAL_FISHEYE": 4,
-    "RADIAL_FISHEYE": 5,
-    "THIN_PRISM_FISHEYE": 12,
-}
-NAMES = list(PARAMETERS)
-SUPPORTED = NAMES[:6]
 
 
 @dataclass
@@ -43,8 +34,11 @@ class Pose:
 
 def load(path: Path, source: ColmapSource) -> ImportedScene:
     """Read the model under `path` (itself, sparse/0 or sparse) and its pictures; raises DataError, one line."""
-    model = find_model(path)
-    images = path / source.images
+    folders = (path, path / "sparse" / "0", path / "sparse")
+    found = [folder for folder in folders for suffix in ("bin", "txt") if (folder / f"cameras.{suffix}").is_file()]
+    if not found:
+        raise DataError(f"{path}: no COLMAP model (cameras.bin or cameras.txt) here or in sparse/0; correct the path")
+    model, images = found[0], path / source.images
     if not images.is_dir():
         raise DataError(f"{images}: no such folder; name the pictures' folder with source.images=")
     lenses, poses = read_model(model)
@@ -62,14 +56,6 @@ def load(path: Path, source: ColmapSource) -> ImportedScene:
             missing.append(entry.name)
     frames, missing = ordered(model, frames, missing, source.allow_missing)
     return ImportedScene(model, frames, missing=missing)
-
-
-def find_model(path: Path) -> Path:
-    """Return the folder with cameras.bin or cameras.txt; raises DataError when there is none."""
-    for folder in (path, path / "sparse" / "0", path / "sparse"):
-        if any((folder / f"cameras.{suffix}").is_file() for suffix in ("bin", "txt")):
-            return folder
-    raise DataError(f"{path}: no COLMAP model (cameras.bin or cameras.txt) here or in sparse/0; correct the path")
 
 
 def read_model(folder: Path) -> tuple[dict[int, Lens], list[Pose]]:
@@ -98,12 +84,12 @@ def _cameras_bin(content: bytes) -> Iterator[tuple[int, Lens]]:
     (cameras,), at = struct.unpack_from("<Q", content), 8
     for _ in range(cameras):
         camera, model, width, height = struct.unpack_from("<iiQQ", content, at)
-        if not 0 <= model < len(NAMES):
+        if model not in _models():
             raise DataError(f"camera model number {model} is not supported; undistort the images with COLMAP")
-        count = PARAMETERS[NAMES[model]]
-        params = struct.unpack_from(f"<{count}d", content, at + 24)
-        at += 24 + 8 * count
-        yield camera, _lens(NAMES[model], width, height, params)
+        name, keys = _models()[model]
+        params = struct.unpack_from(f"<{len(keys)}d", content, at + 24)
+        at += 24 + 8 * len(keys)
+        yield camera, _lens(name, width, height, params)
 
 
 def _images_bin(content: bytes) -> Iterator[Pose]:
@@ -144,31 +130,35 @@ def _w2c(quaternion: tuple[float, ...], translation: tuple[float, ...]) -> Float
     length = float(np.linalg.norm(quaternion))
     if not np.isfinite([*quaternion, *translation]).all() or abs(length - 1) > 1e-2:
         raise DataError(f"quaternion {tuple(quaternion)} is not of unit length; export the model again")
-    w, x, y, z = np.array(quaternion) / length
     matrix = np.eye(4)
-    matrix[:3, :3] = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]
+    matrix[:3, :3] = pycolmap.Rotation3d(np.roll(quaternion, -1) / length).matrix()
     matrix[:3, 3] = translation
     return matrix
 
 
+@functools.cache
+def _models() -> dict[int, tuple[str, list[str]]]:
+    """Return COLMAP's models of a lens: number in binary files -> name and names of the parameters.
+
+    All but EQUIRECTANGULAR, whose picture is the whole sphere.
+    """
+    found: dict[int, tuple[str, list[str]]] = {}
+    for name, number in pycolmap.CameraModelId.__members__.items():
+        if name not in ("INVALID", "EQUIRECTANGULAR"):
+            camera = pycolmap.Camera.create_from_model_id(1, number, 1.0, 1, 1)
+            found[int(number)] = name, camera.params_info.split(", ")
+    return found
+
+
 def _lens(model: str, width: int, height: int, params: tuple[float, ...]) -> Lens:
-    if model not in SUPPORTED:
-        raise DataError(
-            f"camera model {model} is not supported (only {', '.join(SUPPORTED)}); undistort the images with COLMAP"
-        )
-    focal = params[:1] if model.startswith("SIMPLE") or model == "RADIAL" else params[:2]
-    if len(params) != PARAMETERS[model] or not np.isfinite(params).all() or min(focal) <= 0:
+    keys = dict(_models().values()).get(model)
+    if keys is None:
+        raise DataError(f"camera model {model} is not supported; undistort the images with COLMAP")
+    count = 1 if keys[0] == "f" else 2
+    if len(params) != len(keys) or not np.isfinite(params).all() or min(params[:count]) <= 0:
         raise DataError(f"camera model {model} has wrong parameters {params}; export the model again")
     if min(width, height) < 1:
         raise DataError(f"camera model {model} is of {width}x{height} pixels; export the model again")
-    fx, fy, cx, cy = (params[0], *params[:3]) if len(focal) == 1 else params[:4]
-    rest = params[3:] if len(focal) == 1 else params[4:]
-    fisheye = model == "OPENCV_FISHEYE"
-    radial = rest if fisheye else rest[:2]
-    tangential = rest[2:4] if model == "OPENCV" else (0.0, 0.0)
-    k1, k2, k3, k4 = (*radial, 0.0, 0.0, 0.0, 0.0)[:4]
-    return Lens(width, height, fx, fy, cx, cy, (k1, k2, k3, k4), (tangential[0], tangential[1]), fisheye)
+    fx, fy, cx, cy, *bend = params if count == 2 else (params[0], *params)
+    bent = "FISHEYE" in model or any(bend)
+    return Lens(width, height, fx, fy, cx, cy, model=model if bent else "", bend=tuple(bend) if bent else ())

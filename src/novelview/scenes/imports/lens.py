@@ -1,8 +1,6 @@
 """Lenses of imported cameras, and the removal of their distortion.
 
 Pixel coordinates put the centre of the first pixel at (0.5, 0.5), as COLMAP, nerfstudio and RealEstate10K do.
-The distortion polynomials are OpenCV's: radial 1 + k1 r^2 + k2 r^4 + k3 r^6 + k4 r^8 with tangential p1, p2, or the
-fisheye model theta (1 + k1 theta^2 + ... + k4 theta^8).
 """
 
 import math
@@ -19,12 +17,17 @@ from novelview.errors import DataError
 WIDEST = math.tan(math.radians(60))  # a flat picture wider than 120 degrees is mostly smeared border
 ZOOMS = (0.25, 8.0)
 STEPS = 40
-BORDER = 65  # points along each side of the picture
+DIRECTIONS = np.stack([np.cos(np.arange(16) * np.pi / 8), np.sin(np.arange(16) * np.pi / 8)], -1)
+NO_BEND = "distortion {} cannot be removed; check the lens parameters"
 
 
 @dataclass(frozen=True)
 class Lens:
-    """Intrinsics in pixels of a width x height picture, with distortion k1..k4, p1, p2."""
+    """Intrinsics in pixels of a width x height picture, with distortion.
+
+    radial, tangential: of OpenCV's polynomial, 1 + k1 r^2 + k2 r^4 + k3 r^6 + k4 r^8 and p1, p2: no model of COLMAP has
+    all of them. model, bend: any other model, by COLMAP's name, and its parameters after the principal point.
+    """
 
     width: int
     height: int
@@ -34,12 +37,18 @@ class Lens:
     cy: float
     radial: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     tangential: tuple[float, float] = (0.0, 0.0)
-    fisheye: bool = False
+    model: str = ""
+    bend: tuple[float, ...] = ()
 
     @property
     def distorted(self) -> bool:
         """Whether straight lines come out bent."""
-        return self.fisheye or any(self.radial) or any(self.tangential)
+        return bool(self.model) or any(self.radial) or any(self.tangential)
+
+    @property
+    def distortion(self) -> tuple[float, ...]:
+        """The numbers of the distortion, for messages."""
+        return self.bend or self.radial + self.tangential
 
     def scaled(self, width: int, height: int) -> "Lens":
         """Return the same lens for the picture resampled to width x height."""
@@ -52,23 +61,29 @@ class Lens:
         return self.fx / self.width, self.fy / self.height, self.cx / self.width, self.cy / self.height
 
     def project(self, rays: Float[NDArray, "... 2"]) -> Float[NDArray, "... 2"]:
-        """Return the distorted pixel of each undistorted ray (x/z, y/z)."""
-        bent = self._fisheye(rays) if self.fisheye else self._polynomial(rays)
-        return bent * (self.fx, self.fy) + (self.cx, self.cy)
+        """Return the distorted pixel of each undistorted ray (x/z, y/z); NaN where the model has none."""
+        return self._bent(rays) * (self.fx, self.fy) + (self.cx, self.cy)
 
     def unproject(self, pixels: Float[NDArray, "... 2"]) -> Float[NDArray, "... 2"]:
         """Return the undistorted ray (x/z, y/z) of each distorted pixel, by fixed-point iteration."""
-        bent = (pixels - (self.cx, self.cy)) / (self.fx, self.fy)
-        rays = bent
+        rays = (pixels - (self.cx, self.cy)) / (self.fx, self.fy)
         with np.errstate(over="ignore", invalid="ignore"):  # a lens that folds its picture over diverges
             for _ in range(STEPS):
                 rays = rays - (self.project(rays) - pixels) / (self.fx, self.fy)
         return rays
 
-    def _polynomial(self, rays: Float[NDArray, "... 2"]) -> Float[NDArray, "... 2"]:
+    def unfolded(self, radius: float) -> bool:
+        """Whether the distortion grows all the way out to `radius`; past its turning point pictures fold over."""
+        rays = np.linspace(0, radius, 200)[:, None, None] * DIRECTIONS
+        return bool((np.diff(np.linalg.norm(self._bent(rays), axis=-1), axis=0) > 0).all())
+
+    def _bent(self, rays: Float[NDArray, "... 2"]) -> Float[NDArray, "... 2"]:
+        """Return where the rays meet the picture of a lens of focal length 1 about the origin."""
+        if self.model:
+            return self._colmaps(rays)
         x, y = rays[..., 0], rays[..., 1]
-        square, (p1, p2) = x * x + y * y, self.tangential
-        factor = self._radial(square)
+        square, (p1, p2), (k1, k2, k3, k4) = x * x + y * y, self.tangential, self.radial
+        factor = 1 + square * (k1 + square * (k2 + square * (k3 + square * k4)))
         return np.stack(
             [
                 x * factor + 2 * p1 * x * y + p2 * (square + 2 * x * x),
@@ -77,21 +92,13 @@ class Lens:
             axis=-1,
         )
 
-    def _fisheye(self, rays: Float[NDArray, "... 2"]) -> Float[NDArray, "... 2"]:
-        radius = np.linalg.norm(rays, axis=-1, keepdims=True)
-        theta = np.arctan(radius)
-        bent = theta * self._radial(theta * theta)
-        return rays * np.divide(bent, radius, out=np.ones_like(radius), where=radius > 1e-12)
+    def _colmaps(self, rays: Float[NDArray, "... 2"]) -> Float[NDArray, "... 2"]:
+        import pycolmap  # here: most collections have no such lens
 
-    def _radial(self, square: NDArray) -> NDArray:
-        k1, k2, k3, k4 = self.radial
-        return 1 + square * (k1 + square * (k2 + square * (k3 + square * k4)))
-
-    def unfolded(self, radius: float) -> bool:
-        """Whether the distortion grows all the way out to `radius`; past its turning point pictures fold over."""
-        radii = np.linspace(0, radius, 200)
-        angle = np.arctan(radii) if self.fisheye else radii
-        return bool((np.diff(angle * self._radial(angle * angle)) > 0).all())
+        camera = pycolmap.Camera.create_from_model_name(1, self.model, 1.0, 0, 0)
+        camera.params = [*camera.params[: len(camera.params) - len(self.bend)], *self.bend]
+        points = np.concatenate([rays, np.ones_like(rays[..., :1])], -1)
+        return np.asarray(camera.img_from_cam(points.reshape(-1, 3))).reshape(rays.shape)
 
 
 def flatten(lens: Lens) -> Lens:
@@ -104,11 +111,11 @@ def flatten(lens: Lens) -> Lens:
         return lens
     low, high = ZOOMS
     if not _covered(lens, high):
-        raise DataError(f"distortion {lens.radial + lens.tangential} cannot be removed; check the lens parameters")
+        raise DataError(NO_BEND.format(lens.distortion))
     for _ in range(STEPS):
         middle = math.sqrt(low * high)
         low, high = (low, middle) if _covered(lens, middle) else (middle, high)
-    return _flat(lens, high)
+    return _zoomed(lens, high)
 
 
 def inner_lens(lens: Lens) -> Lens:
@@ -120,35 +127,34 @@ def inner_lens(lens: Lens) -> Lens:
     """
     if not lens.distorted:
         return lens
-    along = np.linspace(0, 1, BORDER)
-    sides = [[0 * along, along], [0 * along + 1, along], [along, 0 * along], [along, 0 * along + 1]]
-    border = np.stack([np.stack(side, -1) for side in sides]) * (lens.width, lens.height)
+    border = _border(lens, 65)
     rays = lens.unproject(border)
     left, right = rays[0, :, 0].max(), rays[1, :, 0].min()
     top, bottom = rays[2, :, 1].max(), rays[3, :, 1].min()
     with np.errstate(over="ignore", invalid="ignore"):
         exact = np.abs(lens.project(rays) - border).max() < 1e-2
-    if not (
-        exact and left < 0 < right and top < 0 < bottom and lens.unfolded(float(np.linalg.norm(rays, axis=-1).max()))
-    ):
-        raise DataError(f"distortion {lens.radial + lens.tangential} cannot be removed; check the lens parameters")
-    fx, fy = lens.width / (right - left), lens.height / (bottom - top)
-    none = {"radial": (0.0,) * 4, "tangential": (0.0, 0.0), "fisheye": False}
-    return replace(lens, fx=float(fx), fy=float(fy), cx=float(-fx * left), cy=float(-fy * top), **none)
+    reach = float(np.linalg.norm(rays, axis=-1).max())
+    if not (exact and left < 0 < right and top < 0 < bottom and lens.unfolded(reach)):
+        raise DataError(NO_BEND.format(lens.distortion))
+    fx, fy = float(lens.width / (right - left)), float(lens.height / (bottom - top))
+    return Lens(lens.width, lens.height, fx, fy, float(-fx * left), float(-fy * top))
 
 
-def _flat(lens: Lens, zoom: float) -> Lens:
-    none = {"radial": (0.0,) * 4, "tangential": (0.0, 0.0), "fisheye": False}
-    return replace(lens, fx=lens.fx * zoom, fy=lens.fy * zoom, **none)
+def _zoomed(lens: Lens, zoom: float) -> Lens:
+    return Lens(lens.width, lens.height, lens.fx * zoom, lens.fy * zoom, lens.cx, lens.cy)
+
+
+def _border(lens: Lens, points: int) -> Float[NDArray, "4 points 2"]:
+    """Return pixels along the left, right, top and bottom side of a lens's picture."""
+    along, zero = np.linspace(0, 1, points), np.zeros(points)
+    sides = [[zero, along], [zero + 1, along], [along, zero], [along, zero + 1]]
+    return np.stack([np.stack(side, -1) for side in sides]) * (lens.width, lens.height)
 
 
 def _covered(lens: Lens, zoom: float) -> bool:
     """Whether the border of the zoomed flat picture lies inside the distorted one, short of any fold."""
-    flat = _flat(lens, zoom)
-    along = np.linspace(0, 1, 129)
-    edges = [(along, 0 * along), (along, 0 * along + 1), (0 * along, along), (0 * along + 1, along)]
-    border = np.concatenate([np.stack(edge, -1) for edge in edges]) * (lens.width, lens.height)
-    rays = (border - (flat.cx, flat.cy)) / (flat.fx, flat.fy)
+    flat = _zoomed(lens, zoom)
+    rays = (_border(lens, 129) - (flat.cx, flat.cy)) / (flat.fx, flat.fy)
     reach = float(np.linalg.norm(rays, axis=-1).max())
     if reach > WIDEST or not lens.unfolded(reach):
         return False

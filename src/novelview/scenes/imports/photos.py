@@ -11,9 +11,8 @@ from novelview.config.sources import PhotosSource
 from novelview.errors import DataError
 from novelview.files import read_json
 from novelview.scenes.imports.colmap import read_model
-from novelview.scenes.imports.pixels import eight_bit
 from novelview.scenes.imports.reconstruct import QUALITY, run_apart
-from novelview.scenes.imports.scene import SUFFIXES, ImportedFrame, ImportedScene, natural
+from novelview.scenes.imports.scene import SUFFIXES, ImportedFrame, ImportedScene, eight_bit, natural
 
 logger = logging.getLogger(__name__)
 ORIENTATION = 0x0112
@@ -30,8 +29,8 @@ def load(path: Path, source: PhotosSource, log: Path, threads: int = 0) -> Impor
     """
     photographs = list_photographs(path)
     with tempfile.TemporaryDirectory(prefix="novelview-photos-") as work:
-        copies = _upright_copies(photographs, Path(work) / "images")
-        _refuse_mixed(copies, Path(work) / "images", source.single_camera)
+        copies, sizes = _upright_copies(photographs, Path(work) / "images")
+        _refuse_mixed(photographs, sizes, source.single_camera)
         model = _run(Path(work), list(copies), source, log, threads)
         lenses, poses = read_model(model) if model.is_dir() else ({}, [])
         depths = read_json(model / QUALITY)["depth_range"] if model.is_dir() else None
@@ -58,10 +57,14 @@ def list_photographs(path: Path) -> list[Path]:
     return sorted(found, key=lambda item: natural(item.name))
 
 
-def _upright_copies(photographs: list[Path], folder: Path) -> dict[str, Path]:
-    """Lay the photographs out for pycolmap under plain names: links, or upright copies where EXIF turns them."""
+def _upright_copies(photographs: list[Path], folder: Path) -> tuple[dict[str, Path], list[tuple[int, int]]]:
+    """Lay the photographs out for pycolmap under plain names: links, or upright copies where EXIF turns them.
+
+    Returns the photographs by these names, and their upright sizes.
+    """
     folder.mkdir()
     copies: dict[str, Path] = {}
+    sizes: list[tuple[int, int]] = []
     for number, photo in enumerate(photographs):
         try:
             with Image.open(photo) as image:
@@ -69,33 +72,30 @@ def _upright_copies(photographs: list[Path], folder: Path) -> dict[str, Path]:
                 linked = not turned and image.format in ("JPEG", "PNG") and not image.mode.startswith("I")
                 image.load()
                 name = f"{number:06d}{photo.suffix.lower() if linked else '.jpg'}"
+                upright = image if linked else ImageOps.exif_transpose(image)
                 if linked:
                     (folder / name).symlink_to(photo.absolute())
                 else:
-                    upright = ImageOps.exif_transpose(image)
                     # The EXIF block keeps the focal length, pycolmap's first guess.
                     eight_bit(upright).convert("RGB").save(folder / name, quality=97, exif=upright.getexif())
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(f"{photo}: unreadable photograph ({error}); replace or remove it") from None
         copies[name] = photo
-    return copies
+        sizes.append(upright.size)
+    return copies, sizes
 
 
-def _refuse_mixed(copies: dict[str, Path], folder: Path, single_camera: bool) -> None:
+def _refuse_mixed(photographs: list[Path], sizes: list[tuple[int, int]], single_camera: bool) -> None:
     """Raise DataError, before minutes of reconstruction, for photographs that cannot become one data set."""
-    sizes = {}
-    for name, photo in copies.items():
-        with Image.open(folder / name) as image:
-            sizes[photo] = image.size
-    first, (width, height) = next(iter(sizes.items()))
-    for photo, (across, down) in sizes.items():
+    width, height = sizes[0]
+    for photo, (across, down) in zip(photographs, sizes, strict=True):
         if abs(across / down * height / width - 1) > SAME_SHAPE:
             advice = "import photographs of different shapes or orientations as separate data sets"
         elif (across, down) != (width, height) and single_camera:
             advice = "set source.single_camera=false if they were taken at different resolutions"
         else:
             continue
-        raise DataError(f"{photo}: {across}x{down}, but {first.name} is {width}x{height}; {advice}")
+        raise DataError(f"{photo}: {across}x{down}, but {photographs[0].name} is {width}x{height}; {advice}")
 
 
 def _run(work: Path, names: list[str], source: PhotosSource, log: Path, threads: int) -> Path:

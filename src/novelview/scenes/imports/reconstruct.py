@@ -43,21 +43,17 @@ def run_apart(job: dict[str, Any], work: Path, log: Path, threads: int, seconds:
     command = [sys.executable, "-m", __name__, str(work / "job.json")]
     with open(log, "wb") as stream:
         try:
-            done = subprocess.run(
+            status = subprocess.run(
                 command, stdout=stream, stderr=subprocess.STDOUT, env=environment, timeout=seconds or None
-            )
+            ).returncode
         except subprocess.TimeoutExpired:
             raise Stopped(f"pycolmap took longer than {seconds:g} s; see {log}") from None
-    _judge(done.returncode, log)
-    return work / "model"
-
-
-def _judge(status: int, log: Path) -> None:
     if status < 0:
         raise Stopped(f"pycolmap was killed by {signal.Signals(-status).name}; see {log}")
     if status:
         last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
         raise DataError(f"pycolmap ended with status {status} ({last[0][:160]}); see {log}")
+    return work / "model"
 
 
 def reconstruct(job: dict[str, Any]) -> None:

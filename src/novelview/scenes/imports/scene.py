@@ -6,16 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
+from PIL import Image
 
 from novelview.errors import DataError
 from novelview.scenes.imports.lens import Lens, flatten
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
+TRANSPARENT = ("RGBA", "LA", "PA")
 ORTHONORMAL = 1e-3
 
 
@@ -73,15 +75,23 @@ def ordered(
     return frames, sorted(missing, key=natural)
 
 
-def named_frames(
+class JsonSource(Protocol):
+    """The configuration keys of sources whose cameras stand in a JSON file."""
+
+    background: float
+    allow_missing: bool
+
+
+def listed_scene(
     file: Path,
     entries: Any,
+    source: JsonSource,
     find: Callable[[Path, str], Path | None],
     make: Callable[[Path, str, Mapping[str, Any]], ImportedFrame],
-) -> tuple[list[ImportedFrame], list[str]]:
-    """Build the frames of a JSON list whose entries name their picture in `file_path`; return them and missing names.
+) -> ImportedScene:
+    """Build a scene of a JSON list whose entries name their picture in `file_path`; raises DataError for another form.
 
-    find: (folder, name) -> picture or None; make: (picture, name, entry) -> frame. Raises DataError for another form.
+    find: (folder, name) -> picture or None; make: (picture, name, entry) -> frame.
     """
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise DataError(f"{file}: holds no list of frames; correct it")
@@ -96,7 +106,8 @@ def named_frames(
             missing.append(name)
         else:
             frames.append(make(picture, name, entry))
-    return frames, missing
+    frames, missing = ordered(file, frames, missing, source.allow_missing)
+    return ImportedScene(file, frames, background=source.background, missing=missing)
 
 
 def number(entry: Mapping[str, Any], key: str, where: str) -> float:
@@ -133,3 +144,17 @@ def lens_numbers(entry: Mapping[str, Any], keys: Sequence[str], where: str) -> t
         if value <= 0:
             raise DataError(f"{where}: focal length '{key}' is {value}; it must be positive")
     return fx, fy, cx, cy
+
+
+def eight_bit(picture: Image.Image) -> Image.Image:
+    """Return a picture as RGB, or RGBA where it has transparency; raises ValueError for 32-bit pixels.
+
+    PIL would clip 16-bit grey at 255; it is scaled instead.
+    """
+    if picture.mode.startswith("I;16"):
+        grey = np.asarray(picture).astype(np.float32) / 257
+        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+    if picture.mode in ("I", "F"):
+        raise ValueError("its pixels have 32 bits, of unknown range; convert it to 8 bits")
+    transparent = picture.mode in TRANSPARENT or "transparency" in picture.info
+    return picture.convert("RGBA" if transparent else "RGB")

@@ -1,9 +1,10 @@
-"""An imported collection to chunks: flat lenses, bounded size, JPEG, held-out frames and their evaluation entries."""
+"""Imported collections to chunks: flat lenses, bounded size, JPEG, held-out frames and their evaluation entries."""
 
 import hashlib
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,15 +19,15 @@ from novelview.cameras.camera import opaque
 from novelview.errors import ConfigError, DataError
 from novelview.files import sha256, write_json
 from novelview.scenes.chunks import ChunkScene, ChunkWriter
-from novelview.scenes.imports.held_out import choose_held_out, held_out_entries
 from novelview.scenes.imports.lens import Lens, undistort
-from novelview.scenes.imports.pixels import eight_bit
-from novelview.scenes.imports.scene import ImportedFrame, ImportedScene
-from novelview.scenes.views import save_index
+from novelview.scenes.imports.scene import ImportedFrame, ImportedScene, eight_bit
+from novelview.scenes.views import EvalEntry, save_index
 
 logger = logging.getLogger(__name__)
 SAME_SHAPE = 0.01  # relative difference of aspect ratio that resizing may have left
 FARTHEST_CENTRE = 2.0  # picture sides between the picture's middle and the principal point
+HELD_OUT = "held_out"
+SPLITS = {"train": ("train",), "test": ("test",), HELD_OUT: ("train", "test")}
 COUNTED = ("pictures", "held_out", "missing", "unregistered")
 FARTHEST = 1e9  # units between camera and origin: beyond it float32 has no digits left
 
@@ -49,27 +50,102 @@ def write_scene(
     left out, and the depths seen where the source knows them. Raises DataError, one line, for unreadable pictures,
     sizes that do not fit, or too few pictures.
     """
-    check(source, scene.background)
+    ((_, report),) = _write([(HELD_OUT, "", scene)], source, folder, dataset, progress)
+    write_json(folder / "import.json", report)
+    seen = {"depth_range": scene.depth_range} if scene.depth_range else {}
+    return {"import": {name: len(report[name]) for name in COUNTED} | seen}
+
+
+def write_collection(
+    groups: Mapping[str, Mapping[str, ImportedScene]],
+    source: ImportSource,
+    folder: Path,
+    dataset: str,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Write scenes, keyed by `<name>-<16 hex digits>`, and return what the manifest records of them.
+
+    groups: `train` or `test` -> scenes by name, whole; `held_out` -> scenes of which every frame goes to test/, those
+    not held out to train/, with an entry each in indices/held_out.json. import.json lists each scene's pictures and
+    what was left out. Raises DataError, one line.
+    """
+    items = [(group, f"{name[:64]}-", scene) for group, scenes in groups.items() for name, scene in scenes.items()]
+    reports = [{"set": group, **report} for group, report in _write(items, source, folder, dataset, progress)]
+    write_json(folder / "import.json", {"scenes": reports})
+    return {"import": {"scenes": len(reports), "pictures": sum(len(report["pictures"]) for report in reports)}}
+
+
+def _write(
+    items: Sequence[tuple[str, str, ImportedScene]], source: ImportSource, folder: Path, dataset: str, progress: bool
+) -> list[tuple[str, dict[str, Any]]]:
+    """Write chunks, entries and scenes.json of (group, prefix of the key, scene); return groups and reports."""
+    reports: list[tuple[str, dict[str, Any]]] = []
+    entries: list[EvalEntry] = []
+    with ExitStack() as stack:
+        splits = dict.fromkeys(split for group, *_ in items for split in SPLITS[group])
+        writers = {split: stack.enter_context(ChunkWriter(folder / split)) for split in splits}
+        for group, prefix, scene in items:
+            _check(source, scene.background)
+            held_out = _held_out(scene, source.held_out) if group == HELD_OUT else []
+            whole, size = _converted(scene, source, dataset, progress, prefix)
+            for split in SPLITS[group]:
+                writers[split].add(_without(whole, held_out if split == "train" else []))
+            centres = np.stack([frame.c2w[:3, 3] for frame in scene.frames])
+            entries += held_out_entries(whole.key, centres, held_out, getattr(source, "context_gap", 0))
+            reports.append((group, _report(scene, whole.key, held_out, size)))
+    if entries:
+        save_index(folder / "indices" / "held_out.json", entries)
+    sets = {report["scene"]: {"set": group} for group, report in reports if group != "train"}
+    write_json(folder / "scenes.json", sets)
+    return reports
+
+
+def choose_held_out(frames: int, held_out: int) -> list[int]:
+    """Return `held_out` evenly spaced frame numbers, never the first or the last, so training frames lie on both sides.
+
+    Raises DataError when fewer than half of the frames, or no two of them, would remain for training.
+    """
+    if frames < 3:
+        raise DataError(f"{frames} usable picture(s): at least 3 are needed, 2 to train on and 1 for evaluation")
+    if held_out < 1 or frames - held_out < max(2, held_out):
+        raise DataError(
+            f"{frames} pictures with source.held_out={held_out}: keep at least 1 for evaluation and at least as many, "
+            f"and 2, for training; set source.held_out to 1..{max(1, min(frames // 2, frames - 2))}"
+        )
+    return [int(number) for number in np.linspace(0, frames - 1, held_out + 2).round()[1:-1]]
+
+
+def held_out_entries(
+    scene: str, centres: Float[NDArray, "n 3"], held_out: Sequence[int], context_gap: int = 0
+) -> list[EvalEntry]:
+    """Return one evaluation entry a held-out frame: two training frames around it, in order, and itself as target.
+
+    Frame order is the file names' order, along which people walk. With context_gap 0 the first context is the training
+    frame whose camera stands nearest to the target's, the second the nearest among those on the target's other side in
+    the sequence: two different views that bracket it. A gap g > 0 takes, on each side, the training frame whose number
+    is closest to g/2 away.
+    """
+    training = [frame for frame in range(len(centres)) if frame not in set(held_out)]
+    entries = []
+    for target in held_out:
+        sides = [[f for f in training if f < target], [f for f in training if f > target]]
+        if context_gap:
+            near = [min(side, key=lambda f: abs(abs(f - target) - context_gap / 2)) for side in sides]
+        else:
+            distance = np.linalg.norm(centres - centres[target], axis=1)
+            near = [min(side, key=lambda f: float(distance[f])) for side in sides]
+        entries.append(EvalEntry(scene, (near[0], near[1]), (target,), None))
+    return entries
+
+
+def _held_out(scene: ImportedScene, count: int) -> list[int]:
     try:
-        held_out = choose_held_out(len(scene.frames), source.held_out)
+        return choose_held_out(len(scene.frames), count)
     except DataError as error:
         raise DataError(f"{scene.where}: {error}") from None
-    images, cameras, size = convert(scene, source, progress)
-    key = scene_key(scene, dataset)
-    whole = ChunkScene(key, "", torch.arange(len(images)), torch.from_numpy(cameras), images)
-    _write_split(folder / "test", whole)
-    _write_split(folder / "train", take(whole, [row for row in range(len(images)) if row not in set(held_out)]))
-    centres = np.stack([frame.c2w[:3, 3] for frame in scene.frames])
-    entries = held_out_entries(key, centres, held_out, getattr(source, "context_gap", 0))
-    save_index(folder / "indices" / "held_out.json", entries)
-    write_json(folder / "scenes.json", {key: {"set": "held_out"}})
-    found = report(scene, key, held_out, size)
-    write_json(folder / "import.json", found)
-    seen = {"depth_range": scene.depth_range} if scene.depth_range else {}
-    return {"import": {name: len(found[name]) for name in COUNTED} | seen}
 
 
-def check(source: ImportSource, background: float) -> None:
+def _check(source: ImportSource, background: float) -> None:
     """Raise ConfigError for a quality, size or background out of range."""
     if not 1 <= source.jpeg_quality <= 100:
         raise ConfigError(f"source.jpeg_quality={source.jpeg_quality}: must lie between 1 and 100")
@@ -79,34 +155,43 @@ def check(source: ImportSource, background: float) -> None:
         raise ConfigError(f"source.background={background}: must lie between 0 (black) and 1 (white)")
 
 
-def scene_key(scene: ImportedScene, dataset: str) -> str:
-    """Return 16 hex digits of the data set's name and its pictures' names and bytes: importing again agrees."""
-    total = hashlib.sha256(dataset.encode())
-    for frame in scene.frames:
-        # File names need not be UTF-8.
-        total.update(f"\0{frame.name}\0{sha256(frame.path)}".encode("utf-8", "surrogateescape"))
-    return total.hexdigest()[:16]
+def _converted(
+    scene: ImportedScene, source: ImportSource, dataset: str, progress: bool, prefix: str
+) -> tuple[ChunkScene, tuple[int, int]]:
+    """Return a scene as a chunk holds it, and the common (width, height) of its pictures.
 
-
-def convert(
-    scene: ImportedScene, source: ImportSource, progress: bool
-) -> tuple[list[bytes], Float[NDArray, "n 18"], tuple[int, int]]:
-    """Return the JPEG bytes and camera rows of a scene's frames, and their common (width, height)."""
+    Its key ends in 16 hex digits of the data set's name and its pictures' names and bytes: importing again agrees.
+    """
     flat: dict[Lens, Lens] = {}
     images: list[bytes] = []
     cameras: list[list[float]] = []
-    sizes: list[tuple[int, int]] = []
+    size = (0, 0)
+    total = hashlib.sha256(dataset.encode())
     for frame in tqdm(scene.frames, unit="picture", desc="import", disable=not progress):
-        picture = open_picture(frame, scene.upright)
+        picture = _open_picture(frame, scene.upright)
         lens = _fit(frame, picture)
         if lens not in flat:
             flat[lens] = _flatten(scene, lens, frame)
-        picture = develop(picture, lens, flat[lens], source.max_side, scene.background)
-        _same_size(sizes, picture, scene.frames)
-        sizes.append(picture.size)
+        picture = _develop(picture, lens, flat[lens], source.max_side, scene.background)
+        if images and picture.size != size:
+            raise DataError(
+                f"{frame.path}: {picture.width}x{picture.height} after conversion, but {scene.frames[0].name} is "
+                f"{size[0]}x{size[1]}; import pictures of different sizes or orientations as separate data sets"
+            )
+        size = picture.size
         images.append(_encode(picture, source.jpeg_quality))
         cameras.append(_camera(frame, flat[lens]))
-    return images, np.array(cameras, np.float32), sizes[0]
+        # File names need not be UTF-8.
+        total.update(f"\0{frame.name}\0{sha256(frame.path)}".encode("utf-8", "surrogateescape"))
+    key, rows = prefix + total.hexdigest()[:16], torch.from_numpy(np.array(cameras, np.float32))
+    return ChunkScene(key, "", torch.arange(len(images)), rows, images), size
+
+
+def _without(scene: ChunkScene, left_out: list[int]) -> ChunkScene:
+    """Return a scene without some of its frames; timestamps keep the frame numbers."""
+    rows = [row for row in range(len(scene.images)) if row not in left_out]
+    images = [scene.images[row] for row in rows]
+    return ChunkScene(scene.key, scene.url, scene.timestamps[rows], scene.cameras[rows], images)
 
 
 def _camera(frame: ImportedFrame, flat: Lens) -> list[float]:
@@ -120,7 +205,7 @@ def _camera(frame: ImportedFrame, flat: Lens) -> list[float]:
     return [fx, fy, cx, cy, 0.0, 0.0, *w2c.flatten().tolist()]
 
 
-def open_picture(frame: ImportedFrame, upright: bool = False) -> Image.Image:
+def _open_picture(frame: ImportedFrame, upright: bool = False) -> Image.Image:
     """Return a picture as RGB or RGBA, turned by its EXIF orientation when `upright`; raises DataError naming it."""
     try:
         with Image.open(frame.path) as image:
@@ -148,7 +233,7 @@ def _flatten(scene: ImportedScene, lens: Lens, frame: ImportedFrame) -> Lens:
         raise DataError(f"{frame.name}: {error}") from None
 
 
-def develop(picture: Image.Image, lens: Lens, flat: Lens, max_side: int, background: float) -> Image.Image:
+def _develop(picture: Image.Image, lens: Lens, flat: Lens, max_side: int, background: float) -> Image.Image:
     """Undistort, shrink to `max_side` (0: never) with LANCZOS, and put transparent pixels on `background` grey.
 
     Transparent pictures are shrunk before they are composited (specs/lact.md), except where undistortion needs RGB.
@@ -163,33 +248,13 @@ def develop(picture: Image.Image, lens: Lens, flat: Lens, max_side: int, backgro
     return opaque(picture, background)
 
 
-def _same_size(sizes: Sequence[tuple[int, int]], picture: Image.Image, frames: Sequence[ImportedFrame]) -> None:
-    if sizes and picture.size != sizes[0]:
-        shapes = [f"{width}x{height}" for width, height in (sizes[0], picture.size)]
-        raise DataError(
-            f"{frames[len(sizes)].path}: {shapes[1]} after conversion, but {frames[0].name} is {shapes[0]}; "
-            "import pictures of different sizes or orientations as separate data sets"
-        )
-
-
 def _encode(picture: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
 
 
-def take(scene: ChunkScene, rows: list[int]) -> ChunkScene:
-    """Return a scene with some of its frames; timestamps keep the frame numbers."""
-    images = [scene.images[row] for row in rows]
-    return ChunkScene(scene.key, scene.url, scene.timestamps[rows], scene.cameras[rows], images)
-
-
-def _write_split(folder: Path, scene: ChunkScene) -> None:
-    with ChunkWriter(folder) as writer:
-        writer.add(scene)
-
-
-def report(scene: ImportedScene, key: str, held_out: list[int], size: tuple[int, int]) -> dict[str, Any]:
+def _report(scene: ImportedScene, key: str, held_out: list[int], size: tuple[int, int]) -> dict[str, Any]:
     """Return what import.json says of a scene, and log what was left out."""
     for reason, names in (("without a picture", scene.missing), ("without a pose", scene.unregistered)):
         if names:

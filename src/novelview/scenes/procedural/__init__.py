@@ -2,8 +2,6 @@
 
 from novelview.scenes.procedural.generate import generate
 from novelview.scenes.procedural.layout import Room, room_for
-from novelview.scenes.procedural.overlapping import overlap
-from novelview.scenes.procedural.shading import render_frames
-from novelview.scenes.procedural.tracing import render_depth
+from novelview.scenes.procedural.rendering import overlap, render_depth, render_frames
 
 __all__ = ["Room", "generate", "overlap", "render_depth", "render_frames", "room_for"]

@@ -1,22 +1,111 @@
-"""What a room is made of, and how one is drawn at random.
+"""What a room is made of, and how one is drawn at random: seeds, solids, and the camera's motion.
 
 World axes are OpenCV's: x right, y down, z forward, in metres; the room's box is centred on the origin.
 """
 
+import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from novelview.config.sources import RoomsSource
 from novelview.errors import ConfigError
-from novelview.scenes.procedural.motion import camera_path, clearance_ok, lens
-from novelview.scenes.procedural.photographs import GREY, photographs, pool
-from novelview.scenes.procedural.seeds import SPLITS, Draws, room_seed, scene_key
-from novelview.scenes.procedural.solids import Face, Solid
+from novelview.scenes.procedural.textures import GREY, photographs, pool
 
+SPLITS = ("train", "seen", "new")
 ATTEMPTS = 100  # camera paths tried before the configuration is called impossible
+FROM_WALLS = 0.5  # metres the camera keeps from every wall
+FROM_OBJECTS = 0.45  # and from every object
+Triple = tuple[float, float, float]
+
+
+def _hash(*parts: object) -> str:
+    return hashlib.sha256("\0".join(["novelview rooms", *map(str, parts)]).encode()).hexdigest()
+
+
+def room_seed(seed: int, split: str, number: int) -> int:
+    """Return the 63-bit seed of a room; distinct (seed, split, number) give distinct, unrelated seeds."""
+    return int(_hash("seed", seed, split, number)[:16], 16) >> 1
+
+
+def scene_key(seed: int, split: str, number: int) -> str:
+    """Return the scene's key: 16 hex digits as in RealEstate10K (specs/re10k_format.md section 1)."""
+    return _hash("key", seed, split, number)[:16]
+
+
+class Draws:
+    """Random choices from one CPU torch generator, 0 <= seed < 2**63, so that a room is the same on every device."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def uniform(self, low: float, high: float) -> float:
+        """Return a float in [low, high)."""
+        return low + (high - low) * torch.rand((), generator=self._generator, dtype=torch.float64).item()
+
+    def integer(self, low: int, high: int) -> int:
+        """Return an integer in [low, high], both ends included."""
+        return int(torch.randint(low, high + 1, (), generator=self._generator).item())
+
+    def sign(self) -> float:
+        """Return -1 or 1."""
+        return 2.0 * self.integer(0, 1) - 1.0
+
+    def sample(self, count: int, high: int) -> list[int]:
+        """Return `count` distinct integers of range(high), ascending."""
+        return sorted(torch.randperm(high, generator=self._generator)[:count].tolist())
+
+
+@dataclass(frozen=True)
+class Face:
+    """How one face is covered: texture number, repeats a metre, offset in repeats, RGB gain."""
+
+    texture: int
+    density: float
+    offset: tuple[float, float]
+    gain: Triple
+
+
+@dataclass(frozen=True)
+class Solid:
+    """A box turned about the vertical axis, or a sphere where `round`.
+
+    centre and half extents in metres, yaw in radians about the y axis. faces: six, in the order -x, +x, -y, +y, -z, +z
+    of the solid's own axes; a sphere is covered like a cube map.
+    """
+
+    centre: Triple
+    yaw: float
+    half: Triple
+    round: bool
+    faces: tuple[Face, ...]
+
+    @property
+    def turn(self) -> tuple[float, float]:
+        """Return cosine and sine of the yaw."""
+        return math.cos(self.yaw), math.sin(self.yaw)
+
+    @property
+    def radius(self) -> float:
+        """Return the radius of the bounding sphere in metres."""
+        return self.half[0] if self.round else math.hypot(*self.half)
+
+    def local(self, point: Triple) -> Triple:
+        """Return a world point in the solid's own axes."""
+        x, y, z = (value - centre for value, centre in zip(point, self.centre, strict=True))
+        cosine, sine = self.turn
+        return cosine * x - sine * z, y, sine * x + cosine * z
+
+    def distance(self, point: Triple) -> float:
+        """Return the distance in metres from a point outside to the surface; 0 inside."""
+        local = self.local(point)
+        if self.round:
+            return max(math.hypot(*local) - self.half[0], 0.0)
+        return math.hypot(*(max(abs(value) - half, 0.0) for value, half in zip(local, self.half, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -32,7 +121,7 @@ class Room:
     key: str
     photographs: tuple[str, ...]
     solids: tuple[Solid, ...]
-    light: tuple[float, float, float]
+    light: Triple
     ambient: float
     c2w: Float[Tensor, "n 4 4"]
     intrinsics: Float[Tensor, " 4"]
@@ -52,15 +141,15 @@ def room_for(source: RoomsSource, split: str, number: int) -> Room:
         raise ConfigError(f"rooms have no split '{split}'; choose one of {', '.join(SPLITS)}")
     draws = Draws(room_seed(source.seed, split, number))
     names = pool(split, source.patterns)
-    intrinsics = lens(draws.uniform(*source.fov), source.height, source.width)
+    intrinsics = _lens(draws.uniform(*source.fov), source.height, source.width)
     half = (draws.uniform(2.3, 3.8), draws.uniform(1.3, 1.65), draws.uniform(2.3, 3.8))
-    shell = Solid((0.0, 0.0, 0.0), 0.0, half, False, _faces(draws, source, names, same=False))
+    shell = Solid((0.0, 0.0, 0.0), 0.0, half, False, tuple(_face(draws, source, names) for _ in range(6)))
     count = draws.integer(*source.objects)
     light = (0.6 * draws.uniform(-1, 1) * half[0], -0.85 * half[1], 0.6 * draws.uniform(-1, 1) * half[2])
     ambient = draws.uniform(0.45, 0.65)
     for _ in range(ATTEMPTS):
         solids = [shell, *(_object(draws, source, names, half) for _ in range(count))]
-        c2w = camera_path(draws, source, half)
+        c2w = _camera_path(draws, source, half)
         if clearance_ok(c2w[:, :3, 3], solids):
             key = scene_key(source.seed, split, number)
             return Room(split, number, key, names, tuple(solids), light, ambient, c2w, intrinsics)
@@ -70,13 +159,10 @@ def room_for(source: RoomsSource, split: str, number: int) -> Room:
     )
 
 
-def _faces(draws: Draws, source: RoomsSource, names: tuple[str, ...], same: bool) -> tuple[Face, ...]:
-    """Draw six faces: each its own photograph and tint, or one for all (`same`), always at its own offset."""
-    faces = [_face(draws, source, names) for _ in range(6)]
-    if not same:
-        return tuple(faces)
-    first = faces[0]
-    return tuple(Face(first.texture, first.density, face.offset, first.gain) for face in faces)
+def _lens(fov: float, height: int, width: int) -> Float[Tensor, " 4"]:
+    """Return normalised intrinsics of square pixels, the principal point in the centre; `fov` horizontal, degrees."""
+    focal = 0.5 / math.tan(math.radians(fov) / 2)
+    return torch.tensor([focal, focal * width / height, 0.5, 0.5], dtype=torch.float64)
 
 
 def _face(draws: Draws, source: RoomsSource, names: tuple[str, ...]) -> Face:
@@ -90,9 +176,13 @@ def _face(draws: Draws, source: RoomsSource, names: tuple[str, ...]) -> Face:
     return Face(texture, density, offset, gain)
 
 
-def _object(draws: Draws, source: RoomsSource, names: tuple[str, ...], room: tuple[float, float, float]) -> Solid:
-    """Draw a box on the floor, a sphere, a partition or a picture on a wall; it may touch others, never leave."""
-    faces = _faces(draws, source, names, same=True)
+def _object(draws: Draws, source: RoomsSource, names: tuple[str, ...], room: Triple) -> Solid:
+    """Draw a box on the floor, a sphere, a partition or a picture on a wall; it may touch others, never leave.
+
+    All faces have the first one's photograph and tint, each at its own offset.
+    """
+    drawn = [_face(draws, source, names) for _ in range(6)]
+    faces = tuple(Face(drawn[0].texture, drawn[0].density, face.offset, drawn[0].gain) for face in drawn)
     kind = draws.integer(0, 4)
     if kind == 0:
         return _picture(draws, faces, room)
@@ -108,13 +198,13 @@ def _object(draws: Draws, source: RoomsSource, names: tuple[str, ...], room: tup
     return Solid(place, draws.uniform(-math.pi / 2, math.pi / 2), half, False, faces)
 
 
-def _spot(draws: Draws, room: tuple[float, float, float], reach: float, height: float) -> tuple[float, float, float]:
+def _spot(draws: Draws, room: Triple, reach: float, height: float) -> Triple:
     x, z = room[0] - reach, room[2] - reach
     return draws.uniform(-x, x), height, draws.uniform(-z, z)
 
 
-def _picture(draws: Draws, faces: tuple[Face, ...], room: tuple[float, float, float]) -> Solid:
-    """A flat box against one of the four walls."""
+def _picture(draws: Draws, faces: tuple[Face, ...], room: Triple) -> Solid:
+    """Draw a flat box against one of the four walls."""
     wide, tall, thick = draws.uniform(0.4, 0.9), draws.uniform(0.3, 0.6), 0.03
     along_x, side = draws.integer(0, 1) == 1, draws.sign()
     wall, run = (room[2], room[0]) if along_x else (room[0], room[2])
@@ -123,3 +213,52 @@ def _picture(draws: Draws, faces: tuple[Face, ...], room: tuple[float, float, fl
     if along_x:
         return Solid((along, height, away), 0.0, (wide, tall, thick), False, faces)
     return Solid((away, height, along), 0.0, (thick, tall, wide), False, faces)
+
+
+def _camera_path(draws: Draws, source: RoomsSource, room: Triple) -> Float[Tensor, "n 4 4"]:
+    """Draw `source.frames` camera-to-world matrices, float64, after real-estate videos: a dolly and a pan.
+
+    room: half extents in metres. The yaw covers pan + drift, each of random sign, about a heading towards the middle of
+    the room; the camera moves along a slightly bent horizontal line. Both follow one smooth monotonic clock.
+    """
+    middle = (draws.uniform(-0.7, 0.7) * room[0], room[1] - draws.uniform(1.2, 1.6), draws.uniform(-0.7, 0.7) * room[2])
+    # Looking across the room, to a point on the far side of its middle, brings most objects into view.
+    aim = [draws.uniform(-0.3, 0.3) * room[0] - 0.5 * middle[0], draws.uniform(-0.3, 0.3) * room[2] - 0.5 * middle[2]]
+    heading = math.atan2(aim[0] - middle[0], aim[1] - middle[2])
+    degrees = draws.sign() * draws.uniform(*source.pan) + draws.sign() * draws.uniform(*source.drift)
+    length, course = draws.uniform(*source.dolly), heading + math.radians(draws.uniform(-75, 75))
+    bend, rise = draws.uniform(-0.15, 0.15) * length, draws.uniform(-0.1, 0.1)
+    pitch, nod = math.radians(draws.uniform(-14, 2)), math.radians(draws.uniform(-4, 4))
+    ease, turn = draws.uniform(-0.3, 0.3), math.radians(degrees)
+
+    def pose(clock: float) -> list[list[float]]:
+        clock += ease * math.sin(2 * math.pi * clock) / (2 * math.pi)
+        half, across = clock - 0.5, bend * math.sin(math.pi * clock)
+        along, sine, cosine = half * length, math.sin(course), math.cos(course)
+        x = middle[0] + along * sine + across * cosine
+        z = middle[2] + along * cosine - across * sine
+        return _pose(heading + turn * half, pitch + nod * half, (x, middle[1] + half * rise, z))
+
+    return torch.tensor([pose(frame / (source.frames - 1)) for frame in range(source.frames)], dtype=torch.float64)
+
+
+def _pose(yaw: float, pitch: float, place: Triple) -> list[list[float]]:
+    """Return the camera-to-world rows of a camera turned right by `yaw` and up by `pitch`, radians, without roll."""
+    cy, sy, cp, sp = math.cos(yaw), math.sin(yaw), math.cos(pitch), math.sin(pitch)
+    return [
+        [cy, sy * sp, sy * cp, place[0]],
+        [0.0, cp, -sp, place[1]],
+        [-sy, cy * sp, cy * cp, place[2]],
+        [0.0, 0.0, 0.0, 1.0],
+    ]
+
+
+def clearance_ok(places: Float[Tensor, "n 3"], solids: Sequence[Solid]) -> bool:
+    """Tell whether all camera centres, metres, keep clear of the walls of `solids[0]` and of the other solids."""
+    room = solids[0].half
+    for place in places.tolist():
+        if any(abs(value) > half - FROM_WALLS for value, half in zip(place, room, strict=True)):
+            return False
+        if any(solid.distance(tuple(place)) < FROM_OBJECTS for solid in solids[1:]):
+            return False
+    return True

@@ -4,7 +4,6 @@ import functools
 import re
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,7 +12,7 @@ from torch import Tensor
 from novelview.config.sources import RoomsSource
 from novelview.files import read_json
 from novelview.scenes.procedural.layout import Room, room_for
-from novelview.scenes.procedural.tracing import render_depth
+from novelview.scenes.procedural.rendering import render_depth
 from novelview.scenes.store import PackedStore
 
 URL = re.compile(r"novelview://rooms/(train|seen|new)/(\d+)")
@@ -68,6 +67,6 @@ def exact_depth(raw: Path | str, store: PackedStore, device: str = "cpu") -> tup
 
 
 def _own_cameras(truth: ExactDepth, scene: str) -> bool:
-    own: Any = truth._drawn(scene).c2w
+    own = truth._drawn(scene).c2w
     given = truth.store.c2w(scene).double()
     return given.shape == own.shape and bool((given - own).abs().max() < SAME_CAMERA)

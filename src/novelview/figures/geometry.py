@@ -1,0 +1,211 @@
+"""What models know of a scene's shape: figure `depth_maps`, table `geometry_table` with differences pair by pair."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from novelview.errors import DataError
+from novelview.figures.pictures import Sample, Shared, any_of, read_gallery, shared_samples, show, spread
+from novelview.figures.results import METRICS, Evaluation, Results, Score, finest, set_order
+from novelview.figures.style import MUTED, label, picture_axis, spaced, split_order, title_of
+from novelview.figures.tables import NONE, Cell, Grid, Row, Table, score_cell, verdict
+from novelview.files import read_json
+
+SIDE = 1.35  # inches of a picture
+MAX_ROWS = 6
+COLOURS = "viridis_r"  # near is bright
+COLUMNS = {
+    "abs_rel": "Abs rel ↓",
+    "delta1": "δ < 1.25 ↑",
+    "accuracy": "Accuracy [m] ↓",
+    "completeness": "Completeness [m] ↓",
+    "chamfer": "Chamfer [m] ↓",
+}
+LOWER_IS_BETTER = {"abs_rel", "accuracy", "completeness", "chamfer"}
+HEADER = ("model", "resolution", "set", "split", "measure", "mean", "low", "high", "count")
+
+Measured = tuple[Evaluation, dict[str, Any]]  # an evaluation and one of the groups its geometry was measured on
+Values = dict[tuple[Any, ...], float]  # by scene, entry and, for images, frame
+
+
+def depth_maps(results: Results) -> Figure:
+    """Draw the first context view of the kept samples, its depths, and the target with its renders, a row a sample.
+
+    Each row has a colour scale of its own. Raises DataError when none of the evaluated models predicts depth.
+    """
+    kept = [(item, read_gallery(item)) for item in finest(results.evaluations)]
+    kept = [(item, gallery) for item, gallery in kept if any(sample.depth is not None for sample in gallery)]
+    if not kept:
+        raise DataError("figure depth_maps: none of the evaluated models predicts depth; take it out of the study")
+    rows = spread(shared_samples([gallery for _, gallery in kept]), MAX_ROWS)
+    rows = [row for row in rows if any(sample is not None and sample.depth is not None for sample in row)]
+    known = any(sample is not None and sample.true_depth is not None for row in rows for sample in row)
+    count = 2 + known + 2 * len(kept)
+    size = SIDE * count + 0.6, (SIDE + 0.3) * len(rows) + 0.4
+    figure, axes = plt.subplots(len(rows), count, figsize=size, squeeze=False, layout="constrained")
+    for line, row in zip(axes, rows, strict=True):
+        for axis in line:
+            picture_axis(axis)
+        _draw_row(figure, line, row, known)
+    names = [item.name.replace(", ", "\n") for item, _ in kept]
+    depths, renders = ([f"{name}\n{what}" for name in names] for what in ("depth", "render"))
+    titles = ["Context view", *(["True depth"] if known else []), *depths, "Target", *renders]
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=8, loc="center")
+    return figure
+
+
+def _draw_row(figure: Figure, line: np.ndarray, row: Shared, known: bool) -> None:
+    sample = any_of(row)
+    given = [one for one in row if one is not None]
+    truths = [one.true_depth for one in given if one.true_depth is not None][:1]
+    shown = truths or [one.depth for one in given if one.depth is not None]
+    values = np.concatenate([part[0].ravel() for part in shown])
+    low = float(values.min())
+    scale = Normalize(low, max(float(values.max()), low + 1e-3))
+    picture, *others = line
+    picture.imshow(sample.context[0], interpolation="nearest")
+    picture.set_ylabel(sample.caption, fontsize=6.5, color=MUTED)
+    if known:
+        show(others.pop(0), truths[0][0] if truths else None, cmap=COLOURS, norm=scale)
+    for axis, one in zip(others, row, strict=False):
+        depth = one.depth[0] if one and one.depth is not None else None
+        show(axis, depth, relative_error(one) if one else "", cmap=COLOURS, norm=scale)
+    target, *renders = others[len(row) :]
+    show(target, sample.target)
+    for axis, one in zip(renders, row, strict=True):
+        if one is not None:
+            show(axis, one.render, f"{one.psnr:.2f} dB")
+    bar = figure.colorbar(ScalarMappable(scale, COLOURS), ax=list(line), shrink=0.8, pad=0.01)
+    bar.ax.tick_params(labelsize=6)
+    bar.set_label("depth", fontsize=7)
+
+
+def relative_error(sample: Sample) -> str:
+    """Return the mean relative error of the first context view's depth in words, nothing where it is not known."""
+    if sample.depth is None or sample.true_depth is None:
+        return ""
+    error = np.abs(sample.depth[0] - sample.true_depth[0]) / sample.true_depth[0]
+    return f"abs rel {float(error.mean()):.3f}"
+
+
+def geometry_table(results: Results) -> Table:
+    """Return depth and surface errors of every run that predicts Gaussians beside its PSNR, a grid a set.
+
+    Where nothing was measured: a grid without rows that says why.
+    """
+    evaluations = results.evaluations
+    known = [(item, item.summary.get("geometry") or {}) for item in evaluations]
+    measured = [(item, group) for item, geometry in known for group in geometry.get("groups", [])]
+    sets = sorted({group["set"] for _, group in measured}, key=set_order)
+    grids = [_grid(name, [pair for pair in measured if pair[1]["set"] == name], evaluations) for name in sets]
+    grids = grids or [Grid("Geometry", ("Method",), tuple(COLUMNS.values()), (), _reasons(evaluations))]
+    records = [
+        [
+            *(item.model, item.resolution, group["set"], group["split"], name),
+            *(group[name]["mean"], group[name]["low"], group[name]["high"], group["count"]),
+        ]
+        for item, group in measured
+        for name in COLUMNS
+        if group.get(name)
+    ]
+    return Table(tuple(grids), HEADER, records)
+
+
+def _reasons(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
+    found = []
+    for item in evaluations:
+        geometry = item.summary.get("geometry")
+        reason = geometry["reason"] if geometry else "predicts no depth"
+        found += [f"{item.name}: {reason}."] if reason else []
+    return tuple(found)
+
+
+def _grid(name: str, measured: Sequence[Measured], evaluations: Sequence[Evaluation]) -> Grid:
+    rows = []
+    for block, split in enumerate(sorted({group["split"] for _, group in measured}, key=split_order)):
+        own = [pair for pair in measured if pair[1]["split"] == split]
+        rows += [_row(item, group, block, [other for _, other in own]) for item, group in own]
+        firsts = {item.resolution: (item, group) for item, group in reversed(own)}
+        rows += [
+            _difference(item, *firsts[item.resolution], block)
+            for item, _ in own
+            if firsts[item.resolution][0] is not item
+        ]
+    notes = (
+        "PSNR / SSIM / LPIPS / sharpness of the split's target views; the other columns are of its context views. "
+        "Small print: 95 % bootstrap interval over scenes; bold: best of a split. Differences are of the same images."
+        " Geometry is paired view by view.",
+        *(f"{COLUMNS[key][:-2]}: {text}." for key, text in measured[0][0].summary["geometry"]["measures"].items()),
+        *_reasons(evaluations),
+    )
+    columns = ("PSNR [dB] / SSIM / LPIPS / sharpness", *COLUMNS.values())
+    return Grid(f"Geometry, {title_of(name)}", ("Split", "Method", "Size"), columns, tuple(rows), notes)
+
+
+def _row(item: Evaluation, group: dict[str, Any], block: int, rivals: Sequence[dict[str, Any]]) -> Row:
+    cells = [score_cell(item.scores(group["set"], group["split"])), *(_cell(name, group, rivals) for name in COLUMNS)]
+    return Row((spaced(group["split"]), label(item.model), f"{item.resolution} px"), tuple(cells), block=block)
+
+
+def _cell(name: str, group: dict[str, Any], rivals: Sequence[dict[str, Any]]) -> Cell:
+    score = Score.of(group.get(name))
+    if not score.known:
+        return Cell(NONE)
+    means = [other[name]["mean"] for other in rivals if other.get(name)]
+    best = min(means) if name in LOWER_IS_BETTER else max(means)
+    detail = f" [{score.low:.3f}, {score.high:.3f}]"
+    return Cell(f"{score.mean:.3f}", detail, best=len(means) > 1 and score.mean == best)
+
+
+def _difference(item: Evaluation, first: Evaluation, group: dict[str, Any], block: int) -> Row:
+    """Return the row of what a run changes against the first of its split, pair by pair."""
+    found = differences(item, first, group)
+    cells = tuple(_signed(name, found.get(name)) for name in ("psnr", *COLUMNS))
+    head = (spaced(group["split"]), f"{label(item.model)} − {label(first.model)}", f"{item.resolution} px")
+    return Row(head, cells, "baseline", block)
+
+
+def _signed(name: str, score: Score | None) -> Cell:
+    if score is None:
+        return Cell(NONE)
+    digits = 2 if name == "psnr" else 3
+    text, low, high = (f"{value:+.{digits}f}".replace("-", "−") for value in score)
+    gain = Score(-score.mean, -score.high, -score.low) if name in LOWER_IS_BETTER else score
+    return Cell(text, f" [{low}, {high}]", tone=verdict(gain))
+
+
+def differences(one: Evaluation, other: Evaluation, group: Mapping[str, Any]) -> dict[str, Score]:
+    """Return one minus other for every metric and geometric measure, on the same images of the group's set and split.
+
+    Measures without common values are left out; the interval resamples scenes as the evaluation did.
+    """
+    resampling = one.summary["bootstrap"]
+    ours, theirs = (_images(item, group) | _geometry(item, group) for item in (one, other))
+    found = {}
+    for name in (name for name in ours if name in theirs):
+        common = [key for key in ours[name] if key in theirs[name]]
+        if common:
+            gaps = [ours[name][key] - theirs[name][key] for key in common]
+            found[name] = Score.over(gaps, [key[0] for key in common], resampling["resamples"], resampling["seed"])
+    return found
+
+
+def _images(item: Evaluation, group: Mapping[str, Any]) -> dict[str, Values]:
+    own = item.rows.get((group["set"], group["split"]), {})
+    return {
+        metric: {target: value for target, row in own.items() if (value := getattr(row, metric)) is not None}
+        for metric in METRICS
+    }
+
+
+def _geometry(item: Evaluation, group: Mapping[str, Any]) -> dict[str, Values]:
+    path, place = item.folder / "geometry.json", (group["set"], group["split"])
+    rows = [row for row in read_json(path) if (row["set"], row["split"]) == place] if path.is_file() else []
+    measures = [key for key in (rows[0] if rows else {}) if key not in ("scene", "set", "split", "entry")]
+    return {key: {(row["scene"], row["entry"]): row[key] for row in rows} for key in measures}
