@@ -49,7 +49,6 @@ def row(plan: Plan, run: Run) -> dict[str, object]:
     cfg: TrainStage = plan.composed("train", run.name, run.phase)
     model, step = build(cfg.model).train(), training_step(cfg)
     model.activation_checkpointing = cfg.train.activation_checkpointing
-    assert step is not None
     return {
         **{"run": run.name, "resolution": run.res, "steps": cfg.train.steps},
         **{"scenes": cfg.train.batch_size, "targets": cfg.views.num_target},

@@ -1,6 +1,10 @@
-"""Which device a process works on."""
+"""Which device a process works on, and precision there."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from novelview.errors import ConfigError
 
@@ -13,3 +17,8 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     if name == "cpu" or not available:
         return torch.device("cpu")
     return torch.device("cuda", local_rank)
+
+
+def full_precision(value: Tensor) -> AbstractContextManager[Any]:
+    """Return the context without autocast on the device of `value`; tensors on `meta` know no autocast at all."""
+    return nullcontext() if value.is_meta else torch.autocast(value.device.type, enabled=False)

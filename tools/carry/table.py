@@ -10,7 +10,6 @@ from carry.studies import Mini
 from novelview.config.stages import TrainStage
 from novelview.config.study import Run
 from novelview.files import read_json
-from novelview.planning.flops import training_step
 from novelview.planning.hours import read_throughput
 
 NONE = "-"
@@ -52,6 +51,8 @@ def _speed(config: TrainStage, rows: Sequence[Mapping[str, str]], device: str) -
     seconds = float(rows[-1]["seconds"]) if rows else 0.0
     if not seconds:
         return [NONE, NONE, NONE]
+    from novelview.planning.flops import training_step  # takes torch, and seconds, to import
+
     steps = int(rows[-1]["step"])
     views = config.views.num_context + config.views.num_target
     images = steps * config.train.batch_size * config.train.grad_accum * views / seconds

@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(workflow.basedir)
-sys.path.insert(0, str(ROOT / "src"))
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "kernels")]
 
 from novelview.config import exchange
 from novelview.config.plan import Plan, one_of, word_list
 from novelview.config.workflow import or_exit, refuse_linked_records, use_checkout, warn_of_changed_data
-from novelview.planning.cost import announce
 
 # Rules call `python -m novelview...`: the interpreter that runs Snakemake, the sources and configs of this checkout.
 use_checkout(ROOT)
@@ -32,7 +31,9 @@ signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 def announce_cost():
     """Say what a study of scale paper costs, once, before anyone spends it."""
     if workflow.is_main_process and PLAN.scale == "paper":
-        announce(PLAN)
+        from novelview.planning.cost import cost  # counts with torch, which other calls of Snakemake need not wait for
+
+        print(f"{cost(PLAN)}\n", file=sys.stderr, flush=True)
 
 
 def packed_data(wildcards):

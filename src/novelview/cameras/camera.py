@@ -13,6 +13,7 @@ from PIL.Image import Image, Resampling
 from torch import Tensor
 
 from novelview.config.schema import ViewsConfig, sides
+from novelview.devices import full_precision
 from novelview.errors import DataError
 
 FILTERS = {"lanczos": Resampling.LANCZOS, "bilinear": Resampling.BILINEAR}
@@ -123,7 +124,7 @@ def rays(
     c2w is OpenCV camera-to-world, intrinsics are fx fy cx cy in pixels. Computed in float32 (or wider) also under
     autocast, where bfloat16 would round directions to about a pixel.
     """
-    with torch.autocast(c2w.device.type, enabled=False):
+    with full_precision(c2w):
         c2w, intrinsics = (value.float() if value.dtype != torch.float64 else value for value in (c2w, intrinsics))
         ys, xs = (torch.arange(size, dtype=c2w.dtype, device=c2w.device) + 0.5 for size in (height, width))
         fx, fy, cx, cy = (part[..., None] for part in intrinsics.unbind(-1))
@@ -142,7 +143,7 @@ def plucker(
 ) -> Float[Tensor, "*b 6 h w"]:
     """Return the Plücker coordinates (origin x direction, direction) of every pixel's ray."""
     origin, direction = rays(c2w, intrinsics, height, width)
-    with torch.autocast(direction.device.type, enabled=False):
+    with full_precision(direction):
         x, y, z = origin[..., 0, 0].unbind(-1)
         none = torch.zeros_like(x)
         cross = torch.stack([none, -z, y, z, none, -x, -y, x, none], dim=-1).unflatten(-1, (3, 3))

@@ -144,7 +144,7 @@ def _reads(plan: Plan, stage: str, data: Sequence[str] = (), calls: Sequence[lis
     """Return the deps and params of a stage: data, code, and the configuration files that shape it."""
     modules = {"figures": ("figures", "report")}.get(stage, (stage,))
     files: dict[str, list[str] | None] = {f"conf/study/{plan.study.name}.yaml": _planned(plan)}
-    files["conf/workflow.yaml"] = CALL
+    files["conf/workflow.yaml"] = [*CALL]
     for name in modules:
         for overrides in calls or [plan.overrides(name)]:
             for path, keys in config_files(name, overrides).items():

@@ -19,7 +19,7 @@ from novelview.downloads.hub import Remote
 from novelview.downloads.registry import LISTING, PREFIX, Entry, HubAddress, find, parse_hub, read_registry
 from novelview.downloads.transfer import ATTEMPTS, Missing, check_disk, download, implausible, locked, mismatch
 from novelview.errors import DataError
-from novelview.files import read_json, sha256, write_json
+from novelview.files import read_json, replacing, sha256, write_json
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,17 @@ def fetch(name: str, folder: Path | str = ".", registry: Mapping[str, Entry] | N
     for line in describe(entry):
         log.info(line)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _from_any(entry, path)
+    reasons = []
+    for left, address in reversed(list(enumerate(reversed(entry.addresses)))):
+        try:
+            _from(entry, address, path, BEFORE_MIRROR if left else ATTEMPTS)
+            break
+        except DataError as error:
+            reasons.append(str(error))
+            if left:
+                log.warning("%s; trying the next address", error)
+    else:
+        raise DataError(" | ".join(reasons))
     if not entry.is_folder:
         stated = "" if entry.sha256 else " (none in the registry to compare)"
         log.info("%s: %s, SHA-256 %s%s", name, path, sha256(path), stated)
@@ -76,18 +86,6 @@ def _is_here(entry: Entry, path: Path) -> bool:
     return not wrong
 
 
-def _from_any(entry: Entry, path: Path) -> None:
-    reasons = []
-    for left, address in reversed(list(enumerate(reversed(entry.addresses)))):
-        try:
-            return _from(entry, address, path, BEFORE_MIRROR if left else ATTEMPTS)
-        except DataError as error:
-            reasons.append(str(error))
-            if left:
-                log.warning("%s; trying the next address", error)
-    raise DataError(" | ".join(reasons))
-
-
 def _from(entry: Entry, address: str, path: Path, attempts: int) -> None:
     if not address.startswith(PREFIX):
         check = None if entry.sha256 else partial(implausible, name=path.name, about=entry.bytes)
@@ -101,7 +99,9 @@ def _from(entry: Entry, address: str, path: Path, attempts: int) -> None:
 def _fetch_file(address: HubAddress, path: Path, entry: Entry) -> None:
     """Fetch one file of a repository, verified against the registry and against what the hub says of it."""
     if hub.is_offline():
-        hub.copy_from_cache(address, path)
+        found = hub.cached_file(address)
+        with replacing(path) as copy:
+            shutil.copyfile(found, copy)
     else:
         commit = hub.commit_of(address)
         facts = hub.file_facts(address, commit)
@@ -142,16 +142,16 @@ def fetch_chunks(address: str, folder: Path, progress: bool = True) -> Path:
     length and kind (specs/re10k_format.md section 1). Raises ConfigError for an address that is none, DataError, one
     line, when the set cannot be had.
     """
-    base = address if address.startswith(PREFIX) else address.rstrip("/")
-    origin = str(parse_hub(base, "dataset")) if base.startswith(PREFIX) else base
+    place = parse_hub(address, "dataset") if address.startswith(PREFIX) else None
+    origin = str(place) if place else address.rstrip("/")
     if is_collected(folder, [origin]):
         log.info("%s: already in %s", origin, folder)
         return folder
     log.info("fetching the chunks of %s into %s; their licence is the data set's own (docs/data.md)", origin, folder)
-    if base.startswith(PREFIX):
-        fetch_folder(parse_hub(base, "dataset"), PATTERNS, folder)
+    if place:
+        fetch_folder(place, PATTERNS, folder)
     else:
-        _fetch_mirror(base, folder, progress)
+        _fetch_mirror(origin, folder, progress)
     return folder
 
 
@@ -210,7 +210,8 @@ def is_collected(folder: Path, origins: Sequence[str]) -> bool:
     listing = read_json(folder / LISTING)
     if not isinstance(listing, dict) or listing.get("origin") not in origins:
         raise DataError(f"{folder}: holds other files than {origins[0]}; move it away or choose another folder")
-    wrong = [name for name, facts in listing["files"].items() if not _has(folder / name, facts["bytes"])]
+    sizes = {name: facts["bytes"] for name, facts in listing["files"].items()}
+    wrong = [name for name, size in sizes.items() if not _keeps(folder / name, Remote(name, size), same=True)]
     if wrong:
         log.warning("%s: %s is missing or changed; fetching it again", folder, wrong[0])
         os.replace(folder, _part(folder))
@@ -243,10 +244,17 @@ def _collect(
         write_json(note, dict(about))
         missing = [remote for remote in files if not _keeps(part / remote.path, remote, same)]
         check_disk(part, sum(remote.size or 0 for remote in missing))
-        _get_all(missing, get, part, len(files) - len(missing), progress)
+        with ThreadPoolExecutor(WORKERS) as pool:
+            tasks = [pool.submit(get, remote, part / remote.path, part / STAGING) for remote in missing]
+            done, hidden = len(files) - len(missing), None if progress else True
+            try:
+                for task in tqdm(tasks, total=len(files), initial=done, unit="file", disable=hidden):
+                    task.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
         shutil.rmtree(part / STAGING, ignore_errors=True)
-        sizes = {remote.path: (part / remote.path).stat().st_size for remote in files}
-        facts = {remote.path: {"bytes": sizes[remote.path], "digest": remote.digest} for remote in files}
+        facts = {one.path: {"bytes": (part / one.path).stat().st_size, "digest": one.digest} for one in files}
         write_json(part / LISTING, {**about, "files": facts})
         os.replace(part, folder)
         lock.unlink(missing_ok=True)
@@ -256,26 +264,8 @@ def _part(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.part")
 
 
-def _has(path: Path, size: int | None) -> bool:
-    return path.is_file() and size in (None, path.stat().st_size)
-
-
 def _keeps(path: Path, remote: Remote, same: bool) -> bool:
     """Tell whether a file of the rest stays: verified when it was fetched, else by its digest now."""
-    if same:
-        return _has(path, remote.size)
-    return remote.digest is not None and path.is_file() and mismatch(path, remote.digest, remote.size) is None
-
-
-def _get_all(
-    files: Sequence[Remote], get: Callable[[Remote, Path, Path], None], part: Path, have: int, progress: bool
-) -> None:
-    with ThreadPoolExecutor(WORKERS) as pool:
-        tasks = [pool.submit(get, remote, part / remote.path, part / STAGING) for remote in files]
-        try:
-            bar = tqdm(tasks, total=have + len(files), initial=have, unit="file", disable=None if progress else True)
-            for task in bar:
-                task.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    if not path.is_file() or not (same or remote.digest):
+        return False
+    return mismatch(path, None if same else remote.digest, remote.size) is None

@@ -4,7 +4,6 @@ import functools
 import logging
 import os
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,7 +13,6 @@ from typing import Any
 from novelview.downloads.registry import HubAddress
 from novelview.downloads.transfer import Answer, TryAgain, mismatch, retry
 from novelview.errors import ConfigError, DataError
-from novelview.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +37,8 @@ def is_offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE) or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def _endpoint() -> str | None:
-    return os.environ.get("HF_ENDPOINT") or None
+def _offline(address: HubAddress) -> DataError:
+    return DataError(f"{address}: not fetched: HF_HUB_OFFLINE is set; unset it where there is a network")
 
 
 @functools.cache
@@ -56,40 +54,32 @@ def ask_hub(address: HubAddress, call: Callable[[Any], Answer], failed: str = "n
     The client's token is HF_TOKEN or what `hf auth login` stored. Raises DataError, one line, when it did not succeed.
     """
     if is_offline():
-        raise DataError(f"{address}: not fetched: HF_HUB_OFFLINE is set; unset it where there is a network")
+        raise _offline(address)
 
     def attempt() -> Answer:
         try:
-            return call(_client(_endpoint()))
+            return call(_client(os.environ.get("HF_ENDPOINT") or None))
         except Exception as error:  # its own, the HTTP library's, the operating system's: all mean that it failed
-            reason = f"{failed}: {_reason(address, error)}"
-            if _is_final(error):
-                raise DataError(f"{address}: {reason}") from None
-            raise TryAgain(reason) from None
+            reason, final = _judge(address, error)
+            raise (DataError(f"{address}: {failed}: {reason}") if final else TryAgain(f"{failed}: {reason}")) from None
 
     return retry(address, ATTEMPTS, attempt)
 
 
-def _is_final(error: Exception) -> bool:
-    from huggingface_hub.errors import FileMetadataError, LocalEntryNotFoundError
-
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    full = isinstance(error, OSError) and error.errno is not None and error.errno in (13, 28, 30)
-    unreached = isinstance(error, LocalEntryNotFoundError)
-    foreign = isinstance(error, ValueError | FileMetadataError)  # an address that is none, a server that is no hub
-    return not unreached and (full or foreign or status in FINAL)
-
-
-def _reason(address: HubAddress, error: Exception) -> str:
-    from huggingface_hub.errors import GatedRepoError
+def _judge(address: HubAddress, error: Exception) -> tuple[str, bool]:
+    """Return in words why a call failed, and whether it would fail again."""
+    from huggingface_hub.errors import FileMetadataError, GatedRepoError, LocalEntryNotFoundError
 
     text = " ".join(str(error).split())[:300] or type(error).__name__
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, GatedRepoError):
-        return f"gated: accept the terms at {address.page}, then `hf auth login` or set HF_TOKEN"
-    if status in (401, 403):
-        return f"{text}; if it is private or gated, `hf auth login` or set HF_TOKEN"
-    return text
+        text = f"gated: accept the terms at {address.page}, then `hf auth login` or set HF_TOKEN"
+    elif status in (401, 403):
+        text += "; if it is private or gated, `hf auth login` or set HF_TOKEN"
+    full = isinstance(error, OSError) and error.errno in (13, 28, 30)
+    foreign = isinstance(error, ValueError | FileMetadataError)  # an address that is none, a server that is no hub
+    unreached = isinstance(error, LocalEntryNotFoundError)
+    return text, not unreached and (full or foreign or status in FINAL)
 
 
 def commit_of(address: HubAddress) -> str:
@@ -136,7 +126,13 @@ def cached_file(address: HubAddress) -> Path:
     Its bytes are compared with the digest the hub names it by. Raises DataError, one line, when it cannot be had.
     """
     if is_offline():
-        return _from_cache(address)
+        from huggingface_hub import try_to_load_from_cache
+
+        given = {"repo_type": address.repo_type, "revision": address.revision}
+        cached = try_to_load_from_cache(address.repo, address.path, **given)
+        if not isinstance(cached, str):
+            raise _offline(address)
+        return Path(cached)
     found = _download(address, revision=address.revision)
     stored = found.resolve()
     _verify(address, stored, stored.name if DIGEST.fullmatch(stored.name) else None, None)
@@ -144,10 +140,8 @@ def cached_file(address: HubAddress) -> Path:
 
 
 def _download(address: HubAddress, **given: Any) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    given |= {"repo_type": address.repo_type, "endpoint": _endpoint()}
-    return Path(ask_hub(address, lambda _: hf_hub_download(address.repo, address.path, **given)))
+    given["repo_type"] = address.repo_type
+    return Path(ask_hub(address, lambda hub: hub.hf_hub_download(address.repo, address.path, **given)))
 
 
 def _verify(address: HubAddress, path: Path, digest: str | None, size: int | None) -> None:
@@ -155,23 +149,6 @@ def _verify(address: HubAddress, path: Path, digest: str | None, size: int | Non
     if wrong:
         path.unlink()
         raise DataError(f"{address}: what arrived has {wrong}; it was deleted, try again later")
-
-
-def copy_from_cache(address: HubAddress, path: Path) -> None:
-    """Copy the file from huggingface_hub's own cache to `path`; raises DataError when it is not there."""
-    found = _from_cache(address)
-    with replacing(path) as partial:
-        shutil.copyfile(found, partial)
-
-
-def _from_cache(address: HubAddress) -> Path:
-    from huggingface_hub import try_to_load_from_cache
-
-    given = {"repo_type": address.repo_type, "revision": address.revision}
-    found = try_to_load_from_cache(address.repo, address.path, **given)
-    if not isinstance(found, str):
-        raise DataError(f"{address}: not fetched: HF_HUB_OFFLINE is set; unset it where there is a network")
-    return Path(found)
 
 
 def require_token() -> None:

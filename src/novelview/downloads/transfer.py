@@ -110,19 +110,33 @@ def retry(name: object, attempts: int, call: Callable[[], Answer]) -> Answer:
 
 def _attempt(url: str, stream: IO[bytes], part: Path, size: int | None, progress: bool) -> None:
     """Continue the file behind `stream` to its end."""
-    have = os.fstat(stream.fileno()).st_size
+    have, tag = os.fstat(stream.fileno()).st_size, _tag(part)
     headers = {"User-Agent": "novelview", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
-        if _tag(part).is_file():
-            headers["If-Range"] = _tag(part).read_text()
+        if tag.is_file():
+            headers["If-Range"] = tag.read_text()
     try:
         # An opener of its own: the shared one keeps the proxies it met first.
         opener = urllib.request.build_opener()
         with opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as response:
-            have = _continue_at(response, stream, have)
-            _remember_version(response, part)
-            total = _announced(response, have, size, url, part)
+            found = response.headers
+            if response.status != 206 or not (found["Content-Range"] or "").startswith(f"bytes {have}-"):
+                have = 0
+                stream.truncate(0)
+                if response.status == 206:
+                    raise TryAgain("the server sent another part of the file than asked for")
+            version = found["ETag"] or found["Last-Modified"]
+            if version and not version.startswith("W/"):
+                tag.write_text(version)  # so that a later call does not continue another version
+            else:
+                tag.unlink(missing_ok=True)
+            length = found["Content-Length"] or ""
+            total = have + int(length) if length.isdigit() else size
+            if size is not None and total != size:
+                _discard(part)
+                wrong = f"the server has {total} bytes instead of {size}; try again later or mend the registry"
+                raise DataError(f"{url}: {wrong}")
             check_disk(part.parent, total - have if total else 0)
             _receive(response, stream, have, total, progress)
     except urllib.error.HTTPError as error:
@@ -133,37 +147,6 @@ def _attempt(url: str, stream: IO[bytes], part: Path, size: int | None, progress
 
 def _tag(part: Path) -> Path:
     return part.with_name(part.name + ".tag")
-
-
-def _remember_version(response: Any, part: Path) -> None:
-    """Keep the version of the file, so that a later call does not continue another one."""
-    version = response.headers["ETag"] or response.headers["Last-Modified"]
-    if version and not version.startswith("W/"):
-        _tag(part).write_text(version)
-    else:
-        _tag(part).unlink(missing_ok=True)
-
-
-def _continue_at(response: Any, stream: IO[bytes], have: int) -> int:
-    """Return how many bytes stay: what is there when the server continues it, else none."""
-    if response.status == 206 and (response.headers["Content-Range"] or "").startswith(f"bytes {have}-"):
-        return have
-    stream.truncate(0)
-    if response.status == 206:
-        raise TryAgain("the server sent another part of the file than asked for")
-    return 0
-
-
-def _announced(response: Any, have: int, size: int | None, url: str, part: Path) -> int | None:
-    """Return the length of the whole file as the server has it; one of another length than `size` is not fetched."""
-    length = response.headers["Content-Length"] or ""
-    if not length.isdigit():
-        return size
-    total = have + int(length)
-    if size is not None and total != size:
-        _discard(part)
-        raise DataError(f"{url}: the server has {total} bytes instead of {size}; try again later or mend the registry")
-    return total
 
 
 def _receive(response: Any, stream: IO[bytes], have: int, total: int | None, progress: bool) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from novelview.cameras.align import umeyama
+from novelview.devices import full_precision
 from novelview.errors import DataError
 from novelview.losses.nearest import nearest
 
@@ -38,7 +39,7 @@ def pointmap_loss(
             f"PM-Loss needs a pointmap of the predicted points' shape [b, n, 3], got {tuple(predicted.shape)} and"
             f" {tuple(pointmap.shape)}"
         )
-    with torch.autocast(predicted.device.type, enabled=False):
+    with full_precision(predicted):
         dtype = torch.promote_types(predicted.dtype, torch.float32)
         predicted, pointmap = predicted.to(dtype), pointmap.to(dtype)
         sound = _sound(predicted) & _sound(pointmap)

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from novelview.config.schema import LossConfig
+from novelview.devices import full_precision
 from novelview.errors import DataError
 from novelview.losses.photometric import PhotometricLoss
 from novelview.losses.pointmap import pointmap_loss
@@ -67,5 +68,5 @@ class TrainingLoss(nn.Module):
         cloud = points.movedim(2, -1).flatten(1, 3)  # view-major, then row-major pixels, as the Gaussians are
         if cloud.shape != means.shape:
             raise DataError(f"PM-Loss: {means.shape[1]} Gaussians a scene for {cloud.shape[1]} pixels of its pointmaps")
-        with torch.autocast(means.device.type, enabled=False):
+        with full_precision(means):
             return pointmap_loss(means.float(), cloud.float(), cfg.ignore_large, cfg.detach_alignment).mean()

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from novelview.cameras.poses import encoding_to_c2w
 from novelview.config.models import UPLVSMConfig
+from novelview.devices import full_precision
 from novelview.models.dinov2 import DinoMlp, image_tokenizer
 from novelview.models.layers import BASE_STD, Block, init_linears, make_blocks, run_blocks
 from novelview.models.render import Render
@@ -48,7 +49,7 @@ class PoseEstimator(nn.Module):
         """Return (translation, unit quaternion ijkr) from the tokens of one image a scene and the scene's latents."""
         x = run_blocks(self.transformer_estimator, torch.cat([tokens, latents], dim=1), recompute)
         # Full precision also under autocast: a camera rounded to bfloat16 is off by more than a pixel.
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             pooled = x[:, : tokens.shape[1]].mean(dim=1).to(self.absT_head.fc1.weight.dtype)
             translation, quaternion = self.absT_head(pooled), self.quaR_head(pooled)
             length = quaternion.norm(dim=-1, keepdim=True).clamp(min=MIN_LENGTH)

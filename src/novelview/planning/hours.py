@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 from novelview.config.compose import conf_dir
 from novelview.config.plan import Plan
-from novelview.config.schema import size_name
+from novelview.config.schema import sides, size_name
 from novelview.config.stages import TrainStage
 from novelview.config.study import Run
 from novelview.errors import ConfigError
@@ -82,10 +82,9 @@ class Throughput:
 
         stage: train or evaluate; amp: bf16, fp16, tf32 or none; parameters: the model's, where they are known.
         """
-        if stage == "train":
-            for row in self.measured:
-                if (row.device, row.model, row.size) == (device, model, size):
-                    return row.teraflops * 1e12, True
+        rows = {(row.device, row.model, row.size): row.teraflops * 1e12 for row in reversed(self.measured)}
+        if stage == "train" and (device, model, size) in rows:
+            return rows[device, model, size], True
         own = self.devices[device]
         peak = {"none": own.fp32_tflops, "tf32": own.tf32_tflops}.get(amp, own.bf16_tflops)
         share = self.small.utilisation if self.is_small(device, parameters) else self.utilisation
@@ -97,32 +96,24 @@ def read_throughput() -> Throughput:
     path = conf_dir() / "throughput.yaml"
     try:
         merged: Any = OmegaConf.merge(OmegaConf.structured(Throughput), OmegaConf.load(path))
-        found = OmegaConf.to_object(merged)
+        found: Any = OmegaConf.to_object(merged)
+        return found
     except (OSError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
-    assert isinstance(found, Throughput)
-    return found
 
 
 @dataclass
 class Work:
     """One stage: jobs, those whose files are there, and device-hours of the others by class of device.
 
-    uncounted: runs of models whose operations are not counted; measured: whether every hour rests on a measurement.
+    measured: whether every hour rests on a measurement.
     """
 
     stage: str
     jobs: int = 0
     done: int = 0
     hours: dict[str, float] = field(default_factory=dict)
-    uncounted: list[str] = field(default_factory=list)
     measured: bool = True
-
-    def add(self, finished: bool) -> bool:
-        """Count a job; return whether it is still to do."""
-        self.jobs += 1
-        self.done += finished
-        return not finished
 
 
 def works(plan: Plan, table: Throughput, devices: Iterable[str]) -> list[Work]:
@@ -150,17 +141,12 @@ def _files(stage: str, paths: list[str]) -> Work:
 
 
 def _training(stage: str, plan: Plan, runs: list[Run], table: Throughput, devices: list[str]) -> Work:
-    work = Work(stage, hours=dict.fromkeys(devices, 0.0))
-    for run in runs:
-        if not work.add(Path(run.weights).is_file()):
-            continue
+    work = _files(stage, [run.weights for run in runs])
+    work.hours = dict.fromkeys(devices, 0.0)
+    for run in (run for run in runs if not Path(run.weights).is_file()):
         config: TrainStage = plan.composed("train", run.name, run.phase, run.subset)
-        step = training_step(config)
-        if step is None:
-            work.uncounted.append(run.name)
-            continue
         for device in devices:
-            seconds, measured = _trained(config, step, table, device)
+            seconds, measured = _trained(config, training_step(config), table, device)
             # Every process takes its own batch, so each device works through all steps.
             work.hours[device] += max(plan.gpus, 1) * seconds / 3600
             work.measured &= measured
@@ -172,32 +158,25 @@ def _trained(config: TrainStage, step: float, table: Throughput, device: str) ->
     name, count = config.model.name, parameters(config.model)
     amp = "tf32" if config.train.amp == "none" and config.train.tf32 else config.train.amp
     rate, measured = table.rate(device, name, size_name(config.views), amp, "train", count)
-    idle = table.is_small(device, count) and not measured
-    if not idle:
+    if measured or not table.is_small(device, count):
         return config.train.steps * step / rate, measured
     beside = table.small.step_ms.get(name, table.small.step_ms["default"]) / 1000
     return config.train.steps * (step / rate + beside) + table.small.job_seconds, measured
 
 
 def _evaluation(plan: Plan, table: Throughput, devices: list[str]) -> Work:
-    work = Work("evaluate", hours=dict.fromkeys(devices, 0.0), measured=False)
-    config: Any = plan.composed("evaluate")
-    entries = entries_of(plan, table)
-    for run, folder in ((one.run, one.folder) for one in plan.evaluations):
-        if not work.add(Path(f"{folder}/summary.json").is_file()):
-            continue
+    summaries = {f"{one.folder}/summary.json": one.run for one in plan.evaluations}
+    work = _files("evaluate", list(summaries))
+    work.hours, work.measured = dict.fromkeys(devices, 0.0), False
+    cfg, entries = plan.composed("evaluate").eval, entries_of(plan, table)
+    images = 2 * RENDERS * TARGETS if Path(str(cfg.lpips_weights)).is_file() else 0  # that LPIPS compares
+    for run in (run for path, run in summaries.items() if not Path(path).is_file()):
         train: TrainStage = plan.composed("train", run.name, run.phase, run.subset)
-        own = forward(train.model, train.views, train.views.num_context, TARGETS)
-        if own is None:
-            work.uncounted.append(run.name)
-            continue
-        size = train.views.image_size, train.views.image_width or train.views.image_size
-        lpips = 2 * RENDERS * TARGETS * vgg(*size) if Path(str(config.eval.lpips_weights)).is_file() else 0.0
-        operations = entries * ((1 + config.eval.swap_poses) * own + lpips)
-        count = parameters(train.model)
+        rendering = forward(train.model, train.views, train.views.num_context, TARGETS)
+        operations = entries * ((1 + cfg.swap_poses) * rendering + images * vgg(*sides(train.views)))
+        count, idle = parameters(train.model), table.small.job_seconds + entries * table.small.entry_ms / 1000
         for device in devices:
-            rate, _ = table.rate(device, train.model.name, size_name(train.views), config.eval.amp, "evaluate", count)
-            idle = table.small.job_seconds + entries * table.small.entry_ms / 1000
+            rate, _ = table.rate(device, train.model.name, size_name(train.views), cfg.amp, "evaluate", count)
             beside = idle if table.is_small(device, count) else 0.0
             work.hours[device] += (operations / rate + beside) / 3600
     return work

@@ -3,8 +3,9 @@
 import sys
 from collections.abc import Sequence
 
+from novelview.config.plan import Plan
 from novelview.errors import ConfigError, NovelviewError
-from novelview.planning.cost import plan_text
+from novelview.planning.cost import cost
 from novelview.stages.cli import USER_ERROR
 
 
@@ -18,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         wrong = [word for word in words if "=" not in word]
         if wrong:
             raise ConfigError(f"'{wrong[0]}' is not key=value; give what you would give to snakemake --config")
-        print(plan_text(dict(word.split("=", 1) for word in words)))
+        print(cost(Plan(dict(word.split("=", 1) for word in words))))
     except NovelviewError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR

@@ -203,7 +203,7 @@ def _each(target: Views) -> list[tuple[Tensor, Tensor]]:
 def check_reference_precision(folder: Path, config: dict[str, Any]) -> None:
     """With a bfloat16 Newton-Schulz: as near to the recorded rendering as two roundings of that size are to each other.
 
-    Rounding G to bfloat16 flips last places that Newton-Schulz lifts by up to 485, so that pixels depend on the order in
+    Rounding G to bfloat16 flips last places that Newton-Schulz lifts by up to 485, so pixels depend on the order in
     which a processor sums G: the largest difference is 0.069 on one, below 0.063 on another, and the same with products
     summed in float64. So the bound is on the mean square: that of two independent errors, each as large as the recorded
     one. The sheet takes these renderings for a sanity range alone (specs/lact.md section 11).

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from novelview.config.models import GaussianConfig
+from novelview.devices import full_precision
 from novelview.models.depthsplat.rotation import rotate_sh
 from novelview.splatting.gaussians import Gaussians
 from novelview.splatting.harmonics import C0
@@ -115,7 +116,7 @@ def gaussians_of(
     height.
     """
     height, width = depth.shape[-2:]
-    with torch.autocast(raw.device.type, enabled=False):
+    with full_precision(raw):
         pixels, colours = (value.float().flatten(3).mT for value in (raw, images))
         opacity, rest = pixels[..., 0], pixels[..., 1 + (cfg.confidence_activation != "none") :]
         size = rest.new_tensor([width, height])

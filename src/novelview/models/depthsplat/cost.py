@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 from torch.utils.checkpoint import checkpoint
 
+from novelview.devices import full_precision
+
 MIN_Z = 1e-3
 
 
@@ -80,7 +82,7 @@ def cost_volume(
     backward pass instead of keeping what was warped.
     """
     recompute = recompute and torch.is_grad_enabled()
-    with torch.autocast(features.device.type, enabled=False):
+    with full_precision(features):
         features, c2w, lens = features.float(), c2w.float(), intrinsics.float().flatten(0, 1)
         depth = (1 / inverse.float()).expand(features.shape[0] * features.shape[1], -1, *features.shape[-2:])
         total: Tensor | int = 0

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from novelview.config.models import DepthSplatConfig
+from novelview.devices import full_precision
 from novelview.errors import DataError
 from novelview.models.depthsplat.adapter import pixel_centres, world_rays
 from novelview.models.depthsplat.encoder import DepthSplatEncoder, Encoded
@@ -102,7 +103,7 @@ class DepthSplat(PosedTargets):
 
     def _drawn(self, gaussians: Gaussians, c2w: Tensor, lens: Tensor, height: int, width: int) -> Tensor:
         near, far, backend = self.cfg.near, self.cfg.far, cast(Backend, self.cfg.rasterizer)
-        with torch.autocast(c2w.device.type, enabled=False):
+        with full_precision(c2w):
             c2w, lens = c2w.float(), lens.float()
             return render_gaussians(gaussians, c2w, lens, height, width, near, far, backend=backend).images
 

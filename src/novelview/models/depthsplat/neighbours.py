@@ -16,7 +16,7 @@ def other_views(c2w: Float[Tensor, "b v 4 4"], local: int, nearest: int | None =
     views = c2w.shape[1]
     if nearest is None and views < ALL_BELOW:
         table = torch.arange(views, device=c2w.device)
-        others = torch.stack([table[table != view] for view in range(views)])
+        others = torch.stack([torch.cat([table[:view], table[view + 1 :]]) for view in range(views)])
         return others.expand(len(c2w), -1, -1)
     count = min(local if nearest is None else nearest - 1, views - 1)
     centres = c2w[..., :3, 3].float()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, silu, softplus
 
 from novelview.config.models import LaCTConfig
+from novelview.devices import full_precision
 from novelview.models.lact.ttt import FastWeights, Row, ttt_update_apply
 from novelview.models.layers import RMSNorm, attend_packed
 
@@ -91,7 +92,7 @@ class FastWeightLayer(nn.Module):
 
     def rates(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "3 n t"]:
         """Return the learning rates of w0, w1, w2 for every token and head, in float32 also under autocast."""
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             moved = self.lr_fc(x.to(self.lr_fc.weight.dtype)) + self.lr_offset
             return softplus(moved).unflatten(-1, (3, self.heads)).permute(2, 0, 3, 1).flatten(1, 2)
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from novelview.devices import full_precision
 from novelview.models.lact.newton_schulz import newton_schulz_bfloat16
 from novelview_kernels.ttt import reference, ttt_apply, ttt_update
 from novelview_kernels.ttt.reference import FastWeights, column_norms
@@ -79,7 +80,7 @@ def _updated(
         orthogonalise = partial(newton_schulz_bfloat16, steps=steps, autocast=operands is not None)
         return reference.update_with(weights, norms, *lesson, orthogonalise), None
     keys, values = _rounded(lesson[:2], operands)
-    with torch.autocast(keys.device.type, enabled=False):
+    with full_precision(keys):
         return ttt_update(weights, norms, keys, values, lesson[2], steps)
 
 
@@ -89,13 +90,14 @@ def _applied(
     if precision == "reference":
         return reference.apply(weights, q)
     (queries,) = _rounded([q], operands)
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q):
         return ttt_apply(weights, queries, low)
 
 
 def _operand_dtype(device: torch.device) -> torch.dtype | None:
     """Return what autocast rounds the operands of products on `device` to, None outside autocast."""
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+    enabled = device.type != "meta" and torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if enabled else None
 
 
 def _rounded(values: Sequence[Tensor], operands: torch.dtype | None) -> list[Tensor]:

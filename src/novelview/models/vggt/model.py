@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from novelview.config.sources import VGGTConfig
+from novelview.devices import full_precision
 from novelview.errors import DataError
 from novelview.models.tokens import check_size
 from novelview.models.vggt.aggregator import Aggregator
@@ -50,7 +51,7 @@ class VGGT(nn.Module):
         Raises DataError for images of another size, without frames, or of another number of channels.
         """
         layers = self.tokens(images, chunk)
-        with torch.autocast(images.device.type, enabled=False):
+        with full_precision(images):
             return self._heads({number: x.float() for number, x in layers.items()}, images.shape[-2:], chunk)
 
     def tokens(self, images: Float[Tensor, "b s 3 h w"], chunk: int = FRAMES_AT_ONCE) -> dict[int, Tensor]:
