@@ -12,7 +12,7 @@ from common import append
 from torch import Tensor
 
 from novelview.config.compose import compose
-from novelview.evaluation.sharpness import sharpness
+from novelview.evaluation.metrics import sharpness
 from novelview.scenes.procedural.layout import room_for
 from novelview.scenes.procedural.rendering import render_frames
 

@@ -19,16 +19,16 @@ from novelview.config.compose import compose
 from novelview.config.schema import PackConfig
 from novelview.config.sources import RoomsSource
 from novelview.config.stages import TrainStage
-from novelview.losses.training import TrainingLoss
+from novelview.devices import Team, team
+from novelview.losses.photometric import TrainingLoss
 from novelview.scenes.batch import Batch
 from novelview.scenes.chunks import chunk_files
 from novelview.scenes.dataset import TrainLoader, TrainSet
 from novelview.scenes.pack import pack_chunks
 from novelview.scenes.procedural import generate
 from novelview.scenes.store import PackedStore
-from novelview.training.distributed import Team, team
-from novelview.training.start import build_model
-from novelview.training.step import Stepper
+from novelview.training.checkpoint import build_model
+from novelview.training.loop import Stepper
 
 PARTS: tuple[str, ...] = ("load", "forward", "backward", "update")
 WARM_UP = 3  # steps before the clock starts

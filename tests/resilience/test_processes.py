@@ -12,10 +12,10 @@ import torch.multiprocessing as multiprocessing
 from torch import nn
 
 from novelview.config.schema import RuntimeConfig, TrainConfig
+from novelview.devices import team
 from novelview.models.render import Render
 from novelview.scenes.batch import Batch, Views
-from novelview.training.distributed import team
-from novelview.training.step import Stepper
+from novelview.training.loop import Stepper
 
 CFG = TrainConfig(lr=0.05, warmup=0, steps=10, schedule="constant", amp="none", grad_accum=2)
 BAD_STEP = 1

@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from novelview.config.schema import Study
-from novelview.evaluation.rows import Row, write_rows
+from novelview.evaluation.scores import ImageScores, write_rows
 
 SETS = ("seen", "new")
 SPLITS = ("large", "small", "gap18", "gap23")
@@ -114,7 +114,9 @@ def _write_gallery(folder: Path, model: str) -> None:
         place = {"scene": f"{name}-{number}", "set": name, "split": "gap23", "entry": number}
         entries.append(place | {"context": [0, 23], "target": [11], "psnr": 12.34})
         copy = -10 * np.log10(np.mean((context[1] / 255 - context[1] // 2 / 255) ** 2))
-        rows.append(Row("nearest_context", **place, frame=11, psnr=float(copy), ssim=0.5, lpips=None, sharpness=0.9))
+        rows.append(
+            ImageScores("nearest_context", **place, frame=11, psnr=float(copy), ssim=0.5, lpips=None, sharpness=0.9)
+        )
     save_file(tensors, folder / "gallery.safetensors", {"gallery": json.dumps(entries)})
     write_rows(folder / "rows.csv", rows)
 

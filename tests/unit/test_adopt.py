@@ -16,7 +16,7 @@ from novelview.errors import CheckpointError, ConfigError
 from novelview.models.registry import build
 from novelview.models.weights import load_weights, read_config
 from novelview.stages.adopt import main
-from novelview.training.start import load_init
+from novelview.training.checkpoint import load_init
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from novelview.config.digest import resolved
 from novelview.config.schema import PackConfig, ViewsConfig
 from novelview.config.sources import OpencvCamerasSource
 from novelview.config.stages import TrainStage
-from novelview.evaluation.depth_files import coloured
+from novelview.evaluation.clips import coloured
 from novelview.models.weights import save_weights
 from novelview.scenes.pack import pack_chunks
 from novelview.stages.cli import run_stage

@@ -12,7 +12,7 @@ from tiny_splats import DINO, PM, TWO_SCALES, depthsplat, gaussian_config, posed
 from novelview.config.keys import validate
 from novelview.config.models import DinoConfig
 from novelview.errors import CheckpointError, ConfigError, DataError
-from novelview.evaluation.scene_file import scene_of, tensors_of
+from novelview.evaluation.encoded_scene import scene_of, tensors_of
 from novelview.models.published import load_published
 from novelview.models.weights import load_weights, save_weights
 from novelview.scenes.batch import Views

@@ -17,7 +17,7 @@ from novelview.config.schema import ViewsConfig
 from novelview.config.sources import Dl3dvSource, OpencvCamerasSource
 from novelview.config.stages import TrainStage
 from novelview.errors import ConfigError, DataError
-from novelview.evaluation.rows import read_rows
+from novelview.evaluation.scores import read_rows
 from novelview.files import read_json
 from novelview.models.weights import save_weights
 from novelview.scenes.chunks import chunk_files, read_chunk

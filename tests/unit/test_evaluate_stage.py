@@ -15,7 +15,7 @@ from novelview.config.digest import resolved
 from novelview.config.models import DinoConfig, PTLVSMConfig, TransformerConfig, UPLVSMConfig
 from novelview.config.schema import PackConfig, TrainConfig, ViewsConfig
 from novelview.config.stages import TrainStage
-from novelview.evaluation.rows import read_rows
+from novelview.evaluation.scores import read_rows
 from novelview.files import write_json
 from novelview.models.registry import build
 from novelview.models.weights import save_weights

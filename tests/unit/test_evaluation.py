@@ -10,16 +10,23 @@ from PIL import Image
 from safetensors import safe_open
 
 from novelview.config.schema import EvalConfig, ViewsConfig
+from novelview.devices import Team
 from novelview.errors import CheckpointError, ConfigError, DataError
-from novelview.evaluation import summary
-from novelview.evaluation.baselines import BASELINES, mean_colour, mean_context, nearest_context
-from novelview.evaluation.gallery import choose
+from novelview.evaluation.gallery import choose_samples
+from novelview.evaluation.geometry import mean_errors
 from novelview.evaluation.metrics import psnr
-from novelview.evaluation.poses import choose_scenes, mean_errors
-from novelview.evaluation.protocol import Alone, Task, evaluate, swap_poses
+from novelview.evaluation.protocol import (
+    BASELINES,
+    Splits,
+    choose_scenes,
+    mean_colour,
+    mean_context,
+    nearest_context,
+    swap_poses,
+)
 from novelview.evaluation.published import papers, protocol, published
-from novelview.evaluation.report import Subject, evaluate_to
-from novelview.evaluation.rows import Row, read_rows, write_rows
+from novelview.evaluation.report import Subject, evaluate, evaluate_to
+from novelview.evaluation.scores import ImageScores, groups, interval, paired, read_rows, write_rows
 from novelview.scenes.batch import Views
 from novelview.scenes.views import EvalEntry
 
@@ -113,19 +120,19 @@ def indices() -> dict[str, list[EvalEntry]]:
 SETS = {f"scene{n}": "seen" if n < 3 else "new" for n in range(5)}
 
 
-def task() -> Task:
-    return Task.of(FakeStore(), indices(), SETS)
+def splits() -> Splits:
+    return Splits.of(FakeStore(), indices(), SETS)
 
 
-def scores(model, cfg=CONFIG, ranks=None) -> list[Row]:
-    return evaluate(model.eval(), "fake", FakeStore(), task(), VIEWS, cfg, ranks)
+def scores(model, cfg=CONFIG, ranks=None) -> list[ImageScores]:
+    return evaluate(model.eval(), "fake", FakeStore(), splits(), VIEWS, cfg, ranks)
 
 
-def numbers(rows: list[Row]) -> torch.Tensor:
+def numbers(rows: list[ImageScores]) -> torch.Tensor:
     return torch.tensor([[row.psnr, row.ssim] for row in rows])
 
 
-def names(rows: list[Row]) -> list[tuple]:
+def names(rows: list[ImageScores]) -> list[tuple]:
     return [(row.model, row.scene, row.set, row.split, row.entry, row.frame) for row in rows]
 
 
@@ -176,7 +183,7 @@ def test_swapping_shifts_camera_and_image_together():
 
 def test_a_single_target_has_no_other_pose_to_swap_with():
     index = {"held_out": [EvalEntry("scene0", (0, 4), (2,))]}
-    rows = evaluate(Posed().eval(), "fake", FakeStore(), Task.of(FakeStore(), index, {}), VIEWS, CONFIG)
+    rows = evaluate(Posed().eval(), "fake", FakeStore(), Splits.of(FakeStore(), index, {}), VIEWS, CONFIG)
     assert [row.model for row in rows] == ["fake", "mean_colour", "mean_context", "nearest_context"]
     assert {row.set for row in rows} == {"test"}
 
@@ -232,20 +239,20 @@ def test_renders_that_are_not_finite_are_an_error():
 
 def test_a_split_whose_scenes_are_elsewhere_is_an_error():
     with pytest.raises(DataError, match="split small: none of its 1 entries"):
-        Task.of(FakeStore(), {"small": [EvalEntry("other", (0, 1), (2,))]}, {})
+        Splits.of(FakeStore(), {"small": [EvalEntry("other", (0, 1), (2,))]}, {})
 
 
 def test_an_empty_split_is_left_out_with_a_warning(caplog):
-    found = Task.of(FakeStore(), {"small": [], **indices()}, SETS)
+    found = Splits.of(FakeStore(), {"small": [], **indices()}, SETS)
     assert "split small: its index has no entries" in caplog.text
     assert not [place for places in found.places for place in places if place.split == "small"]
     with pytest.raises(DataError, match="no split to evaluate"):
-        Task.of(FakeStore(), {"small": []}, {})
+        Splits.of(FakeStore(), {"small": []}, {})
 
 
 def test_entries_on_damaged_frames_are_left_out_and_the_others_keep_their_numbers():
     index = [EvalEntry("scene1", (0, 6), (5,)), EvalEntry("scene1", (0, 6), (4,))]
-    found = Task.of(FakeStore(), {"small": index}, {})
+    found = Splits.of(FakeStore(), {"small": index}, {})
     assert [(entry.target, places[0].entry) for entry, places in zip(found.entries, found.places, strict=True)] == [
         ((4,), 1)
     ]
@@ -253,19 +260,19 @@ def test_entries_on_damaged_frames_are_left_out_and_the_others_keep_their_number
 
 def test_coverage_counts_what_the_store_cannot_serve():
     index = [EvalEntry("scene1", (0, 6), (5,)), EvalEntry("scene1", (0, 6), (4,)), EvalEntry("gone", (0, 1), (1,))]
-    assert Task.of(FakeStore(), {"small": index}, {}).coverage() == {"small": {"index": 3, "evaluated": 1}}
+    assert Splits.of(FakeStore(), {"small": index}, {}).coverage() == {"small": {"index": 3, "evaluated": 1}}
 
 
 def test_lpips_fills_its_column_where_it_can_be_computed():
     def distance(pred, target):
         return (pred - target).abs().mean(dim=(2, 3, 4))
 
-    rows = evaluate(Posed().eval(), "fake", FakeStore(), task(), VIEWS, CONFIG, lpips=distance)
+    rows = evaluate(Posed().eval(), "fake", FakeStore(), splits(), VIEWS, CONFIG, lpips=distance)
     assert all(0 < row.lpips < 1 for row in rows)
-    group = summary.groups(rows, 50, 0)[0]
+    group = groups(rows, 50, 0)[0]
     own = [row.lpips for row in rows if all(getattr(row, key) == group[key] for key in ("model", "set", "split"))]
     assert group["lpips"]["mean"] == pytest.approx(np.mean(own), abs=1e-6)
-    assert summary.paired(rows, "fake", 50, 0)[0]["lpips"] is not None
+    assert paired(rows, "fake", list(BASELINES), 50, 0)[0]["lpips"] is not None
 
 
 # --- rows, intervals
@@ -273,8 +280,8 @@ def test_lpips_fills_its_column_where_it_can_be_computed():
 
 def test_rows_come_back_from_the_file(tmp_path):
     rows = [
-        Row("m", "s,1", "new", "small", 3, 7, 20.5, 0.25, None, 0.75),
-        Row("n", "s", "new", "gap12", 0, 1, 9.0, -0.1, 0.5, 1.5),
+        ImageScores("m", "s,1", "new", "small", 3, 7, 20.5, 0.25, None, 0.75),
+        ImageScores("n", "s", "new", "gap12", 0, 1, 9.0, -0.1, 0.5, 1.5),
     ]
     write_rows(tmp_path / "rows.csv", rows)
     assert (tmp_path / "rows.csv").read_text().splitlines()[:2] == [
@@ -295,19 +302,19 @@ def test_the_interval_resamples_scenes_not_images():
     rng = np.random.default_rng(0)
     values = np.repeat(rng.normal(20, 2, 40), 30)
     scenes = [f"s{number}" for number in range(40) for _ in range(30)]
-    found = summary.interval(values, scenes, 4000, 0)
+    found = interval(values, scenes, 4000, 0)
     error = values[::30].std() / 40**0.5
     assert found["mean"] == pytest.approx(values.mean(), abs=1e-6)
     assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * error, rel=0.1)
-    assert found == summary.interval(values, scenes, 4000, 0)
+    assert found == interval(values, scenes, 4000, 0)
 
 
 def test_scenes_weigh_by_their_images():
-    assert summary.interval(np.array([1.0, 1.0, 1.0, 5.0]), ["a", "a", "a", "b"], 10, 0)["mean"] == 2.0
+    assert interval(np.array([1.0, 1.0, 1.0, 5.0]), ["a", "a", "a", "b"], 10, 0)["mean"] == 2.0
 
 
 def test_one_scene_resamples_its_images():
-    found = summary.interval(np.array([1.0, 2.0, 3.0, 4.0]), ["a"] * 4, 500, 0)
+    found = interval(np.array([1.0, 2.0, 3.0, 4.0]), ["a"] * 4, 500, 0)
     assert found["low"] < 2.5 < found["high"]
 
 
@@ -317,13 +324,13 @@ def test_paired_differences_cancel_what_scenes_share():
     for number, level in enumerate(rng.normal(20, 5, 12)):
         for frame in range(3):
             place = (f"s{number}", "new", "small", 0, frame)
-            rows.append(Row("m", *place, level + 1, 0.5, None, 0.5))
-            rows += [Row(name, *place, level, 0.5, None, 0.5) for name in (*BASELINES, "m_swapped_pose")]
-    found = summary.paired(rows, "m", 200, 0)
+            rows.append(ImageScores("m", *place, level + 1, 0.5, None, 0.5))
+            rows += [ImageScores(name, *place, level, 0.5, None, 0.5) for name in (*BASELINES, "m_swapped_pose")]
+    found = paired(rows, "m", [*BASELINES, "m_swapped_pose"], 200, 0)
     assert [row["baseline"] for row in found] == [*BASELINES, "m_swapped_pose"]
     assert found[0]["psnr"] == pytest.approx({"mean": 1.0, "low": 1.0, "high": 1.0})
     assert found[0]["lpips"] is None and found[0]["count"] == 36 and found[0]["scenes"] == 12
-    apart = next(row for row in summary.groups(rows, 200, 0) if row["model"] == "m")
+    apart = next(row for row in groups(rows, 200, 0) if row["model"] == "m")
     assert apart["psnr"]["high"] - apart["psnr"]["low"] > 2
 
 
@@ -331,23 +338,23 @@ def test_paired_differences_cancel_what_scenes_share():
 
 
 def test_pictures_are_spread_over_sets_and_splits():
-    chosen = choose(task(), 6)
+    chosen = choose_samples(splits(), 6)
     assert {(place.split, place.set) for _, place in chosen} == {(s, t) for s in indices() for t in ("seen", "new")}
-    assert len({number for number, _ in choose(task(), 4)}) == 4 and choose(task(), 0) == []
-    assert len(choose(task(), 40)) == 40
+    assert len({number for number, _ in choose_samples(splits(), 4)}) == 4 and choose_samples(splits(), 0) == []
+    assert len(choose_samples(splits(), 40)) == 40
 
 
 def test_paths_take_each_scenes_widest_context():
-    picked = [task().entries[number] for number in choose_scenes(task(), 4)]
+    picked = [splits().entries[number] for number in choose_scenes(splits(), 4)]
     assert [entry.scene for entry in picked] == ["scene0", "scene2", "scene3", "scene4"]
     assert [entry.context for entry in picked] == [(0, 11), (0, 11), (0, 6), (0, 11)]
-    assert choose_scenes(task(), 0) == []
+    assert choose_scenes(splits(), 0) == []
 
 
 def evaluated(tmp_path, model, ranks=None):
     facts = {"dataset": "fake", "digest": "0" * 12, "weights": {"digest": "1"}}
     subject = Subject(model.eval(), "fake", VIEWS)
-    evaluate_to(tmp_path / "out", subject, FakeStore(), task(), CONFIG, ranks or Alone(), facts)
+    evaluate_to(tmp_path / "out", subject, FakeStore(), splits(), CONFIG, ranks or Team(), facts)
     return tmp_path / "out"
 
 

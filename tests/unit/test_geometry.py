@@ -12,8 +12,17 @@ from novelview.config.compose import compose
 from novelview.config.digest import resolved
 from novelview.config.schema import EvalConfig, Study, ViewsConfig
 from novelview.errors import DataError
-from novelview.evaluation.geometry import MEASURES, Truth, chosen, distances, errors, exact, groups, write_geometry
-from novelview.evaluation.protocol import Task
+from novelview.evaluation.geometry import (
+    MEASURES,
+    Truth,
+    depth_errors,
+    distances,
+    first_entries,
+    geometry_groups,
+    true_depth,
+    write_geometry,
+)
+from novelview.evaluation.protocol import Splits
 from novelview.figures.geometry import depth_maps, differences
 from novelview.figures.registry import draw
 from novelview.figures.report import ply_links
@@ -69,7 +78,9 @@ def test_depth_errors_are_what_a_scaled_truth_must_have(data: Path, factor, rela
     store, truth = truth_of(data)
     batch = collate([FrameCache(store, VIEWS, 0).sample(store.scenes[0], [1, 6], 0)], 2).to_batch()
     assert truth.depth is not None
-    found = errors(GaussianScene(None, factor * exact(batch, truth.depth, 32, 32)[None], []), batch, truth.depth)
+    found = depth_errors(
+        GaussianScene(None, factor * true_depth(batch, truth.depth, 32, 32)[None], []), batch, truth.depth
+    )
     assert found == {"abs_rel": pytest.approx(relative, abs=1e-5), "delta1": close}
 
 
@@ -87,10 +98,10 @@ def test_entries_are_counted_by_set_and_split(data: Path) -> None:
     store, _ = truth_of(data)
     entries = [EvalEntry(scene, (0, 6), (3,)) for scene in store.scenes]
     sets = {scene: "seen" if number < 2 else "new" for number, scene in enumerate(store.scenes)}
-    task = Task.of(store, {"one": entries, "two": entries}, sets)
-    picked = [(place.set, place.split) for _, places in chosen(task, 1) for place in places]
+    splits = Splits.of(store, {"one": entries, "two": entries}, sets)
+    picked = [(place.set, place.split) for _, places in first_entries(splits, 1) for place in places]
     assert sorted(picked) == [("new", "one"), ("new", "two"), ("seen", "one"), ("seen", "two")]
-    assert chosen(task, 0) == []
+    assert first_entries(splits, 0) == []
 
 
 def test_groups_are_means_with_intervals_over_scenes() -> None:
@@ -98,7 +109,7 @@ def test_groups_are_means_with_intervals_over_scenes() -> None:
         {"scene": f"s{number}", "set": "seen", "split": "full", "entry": number, "abs_rel": 0.1 * number, "delta1": 1.0}
         for number in range(5)
     ]
-    (found,) = groups(rows, 200, 0)
+    (found,) = geometry_groups(rows, 200, 0)
     assert found["scenes"] == found["count"] == 5 and "chamfer" not in found
     assert found["abs_rel"]["mean"] == pytest.approx(0.2) and found["delta1"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
     assert found["abs_rel"]["low"] < 0.2 < found["abs_rel"]["high"]
@@ -160,16 +171,16 @@ def test_the_report_links_to_the_gaussians(evaluated: Path) -> None:
 
 def test_models_without_depth_and_data_without_truth_say_so(data: Path, tmp_path: Path) -> None:
     store, truth = truth_of(data)
-    task = Task.of(store, {"full": [EvalEntry(store.scenes[0], (0, 6), (3,))]}, {})
+    splits = Splits.of(store, {"full": [EvalEntry(store.scenes[0], (0, 6), (3,))]}, {})
     device, cfg = torch.device("cpu"), EvalConfig(ply_scenes=0)
     cache = FrameCache(store, VIEWS, 0)
     other = build(compose("train", ["model=ptlvsm", "scale=demo"]).model)
-    assert write_geometry(tmp_path, other, cache, truth, task, cfg, device) is None
+    assert write_geometry(tmp_path, other, cache, truth, splits, cfg, device) is None
     model = build(compose("train", TRAIN).model)
-    unknown = write_geometry(tmp_path, model, cache, Truth(), task, cfg, device)
+    unknown = write_geometry(tmp_path, model, cache, Truth(), splits, cfg, device)
     assert unknown is not None and unknown["groups"] == [] and unknown["reason"].startswith("n/a")
     scaled = FrameCache(store, replace(VIEWS, pose_normalisation="scene"), 0)
-    normalised = write_geometry(tmp_path, model, scaled, truth, task, cfg, device)
+    normalised = write_geometry(tmp_path, model, scaled, truth, splits, cfg, device)
     assert normalised is not None and "normalised" in normalised["reason"]
     assert not list(tmp_path.iterdir())
 

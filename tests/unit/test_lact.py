@@ -11,7 +11,7 @@ from tiny_models import model_of, views
 from novelview.config.compose import compose
 from novelview.config.models import LaCTConfig, TTTConfig
 from novelview.errors import CheckpointError, ConfigError, DataError
-from novelview.evaluation.scene_file import Encoded, Facts, load_scene, save_scene
+from novelview.evaluation.encoded_scene import Encoded, Facts, load_scene, save_scene
 from novelview.models.lact.layers import FastWeightLayer, inverse_softplus
 from novelview.models.lact.model import LaCT, posed_pixels
 from novelview.models.published import load_published

@@ -13,8 +13,15 @@ from torch.nn.functional import avg_pool2d, conv2d, relu
 from novelview.config.schema import LossConfig
 from novelview.errors import CheckpointError, ConfigError, DataError
 from novelview.losses.lpips import load_lpips
-from novelview.losses.perceptual import MATCONVNET_LAYERS, MEAN, PerceptualLoss, Weights, read_matconvnet, shapes
-from novelview.losses.photometric import PhotometricLoss
+from novelview.losses.photometric import (
+    MATCONVNET_LAYERS,
+    MEAN,
+    PerceptualLoss,
+    PhotometricLoss,
+    Weights,
+    read_matconvnet,
+    shapes,
+)
 
 ABSENT = "no/such/file"
 

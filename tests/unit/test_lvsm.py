@@ -17,7 +17,7 @@ from novelview.models.published import load_published
 from novelview.models.registry import MODELS, build
 from novelview.models.render import ViewModel
 from novelview.models.weights import save_weights
-from novelview.training.start import load_init
+from novelview.training.checkpoint import load_init
 
 NAMES = ("lvsm_decoder_only", "lvsm_encoder_decoder")
 PHASES = ("pretrain", "finetune")

@@ -10,8 +10,14 @@ from torch import Tensor
 
 from novelview.cameras.align import umeyama
 from novelview.errors import DataError
-from novelview.losses.nearest import nearest, nearest_brute_force
-from novelview.losses.pointmap import PointmapLoss, flat_pointmap, pointmap_loss, teacher_images
+from novelview.losses.pointmap import (
+    PointmapLoss,
+    flat_pointmap,
+    nearest,
+    nearest_brute_force,
+    pointmap_loss,
+    teacher_images,
+)
 
 
 def _cloud(seed: int, n: int = 64, scenes: int = 1) -> Tensor:

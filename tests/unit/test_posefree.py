@@ -12,7 +12,7 @@ from novelview.config.plan import Plan
 from novelview.config.schema import Study
 from novelview.config.study import _check_poses, load_study
 from novelview.errors import ConfigError, DataError
-from novelview.evaluation.rows import Row, read_rows, write_rows
+from novelview.evaluation.scores import ImageScores, read_rows, write_rows
 from novelview.figures.posefree import absent, common, difference, judgements, posefree_table
 from novelview.figures.registry import draw
 from novelview.figures.results import Results
@@ -32,7 +32,7 @@ def write(folder: Path, model: str, cameras: str, lost: set[str] = LOST) -> Path
     folder.mkdir(parents=True)
     posed = model != "uplvsm"
     rows = [
-        Row(
+        ImageScores(
             model,
             scene,
             "new",

@@ -13,7 +13,7 @@ from novelview.config.compose import compose
 from novelview.config.sources import ColmapEstimator, RoomsSource, VggtEstimator
 from novelview.config.stages import PreprocessStage
 from novelview.errors import ConfigError, DataError
-from novelview.evaluation.protocol import Task
+from novelview.evaluation.protocol import Splits
 from novelview.files import read_json
 from novelview.scenes.chunks import read_chunk, write_chunk
 from novelview.scenes.estimation.estimate import Colmap, Estimate, Given, given_cameras
@@ -97,7 +97,7 @@ def test_what_follows_sees_the_same_entries_and_counts_the_missing_ones(run: Run
     store = PackedStore(tmp_path / "packed" / "test")
     assert store.bad("part") == {4, 5, 7} and read_json(tmp_path / "packed" / "manifest.json")["bad_frames"] == []
     indices = {name: load_index(out / "indices" / f"{name}.json") for name in ("near", "wide")}
-    task = Task.of(store, indices, {})
+    task = Splits.of(store, indices, {})
     assert task.coverage() == {"near": {"index": 10, "evaluated": 2}, "wide": {"index": 0, "evaluated": 0}}
 
 

@@ -16,7 +16,7 @@ from novelview.config.compose import compose
 from novelview.config.digest import resolved
 from novelview.config.schema import PackConfig
 from novelview.errors import ConfigError
-from novelview.evaluation.rows import read_rows
+from novelview.evaluation.scores import read_rows
 from novelview.files import sha256, write_json
 from novelview.models.pretrained import load_pretrained
 from novelview.models.weights import load_weights, read_config, save_weights

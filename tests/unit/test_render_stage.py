@@ -18,7 +18,7 @@ from novelview.config.schema import PackConfig, ViewsConfig
 from novelview.config.sources import OpencvCamerasSource
 from novelview.config.stages import PathConfig, TrainStage
 from novelview.errors import DataError
-from novelview.evaluation.viewing import path_cameras
+from novelview.evaluation.clips import path_cameras
 from novelview.models.weights import save_weights
 from novelview.scenes.pack import pack_chunks
 from novelview.stages.cli import run_stage

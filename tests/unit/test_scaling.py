@@ -12,7 +12,7 @@ from synthetic_results import SETS, SPLITS, STUDY, write_log, write_results
 from novelview.config.stages import FiguresStage, ReportStage
 from novelview.errors import DataError
 from novelview.evaluation.published import PublishedRow, published
-from novelview.evaluation.rows import Row, read_rows, write_rows
+from novelview.evaluation.scores import ImageScores, read_rows, write_rows
 from novelview.figures.results import Results
 from novelview.figures.scaling import Line, fit, lines, orderings, pairs, scaling_table
 from novelview.stages.figures import figures
@@ -38,7 +38,7 @@ def write_run(
         15 + (SLOPES[model] if slope is None else slope) * step + spread * offsets + noise * step * offsets[::-1] ** 3
     )
     rows = [
-        Row(model, f"scene{scene}", "seen", "full", scene, frame, float(psnr[scene]), 0.5, None, 0.5)
+        ImageScores(model, f"scene{scene}", "seen", "full", scene, frame, float(psnr[scene]), 0.5, None, 0.5)
         for scene in range(6)
         for frame in (3, 5)
     ]
@@ -184,7 +184,9 @@ def grown(root: Path, subset: str, gains: dict[str, float]) -> tuple[list[Path],
         (folder / "summary.json").write_text(json.dumps(summary))
         places = [(name, split, scene) for name in SETS for split in SPLITS for scene in range(4)]
         rows = [
-            Row(model, f"{name}{scene}", name, split, scene, 3, 15 + gains[model] * step + scene, 0.5, None, 0.5)
+            ImageScores(
+                model, f"{name}{scene}", name, split, scene, 3, 15 + gains[model] * step + scene, 0.5, None, 0.5
+            )
             for name, split, scene in places
         ]
         write_rows(folder / "rows.csv", [*read_rows(folder / "rows.csv"), *rows])

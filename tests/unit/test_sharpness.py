@@ -8,7 +8,7 @@ from torch import Tensor
 
 from novelview.config.sources import RoomsSource
 from novelview.errors import DataError
-from novelview.evaluation.sharpness import FLAT, PATCH, _chance_level, _structure, sharpness
+from novelview.evaluation.metrics import FLAT, PATCH, _chance_level, _structure, sharpness
 from novelview.scenes.procedural.layout import room_for
 from novelview.scenes.procedural.rendering import render_frames
 

@@ -18,10 +18,9 @@ from novelview.config.digest import digest
 from novelview.scenes.batch import Batch, Views
 from novelview.stages.cli import run_stage
 from novelview.stages.train import train
-from novelview.training import tracking
-from novelview.training.preview import side_by_side, to_bytes
-from novelview.training.start import identity
-from novelview.training.watch import run_id
+from novelview.training import watch
+from novelview.training.checkpoint import identity
+from novelview.training.watch import run_id, side_by_side, to_bytes
 
 SMALL = [
     *("model=ptlvsm", "model.n_layer=1", "model.transformer.d=16", "model.transformer.d_head=8"),
@@ -118,7 +117,7 @@ class Broken:
 
 
 def test_a_run_that_fails_is_told_once_and_left_alone(caplog: pytest.LogCaptureFixture) -> None:
-    tracker = tracking.Tracker(Broken())
+    tracker = watch.Tracker(Broken())
     for step in range(3):
         tracker.row({"step": float(step)})
         tracker.picture(step, np.zeros((2, 2, 3), np.uint8), "nothing")
@@ -133,7 +132,7 @@ def test_a_run_that_cannot_be_opened_at_all_is_none(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("wandb.init", refuse)
-    assert tracking.start("online", "aa", tmp_path, "name", {}).run is None
+    assert watch.open_tracker("online", "aa", tmp_path, "name", {}).run is None
     assert "cannot go online" in caplog.text and "cannot go offline" in caplog.text
 
 
@@ -141,7 +140,7 @@ def test_a_run_that_cannot_be_opened_at_all_is_none(
 def test_online_without_a_network_the_training_finishes(
     tmp_path: Path, packed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "PATIENCE", 5)
+    monkeypatch.setattr(watch, "PATIENCE", 5)
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:1")
     assert run_stage("train", train, words(tmp_path, packed, "runtime.wandb=online")) == 0
@@ -200,5 +199,5 @@ def test_bytes_are_clamped_and_rounded() -> None:
 
 def test_without_wandb_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     run = SimpleNamespace(log=lambda row: None, finish=lambda: None)
-    tracking.Tracker(run).row({"step": 1.0})
-    tracking.Tracker().finish()
+    watch.Tracker(run).row({"step": 1.0})
+    watch.Tracker().finish()

@@ -8,7 +8,7 @@ import pytest
 from novelview.config.compose import compose
 from novelview.stages.cli import run_stage
 from novelview.stages.train import train
-from novelview.training.start import compare_depths
+from novelview.training.checkpoint import compare_depths
 
 SMALL = [
     *("model=ptlvsm", "model.n_layer=1", "model.transformer.d=16", "model.transformer.d_head=8"),

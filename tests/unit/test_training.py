@@ -19,20 +19,23 @@ from torch import nn
 
 from novelview.config.compose import compose
 from novelview.config.schema import RuntimeConfig, TrainConfig
-from novelview.devices import pick_device
+from novelview.devices import Team, pick_device, team
 from novelview.errors import ConfigError
 from novelview.models.render import Render
 from novelview.scenes.batch import Batch, Views
-from novelview.training import tracking
-from novelview.training.checkpoint import Checkpoints, random_state, restore_random_state
-from novelview.training.distributed import Team, team
-from novelview.training.interrupt import listening
-from novelview.training.lock import holding
+from novelview.training import watch
+from novelview.training.checkpoint import (
+    Checkpoints,
+    build_model,
+    difference,
+    holding_lock,
+    noting_signals,
+    random_state,
+    restore_random_state,
+)
+from novelview.training.loop import Stepper
 from novelview.training.optim import Updater, adamw, learning_rate, parameter_groups
-from novelview.training.progress import Progress
-from novelview.training.record import COLUMNS, Record
-from novelview.training.start import build_model, difference
-from novelview.training.step import Stepper
+from novelview.training.watch import COLUMNS, Progress, Record
 
 CFG = TrainConfig(lr=0.1, warmup=0, steps=10, schedule="constant", amp="none", weight_decay=0.0)
 ALONE = Team(0, 1, torch.device("cpu"))
@@ -379,7 +382,7 @@ def test_progress_prints_lines_away_from_a_terminal(capsys) -> None:
 
 def test_disabled_tracking_does_not_import_wandb(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    tracker = tracking.start("disabled", "aa", tmp_path, "name", {})
+    tracker = watch.open_tracker("disabled", "aa", tmp_path, "name", {})
     tracker.row({"step": 1.0})
     tracker.finish()
 
@@ -406,7 +409,7 @@ class FakeWandb:
 def test_tracking_without_a_network_goes_offline_and_says_so(tmp_path, monkeypatch, caplog) -> None:
     fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    tracking.start("online", "aa", tmp_path / "runs", "name", {})
+    watch.open_tracker("online", "aa", tmp_path / "runs", "name", {})
     assert [call["mode"] for call in fake.calls] == ["online", "offline"]
     assert fake.calls[1]["id"] == "aa" and fake.calls[1]["resume"] == "allow"
     assert fake.calls[1]["dir"] == str(tmp_path / "runs")
@@ -416,7 +419,7 @@ def test_tracking_without_a_network_goes_offline_and_says_so(tmp_path, monkeypat
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_signals_are_noted_and_handlers_put_back(number) -> None:
     before = signal.getsignal(number)
-    with listening() as interrupt:
+    with noting_signals() as interrupt:
         assert not interrupt
         os.kill(os.getpid(), number)
         assert interrupt and interrupt.name == number.name
@@ -424,7 +427,7 @@ def test_signals_are_noted_and_handlers_put_back(number) -> None:
 
 
 def test_a_second_ctrl_c_stops_at_once() -> None:
-    with listening(), pytest.raises(KeyboardInterrupt):
+    with noting_signals(), pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -461,10 +464,10 @@ def test_a_second_run_in_the_same_folder_waits_for_the_first(tmp_path, caplog: p
     order = []
 
     def second() -> None:
-        with holding(tmp_path):
+        with holding_lock(tmp_path):
             order.append("second")
 
-    with holding(tmp_path):
+    with holding_lock(tmp_path):
         other = threading.Thread(target=second)
         other.start()
         while not caplog.records:

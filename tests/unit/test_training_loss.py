@@ -7,8 +7,7 @@ from torch import nn
 from novelview.config.compose import compose
 from novelview.config.schema import LossConfig, PointmapLossConfig
 from novelview.errors import ConfigError, DataError
-from novelview.losses.photometric import filtered_mse
-from novelview.losses.training import TrainingLoss
+from novelview.losses.photometric import TrainingLoss, filtered_mse
 from novelview.models.render import Render
 from novelview.scenes.batch import Batch, Views
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from novelview.errors import DataError
-from novelview.evaluation import video
-from novelview.evaluation.video import enlarge, even_sides, write_video
+from novelview.evaluation import clips
+from novelview.evaluation.clips import enlarge, even_sides, write_video
 
 
 def ramp(count: int, height: int, width: int) -> np.ndarray:
@@ -52,7 +52,7 @@ def test_equal_frames_give_equal_bytes_whatever_memory_held(tmp_path):
 
 
 def test_plays_without_h264(tmp_path, monkeypatch):
-    monkeypatch.setattr(video, "CODECS", {"mpeg4": video.CODECS["mpeg4"]})
+    monkeypatch.setattr(clips, "CODECS", {"mpeg4": clips.CODECS["mpeg4"]})
     write_video(tmp_path / "path.mp4", ramp(4, 32, 32))
     assert len(read(tmp_path / "path.mp4")[0]) == 4
 

@@ -13,8 +13,7 @@ from torch import Tensor
 from novelview.cameras.paths import interpolate
 from novelview.cameras.poses import encoding_to_c2w
 from novelview.config.schema import EvalConfig
-from novelview.evaluation.camera_path import clip, there_and_back
-from novelview.evaluation.video import FPS, write_video
+from novelview.evaluation.clips import FPS, clip, there_and_back, write_video
 
 FRAMES = 24
 

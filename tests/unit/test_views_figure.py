@@ -18,19 +18,18 @@ from novelview.config.digest import resolved
 from novelview.config.schema import LossConfig, PackConfig, TrainConfig, ViewsConfig
 from novelview.config.sources import OpencvCamerasSource
 from novelview.config.stages import TrainStage
+from novelview.devices import Team
 from novelview.errors import DataError
 from novelview.figures.plots import read_costs, views
 from novelview.figures.registry import draw
 from novelview.figures.results import Results
-from novelview.losses.photometric import PhotometricLoss
-from novelview.losses.training import TrainingLoss
+from novelview.losses.photometric import PhotometricLoss, TrainingLoss
 from novelview.models.weights import save_weights
 from novelview.scenes.pack import pack_chunks
 from novelview.stages.cli import run_stage
 from novelview.stages.latency import latency
-from novelview.training.distributed import Team
+from novelview.training.loop import Stepper
 from novelview.training.optim import Updater
-from novelview.training.step import Stepper
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ QUICK = (
         LARGE["ptlvsm"] | JUDGED["ptlvsm", 42] | WRITTEN | REPORT,
     ),
     ("conf/eval/rooms.yaml", replaced("bootstrap: 20", "bootstrap: 21"), AFTER_TRAINING),
-    ("src/novelview/evaluation/baselines.py", CODE, AFTER_TRAINING),
+    ("src/novelview/evaluation/protocol.py", CODE, AFTER_TRAINING),
     ("src/novelview/figures/report.py", CODE, REPORT),
 )
 MORE = (

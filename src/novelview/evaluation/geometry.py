@@ -1,4 +1,4 @@
-"""Depth and surface of predicted Gaussians against the exact ones, where a data set has exact depth."""
+"""Cameras, depth and surface that a model finds in pictures, against the true ones, where a data set has them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from novelview.cameras.align import align_cameras, rotation_error_deg, translation_error
 from novelview.cameras.camera import unproject
-from novelview.config.schema import EvalConfig, ViewsConfig
-from novelview.evaluation.bootstrap import LEVEL
-from novelview.evaluation.protocol import Task, autocast
-from novelview.evaluation.summary import interval
+from novelview.config.schema import EvalConfig
+from novelview.evaluation.protocol import Place, Splits, autocast, choose_scenes, load_context
+from novelview.evaluation.scores import LEVEL, interval
 from novelview.files import write_json
-from novelview.losses.nearest import nearest
+from novelview.losses.pointmap import nearest
 from novelview.models.depthsplat.model import DepthSplat, GaussianScene
 from novelview.scenes.batch import Batch, FrameCache, collate
 from novelview.scenes.procedural.truth import ExactDepth
-from novelview.splatting.gaussians import Gaussians
 from novelview.splatting.ply import write_ply
 
+MAX_FRAMES = 64  # longer scenes are thinned evenly: a path of cameras needs no more points
 CLOSE = 1.25  # a depth is close when neither it nor the true one exceeds the other this many times
 FINER = 2  # the true surface is sampled this many times as densely as the Gaussians, along each side
 MEASURES = {
@@ -33,7 +33,65 @@ MEASURES = {
     "chamfer": "mean of accuracy and completeness, metres",
 }
 
-Row = dict[str, Any]
+
+def write_poses(
+    out: Path, model: Any, cache: FrameCache, splits: Splits, cfg: EvalConfig, device: torch.device
+) -> dict[str, float] | None:
+    """Write poses.json into `out` where the model estimates cameras; return the mean errors.
+
+    The camera of every frame of up to `cfg.pose_scenes` scenes is estimated from two context views of each. A path is
+    {scene, set, split, context, frames, true, estimated, rotation_deg, translation, spread}: frame numbers;
+    camera-to-world matrices [n 4 4] in scene units normalised over the path, the estimates Sim(3)-aligned to the true
+    ones; errors of every frame in degrees and scene units; and the root mean square distance of the true centres from
+    their mean, the error of guessing that mean for every frame.
+    """
+    if not hasattr(model, "estimate_poses") or not cfg.pose_scenes:
+        return None
+    numbers = choose_scenes(splits, cfg.pose_scenes)
+    paths = [_path(model, cache, splits, number, cfg, device) for number in numbers]
+    write_json(out / "poses.json", paths)
+    return mean_errors(paths)
+
+
+@torch.no_grad()
+def _path(
+    model: Any, cache: FrameCache, splits: Splits, number: int, cfg: EvalConfig, device: torch.device
+) -> dict[str, Any]:
+    entry, place = splits.entries[number], splits.places[number][0]
+    bad = set(cache.store.bad(entry.scene))
+    sound = [frame for frame in range(cache.store.frames(entry.scene)) if frame not in bad]
+    step = max(1.0, len(sound) / MAX_FRAMES)
+    frames = [sound[int(turn * step)] for turn in range(int(len(sound) / step))]
+    sample = cache.sample(entry.scene, [*entry.context, *frames], number)
+    batch = collate([sample], len(entry.context)).to_batch(device)
+    assert batch.target.images is not None
+    with autocast(cfg.amp, device):
+        parts = [model.estimate_poses(batch.context, part) for part in batch.target.images.split(cfg.batch_size, dim=1)]
+    true = batch.target.c2w[0].double().cpu()
+    estimated = align_cameras(torch.cat(parts, dim=1)[0].double().cpu(), true)
+    centres = true[:, :3, 3]
+    return {
+        "scene": entry.scene,
+        "set": place.set,
+        "split": place.split,
+        "context": list(entry.context),
+        "frames": frames,
+        "true": true.tolist(),
+        "estimated": estimated.tolist(),
+        "rotation_deg": rotation_error_deg(estimated, true).tolist(),
+        "translation": translation_error(estimated, true).tolist(),
+        "spread": float((centres - centres.mean(dim=0)).square().sum(dim=1).mean().sqrt()),
+    }
+
+
+def mean_errors(paths: Sequence[dict[str, Any]]) -> dict[str, float] | None:
+    """Return the mean rotation error [degrees] and the mean translation error relative to the spread of the path."""
+    if not paths:
+        return None
+    rotation = [value for path in paths for value in path["rotation_deg"]]
+    relative = [value / max(path["spread"], 1e-12) for path in paths for value in path["translation"]]
+    means = {"rotation_deg": sum(rotation) / len(rotation), "translation_over_spread": sum(relative) / len(relative)}
+    return {name: round(value, 4) for name, value in means.items()} | {"scenes": len(paths)}
 
 
 @dataclass(frozen=True)
@@ -43,28 +101,56 @@ class Truth:
     depth: ExactDepth | None = None
     reason: str | None = "n/a (no exact depth given)"
 
-    def unfit(self, views: ViewsConfig) -> str | None:
-        """Return why nothing can be compared, None where it can."""
-        if self.depth is not None and views.pose_normalisation != "none":
-            return "n/a (poses are normalised, so lengths are no metres)"
-        return self.reason
+
+def write_geometry(
+    out: Path, model: Any, cache: FrameCache, truth: Truth, splits: Splits, cfg: EvalConfig, device: torch.device
+) -> Mapping[str, Any] | None:
+    """Write geometry.json (a row an entry) and PLY files into `out`; return what the summary says, None without depth.
+
+    The summary has {reason, measures, level, groups, ply}; reason is None where there are groups.
+    """
+    if not isinstance(model, DepthSplat):
+        return None
+    files = _write_plys(out, model, cache, splits, cfg, device)
+    reason = truth.reason
+    if truth.depth is not None and cache.cfg.pose_normalisation != "none":
+        reason = "n/a (poses are normalised, so lengths are no metres)"
+    rows = [] if reason else _measure(model, cache, truth, splits, cfg, device)
+    if rows:
+        write_json(out / "geometry.json", rows)
+    groups = geometry_groups(rows, cfg.bootstrap, cfg.seed)
+    return {"reason": reason, "measures": MEASURES, "level": LEVEL, "groups": groups, "ply": files}
 
 
-def measure(
-    model: DepthSplat, cache: FrameCache, truth: Truth, task: Task, cfg: EvalConfig, device: torch.device
-) -> list[Row]:
+def _write_plys(
+    out: Path, model: DepthSplat, cache: FrameCache, splits: Splits, cfg: EvalConfig, device: torch.device
+) -> list[str]:
+    """Write the Gaussians of up to `cfg.ply_scenes` entries, evenly spread, as gaussians_<n>.ply; return the names."""
+    names = []
+    step = max(1, len(splits.entries) // max(1, cfg.ply_scenes))
+    for number in range(0, len(splits.entries), step)[: cfg.ply_scenes]:
+        entry = splits.entries[number]
+        batch = load_context(cache, entry.scene, entry.context, number, device)
+        names.append(f"gaussians_{len(names)}.ply")
+        write_ply(out / names[-1], model.drawable(encode(model, batch, cfg.amp)).take(0))
+    return names
+
+
+def _measure(
+    model: DepthSplat, cache: FrameCache, truth: Truth, splits: Splits, cfg: EvalConfig, device: torch.device
+) -> list[dict[str, Any]]:
     """Return {scene, set, split, entry, and `MEASURES`} of up to `cfg.geometry_entries` entries a set and split.
 
     Contexts that several splits share are measured once.
     """
     assert truth.depth is not None
     rows, known = [], {}
-    for number, places in chosen(task, cfg.geometry_entries):
-        entry = task.entries[number]
+    for number, places in first_entries(splits, cfg.geometry_entries):
+        entry = splits.entries[number]
         key = entry.scene, entry.context
         if key not in known:
-            batch = collate([cache.sample(entry.scene, entry.context, number)], len(entry.context)).to_batch(device)
-            known[key] = errors(encoded(model, batch, cfg.amp), batch, truth.depth)
+            batch = load_context(cache, entry.scene, entry.context, number, device)
+            known[key] = depth_errors(encode(model, batch, cfg.amp), batch, truth.depth)
         rows += [
             {"scene": entry.scene, "set": one.set, "split": one.split, "entry": one.entry, **known[key]}
             for one in places
@@ -72,11 +158,11 @@ def measure(
     return rows
 
 
-def chosen(task: Task, count: int) -> list[tuple[int, list[Any]]]:
+def first_entries(splits: Splits, count: int) -> list[tuple[int, list[Place]]]:
     """Return (entry number, its places to report) of the first `count` entries of every set and split."""
     left: dict[tuple[str, str], int] = {}
     picked = []
-    for number, places in enumerate(task.places):
+    for number, places in enumerate(splits.places):
         kept = []
         for place in places:
             key = place.set, place.split
@@ -87,36 +173,31 @@ def chosen(task: Task, count: int) -> list[tuple[int, list[Any]]]:
 
 
 @torch.no_grad()
-def encoded(model: DepthSplat, batch: Batch, amp: str) -> GaussianScene:
+def encode(model: DepthSplat, batch: Batch, amp: str) -> GaussianScene:
     """Return what the model finds in the context views."""
     with autocast(amp, batch.context.c2w.device):
         return model.encode(batch.context)
 
 
-def errors(scene: GaussianScene, batch: Batch, truth: ExactDepth) -> dict[str, float]:
+def depth_errors(scene: GaussianScene, batch: Batch, truth: ExactDepth) -> dict[str, float]:
     """Return `MEASURES` of one scene (batch of one)."""
     height, width = scene.depths.shape[-2:]
     depth = scene.depths[0].double().cpu()
-    true = exact(batch, truth, height, width).double()
+    true = true_depth(batch, truth, height, width).double()
     found = {"abs_rel": float(((depth - true).abs() / true).mean())}
     found["delta1"] = float((torch.maximum(depth / true, true / depth) < CLOSE).double().mean())
     if scene.gaussians is not None:
-        found |= distances(scene.gaussians.means[0].cpu(), surface(batch, truth, height, width))
+        lens = batch.context.intrinsics[0].cpu() * FINER
+        points = unproject(true_depth(batch, truth, height, width, FINER), batch.context.c2w[0].cpu(), lens)
+        found |= distances(scene.gaussians.means[0].cpu(), points.movedim(1, -1).reshape(-1, 3))
     return {name: round(value, 6) for name, value in found.items()}
 
 
-def exact(batch: Batch, truth: ExactDepth, height: int, width: int, finer: int = 1) -> Float[Tensor, "v h w"]:
+def true_depth(batch: Batch, truth: ExactDepth, height: int, width: int, finer: int = 1) -> Float[Tensor, "v h w"]:
     """Return the true z-depth of the context views of a batch of one, on a grid `finer` times as dense."""
     assert batch.context.frame is not None
     lens = batch.context.intrinsics[0].cpu() * finer
     return truth.depth(batch.scene[0], batch.context.frame[0].tolist(), lens, height * finer, width * finer)
-
-
-def surface(batch: Batch, truth: ExactDepth, height: int, width: int) -> Float[Tensor, "n 3"]:
-    """Return points of the true surface that the context views of a batch of one see."""
-    lens = batch.context.intrinsics[0].cpu() * FINER
-    points = unproject(exact(batch, truth, height, width, FINER), batch.context.c2w[0].cpu(), lens)
-    return points.movedim(1, -1).reshape(-1, 3)
 
 
 def distances(means: Float[Tensor, "n 3"], true: Float[Tensor, "m 3"]) -> dict[str, float]:
@@ -128,7 +209,7 @@ def distances(means: Float[Tensor, "n 3"], true: Float[Tensor, "m 3"]) -> dict[s
     return {"accuracy": accuracy, "completeness": completeness, "chamfer": (accuracy + completeness) / 2}
 
 
-def groups(rows: Sequence[Row], resamples: int, seed: int) -> list[dict[str, Any]]:
+def geometry_groups(rows: Sequence[dict[str, Any]], resamples: int, seed: int) -> list[dict[str, Any]]:
     """Return {set, split, scenes, count, and mean and interval of every measure} for every set and split."""
     found = []
     for key in dict.fromkeys((row["set"], row["split"]) for row in rows):
@@ -142,35 +223,3 @@ def groups(rows: Sequence[Row], resamples: int, seed: int) -> list[dict[str, Any
         }
         found.append({**head, **scores})
     return found
-
-
-def write_geometry(
-    out: Path, model: Any, cache: FrameCache, truth: Truth, task: Task, cfg: EvalConfig, device: torch.device
-) -> Mapping[str, Any] | None:
-    """Write geometry.json (a row an entry) and PLY files into `out`; return what the summary says, None without depth.
-
-    The summary has {reason, measures, level, groups, ply}; reason is None where there are groups.
-    """
-    if not isinstance(model, DepthSplat):
-        return None
-    files = write_plys(out, model, cache, task, cfg, device)
-    reason = truth.unfit(cache.cfg)
-    rows = [] if reason else measure(model, cache, truth, task, cfg, device)
-    if rows:
-        write_json(out / "geometry.json", rows)
-    found = groups(rows, cfg.bootstrap, cfg.seed)
-    return {"reason": reason, "measures": MEASURES, "level": LEVEL, "groups": found, "ply": files}
-
-
-def write_plys(
-    out: Path, model: DepthSplat, cache: FrameCache, task: Task, cfg: EvalConfig, device: torch.device
-) -> list[str]:
-    """Write the Gaussians of up to `cfg.ply_scenes` entries, evenly spread, as gaussians_<n>.ply; return the names."""
-    names = []
-    for number in range(0, len(task.entries), max(1, len(task.entries) // max(1, cfg.ply_scenes)))[: cfg.ply_scenes]:
-        entry = task.entries[number]
-        batch = collate([cache.sample(entry.scene, entry.context, number)], len(entry.context)).to_batch(device)
-        gaussians: Gaussians = model.drawable(encoded(model, batch, cfg.amp))
-        names.append(f"gaussians_{len(names)}.ply")
-        write_ply(out / names[-1], gaussians.take(0))
-    return names

@@ -8,7 +8,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ import torch
 from novelview.config.schema import ViewsConfig
 from novelview.config.stages import LatencyStage
 from novelview.errors import DataError
-from novelview.evaluation.protocol import autocast
-from novelview.evaluation.scene_file import tensors_of
+from novelview.evaluation.encoded_scene import tensors_of
+from novelview.evaluation.protocol import autocast, load_context
 from novelview.files import write_text
 from novelview.models.render import ViewModel
-from novelview.scenes.batch import FrameCache, Views, collate
+from novelview.scenes.batch import FrameCache, Views
 from novelview.scenes.samplers import choose_frames, frame_pool
 from novelview.scenes.store import PackedStore
 
@@ -56,7 +56,7 @@ def costs(
     found = []
     for count in cfg.views:
         frames = sorted(choose_frames(pool, pool.order, "uniform", count))
-        context = collate([cache.sample(scene, frames, 0)], count).to_batch(device).context
+        context = load_context(cache, scene, frames, 0, device).context
         found.append(Cost(name, resolution, count, *_measure(model, context, cfg)))
     return found
 
@@ -67,12 +67,12 @@ def _measure(model: ViewModel, context: Views, cfg: LatencyStage) -> tuple[float
     height, width = context.images.shape[-2:]
     places = [place % context.c2w.shape[1] for place in range(cfg.renders)]
     c2w, lenses = model.cameras(context, context.c2w[:, places]), context.intrinsics[:, places]
-    with autocast(cfg.amp, context.c2w.device):
+    device = context.c2w.device
+    with autocast(cfg.amp, device):
         scene = model.encode(context)
-        reconstruct = seconds(lambda: model.encode(context), cfg.repeats, context.c2w.device)
-        render = seconds(lambda: model.decode(scene, c2w, lenses, height, width), cfg.repeats, context.c2w.device)
-    size = sum(value.nbytes for value in tensors_of(scene).values())
-    return reconstruct, render / cfg.renders, size
+        reconstruct = seconds(lambda: model.encode(context), cfg.repeats, device)
+        render = seconds(lambda: model.decode(scene, c2w, lenses, height, width), cfg.repeats, device)
+    return reconstruct, render / cfg.renders, sum(value.nbytes for value in tensors_of(scene).values())
 
 
 def seconds(call: Callable[[], Any], repeats: int, device: torch.device) -> float:
@@ -89,22 +89,7 @@ def seconds(call: Callable[[], Any], repeats: int, device: torch.device) -> floa
 
 def write_costs(path: Path | str, rows: Sequence[Cost], device: torch.device) -> None:
     """Write rows as CSV, atomically, each with device, threads, versions and date."""
-    text = io.StringIO()
-    where = machine(device)
-    names = [field.name for field in fields(Cost)]
-    writer = csv.DictWriter(text, [*names, *where], lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        values = {name: getattr(row, name) for name in names}
-        writer.writerow(
-            {key: f"{value:.6f}" if isinstance(value, float) else value for key, value in values.items()} | where
-        )
-    write_text(path, text.getvalue())
-
-
-def machine(device: torch.device) -> dict[str, str]:
-    """Return what a measured number depends on: date, device, threads and versions."""
-    return {
+    where = {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
         "cores": str(os.cpu_count()),
@@ -112,6 +97,13 @@ def machine(device: torch.device) -> dict[str, str]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
     }
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*(field.name for field in fields(Cost)), *where])
+    for row in rows:
+        values = [f"{value:.6f}" if isinstance(value, float) else value for value in astuple(row)]
+        writer.writerow([*values, *where.values()])
+    write_text(path, text.getvalue())
 
 
 def _cpu() -> str:

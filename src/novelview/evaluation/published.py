@@ -60,7 +60,10 @@ def published(
 ) -> list[PublishedRow]:
     """Return the rows of `paper` that match what is given; raises ConfigError for an unknown paper."""
     content = _paper(paper)
-    rows = [_row(paper, content["sources"], row) for row in content["rows"]]
+    rows = []
+    for row in content["rows"]:
+        source = content["sources"][row["source"]]
+        rows.append(PublishedRow(**{**row, "paper": paper, "source": source["text"], "grade": source["grade"]}))
     wanted = {"table": table, "model": model, "split": split}
     return [row for row in rows if all(value in (None, getattr(row, key)) for key, value in wanted.items())]
 
@@ -69,8 +72,3 @@ def _paper(name: str) -> dict[str, Any]:
     if name not in _papers():
         raise ConfigError(f"published={name}: no numbers of this paper; choose one of {', '.join(papers())}")
     return _papers()[name]
-
-
-def _row(paper: str, sources: dict[str, dict[str, str]], row: dict[str, Any]) -> PublishedRow:
-    source = sources[row["source"]]
-    return PublishedRow(**{**row, "paper": paper, "source": source["text"], "grade": source["grade"]})

@@ -1,46 +1,50 @@
-"""One evaluation folder: rows.csv, gallery.safetensors, what further the model can tell, and summary.json, the last."""
+"""One evaluation: every target of every entry scored once, whatever the batch, and the folder that holds the results.
+
+The folder has rows.csv, gallery.safetensors, what further the model can tell, and summary.json, written last.
+"""
 
 import importlib.metadata
 import importlib.util
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor
+from tqdm import tqdm
 
 from novelview.config.schema import EvalConfig, ViewsConfig, size_name
-from novelview.evaluation import summary
-from novelview.evaluation.bootstrap import LEVEL
-from novelview.evaluation.camera_path import write_clips
-from novelview.evaluation.gallery import Gallery, choose
-from novelview.evaluation.geometry import Truth, write_geometry
-from novelview.evaluation.kept import KeptBatches, open_units
-from novelview.evaluation.metrics import open_lpips
-from novelview.evaluation.poses import mean_errors, pose_paths, write_poses
-from novelview.evaluation.protocol import Ranks, Task, evaluate
-from novelview.evaluation.rows import Row, write_rows
+from novelview.devices import Team
+from novelview.errors import CheckpointError
+from novelview.evaluation.clips import write_clips
+from novelview.evaluation.gallery import FinishedBatches, Gallery, choose_samples
+from novelview.evaluation.geometry import Truth, write_geometry, write_poses
+from novelview.evaluation.metrics import Lpips, open_lpips, psnr, sharpness, ssim
+from novelview.evaluation.protocol import BASELINES, SWAPPED, Splits, render_all
+from novelview.evaluation.scores import LEVEL, ImageScores, groups, in_order, paired, write_rows
 from novelview.files import write_json
-from novelview.scenes.batch import FrameCache
+from novelview.models.render import ViewModel
+from novelview.scenes.batch import Batch, FrameCache
+from novelview.scenes.dataset import EvalSet
 from novelview.scenes.store import PackedStore
-from novelview.timebox import TimeBox
+from novelview.timebox import BoxEnded, TimeBox
 
 PROTOCOL = (
     "Every target of every index entry once; PSNR on images clamped to [0,1]; SSIM of scikit-image (11-pixel Gaussian "
     "window); LPIPS with VGG-16, version 0.1; means over target images. Intervals: 95 %, bootstrap over scenes."
 )
 PACKAGES = ("torch", "numpy", "lpips")
-GEOMETRY = ("geometry.json", "gaussians_*.ply")
+OUTPUTS = ("summary.json", "rows.csv", "gallery.safetensors", "poses.json", "path_*.mp4")
+OUTPUTS += ("geometry.json", "gaussians_*.ply")
 
 
 @dataclass
 class Subject:
     """What is evaluated: a model in evaluation mode on its device, what it is called, and how it sees views."""
 
-    model: Any
+    model: ViewModel
     name: str
     views: ViewsConfig
 
@@ -49,9 +53,9 @@ def evaluate_to(
     out: Path,
     subject: Subject,
     store: PackedStore,
-    task: Task,
+    splits: Splits,
     cfg: EvalConfig,
-    team: Ranks,
+    team: Team,
     facts: Mapping[str, Any],
     cache_mb: int = 512,
     progress: bool = False,
@@ -59,57 +63,45 @@ def evaluate_to(
     stamp: str = "",
     box: TimeBox | None = None,
 ) -> None:
-    """Evaluate `subject` on `task` into the folder `out`; the first process writes.
+    """Evaluate `subject` on `splits` into the folder `out`; the first process writes.
 
-    stamp: digest of all that the scores depend on. Raises BoxEnded when the time of `box` is over, after one batch at
-    least; the next call with that stamp goes on.
-
-    facts: further keys of summary.json (dataset, weights, digest, ...). What an earlier evaluation left in `out` is
-    removed first, so the folder never mixes two. truth: the data set's exact depth, for models that predict depth.
+    What an earlier evaluation left in `out` is removed first, so the folder never mixes two. facts: further keys of
+    summary.json. truth: the data set's exact depth, for models that predict depth. stamp: digest of all that the scores
+    depend on. Raises BoxEnded when the time of `box` is over, after one batch at least; the next call with that stamp
+    goes on.
     """
-    started = time.monotonic()
+    started, model, truth = time.monotonic(), subject.model, truth or Truth()
     if team.rank == 0:
-        _clear(out)
+        out.mkdir(parents=True, exist_ok=True)
+        for path in (path for pattern in OUTPUTS for path in out.glob(pattern)):
+            path.unlink()
     lpips, reason = open_lpips(cfg.lpips_weights, team.device)
-    gallery = Gallery(subject.model, task, choose(task, cfg.gallery), truth or Truth())
-    given = (subject.model, subject.name, store, task, subject.views, cfg)
-    kept = KeptBatches(open_units(out, stamp, team), box or TimeBox(), gallery, team)
-    rows = evaluate(*given, team, lpips, cache_mb, [gallery.watch], progress, kept)
+    gallery = Gallery(model, splits, choose_samples(splits, cfg.gallery), truth)
+    finished = FinishedBatches(out, stamp, box or TimeBox(), gallery, team)
+    rows = evaluate(model, subject.name, store, splits, subject.views, cfg, team, lpips, cache_mb, progress, finished)
     pictures = team.gather(gallery.found)
     if team.rank:
         return
     write_rows(out / "rows.csv", rows)
     gallery.write(out / "gallery.safetensors", pictures)
-    cache = FrameCache(store, subject.views, cache_mb)
-    paths = _write_poses(out, subject, cache, task, cfg, team.device)
-    clips = write_clips(out, subject.model, cache, task, cfg, team.device)
-    geometry = write_geometry(out, subject.model, cache, truth or Truth(), task, cfg, team.device)
-    found = {"entries": task.coverage(), "lpips_reason": reason, "poses": paths, "videos": clips, "geometry": geometry}
-    found["seconds"] = round(time.monotonic() - started, 1)
-    write_json(out / "summary.json", {**_about(subject, cfg), **facts, **found, **_scores(rows, subject.name, cfg)})
-    kept.units.clear()
-
-
-def _clear(out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    for pattern in ("summary.json", "rows.csv", "gallery.safetensors", "poses.json", "path_*.mp4", *GEOMETRY):
-        for path in out.glob(pattern):
-            path.unlink()
-
-
-def _write_poses(
-    out: Path, subject: Subject, cache: FrameCache, task: Task, cfg: EvalConfig, device: torch.device
-) -> dict[str, float] | None:
-    """Write poses.json where the model estimates cameras; return the mean errors."""
-    if not hasattr(subject.model, "estimate_poses") or not cfg.pose_scenes:
-        return None
-    paths = pose_paths(subject.model, cache, task, cfg, device)
-    write_poses(out / "poses.json", paths)
-    return mean_errors(paths)
+    given = model, FrameCache(store, subject.views, cache_mb)
+    found = {
+        "entries": splits.coverage(),
+        "lpips_reason": reason,
+        "poses": write_poses(out, *given, splits, cfg, team.device),
+        "videos": write_clips(out, *given, splits, cfg, team.device),
+        "geometry": write_geometry(out, *given, truth, splits, cfg, team.device),
+        "seconds": round(time.monotonic() - started, 1),
+        "bootstrap": {"resamples": cfg.bootstrap, "seed": cfg.seed, "level": LEVEL},
+        "groups": groups(rows, cfg.bootstrap, cfg.seed),
+        "paired": paired(rows, subject.name, (*BASELINES, subject.name + SWAPPED), cfg.bootstrap, cfg.seed),
+    }
+    write_json(out / "summary.json", {**_about(subject, cfg), **facts, **found})
+    finished.units.clear()
 
 
 def _about(subject: Subject, cfg: EvalConfig) -> dict[str, Any]:
-    model: nn.Module = subject.model
+    model = subject.model
     return {
         "model": subject.name,
         "resolution": size_name(subject.views),
@@ -125,9 +117,61 @@ def _about(subject: Subject, cfg: EvalConfig) -> dict[str, Any]:
     }
 
 
-def _scores(rows: Sequence[Row], name: str, cfg: EvalConfig) -> dict[str, Any]:
-    return {
-        "bootstrap": {"resamples": cfg.bootstrap, "seed": cfg.seed, "level": LEVEL},
-        "groups": summary.groups(rows, cfg.bootstrap, cfg.seed),
-        "paired": summary.paired(rows, name, cfg.bootstrap, cfg.seed),
-    }
+def evaluate(
+    model: ViewModel,
+    name: str,
+    store: PackedStore,
+    splits: Splits,
+    views: ViewsConfig,
+    cfg: EvalConfig,
+    ranks: Team | None = None,
+    lpips: Lpips | None = None,
+    cache_mb: int = 512,
+    progress: bool = False,
+    finished: FinishedBatches | None = None,
+) -> list[ImageScores]:
+    """Score `model`, the baselines and the model with swapped poses on every target of `splits`.
+
+    name: what the model is called in the rows. finished: batches scored before, which are not rendered again, and the
+    gallery that collects pictures of the others; raises BoxEnded, on every process, when it says on any that time is
+    over with batches left. Every process returns the rows of all, in order.
+    """
+    team = ranks or Team()
+    data = EvalSet(store, splits.entries, views, cache_mb)
+    rows: list[ImageScores] = []
+    todo = []
+    for numbers in data.groups(cfg.batch_size, team.rank, team.world):
+        known = finished.read(numbers) if finished else None
+        rows += known or []
+        todo += [numbers] if known is None else []
+    hidden = None if progress and not team.rank else True  # None: no bar where the output is a file
+    left = len(todo)
+    for numbers, batch in tqdm(data.load(todo, team.device), "evaluate", len(todo), disable=hidden):
+        renders = dict(render_all(model, name, batch, cfg))
+        scored = list(_scores(splits, numbers, batch, renders, lpips))
+        rows, left = rows + scored, left - 1
+        if finished:
+            finished.gallery.collect(numbers, batch, renders[name])
+            if finished.keep(numbers, scored) and left:
+                break
+    if finished and (waiting := sum(team.gather(left))):
+        raise BoxEnded(f"{waiting} batches are left")
+    return in_order((row for part in team.gather(rows) for row in part), splits.names)
+
+
+def _scores(
+    splits: Splits, numbers: Sequence[int], batch: Batch, renders: Mapping[str, Tensor], lpips: Lpips | None
+) -> Iterator[ImageScores]:
+    truth = batch.target.images
+    assert truth is not None
+    for name, images in renders.items():
+        if not images.isfinite().all():
+            raise CheckpointError(f"{name}: its renders of {', '.join(batch.scene)} are not finite; train it again")
+        quality, likeness, edges = (metric(images, truth).tolist() for metric in (psnr, ssim, sharpness))
+        distance = lpips(images, truth).tolist() if lpips else [[None] * len(line) for line in quality]
+        for line, number in enumerate(numbers):
+            entry = splits.entries[number]
+            scores = list(zip(quality[line], likeness[line], distance[line], edges[line], strict=True))
+            for place in splits.places[number]:
+                for frame, values in zip(entry.target, scores, strict=True):
+                    yield ImageScores(name, entry.scene, place.set, place.split, place.entry, frame, *values)

@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from safetensors import SafetensorError, safe_open
 
 from novelview.errors import DataError
-from novelview.evaluation.rows import read_rows
+from novelview.evaluation.scores import read_rows
 from novelview.figures.results import Evaluation, Results, finest, set_order
 from novelview.figures.style import MUTED, picture_axis, split_order
 

@@ -13,9 +13,8 @@ import numpy as np
 
 from novelview.config.schema import SUBSETS, Resolution, Study
 from novelview.errors import DataError
-from novelview.evaluation.bootstrap import bounds, clusters, draws
 from novelview.evaluation.published import PublishedRow, published
-from novelview.evaluation.rows import Row, read_rows
+from novelview.evaluation.scores import ImageScores, bounds, clusters, draws, read_rows
 from novelview.figures.style import BASELINES, label, split_order
 from novelview.files import read_json
 
@@ -136,9 +135,9 @@ class Evaluation:
         return int(self.summary.get("train_scenes") or 0)
 
     @cached_property
-    def rows(self) -> dict[Place, dict[Target, Row]]:
+    def rows(self) -> dict[Place, dict[Target, ImageScores]]:
         """The model's own scores image by image; raises DataError when they are missing."""
-        found: dict[Place, dict[Target, Row]] = {}
+        found: dict[Place, dict[Target, ImageScores]] = {}
         for row in read_rows(self.folder / "rows.csv"):
             if row.model == self.model:
                 found.setdefault((row.set, row.split), {})[row.scene, row.entry, row.frame] = row

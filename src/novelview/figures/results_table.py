@@ -116,7 +116,7 @@ def score_grid(evaluations: Sequence[Evaluation], set_name: str, splits: Sequenc
         counts |= {split: group.count for split in splits if (group := item.group(set_name, split))}
     notes = (
         "Cells: PSNR [dB] / SSIM / LPIPS / sharpness, means over target images; bold: highest PSNR at a size.",
-        "Sharpness: 1 as sharp as the truth, towards 0 blurred; noise lowers it (novelview.evaluation.sharpness).",
+        "Sharpness: 1 as sharp as the truth, towards 0 blurred; noise lowers it (novelview.evaluation.metrics).",
         "Also given: what the model takes beside the context images to render a target.",
         f"Target images: {', '.join(f'{spaced(split)} {counts[split]}' for split in splits if split in counts)}.",
         *_lpips_note(evaluations),

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 
 from novelview.config.schema import Resolution
 from novelview.errors import DataError
-from novelview.evaluation.bootstrap import bounds, clusters, draws
 from novelview.evaluation.published import PublishedRow
+from novelview.evaluation.scores import bounds, clusters, draws
 from novelview.figures.results import RESAMPLES, SEED, Evaluation, Results, Score, Target, sections
 from novelview.figures.style import MUTED, colour, draw_scores, label, legend_below, title_of
 from novelview.figures.tables import NONE, Cell, Grid, Row, Table, difference, difference_cell, verdict

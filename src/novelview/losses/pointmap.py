@@ -4,20 +4,21 @@ Usable alone: two tensors in, a loss out; nothing of the package is needed besid
 """
 
 import warnings
+from importlib.util import find_spec
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from novelview.cameras.align import umeyama
 from novelview.devices import full_precision
 from novelview.errors import DataError
-from novelview.losses.nearest import nearest
 
 LARGE_FACTOR = 1e-5  # what a loss above `ignore_large` is multiplied by
 LARGEST = 1e15  # coordinates from here on leave the range of float32 when squared and summed
 TEACHER_PATCH = 14
+PAIRS = 2**27  # of distances held at a time on an accelerator: 512 MiB in float32
 
 
 def pointmap_loss(
@@ -42,25 +43,17 @@ def pointmap_loss(
     with full_precision(predicted):
         dtype = torch.promote_types(predicted.dtype, torch.float32)
         predicted, pointmap = predicted.to(dtype), pointmap.to(dtype)
-        sound = _sound(predicted) & _sound(pointmap)
-        _warn(sound)
+        # scenes whose coordinates are numbers that can be squared and summed; comparisons with NaN are false
+        sound = ((predicted.detach().abs() < LARGEST) & (pointmap.detach().abs() < LARGEST)).flatten(1).all(dim=1)
+        if broken := int((~sound).sum()):  # a loss of 0 must not be taken for a perfect fit
+            message = (
+                f"PM-Loss: {broken} of {len(sound)} scenes count 0, a coordinate of theirs is NaN or not below 1e15"
+            )
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
         predicted, pointmap = (torch.where(sound[:, None, None], points, 0) for points in (predicted, pointmap))
         fitted = umeyama(pointmap, predicted.detach() if detach_alignment else predicted)
         loss = torch.where(sound, chamfer(predicted, fitted.points(pointmap)), 0)
     return torch.where(loss > ignore_large, LARGE_FACTOR * loss, loss)
-
-
-def _sound(points: Float[Tensor, "b n 3"]) -> Bool[Tensor, " b"]:
-    """Say of every scene whether its coordinates are numbers whose squares can be summed."""
-    return (points.detach().abs() < LARGEST).flatten(1).all(dim=1)
-
-
-def _warn(sound: Bool[Tensor, " b"]) -> None:
-    """Tell of scenes that count nothing: a loss of 0 must not be taken for a perfect fit."""
-    broken = int((~sound).sum())
-    if broken:
-        message = f"PM-Loss: {broken} of {len(sound)} scenes count 0, a coordinate of theirs is NaN or not below 1e15"
-        warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 def chamfer(queries: Float[Tensor, "b n 3"], points: Float[Tensor, "b m 3"]) -> Float[Tensor, " b"]:
@@ -69,6 +62,35 @@ def chamfer(queries: Float[Tensor, "b n 3"], points: Float[Tensor, "b m 3"]) -> 
         index = torch.stack([nearest(one, two) for one, two in zip(queries, points, strict=True)])
     found = points.gather(1, index[..., None].expand(-1, -1, 3))
     return (queries - found).square().sum(dim=-1).mean(dim=-1)
+
+
+def nearest(queries: Float[Tensor, "n 3"], points: Float[Tensor, "m 3"]) -> Int[Tensor, " n"]:
+    """Return the index of the point nearest to every query, by a k-d tree on the CPU and by brute force elsewhere.
+
+    Where SciPy is not installed (a bare machine, docs/mini.md), brute force finds the same on the CPU.
+    """
+    if queries.device.type == "cpu" and find_spec("scipy"):
+        from scipy.spatial import KDTree
+
+        tree = KDTree(points.detach().numpy())
+        _, index = tree.query(queries.detach().numpy(), workers=torch.get_num_threads())
+        return torch.from_numpy(index)
+    return nearest_brute_force(queries, points)
+
+
+@torch.no_grad()
+def nearest_brute_force(
+    queries: Float[Tensor, "n 3"], points: Float[Tensor, "m 3"], pairs: int = PAIRS
+) -> Int[Tensor, " n"]:
+    """Return the same from all distances, at most `pairs` (or one query's) at a time.
+
+    Distances come from differences: the shortcut over a matrix product loses the digits that decide between neighbours.
+    """
+    found = [
+        torch.cdist(part, points, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
+        for part in queries.split(max(1, pairs // len(points)))
+    ]
+    return torch.cat(found)
 
 
 class PointmapLoss(nn.Module):

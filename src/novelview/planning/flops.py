@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from novelview.config.models import ModelConfig
 from novelview.config.schema import ViewsConfig, sides
 from novelview.config.stages import TrainStage
-from novelview.losses.perceptual import PerceptualLoss, shapes
+from novelview.losses.photometric import PerceptualLoss, shapes
 from novelview.models.depthsplat.model import DepthSplat
 from novelview.models.dinov2 import without_weights
 from novelview.models.registry import build

@@ -13,10 +13,10 @@ from tqdm import tqdm
 from novelview.config.digest import digest, source_digest
 from novelview.config.schema import ViewsConfig
 from novelview.config.stages import DepthStage
+from novelview.devices import team
 from novelview.errors import ConfigError, DataError
-from novelview.evaluation.depth_files import write_depths
-from novelview.evaluation.scene_file import Encoded
-from novelview.evaluation.viewing import encode_scene
+from novelview.evaluation.clips import write_depths
+from novelview.evaluation.encoded_scene import Encoded, encode_scene
 from novelview.files import MANIFEST, require_writable, sha256, write_json
 from novelview.models.depthsplat.model import DepthSplat
 from novelview.models.weights import load_weights
@@ -28,7 +28,6 @@ from novelview.stages.cli import run_stage
 from novelview.stages.evaluate import views_of
 from novelview.stages.render import sized
 from novelview.timebox import TimeBox, Unfinished, stamp_of
-from novelview.training.distributed import team
 
 log = logging.getLogger(__name__)
 

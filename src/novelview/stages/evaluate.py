@@ -14,11 +14,12 @@ from novelview.config.digest import digest, digest_of, source_digest
 from novelview.config.keys import validate
 from novelview.config.schema import ViewsConfig
 from novelview.config.stages import EvaluateStage
+from novelview.devices import team
 from novelview.errors import CheckpointError, ConfigError, DataError
 from novelview.evaluation.geometry import Truth
-from novelview.evaluation.protocol import Task
+from novelview.evaluation.protocol import Splits
 from novelview.evaluation.report import Subject, evaluate_to
-from novelview.evaluation.summary import means
+from novelview.evaluation.scores import means
 from novelview.files import MANIFEST, read_json, sha256, write_json
 from novelview.models.weights import load_weights
 from novelview.scenes.procedural.truth import exact_depth
@@ -27,7 +28,6 @@ from novelview.scenes.store import PackedStore, subset_scenes
 from novelview.scenes.views import EvalEntry, load_index
 from novelview.stages.cli import run_stage
 from novelview.timebox import TimeBox, stamp_of
-from novelview.training.distributed import team
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def evaluate(cfg: EvaluateStage) -> None:
     store = PackedStore(Path(cfg.io["packed"]) / "test")
     chosen = cfg.eval.select != "index"
     entries = selected_splits(store, cfg.eval) if chosen else read_indices(raw / "indices", cfg.eval.splits)
-    task = Task.of(store, entries, read_sets(raw / "scenes.json"))
+    task = Splits.of(store, entries, read_sets(raw / "scenes.json"))
     cameras = cameras_of(raw)
     with team(cfg.runtime) as ranks:
         model, config = load_weights(weights)

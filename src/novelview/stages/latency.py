@@ -6,6 +6,7 @@ from pathlib import Path
 
 from novelview.config.schema import size_name
 from novelview.config.stages import LatencyStage
+from novelview.devices import team
 from novelview.errors import ConfigError
 from novelview.evaluation.latency import Cost, costs, write_costs
 from novelview.files import require_writable
@@ -14,7 +15,6 @@ from novelview.scenes.store import PackedStore
 from novelview.stages.cli import run_stage
 from novelview.stages.evaluate import views_of
 from novelview.stages.render import sized
-from novelview.training.distributed import team
 
 log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from novelview.cameras.camera import unproject
 from novelview.config.digest import digest, source_digest
 from novelview.config.stages import PointmapsStage
+from novelview.devices import team
 from novelview.errors import DataError
 from novelview.files import MANIFEST, sha256
 from novelview.losses.pointmap import flat_pointmap, teacher_images
@@ -21,7 +22,6 @@ from novelview.scenes.procedural.truth import exact_depth
 from novelview.scenes.store import PackedStore
 from novelview.stages.cli import run_stage
 from novelview.timebox import TimeBox, stamp_of
-from novelview.training.distributed import team
 
 log = logging.getLogger(__name__)
 

@@ -17,11 +17,10 @@ from novelview.cameras.paths import turntable
 from novelview.config.digest import digest, source_digest
 from novelview.config.schema import Resolution, ViewsConfig
 from novelview.config.stages import RenderStage
+from novelview.devices import team
 from novelview.errors import ConfigError, DataError
-from novelview.evaluation.gallery import to_uint8
-from novelview.evaluation.scene_file import Encoded, load_scene, save_scene
-from novelview.evaluation.video import enlarge, write_video
-from novelview.evaluation.viewing import Cameras, Viewer, encode_scene, path_cameras
+from novelview.evaluation.clips import Cameras, enlarge, path_cameras, to_uint8, write_video
+from novelview.evaluation.encoded_scene import Encoded, encode_scene, load_scene, render_cameras, save_scene
 from novelview.files import MANIFEST, replacing, require_writable, sha256
 from novelview.models.render import ViewModel
 from novelview.models.weights import load_weights
@@ -31,7 +30,6 @@ from novelview.scenes.store import PackedStore
 from novelview.stages.cli import run_stage
 from novelview.stages.evaluate import views_of
 from novelview.timebox import TimeBox, Unfinished, stamp_of
-from novelview.training.distributed import team
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -82,14 +80,13 @@ def _pictures(
 ) -> UInt8[np.ndarray, "n h w 3"]:
     """Render the path, `chunk` pictures at a time; those of an earlier call are taken from `units`."""
     facts = encoded.facts
-    viewer = Viewer(model, encoded.scene, facts.height, facts.width, cfg.amp)
     c2w, intrinsics = cameras(cfg, encoded, model)
     parts = []
     for start in range(0, len(c2w), cfg.chunk):
         content = units.read(f"{start:06d}")
         if content is None:
             some = slice(start, start + cfg.chunk)
-            rendered = torch.cat(list(viewer.pictures((c2w[some], intrinsics[some]), cfg.chunk)))
+            rendered = render_cameras(model, encoded, c2w[some], intrinsics[some], cfg.amp)
             content = to_uint8(rendered).cpu().permute(0, 2, 3, 1).numpy().tobytes()
             if box.limited:
                 units.keep(f"{start:06d}", content)

@@ -1,20 +1,111 @@
-"""Resumable training checkpoints: whole or absent, verified, rotating, and never another run's."""
+"""Where a run starts and goes on: model and identity, checkpoints, the lock of their folder, signals to stop."""
 
+import fcntl
 import hashlib
 import io
+import json
 import logging
 import pickle
 import random
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
+from torch import nn
 
-from novelview.files import write_bytes
+from novelview.config.checkpoints import ForeignWeightsError, difference, read_config
+from novelview.config.digest import digest, resolved, source_digest
+from novelview.config.stages import TrainStage
+from novelview.devices import Team
+from novelview.errors import CheckpointError
+from novelview.files import read_json, sha256, write_bytes
+from novelview.models.dinov2 import without_weights
+from novelview.models.published import load_published
+from novelview.models.registry import build
 
 log = logging.getLogger(__name__)
 
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
 State = dict[str, Any]
+
+
+def build_model(cfg: TrainStage, team: Team) -> nn.Module:
+    """Build the configured model on the team's device, from earlier weights (`io.init`) when given.
+
+    Every process builds the same model. Raises CheckpointError when the weights are another model's.
+    """
+    start = Path(cfg.io["init"]) if cfg.io.get("init") else None
+    torch.manual_seed(cfg.train.seed)  # nothing in training draws from another generator
+    model = build(without_weights(cfg.model) if start else cfg.model)
+    if start:
+        load_init(model, cfg, start)
+    if team.leads:
+        log.info("starting point: %s", _origin(cfg, start))
+    torch.manual_seed(cfg.train.seed + team.rank)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = cfg.train.tf32
+    model.activation_checkpointing = cfg.train.activation_checkpointing
+    model = model.to(team.device)
+    if cfg.train.compile:
+        model.compile()
+    return model
+
+
+def _origin(cfg: TrainStage, start: Path | None) -> str:
+    named = getattr(getattr(cfg.model, "dino", None), "weights", None), getattr(cfg.model, "match_weights", None)
+    weights = " and ".join(name for name in named if name)
+    if start or weights:
+        return str(start or f"public backbone weights in {weights}, everything else from scratch")
+    return "everything from scratch (neither io.init nor model.dino.weights is set)"
+
+
+def load_init(model: nn.Module, cfg: TrainStage, path: Path) -> None:
+    """Copy weights from `path`: ours, whose header must describe this model, or a published checkpoint."""
+    try:
+        theirs = read_config(path)["model"]
+    except ForeignWeightsError:  # a published file, or a damaged one, which load_published tells apart
+        theirs = None
+    other = difference(theirs, resolved(cfg)["model"]) if theirs else None
+    if other:
+        raise CheckpointError(f"{path}: weights of another model: {other}; choose the weights or the model to fit")
+    load_published(path, model)
+
+
+def identity(cfg: TrainStage) -> str:
+    """Return 16 hex digits over all that the weights depend on: configuration, code, data and the starting weights.
+
+    Raises CheckpointError when there are no such starting weights.
+    """
+    init = cfg.io.get("init")
+    if init and not Path(init).is_file():
+        raise CheckpointError(f"{init}: no such file; io.init names the weights to start from")
+    parts = {
+        "config": digest(cfg),
+        "code": source_digest("train"),
+        "data": sha256(Path(cfg.io["packed"]) / "manifest.json"),
+        "init": sha256(init) if init else None,
+    }
+    if cfg.train.losses.pointmap.weight and cfg.io.get("pointmaps"):
+        parts["pointmaps"] = sha256(Path(cfg.io["pointmaps"]) / "manifest.json")
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def compare_depths(cfg: TrainStage) -> None:
+    """Warn of scenes that reach before the near or behind the far plane of a model that has them."""
+    planes = getattr(cfg.model, "near", None), getattr(cfg.model, "far", None)
+    seen = read_json(Path(cfg.io["packed"]) / "manifest.json").get("depth_range")
+    if None in planes or not seen or (planes[0] <= seen[0] and seen[1] <= planes[1]):
+        return
+    log.warning(
+        "model.near=%g, model.far=%g: what the photographs see lies between %.3g and %.3g, in the units of their"
+        " cameras, and nothing can be placed outside of these planes; give model.near and model.far around that",
+        *planes,
+        *seen,
+    )
 
 
 class Checkpoints:
@@ -41,14 +132,11 @@ class Checkpoints:
             old.unlink(missing_ok=True)
         return path
 
-    def sweep(self) -> None:
-        """Remove what killed processes left of unfinished checkpoints."""
-        for left in self.folder.glob(f".{self.identity}-*.partial.pt"):
-            left.unlink(missing_ok=True)
-
     def load(self) -> State | None:
         """Return the newest undamaged state, or None to start from the beginning; warns about what it passes over."""
-        self._report_stale()
+        for path in sorted(self.folder.glob("*.pt")):
+            if not path.name.startswith(f"{self.identity}-"):
+                log.warning("STALE checkpoint ignored: %s is of another configuration, code, data or start", path)
         for path in self.own():
             state = _read(path)
             if state is not None:
@@ -56,11 +144,6 @@ class Checkpoints:
                 return state
             log.warning("damaged checkpoint passed over: %s", path)
         return None
-
-    def _report_stale(self) -> None:
-        for path in sorted(self.folder.glob("*.pt")):
-            if not path.name.startswith(f"{self.identity}-"):
-                log.warning("STALE checkpoint ignored: %s is of another configuration, code, data or start", path)
 
 
 def _checksum(content: bytes) -> str:
@@ -91,8 +174,56 @@ def restore_random_state(state: State) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def sweep_partial(path: Path | str) -> None:
-    """Remove what killed processes left of an unfinished `path` (see `novelview.files.replacing`)."""
-    final = Path(path)
-    for left in final.parent.glob(f".{final.stem}.*.partial{final.suffix}"):
+def sweep_partial(folder: Path, pattern: str) -> None:
+    """Remove what killed processes left of unfinished files (see `novelview.files.replacing`)."""
+    for left in folder.glob(pattern):
         left.unlink(missing_ok=True)
+
+
+@contextmanager
+def holding_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of `folder` while the body runs; wait, with one line, while another process has it.
+
+    An orphan of a killed workflow may still be training there. The lock ends with the process, however it dies. A file
+    system without locks is said, and then not guarded.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("%s: another process is training here; waiting for it to end, then going on", folder)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        except OSError as error:
+            log.warning("%s: this file system has no locks (%s); start one run at a time", folder, error.strerror)
+        yield
+
+
+class Interrupt:
+    """The name of the signal that came, or None; true once one has come."""
+
+    name: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.name is not None
+
+
+@contextmanager
+def noting_signals() -> Iterator[Interrupt]:
+    """Note SIGTERM, SIGUSR1 (sent by clusters ahead of the time limit) and SIGINT instead of dying of them.
+
+    A second Ctrl-C stops at once.
+    """
+    interrupt = Interrupt()
+
+    def receive(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and interrupt:
+            raise KeyboardInterrupt
+        interrupt.name = signal.Signals(number).name
+
+    before = {number: signal.signal(number, receive) for number in SIGNALS}
+    try:
+        yield interrupt
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,34 +1,53 @@
-"""The training run: steps from a counter-based loader, a log, resumable checkpoints, final weights."""
+"""The training run: steps from a counter-based loader, resumable checkpoints, final weights; and one step."""
 
 import itertools
 import logging
 import os
 import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from novelview.config.digest import resolved
-from novelview.config.schema import sides
+from novelview.config.schema import TrainConfig, sides
 from novelview.config.stages import TrainStage
+from novelview.devices import Team, team
 from novelview.errors import CheckpointError, ConfigError, NovelviewError
-from novelview.losses.training import TrainingLoss
+from novelview.losses.photometric import TrainingLoss
+from novelview.models.render import Render
 from novelview.models.weights import save_weights
+from novelview.scenes.batch import Batch
 from novelview.scenes.dataset import TrainLoader, TrainSet, workers_that_fit
 from novelview.scenes.pointmaps import Pointmaps
 from novelview.scenes.store import PackedStore, subset_scenes
 from novelview.timebox import BOXED, INTERRUPTED, TimeBox
-from novelview.training.checkpoint import Checkpoints, State, random_state, restore_random_state, sweep_partial
-from novelview.training.distributed import Team, team
-from novelview.training.interrupt import Interrupt, listening
-from novelview.training.lock import holding
-from novelview.training.optim import Update
-from novelview.training.record import Record
-from novelview.training.start import build_model, compare_depths, identity
-from novelview.training.step import Stepper
-from novelview.training.watch import Watch
+from novelview.training.checkpoint import (
+    Checkpoints,
+    Interrupt,
+    build_model,
+    compare_depths,
+    holding_lock,
+    identity,
+    noting_signals,
+    random_state,
+    restore_random_state,
+    sweep_partial,
+)
+from novelview.training.optim import Update, Updater, adamw
+from novelview.training.watch import Record, Watch, side_by_side
 
 log = logging.getLogger(__name__)
 
+LOGGED = ("loss", "mse", "psnr")
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "none": torch.float32}
 PATIENCE = 200  # skipped updates in a row after which a run gives up: its weights no longer change
+
+Loss = Callable[[Render, Batch], Mapping[str, Tensor]]
 
 
 class DivergedError(NovelviewError):
@@ -45,7 +64,7 @@ def train(cfg: TrainStage, box: TimeBox | None = None) -> int:
     A run that finds its own checkpoint goes on from it and ends with the very bytes of an undisturbed run on a CPU.
     """
     box = box or TimeBox.of(cfg.runtime)
-    with team(cfg.runtime) as members, listening() as interrupt:
+    with team(cfg.runtime) as members, noting_signals() as interrupt:
         return Run(cfg, members, interrupt, box).train()
 
 
@@ -73,16 +92,14 @@ class Run:
 
     def train(self) -> int:
         """Run to the end, to a signal or to the end of the box; return the exit status."""
-        with holding(self.checkpoints.folder, wanted=self.team.leads):
-            return self._train()
-
-    def _train(self) -> int:
-        self._resume()
-        with Watch(self.cfg, self.team, self.identity, self.done, self.total, self.record) as watch:
-            finished = self._steps(watch)
-        if self.team.leads:
-            self.record.write()
-            self._report(finished)
+        with holding_lock(self.checkpoints.folder) if self.team.leads else nullcontext():
+            self._resume()
+            watch = Watch(self.cfg, self.team, self.identity, self.done, self.total, self.record)
+            with closing(watch):
+                finished = self._steps(watch)
+            if self.team.leads:
+                self.record.write()
+                self._report(finished)
         return 0 if finished else BOXED if self.boxed else INTERRUPTED
 
     def _steps(self, watch: Watch) -> bool:
@@ -116,38 +133,28 @@ class Run:
     def _save(self) -> None:
         randoms = self.team.gather(random_state())
         if self.team.leads:
-            self.checkpoints.save(self.done, self._state(randoms))
+            parts = {name: part.state_dict() for name, part in self._parts().items()}
+            self.checkpoints.save(self.done, {**parts, "random": randoms, "world": self.team.world})
         self.saved_at = time.monotonic()
 
-    def _state(self, randoms: list[State]) -> State:
-        stepper = self.stepper
-        return {
-            "model": stepper.model.state_dict(),
-            "optimizer": stepper.optimizer.state_dict(),
-            "updater": stepper.updater.state_dict(),
-            "record": self.record.state_dict(),
-            "random": randoms,
-            "world": self.team.world,
-        }
+    def _parts(self) -> dict[str, Any]:
+        """Return what a checkpoint holds the state of, by its key."""
+        model, optimizer, updater = self.stepper.model, self.stepper.optimizer, self.stepper.updater
+        return {"model": model, "optimizer": optimizer, "updater": updater, "record": self.record}
 
     def _resume(self) -> None:
         if self.team.leads:
-            sweep_partial(self.cfg.io["out"])
-            sweep_partial(self.cfg.io["log"])
-            self.checkpoints.sweep()
+            for path in (Path(self.cfg.io["out"]), Path(self.cfg.io["log"])):
+                sweep_partial(path.parent, f".{path.stem}.*.partial{path.suffix}")
+            sweep_partial(self.checkpoints.folder, f".{self.identity}-*.partial.pt")
         state = self.checkpoints.load()
         if len(set(self.team.gather(state and state["step"]))) > 1:
             raise CheckpointError(f"{self.checkpoints.folder}: not the same for all processes; put it on a shared disk")
         if state is None:
             return
         self.done = state["step"]
-        self.stepper.model.load_state_dict(state["model"])
-        self.stepper.optimizer.load_state_dict(state["optimizer"])
-        self.stepper.updater.load_state_dict(state["updater"])
-        self.record.load_state_dict(state["record"])
-        self._resume_random(state)
-
-    def _resume_random(self, state: State) -> None:
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
         if state["world"] != self.team.world:
             log.warning("the checkpoint is of %d processes, this run has %d", state["world"], self.team.world)
         if self.team.rank < len(state["random"]):
@@ -156,10 +163,7 @@ class Run:
     def _check(self, update: Update) -> None:
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if update.skipped else 0
         if self.skipped_in_a_row == PATIENCE:
-            cfg = self.cfg.train
-            norm = (
-                f"the gradient norm was {update.grad_norm:.3g}, above {cfg.clip_norm * cfg.allowed_gradnorm_factor:g}"
-            )
+            norm = f"the gradient norm was {update.grad_norm:.3g}, above {self.stepper.updater.limit:g}"
             what = "the loss was not finite" if update.skipped == "nonfinite" else norm
             raise DivergedError(
                 f"the last {PATIENCE} updates up to step {self.done} were skipped, at last because {what}; lower "
@@ -168,12 +172,11 @@ class Run:
 
     def _keep_weights(self) -> None:
         """Write the weights after the recipe's last step; raises DivergedError when no update ever changed them."""
-        cfg = self.cfg.train
-        limit = cfg.clip_norm * cfg.allowed_gradnorm_factor
-        if not self.stepper.updater.applied:
+        updater = self.stepper.updater
+        if not updater.applied:
             raise DivergedError(
-                f"not one of {cfg.steps} updates was applied: every loss was not finite or every gradient norm above "
-                f"{limit:g}; lower train.lr or raise train.allowed_gradnorm_factor"
+                f"not one of {self.cfg.train.steps} updates was applied: every loss was not finite or every gradient "
+                f"norm above {updater.limit:g}; lower train.lr or raise train.allowed_gradnorm_factor"
             )
         if self.team.leads:
             save_weights(Path(self.cfg.io["out"]), self.stepper.model, resolved(self.cfg))
@@ -188,23 +191,64 @@ class Run:
         log.info("%d updates applied, %d skipped; weights: %s", applied, self.done - applied, self.cfg.io["out"])
 
 
+class Stepper:
+    """Trains `model` with `loss(render, batch) -> {loss, mse, psnr, ...}` by the recipe `cfg` on `team`.
+
+    Gradients are averaged over processes on the last micro-batch of a step only. AdamW is fused on GPUs; on CPUs the
+    plain implementation is kept, whose numbers are the reference's.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss, cfg: TrainConfig, team: Team) -> None:
+        self.model, self.loss, self.cfg, self.team = model, loss, cfg, team
+        cuda = team.device.type == "cuda"
+        devices = [team.device] if cuda else None
+        many = team.world > 1
+        self.wrapped = DistributedDataParallel(model, devices, broadcast_buffers=False) if many else model
+        self.logged = (*LOGGED, *getattr(loss, "logged", ()))
+        self.preview: Tensor | None = None  # the latest micro-batch, for people to look at
+        self.optimizer = adamw(model, cfg, fused=cuda)
+        scaler = torch.amp.grad_scaler.GradScaler(team.device.type, enabled=cfg.amp == "fp16")
+        self.updater = Updater(model, self.optimizer, cfg, team.agree, scaler)
+
+    def step(self, batches: Iterable[Batch]) -> tuple[dict[str, float], Update]:
+        """Train on `grad_accum` micro-batches; return the mean of `logged` over them and all processes, and the update.
+
+        The model sees whole `Views`; what it may look at is its own declaration (`needs_target_images` and others).
+        """
+        if isinstance(self.loss, TrainingLoss):
+            self.loss.step = self.updater.seen
+        values = []
+        for number, batch in enumerate(batches, start=1):
+            waits = number < self.cfg.grad_accum and isinstance(self.wrapped, DistributedDataParallel)
+            with cast(DistributedDataParallel, self.wrapped).no_sync() if waits else nullcontext():
+                with self.autocast():
+                    render = self.wrapped(batch.context, batch.target)
+                    losses = self.loss(render, batch)
+                self.preview = side_by_side(batch, render.images)
+                self.updater.backward(losses["loss"])
+                values.append(torch.stack([losses[name].detach().float() for name in self.logged]))
+        stacked = torch.stack(values)
+        means = self.team.mean(stacked.mean(0).tolist())
+        return dict(zip(self.logged, means, strict=True)), self.updater.update(stacked[:, 0])
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of the recipe's precision, for the forward pass and the loss."""
+        enabled = self.cfg.amp != "none"
+        return torch.autocast(self.team.device.type, dtype=PRECISIONS[self.cfg.amp], enabled=enabled)
+
+
 def _loader(cfg: TrainStage, members: Team) -> TrainLoader:
     store = PackedStore(Path(cfg.io["packed"]) / "train")
     scenes = subset_scenes(store, cfg.subset)
-    workers = workers_that_fit(cfg.runtime.workers, _batch_bytes(cfg))
+    pointmaps = _pointmaps(cfg)
+    height, width = sides(cfg.views)
+    # bytes of a micro-batch: uint8 pictures, and float32 points of the contexts under PM-Loss
+    pictures = cfg.views.num_context + cfg.views.num_target + 4 * cfg.views.num_context * (pointmaps is not None)
+    workers = workers_that_fit(cfg.runtime.workers, cfg.train.batch_size * pictures * 3 * height * width)
     threads = 1 if workers else cfg.runtime.threads or os.cpu_count() or 1
-    accum, pointmaps = cfg.train.grad_accum, _pointmaps(cfg)
     cache, shared = cfg.runtime.cache_mb, workers > 1 and cfg.runtime.cache_mb > 0
-    data = TrainSet(store, cfg.views, cfg.train.seed, cache, scenes, threads, accum, pointmaps, shared)
+    data = TrainSet(store, cfg.views, cfg.train.seed, cache, scenes, threads, cfg.train.grad_accum, pointmaps, shared)
     return TrainLoader(data, cfg.train.batch_size, members.rank, members.world, members.device, workers)
-
-
-def _batch_bytes(cfg: TrainStage) -> int:
-    """Return the bytes of a micro-batch: uint8 pictures, and float32 points of the contexts under PM-Loss."""
-    views, taught = cfg.views, cfg.train.losses.pointmap.weight > 0
-    height, width = sides(views)
-    pictures = views.num_context + views.num_target + 4 * views.num_context * taught
-    return cfg.train.batch_size * pictures * 3 * height * width
 
 
 def _pointmaps(cfg: TrainStage) -> Pointmaps | None:

@@ -21,6 +21,27 @@ ONECYCLE_FIRST, ONECYCLE_LAST = 25.0, 1e4  # the peak rate over the first one, t
 ONECYCLE_EXTRA = 10  # steps the onecycle schedule is longer than the training
 
 
+def adamw(model: nn.Module, cfg: TrainConfig, fused: bool = False) -> torch.optim.AdamW:
+    """Build AdamW with the recipe's groups; the learning rate starts at 0 and is set before every update.
+
+    With `lr_pretrained` pretrained parameters have groups of their own, whose `rate_scale` is what the scheduled rate
+    is multiplied with. Raises ConfigError when it has nothing to act on.
+    """
+    groups = parameter_groups(model, cfg.weight_decay, cfg.decay)
+    if cfg.lr_pretrained:
+        named = [[], []]
+        for name, parameter in model.named_parameters():
+            named[PRETRAINED in name].append(parameter)
+        if not named[True]:
+            raise ConfigError(
+                f"train.lr_pretrained={cfg.lr_pretrained}: no parameter of this model is called {PRETRAINED}; set it to"
+                " 0"
+            )
+        groups, given = (_split(part, cfg.weight_decay, cfg.decay) for part in named)
+        groups += [{**group, "rate_scale": cfg.lr_pretrained / cfg.lr} for group in given]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(cfg.beta1, cfg.beta2), eps=cfg.eps, fused=fused)
+
+
 def parameter_groups(model: nn.Module, weight_decay: float, decay: str = "matrices") -> list[dict[str, Any]]:
     """Split the trainable parameters into decayed ones and others.
 
@@ -33,28 +54,8 @@ def _split(parameters: list[nn.Parameter], weight_decay: float, decay: str) -> l
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     if decay == "all":
         return [{"params": trainable, "weight_decay": weight_decay}]
-    free = [parameter for parameter in trainable if not is_decayed(parameter)]
-    decayed = [parameter for parameter in trainable if is_decayed(parameter)]
+    decayed, free = ([one for one in trainable if is_decayed(one) is wanted] for wanted in (True, False))
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
-
-
-def recipe_groups(model: nn.Module, cfg: TrainConfig) -> list[dict[str, Any]]:
-    """Return the groups of the recipe: `parameter_groups`, and with `lr_pretrained` those of pretrained parameters.
-
-    rate_scale: what the scheduled rate is multiplied with in a group. Raises ConfigError when `lr_pretrained` has
-    nothing to act on.
-    """
-    if not cfg.lr_pretrained:
-        return parameter_groups(model, cfg.weight_decay, cfg.decay)
-    named = [[], []]
-    for name, parameter in model.named_parameters():
-        named[PRETRAINED in name].append(parameter)
-    if not named[True]:
-        raise ConfigError(
-            f"train.lr_pretrained={cfg.lr_pretrained}: no parameter of this model is called {PRETRAINED}; set it to 0"
-        )
-    own, given = (_split(part, cfg.weight_decay, cfg.decay) for part in named)
-    return [*own, *({**group, "rate_scale": cfg.lr_pretrained / cfg.lr} for group in given)]
 
 
 def is_decayed(parameter: Tensor) -> bool:
@@ -93,12 +94,6 @@ def _cosine_leg(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
 
 
-def adamw(model: nn.Module, cfg: TrainConfig, fused: bool = False) -> torch.optim.AdamW:
-    """Build AdamW with the recipe's groups; the learning rate starts at 0 and is set before every update."""
-    groups = recipe_groups(model, cfg)
-    return torch.optim.AdamW(groups, lr=0.0, betas=(cfg.beta1, cfg.beta2), eps=cfg.eps, fused=fused)
-
-
 @dataclass(frozen=True)
 class Update:
     """What became of one update: pre-clip gradient norm, the rate it used or would have, and why it was skipped."""
@@ -130,6 +125,11 @@ class Updater:
         self.seen = self.scheduled = self.applied = 0
 
     @property
+    def limit(self) -> float:
+        """The gradient norm above which an update is skipped; 0 for none."""
+        return self.cfg.clip_norm * self.cfg.allowed_gradnorm_factor
+
+    @property
     def lr(self) -> float:
         """The learning rate of the next update."""
         cfg = self.cfg
@@ -148,15 +148,14 @@ class Updater:
         `clip_norm * allowed_gradnorm_factor` skips it and advances the schedule if `schedule_on_skip`; a factor of 0
         skips none. Before update `clip_from` gradients are neither clipped nor skipped for their norm.
         """
-        lr, judged = self.lr, self.seen >= self.cfg.clip_from
+        lr, clips = self.lr, self.seen >= self.cfg.clip_from
         self.seen += 1
         finite = all(bool(torch.isfinite(loss).all()) for loss in losses)
         if self.agree(not finite):
             self.optimizer.zero_grad(set_to_none=True)
             return Update(math.nan, lr, "nonfinite")
-        norm = self._clip(judged)
-        factor = self.cfg.allowed_gradnorm_factor
-        skip = judged and factor > 0 and not norm <= self.cfg.clip_norm * factor
+        norm = self._clip(clips)
+        skip = clips and self.cfg.allowed_gradnorm_factor > 0 and not norm <= self.limit
         self._apply(lr, skip)
         self.scheduled += int(not skip or self.cfg.schedule_on_skip)
         return Update(norm, lr, "norm" if skip else None)

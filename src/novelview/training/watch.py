@@ -1,18 +1,206 @@
-"""Everything that looks on while a run trains: its log, the progress display, wandb."""
+"""Everything that looks on while a run trains: its log, the progress display, and wandb with its pictures."""
 
-from typing import Any
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
 
+import torch
+from jaxtyping import Float, UInt8
+from numpy import ndarray
 from torch import Tensor
+from tqdm import tqdm
 
 from novelview.config.digest import digest, resolved
 from novelview.config.schema import size_name
 from novelview.config.stages import TrainStage
-from novelview.training import tracking
-from novelview.training.distributed import Team
+from novelview.devices import Team
+from novelview.errors import missing_extra
+from novelview.files import write_text
+from novelview.scenes.batch import Batch
 from novelview.training.optim import Update
-from novelview.training.preview import to_bytes
-from novelview.training.progress import Progress
-from novelview.training.record import Record
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("step", "loss", "mse", "psnr", "lr", "grad_norm", "skipped", "seconds")
+MEANS = ("loss", "mse", "psnr", "grad_norm")
+FLUSH_SECONDS = 5.0  # the CSV is rewritten whole, so not at every row
+PROJECT = "novelview"  # of wandb
+PATIENCE = 30  # seconds to wait for a login or a connection, where there may be none
+FAREWELL = 120.0  # seconds to wait at the end for rows that are still on their way; the rest stays on disk
+CONTEXTS = 4  # context views that a picture shows at most
+
+
+class Record:
+    """Rows of the log. A row holds means over the steps since the row before, how many of them skipped the update, the
+    learning rate of its last step, and the seconds trained since the beginning.
+
+    further: columns of this run's own, means as well, put before lr. Its state travels in the checkpoint, so a resumed
+    run neither repeats nor misses rows, whatever became of the CSV file.
+    """
+
+    def __init__(self, path: Path | str, every: int, last: int, further: tuple[str, ...] = ()) -> None:
+        self.means = (*MEANS, *further)
+        self.columns = (*COLUMNS[:4], *further, *COLUMNS[4:])
+        self.path, self.every, self.last = Path(path), every, last
+        self.rows: list[dict[str, float]] = []
+        self.window: list[dict[str, float]] = []
+        self.before = 0.0
+        self.started = self.flushed = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds trained so far, interruptions not counted."""
+        return self.before + time.monotonic() - self.started
+
+    def add(self, step: int, values: dict[str, float]) -> dict[str, float] | None:
+        """Take in one step (keys `MEANS`, lr, skipped); return the row when one is due, else None."""
+        self.window.append(values)
+        if step % self.every and step != self.last:
+            return None
+        row = {"step": float(step), **{key: _mean([entry[key] for entry in self.window]) for key in self.means}}
+        row["lr"] = values["lr"]
+        row["skipped"] = sum(entry["skipped"] for entry in self.window)
+        row["seconds"] = self.seconds
+        self.rows.append(row)
+        self.window = []
+        return row
+
+    def write_if_due(self) -> None:
+        """Write the CSV file unless that was done a moment ago."""
+        if time.monotonic() - self.flushed >= FLUSH_SECONDS:
+            self.write()
+
+    def write(self) -> None:
+        """Write the CSV file atomically."""
+        lines = [",".join(_cell(key, row[key]) for key in self.columns) for row in self.rows]
+        write_text(self.path, "\n".join([",".join(self.columns), *lines]) + "\n")
+        self.flushed = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Rows, the unfinished window and the seconds so far."""
+        return {"rows": self.rows, "window": self.window, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.rows, self.window, self.before = list(state["rows"]), list(state["window"]), state["seconds"]
+        self.started = time.monotonic()
+
+
+def _mean(values: list[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def _cell(key: str, value: float) -> str:
+    if key in ("step", "skipped"):
+        return str(int(value))
+    return f"{value:.2f}" if key == "seconds" else f"{value:.6g}"
+
+
+class Progress:
+    """Steps done of `total`, images per second, time left: a bar on a terminal, lines elsewhere; on standard error."""
+
+    def __init__(self, total: int, start: int, images_per_step: int, enabled: bool) -> None:
+        self.total, self.images = total, images_per_step
+        self.began, self.begun_at = time.monotonic(), start
+        terminal = sys.stderr.isatty()
+        self.bar = tqdm(total=total, initial=start, unit="step", disable=not (enabled and terminal), dynamic_ncols=True)
+        self.lines = enabled and not terminal
+
+    def row(self, row: dict[str, float]) -> None:
+        """Show a row of the training log."""
+        step = int(row["step"])
+        rate = (step - self.begun_at) / max(time.monotonic() - self.began, 1e-9)
+        images = rate * self.images
+        self.bar.set_postfix_str(f"loss {row['loss']:.4g} psnr {row['psnr']:.2f} {images:.0f} images/s")
+        if self.lines:
+            left = tqdm.format_interval((self.total - step) / rate) if rate > 0 else "?"
+            text = f"step {step}/{self.total} loss {row['loss']:.4g} psnr {row['psnr']:.2f} lr {row['lr']:.3g}"
+            print(f"{text} {images:.0f} images/s, {left} left", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self.bar.close()
+
+
+class Tracker:
+    """Sends log rows and pictures to a wandb run, or nowhere; whatever fails there is told once and then left alone."""
+
+    def __init__(self, run: Any = None) -> None:
+        self.run = run
+
+    def row(self, row: dict[str, float]) -> None:
+        """Send one row of the training log."""
+        self._send(lambda run: run.log(dict(row)))
+
+    def picture(self, step: float, picture: Any, caption: str) -> None:
+        """Send a picture, uint8 RGB [h w 3], as of a step."""
+        from wandb import Image
+
+        self._send(lambda run: run.log({"step": step, "pictures": Image(picture, caption=caption)}))
+
+    def finish(self) -> None:
+        """Close the run."""
+        self._send(lambda run: run.finish())
+
+    def _send(self, call: Callable[[Any], Any]) -> None:
+        if self.run is None:
+            return
+        try:
+            call(self.run)
+        except Exception as error:  # its own, the network's and the disk's: none of them may stop a training
+            log.warning("wandb fails (%s); the training goes on without it", _line(error))
+            self.run = None
+
+
+def open_tracker(mode: str, identity: str, folder: Path | str, name: str, config: dict[str, Any]) -> Tracker:
+    """Open the wandb run `identity` under `folder` in mode online, offline or disabled.
+
+    A resumed training continues the same run. Where an online run cannot be opened it is recorded offline, and where
+    that cannot be either, not at all; both are told. The key is WANDB_API_KEY or what `wandb login` stored. It never
+    needs the network unless asked to.
+    """
+    for attempt in {"online": ("online", "offline"), "offline": ("offline",)}.get(mode, ()):
+        try:
+            return Tracker(_open(attempt, identity, folder, name, config))
+        except Exception as error:  # a missing key, network, disk or helper process: all the same to the training
+            then = f"recording offline under {folder}" if attempt == "online" else "the training goes on without it"
+            log.warning("wandb cannot go %s (%s); %s", attempt, _line(error), then)
+            with suppress(Exception):  # its helper process would refuse the id of the run it could not open (0.31)
+                import wandb
+
+                wandb.teardown()
+    return Tracker()
+
+
+def _open(mode: str, identity: str, folder: Path | str, name: str, config: dict[str, Any]) -> Any:
+    import wandb
+
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    settings = wandb.Settings(
+        init_timeout=PATIENCE,
+        login_timeout=PATIENCE,
+        finish_timeout=FAREWELL,
+        silent=True,
+        console="off",
+        disable_git=True,
+        save_code=False,
+    )
+    given: dict[str, Any] = {"id": identity, "resume": "allow", "dir": str(folder), "name": name, "config": config}
+    run = wandb.init(project=PROJECT, mode=cast(Any, mode), settings=settings, **given)
+    run.define_metric("*", step_metric="step")
+    return run
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and (line := missing_extra(error)):
+        return line
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 class Watch:
@@ -26,13 +214,13 @@ class Watch:
         mode = cfg.runtime.wandb if team.leads else "disabled"
         name = f"{cfg.variant or cfg.model.name}-{cfg.phase}-{cfg.dataset}-{cfg.subset}-x{size_name(cfg.views)}"
         self.pictures_every, self.rows = cfg.runtime.wandb_pictures, 0
-        self.tracker = tracking.start(mode, run_id(cfg, identity), cfg.io["checkpoints"], name, resolved(cfg))
+        self.tracker = open_tracker(mode, run_id(cfg, identity), cfg.io["checkpoints"], name, resolved(cfg))
 
-    def step(self, number: int, values: dict[str, float], update: Update, preview: Tensor | None = None) -> None:
+    def step(self, number: int, values: dict[str, float], update: Update, preview: Tensor | None) -> None:
         """Log step `number`; preview: a picture [3 h w] in [0,1] of what it made."""
         entry = {**values, "lr": update.lr, "grad_norm": update.grad_norm, "skipped": float(update.skipped is not None)}
         row = self.record.add(number, entry)
-        self.progress.step()
+        self.progress.bar.update()
         if row is not None and self.leads:
             self.record.write_if_due()
             self.progress.row(row)
@@ -51,12 +239,6 @@ class Watch:
         self.progress.close()
         self.tracker.finish()
 
-    def __enter__(self) -> "Watch":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.close()
-
 
 def run_id(cfg: TrainStage, identity: str) -> str:
     """Return the wandb run's id: the stage's configuration digest, then what else the weights depend on, shortened.
@@ -64,3 +246,16 @@ def run_id(cfg: TrainStage, identity: str) -> str:
     A resumed training keeps it; other code, data or starting weights under the same configuration are another run.
     """
     return f"{digest(cfg)}-{identity[:8]}"
+
+
+def side_by_side(batch: Batch, render: Float[Tensor, "b v 3 h w"]) -> Float[Tensor, "3 h n"]:
+    """Return context views, one target and its render of a batch's first sample, left to right, values as they are."""
+    assert batch.context.images is not None and batch.target.images is not None
+    context = batch.context.images[0, :CONTEXTS]
+    shown = [*context, batch.target.images[0, 0], render[0, 0].detach().to(context.dtype)]
+    return torch.cat(shown, dim=-1)
+
+
+def to_bytes(picture: Float[Tensor, "3 h w"]) -> UInt8[ndarray, "h w 3"]:
+    """Return a picture in [0,1], clamped to it, as 8-bit RGB."""
+    return (picture.float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()

@@ -17,7 +17,7 @@ from novelview.cameras.paths import interpolate
 from novelview.cameras.poses import c2w_to_encoding, canonicalise, encoding_to_c2w, normalise_poses
 from novelview.config.schema import ViewsConfig
 from novelview.evaluation.metrics import psnr, ssim
-from novelview.losses.perceptual import PerceptualLoss, shapes
+from novelview.losses.photometric import PerceptualLoss, shapes
 from novelview.models.dinov2 import resize_pos_embed
 from novelview.models.layers import RMSNorm
 from novelview.scenes.samplers import select_views

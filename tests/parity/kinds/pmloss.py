@@ -9,8 +9,15 @@ from torch import Tensor
 from transformer_fixture import relative
 
 from novelview.cameras.align import umeyama
-from novelview.losses.nearest import nearest, nearest_brute_force
-from novelview.losses.pointmap import LARGE_FACTOR, PointmapLoss, flat_pointmap, pointmap_loss, teacher_images
+from novelview.losses.pointmap import (
+    LARGE_FACTOR,
+    PointmapLoss,
+    flat_pointmap,
+    nearest,
+    nearest_brute_force,
+    pointmap_loss,
+    teacher_images,
+)
 
 LOSS_RTOL, GRADIENT_RTOL = 1e-5, 2e-5  # the sheet's own recreation: 1.6e-6 and 9.1e-6 (specs/pmloss.md section 7)
 

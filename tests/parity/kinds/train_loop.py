@@ -17,13 +17,13 @@ from novelview.config.models import (
     UPLVSMConfig,
 )
 from novelview.config.schema import LossConfig, TrainConfig
-from novelview.losses.training import TrainingLoss
+from novelview.devices import Team
+from novelview.losses.photometric import TrainingLoss
 from novelview.models.published import load_published
 from novelview.models.registry import build
 from novelview.scenes.batch import Batch, Views
-from novelview.training.distributed import Team
+from novelview.training.loop import Stepper
 from novelview.training.optim import Update
-from novelview.training.step import Stepper
 
 LOSS_ATOL = 6e-7  # the reference's logger rounds to 6 decimals
 NORM_RTOL = 2e-5  # of gradients, before clipping

@@ -1,4 +1,4 @@
-"""An encoded scene on disk: encoded once, viewed by any later process that has the weights.
+"""An encoded scene: made once, kept on disk, viewed by any later process that has the weights (specs/lact.md 9).
 
 A safetensors file of the scene's tensors (`tokens`, the fast weights `blocks.{i}.w0|w1|w2` of LaCT, or the Gaussians
 `gaussians.means|covariances|opacities|harmonics` and `depths` of DepthSplat) and of its context cameras (`context.c2w`
@@ -8,6 +8,7 @@ The same scene gives the same bytes.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,40 +19,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from novelview.cameras.poses import CoordinateFrame
+from novelview.cameras.poses import CoordinateFrame, mean_frame
 from novelview.config.checkpoints import difference
 from novelview.config.digest import digest_of
+from novelview.config.schema import ViewsConfig
 from novelview.errors import CheckpointError
+from novelview.evaluation.protocol import autocast, load_context
 from novelview.files import sha256, write_bytes
 from novelview.models.depthsplat.model import GaussianScene
 from novelview.models.lact.model import SceneState
 from novelview.models.lact.ttt import FastWeights
+from novelview.models.render import ViewModel
 from novelview.models.weights import ordered, read_config
+from novelview.scenes.batch import FrameCache
+from novelview.scenes.store import PackedStore
 from novelview.splatting.gaussians import Gaussians
 
 FORMAT = "novelview-scene-1"
 SPLATS = "gaussians."
-
-
-@dataclass
-class Encoded:
-    """A scene as a model's `encode` left it, and what a viewer must know of it.
-
-    scene: tokens [1 n d], fast weights or Gaussians; c2w, intrinsics: the context cameras, normalised as in training;
-    their frame is in the facts, None where poses stay as they come.
-    """
-
-    scene: Any
-    c2w: Float[Tensor, "v 4 4"]
-    intrinsics: Float[Tensor, "v 4"]
-    facts: "Facts"
-
-    @property
-    def frame(self) -> CoordinateFrame | None:
-        """Return the frame that world cameras must enter to be rendered."""
-        if self.facts.motion is None:
-            return None
-        return CoordinateFrame(torch.tensor(self.facts.motion).double(), torch.tensor(self.facts.scale).double())
 
 
 @dataclass(frozen=True)
@@ -73,6 +58,68 @@ class Facts:
         """Return the facts about a weights file."""
         node = read_config(weights)["model"]
         return {"weights": sha256(weights), "model": node, "digest": digest_of(node)}
+
+
+@dataclass
+class Encoded:
+    """A scene as a model's `encode` left it, and what a viewer must know of it.
+
+    scene: tokens [1 n d], fast weights or Gaussians; c2w, intrinsics: the context cameras, normalised as in training;
+    their frame is in the facts, None where poses stay as they come.
+    """
+
+    scene: Any
+    c2w: Float[Tensor, "v 4 4"]
+    intrinsics: Float[Tensor, "v 4"]
+    facts: Facts
+
+    @property
+    def frame(self) -> CoordinateFrame | None:
+        """Return the frame that world cameras must enter to be rendered."""
+        if self.facts.motion is None:
+            return None
+        return CoordinateFrame(torch.tensor(self.facts.motion).double(), torch.tensor(self.facts.scale).double())
+
+
+def encode_scene(
+    model: ViewModel,
+    weights: Path,
+    store: PackedStore,
+    scene: str,
+    frames: Sequence[int],
+    views: ViewsConfig,
+    device: torch.device,
+    amp: str = "none",
+) -> Encoded:
+    """Encode the context views `frames` of a scene; `weights` is the file the model came from."""
+    context = load_context(FrameCache(store, views, 0), scene, frames, 0, device).context
+    assert context.images is not None
+    with torch.no_grad(), autocast(amp, device):
+        encoded = model.encode(context)
+    frame = mean_frame(store.c2w(scene)[list(frames)], views.scene_scale_factor)
+    moved = {"motion": frame.motion.tolist(), "scale": float(frame.scale)}
+    height, width = context.images.shape[-2:]
+    placed = moved if views.pose_normalisation == "scene" else {}
+    facts = Facts(**Facts.of(weights), scene=scene, frames=list(frames), height=height, width=width, **placed)
+    return Encoded(encoded, context.c2w[0], context.intrinsics[0], facts)
+
+
+@torch.no_grad()
+def render_cameras(
+    model: ViewModel,
+    encoded: Encoded,
+    c2w: Float[Tensor, "n 4 4"],
+    intrinsics: Float[Tensor, "n 4"],
+    amp: str = "none",
+) -> Float[Tensor, "n 3 h w"]:
+    """Render cameras of an encoded scene, all at once, float32 in [0,1].
+
+    Cameras must be in the frame the model decodes in (`ViewModel.cameras`).
+    """
+    facts, device = encoded.facts, next(model.parameters()).device
+    with autocast(amp, device):
+        poses, lenses = c2w[None].to(device), intrinsics[None].to(device)
+        return model.decode(encoded.scene, poses, lenses, facts.height, facts.width)[0].float()
 
 
 def save_scene(path: Path | str, encoded: Encoded) -> None:

@@ -1,0 +1,181 @@
+"""The scores of every image and their CSV file; means and paired differences with 95 % intervals by a bootstrap.
+
+Images of one scene resemble each other, so scenes are drawn with replacement, each with all its images (a cluster
+bootstrap); the interval runs from the 2.5th to the 97.5th percentile of the resampled means. All models of one set
+and split meet the same draws. With a single scene its images are resampled instead, and the group says so.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from novelview.errors import DataError
+from novelview.files import write_text
+
+LEVEL = 95.0
+METRICS = ("psnr", "ssim", "lpips", "sharpness")
+Image = tuple[str, int, int]  # scene, entry, frame
+
+
+@dataclass(frozen=True, slots=True)
+class ImageScores:
+    """Scores of one image: `model` is a model's name, a baseline's, or `<model>_swapped_pose`.
+
+    entry: number of the entry in the split's index, nulls not counted; frame: number of the target frame in its scene.
+    lpips is None where the metric could not be computed. sharpness: `metrics.sharpness`, 1 for the truth's.
+    """
+
+    model: str
+    scene: str
+    set: str
+    split: str
+    entry: int
+    frame: int
+    psnr: float
+    ssim: float
+    lpips: float | None
+    sharpness: float
+
+
+COLUMNS = tuple(field.name for field in fields(ImageScores))
+
+
+def in_order(rows: Iterable[ImageScores], splits: Sequence[str]) -> list[ImageScores]:
+    """Sort rows by split (in the order of `splits`), entry, place of the target in it, and model."""
+    rank = {split: place for place, split in enumerate(splits)}
+    return sorted(rows, key=lambda row: (rank[row.split], row.entry, row.frame, row.model))
+
+
+def write_rows(path: Path | str, rows: Iterable[ImageScores]) -> None:
+    """Write rows as CSV, atomically; an absent LPIPS is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        writer.writerow(f"{value:.6f}" if isinstance(value, float) else value for value in astuple(row))
+    write_text(path, text.getvalue())
+
+
+def read_rows(path: Path | str) -> list[ImageScores]:
+    """Read a file made by `write_rows`; raises DataError when it is missing or not such a file."""
+    try:
+        with open(path, newline="") as stream:
+            records = list(csv.DictReader(stream))
+        return [ImageScores(**{column: _value(column, record[column]) for column in COLUMNS}) for record in records]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; run the evaluate stage first") from None
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{path}: not a table of scores ({error}); run the evaluate stage again") from None
+
+
+def _value(column: str, cell: str) -> Any:
+    if column in METRICS:
+        return None if column == "lpips" and not cell else float(cell)
+    return int(cell) if column in ("entry", "frame") else cell
+
+
+def clusters(scenes: Sequence[str]) -> Int[np.ndarray, " n"]:
+    """Return a number for each image that those drawn together share: its scene, or itself where all are of one."""
+    labels = np.unique(scenes, return_inverse=True)[1]
+    return labels if labels.max() else np.arange(len(scenes))
+
+
+def draws(clusters: int, resamples: int, seed: int) -> Int[np.ndarray, "resamples clusters"]:
+    """Return how often each of `clusters` scenes is drawn in each resample; `clusters` draws with replacement."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples)
+
+
+def bounds(values: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
+    """Return the percentiles between which `LEVEL` per cent of the resampled values lie."""
+    tail = (100 - LEVEL) / 2
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def interval(values: Float[np.ndarray, " n"], scenes: Sequence[str], resamples: int, seed: int) -> dict[str, float]:
+    """Return {mean, low, high}: the mean of `values` and its bootstrap interval; scenes: the scene of every value.
+
+    Six digits are kept: what sums in another order leave in doubt is not written.
+    """
+    labels = clusters(scenes)
+    sums, counts = np.bincount(labels, values), np.bincount(labels)
+    drawn = draws(len(counts), resamples, seed)
+    low, high = bounds((drawn @ sums) / (drawn @ counts))
+    return {"mean": round(float(np.mean(values)), 6), "low": round(low, 6), "high": round(high, 6)}
+
+
+def groups(rows: Iterable[ImageScores], resamples: int, seed: int) -> list[dict[str, Any]]:
+    """Return mean and interval of every metric for each model, set and split.
+
+    Each is {model, set, split, scenes, count, resampled, psnr, ssim, lpips, sharpness}; a metric is {mean, low, high},
+    or None where it was not computed; count is the number of images.
+    """
+    return [
+        {"model": model, **_group(key, own, None, resamples, seed)}
+        for key, models in _by_model(rows).items()
+        for model, own in models.items()
+    ]
+
+
+def paired(
+    rows: Iterable[ImageScores], model: str, baselines: Sequence[str], resamples: int, seed: int
+) -> list[dict[str, Any]]:
+    """Return the difference of `model` and each baseline, image by image, with interval, for each set and split.
+
+    Each is {model, baseline, set, split, scenes, count, resampled, psnr, ssim, lpips, sharpness}.
+    """
+    return [
+        {"model": model, "baseline": baseline, **_group(key, models[model], models[baseline], resamples, seed)}
+        for key, models in _by_model(rows).items()
+        for baseline in baselines
+        if baseline in models and model in models and models[baseline].keys() == models[model].keys()
+    ]
+
+
+def means(found: Iterable[Mapping[str, Any]], model: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Return {set: {split: {metric: mean}}} of `model` out of what `groups` returns, to four decimals."""
+    kept: dict[str, dict[str, dict[str, float]]] = {}
+    for row in found:
+        if row["model"] == model:
+            scores = {name: round(row[name]["mean"], 4) for name in METRICS if row[name]}
+            kept.setdefault(row["set"], {})[row["split"]] = scores
+    return kept
+
+
+def _by_model(rows: Iterable[ImageScores]) -> dict[tuple[str, str], dict[str, dict[Image, ImageScores]]]:
+    """Return rows by (set, split), model, and image, in the order they came."""
+    found: dict[tuple[str, str], dict[str, dict[Image, ImageScores]]] = {}
+    for row in rows:
+        images = found.setdefault((row.set, row.split), {}).setdefault(row.model, {})
+        images[row.scene, row.entry, row.frame] = row
+    return found
+
+
+def _group(
+    key: tuple[str, str],
+    images: Mapping[Image, ImageScores],
+    against: Mapping[Image, ImageScores] | None,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Return {set, split, scenes, count, resampled, and the metrics} of some images, minus those of `against`."""
+    scenes = [scene for scene, _, _ in images]
+    several = len(set(scenes))
+    found = {"set": key[0], "split": key[1], "scenes": several, "count": len(images)}
+    found["resampled"] = "scenes" if several > 1 else "images"
+    own_seed = int.from_bytes(hashlib.sha256(json.dumps([seed, *key]).encode()).digest()[:8])
+    for metric in METRICS:
+        values = [getattr(row, metric) for row in images.values()]
+        minus = [getattr(against[image], metric) for image in images] if against else [0.0] * len(values)
+        known = None not in values and None not in minus
+        found[metric] = interval(np.subtract(values, minus), scenes, resamples, own_seed) if known else None
+    return found
