@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,8 +17,8 @@ MANIFEST = "manifest.json"  # of a folder of data: written last, with size and S
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync it and move it over `path`, else remove it.
 
-    The temporary name keeps the suffix of `path`, so libraries that look at it (matplotlib, PyAV) work. An OSError
-    about the temporary file, or about none (a full disk), comes out under the name `path`.
+    It has the suffix of `path`, which libraries look at (matplotlib, PyAV). An OSError about the temporary file, or
+    about none (a full disk), comes out under the name `path`.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -30,52 +29,30 @@ def replacing(path: Path | str) -> Iterator[Path]:
             os.fsync(stream.fileno())
         os.replace(partial, final)
     except OSError as error:
-        if error.filename not in (None, str(partial)):
-            raise
-        raise OSError(error.errno, error.strerror or str(error), str(final)) from None
+        raise _located(error, final, str(partial)) from None
     finally:
         with suppress(OSError):
             partial.unlink()
 
 
 @contextmanager
-def replacing_folder(final: Path) -> Iterator[Path]:
-    """Yield an empty sibling of `final`; on success it takes the name, on failure it is removed."""
-    partial, old = (final.with_name(f".{final.name}.{word}") for word in ("partial", "old"))
-    for stale in (partial, old):
-        shutil.rmtree(stale, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if final.exists():
-            final.rename(old)
-        partial.rename(final)
-    finally:
-        for stale in (partial, old):
-            shutil.rmtree(stale, ignore_errors=True)
-
-
-@contextmanager
 def locating(place: Path | str) -> Iterator[None]:
     """Give every OSError of the body that names no file (a full disk) the name `place`.
 
-    torch.save answers a failed write with a RuntimeError of its own about its position in the archive; the failed
-    write is that error's context.
+    It may be the context of a RuntimeError: torch.save answers a failed write with one about its place in the archive.
     """
     try:
         yield
-    except OSError as error:
-        raise _located(error, place) from None
-    except RuntimeError as error:
-        if isinstance(error.__context__, OSError):
-            raise _located(error.__context__, place) from None
-        raise
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise _located(cause, place) from None
 
 
-def _located(error: OSError, place: Path | str) -> OSError:
-    if error.filename is not None:
-        return error
-    return OSError(error.errno, error.strerror or str(error), str(place))
+def _located(error: OSError, place: Path | str, other: str | None = None) -> OSError:
+    nameless = error.filename in (None, other)
+    return OSError(error.errno, error.strerror or str(error), str(place)) if nameless else error
 
 
 def require_writable(path: Path | str, key: str) -> None:

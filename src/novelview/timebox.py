@@ -1,8 +1,7 @@
 """Time boxes: a stage whose time is over saves what it has and ends; the same command again goes on from there.
 
 What `results/x/evaluation` has finished lies in `results/x/.evaluation.units/` until it is whole: a file a unit, behind
-its SHA-256. Units belong to one stamp, a digest of all that they depend on; those of another are removed, damaged ones
-made again.
+its SHA-256. Units belong to a stamp, a digest of all they depend on; others are removed, damaged ones made again.
 """
 
 import hashlib
@@ -12,21 +11,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from novelview.config.schema import RuntimeConfig
 from novelview.files import write_bytes, write_text
 
 INTERRUPTED = 3  # exit status of a stage that saved what it had because of a signal
 BOXED = 4  # exit status of a stage that saved what it had because its time was over
 STAMP = "stamp"  # file of the units' stamp
 ENDINGS = "NOVELVIEW_ENDINGS"  # names a file to which every stage adds a line with its name and exit status
-
-
-class Limits(Protocol):
-    """The keys of `runtime` that end a stage by the clock."""
-
-    max_minutes: float
-    stop_at: float
 
 
 class BoxEnded(Exception):
@@ -36,8 +29,8 @@ class BoxEnded(Exception):
 class TimeBox:
     """The time of one call of a stage, from the making of this object on.
 
-    minutes: length, 0 for no limit. stop_at: Unix time at which it ends in any case, 0 for none. A call always finishes
-    one unit of work (a training step, a room, a chunk, a batch), however short its box: repeated calls come to an end.
+    minutes: length, 0 for no limit. stop_at: Unix time at which it ends in any case, 0 for none. However short, a call
+    finishes one unit of work (a training step, a room, a chunk, a batch): repeated calls come to an end.
     """
 
     def __init__(self, minutes: float = 0.0, stop_at: float = 0.0) -> None:
@@ -46,9 +39,9 @@ class TimeBox:
         self.units = 0
 
     @classmethod
-    def of(cls, limits: Limits) -> "TimeBox":
+    def of(cls, runtime: RuntimeConfig) -> "TimeBox":
         """Return a box that begins now and ends as `runtime.max_minutes` and `runtime.stop_at` say."""
-        return cls(limits.max_minutes, limits.stop_at)
+        return cls(runtime.max_minutes, runtime.stop_at)
 
     @property
     def limited(self) -> bool:
@@ -124,10 +117,11 @@ class Unfinished:
 
 
 @contextmanager
-def resuming_folder(final: Path, stamp: str) -> Iterator[tuple[Path, Unfinished]]:
+def resuming_folder(final: Path, stamp: str = "") -> Iterator[tuple[Path, Unfinished]]:
     """Yield a sibling of `final` and its units; on success the sibling takes the name and the units go.
 
-    After BoxEnded, Ctrl-C or a kill both stay, and a call with the same stamp finds them; else they are removed.
+    Where a unit was kept, both stay after BoxEnded, Ctrl-C or a kill, and a call with the same stamp finds them; else
+    they are removed.
     """
     partial, old = (final.with_name(f".{final.name}.{word}") for word in ("partial", "old"))
     units = Unfinished(final, stamp)
@@ -140,11 +134,10 @@ def resuming_folder(final: Path, stamp: str) -> Iterator[tuple[Path, Unfinished]
         if final.exists():
             final.rename(old)
         partial.rename(final)
-    except (BoxEnded, KeyboardInterrupt):
-        raise
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        units.clear()
+    except BaseException as error:
+        if not (isinstance(error, BoxEnded | KeyboardInterrupt) and units.folder.exists()):
+            shutil.rmtree(partial, ignore_errors=True)
+            units.clear()
         raise
     shutil.rmtree(old, ignore_errors=True)
     units.clear()

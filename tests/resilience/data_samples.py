@@ -12,7 +12,7 @@ from PIL import Image
 from novelview.config.schema import PackConfig
 from novelview.errors import DataError
 from novelview.files import sha256
-from novelview.scenes.chunks import ChunkScene, chunk_files, write_chunk, write_index
+from novelview.scenes.chunks import ChunkScene, ChunkWriter, chunk_files
 from novelview.scenes.pack import pack_chunks
 from novelview.stages.cli import run_stage
 
@@ -34,10 +34,9 @@ def scene(key: str, frames: int = 4, seed: int = 0, side: int = 32) -> ChunkScen
 def write_raw(folder: Path, chunks: int = 3, frames: int = 4, side: int = 32) -> Path:
     """Write a download of `chunks` train chunks and one test chunk, with its manifest."""
     for split, count in (("train", chunks), ("test", 1)):
-        for number in range(count):
-            item = scene(f"{split}{number}", frames, number, side)
-            write_chunk(folder / split / f"{number:06d}.torch", [item])
-        write_index(folder / split)
+        with ChunkWriter(folder / split, chunk_bytes=1) as writer:
+            for number in range(count):
+                writer.add(scene(f"{split}{number}", frames, number, side))
     list_files(folder)
     return folder
 

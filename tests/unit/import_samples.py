@@ -71,8 +71,8 @@ def run(source, path: Path, out: Path, dataset: str = "mine") -> Path:
 def fake_model(lens: str, keep=lambda row: True):
     """Stand in for pycolmap: write a text model with every photograph that `keep` accepts."""
 
-    def write(work, names, *_):
-        model = work / "model"
+    def write(job, work, *_):
+        names, model = job["names"], work / "model"
         model.mkdir()
         (model / "cameras.txt").write_text(lens)
         lines = []

@@ -15,7 +15,7 @@ from novelview.config.compose import compose
 from novelview.config.schema import AugmentConfig, ViewsConfig
 from novelview.errors import ConfigError
 from novelview.scenes.dataset import TrainSet
-from novelview.scenes.samplers import Moment, bounded_views, contexts_at, farthest_points, gap_range
+from novelview.scenes.samplers import bounded_views, contexts_at, farthest_points, gap_range
 from novelview.scenes.store import PackedStore
 
 RE10K = ViewsConfig(
@@ -41,46 +41,47 @@ def line(count: int) -> torch.Tensor:
     ("step", "expected"), [(0, (25, 45)), (15_000, (35, 90)), (30_000, (45, 135)), (90_000, (45, 135))]
 )
 def test_intervals_grow_with_training(step, expected) -> None:
-    assert gap_range(RE10K, Moment(step, 2)) == expected
+    assert gap_range(RE10K, step, 2) == expected
 
 
 @pytest.mark.parametrize(("contexts", "expected"), [(2, (6, 16)), (3, (10, 25)), (4, (20, 50)), (6, (20, 50))])
 def test_fewer_contexts_stand_closer(contexts, expected) -> None:
-    assert gap_range(DL3DV, Moment(0, contexts)) == expected
+    assert gap_range(DL3DV, 0, contexts) == expected
 
 
 def test_bounded_draws_every_length_and_targets_from_end_to_end_with_replacement() -> None:
     cfg = replace(RE10K, min_frame_dist=3, max_frame_dist=9, dist_steps=0)
     rng, lengths, places, repeats = random.Random(0), Counter(), Counter(), 0
     for _ in range(3000):
-        picked = bounded_views(line(8), rng, cfg, Moment(0, 2))
+        picked = bounded_views(line(8), rng, cfg, 0, 2)
         assert picked is not None
-        left, right = picked.context
-        assert 0 <= left < right < 8 and all(left <= target <= right for target in picked.target)
+        left, right, *targets = picked
+        assert 0 <= left < right < 8 and all(left <= target <= right for target in targets)
         lengths[right - left] += 1
-        places.update({"left": left in picked.target, "right": right in picked.target})
-        repeats += len(set(picked.target)) < len(picked.target)
+        places.update({"left": left in targets, "right": right in targets})
+        repeats += len(set(targets)) < len(targets)
     assert set(lengths) == {3, 4, 5, 6, 7}  # the scene's 8 frames end it before max_frame_dist
     assert min(lengths.values()) > 500 and min(places.values()) > 1000 and repeats > 1000
 
 
 def test_scenes_shorter_than_the_interval_of_the_moment_are_passed_over() -> None:
-    assert bounded_views(line(30), random.Random(0), RE10K, Moment(0, 2)) is not None
-    assert bounded_views(line(30), random.Random(0), RE10K, Moment(30_000, 2)) is None
+    assert bounded_views(line(30), random.Random(0), RE10K, 0, 2) is not None
+    assert bounded_views(line(30), random.Random(0), RE10K, 30_000, 2) is None
 
 
 @pytest.mark.parametrize("contexts", [2, 3, 6])
 def test_boundedv2_spreads_its_contexts_and_takes_distinct_targets(contexts) -> None:
     for seed in range(60):
-        picked = bounded_views(line(80), random.Random(seed), DL3DV, Moment(0, contexts))
+        picked = bounded_views(line(80), random.Random(seed), DL3DV, 0, contexts)
         assert picked is not None
-        first, *between, last = picked.context
+        context, targets = picked[:contexts], picked[contexts:]
+        first, *between, last = context
         assert len({first, *between, last}) == contexts and between == sorted(between)
-        low, high = gap_range(DL3DV, Moment(0, contexts))
-        span = max(picked.context) - min(picked.context)
+        low, high = gap_range(DL3DV, 0, contexts)
+        span = max(context) - min(context)
         assert low <= span <= high  # on a straight path the farthest points contain both ends
-        assert len(set(picked.target)) == len(picked.target) == min(8, span + 1)
-        assert all(min(picked.context) <= target <= max(picked.context) for target in picked.target)
+        assert len(set(targets)) == len(targets) == min(8, span + 1)
+        assert all(min(context) <= target <= max(context) for target in targets)
 
 
 def test_farthest_points_begin_far_out_and_keep_apart() -> None:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from novelview.cameras.align import align_cameras, rotation_error_deg, translation_error, umeyama
+from novelview.cameras.align import fit_cameras, rotation_error_deg, translation_error, umeyama
 from novelview.cameras.camera import plucker, rays, resize_crop_plan
 from novelview.cameras.paths import interpolate, nearest_order
 from novelview.cameras.poses import (
@@ -16,7 +16,7 @@ from novelview.cameras.poses import (
     canonicalise,
     encoding_to_c2w,
     mat_to_quat,
-    normalise_poses,
+    mean_frame,
     quat_to_mat,
 )
 from novelview.config.schema import ViewsConfig
@@ -143,7 +143,7 @@ def test_quaternions_are_scalar_last() -> None:
 
 def test_normalised_poses_fill_the_cube_and_keep_their_geometry() -> None:
     poses = cameras(6, seed=3)
-    normal = normalise_poses(poses, 1.35)
+    normal = mean_frame(poses, 1.35).transform(poses)
     assert normal[:, :3, 3].abs().max().item() == pytest.approx(1 / 1.35)
     torch.testing.assert_close(normal[:, :3, 3].mean(0), torch.zeros(3, dtype=torch.float64))
     torch.testing.assert_close(normal[0, :3, :3].mT @ normal[1, :3, :3], poses[0, :3, :3].mT @ poses[1, :3, :3])
@@ -151,13 +151,13 @@ def test_normalised_poses_fill_the_cube_and_keep_their_geometry() -> None:
     steady = ratios[~torch.eye(6, dtype=torch.bool)]
     torch.testing.assert_close(steady, steady[:1].expand_as(steady))
     moved = cameras(1, seed=4) @ poses
-    torch.testing.assert_close(normalise_poses(moved, 1.35), normal)
+    torch.testing.assert_close(mean_frame(moved, 1.35).transform(moved), normal)
 
 
 def test_cameras_in_one_place_stay_finite() -> None:
     poses = cameras(3)
     poses[:, :3, 3] = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
-    assert normalise_poses(poses, 1.35)[:, :3, 3].abs().max() < 1e-9
+    assert mean_frame(poses, 1.35).transform(poses)[:, :3, 3].abs().max() < 1e-9
 
 
 def test_canonical_cameras_are_relative_to_the_first() -> None:
@@ -239,7 +239,7 @@ def test_aligned_cameras_are_the_true_ones(straight: bool) -> None:
     estimated = true.clone()
     estimated[:, :3, :3] = rotation @ true[:, :3, :3]
     estimated[:, :3, 3] = 0.2 * true[:, :3, 3] @ rotation.mT + 4
-    aligned = align_cameras(estimated, true)
+    aligned = fit_cameras(estimated, true).cameras(estimated)
     assert rotation_error_deg(aligned, true).max() < 1e-3
     assert translation_error(aligned, true).max() < 1e-4
     assert rotation_error_deg(estimated, true).min() > 1

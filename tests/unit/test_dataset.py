@@ -9,7 +9,7 @@ import torch
 
 from novelview.config.schema import AugmentConfig, ViewsConfig
 from novelview.errors import ConfigError, DataError
-from novelview.scenes.batch import OwnFrames, RawBatch, SharedFrames, collate
+from novelview.scenes.batch import OwnFrames, RawBatch, Sample, SharedFrames, collate
 from novelview.scenes.dataset import EvalSet, TrainLoader, TrainSet, augment, mirror, workers_that_fit
 from novelview.scenes.store import PackedStore
 from novelview.scenes.views import EvalEntry
@@ -28,6 +28,12 @@ def mixed(tmp_path_factory, make_packed) -> PackedStore:
     folder = tmp_path_factory.mktemp("mixed")
     frames = {"damaged": 12, "long": 12, "short": 3}
     return PackedStore(make_packed(folder, frames, damage={"damaged": {0, 5, 11}}) / "train")
+
+
+def loaded(data: TrainSet) -> Sample:
+    """Return all views drawn for the first scene."""
+    draw = data.draw(0, random.Random(0))
+    return data.cache.sample(data.scenes[draw.row], draw.frames, draw.row)
 
 
 def same(left: RawBatch, right: RawBatch) -> bool:
@@ -188,7 +194,7 @@ def test_an_interval_too_short_for_its_views_is_refused_at_once(store) -> None:
 
 
 def test_a_mirrored_scene_projects_points_to_mirrored_pixels(store) -> None:
-    sample = TrainSet(store, CFG).item(0, random.Random(0))
+    sample = loaded(TrainSet(store, CFG))
     flipped = mirror(sample)
     assert torch.equal(flipped.images, sample.images.flip(-1))
     point = torch.tensor([0.3, -0.2, 0.9])
@@ -206,7 +212,7 @@ def project(c2w: torch.Tensor, intrinsics: torch.Tensor, point: torch.Tensor) ->
 
 
 def test_augmentations_are_the_same_for_all_views_and_off_by_default(store) -> None:
-    sample = TrainSet(store, CFG).item(0, random.Random(0))
+    sample = loaded(TrainSet(store, CFG))
     rng = random.Random(0)
     assert augment(sample, AugmentConfig(), 2, rng) is sample and rng.getstate() == random.Random(0).getstate()
     seen = {
@@ -236,7 +242,7 @@ def test_every_entry_is_evaluated_exactly_once(store, batch_size, world) -> None
 
 def test_evaluation_batches_hold_the_entries_frames(store) -> None:
     data = EvalSet(store, ENTRIES, CFG)
-    for numbers, batch in data.load(data.groups(4)):
+    for numbers, batch in data.load(data.groups(4), torch.device("cpu")):
         for row, number in enumerate(numbers):
             assert batch.scene[row] == ENTRIES[number].scene
             assert tuple(batch.context.frame[row].tolist()) == ENTRIES[number].context
@@ -247,14 +253,14 @@ def test_evaluation_batches_hold_the_entries_frames(store) -> None:
 def test_without_the_square_crop_frames_keep_their_shape(tmp_path, make_packed) -> None:
     wide = make_packed(tmp_path / "wide", {"wide": 12}, size=(36, 96))
     cfg = replace(CFG, square_crop=False)
-    sample = TrainSet(PackedStore(wide / "train"), cfg).item(0, random.Random(0))
+    sample = loaded(TrainSet(PackedStore(wide / "train"), cfg))
     assert sample.images.shape[-2:] == (28, 70)
 
 
 def test_one_batch_of_two_sizes_is_an_error_that_names_the_scenes(store, tmp_path, make_packed) -> None:
     tall = PackedStore(make_packed(tmp_path, {"wide": 12}, size=(36, 96)) / "train")
     cfg = replace(CFG, square_crop=False)
-    samples = [TrainSet(source, cfg).item(0, random.Random(0)) for source in (store, tall)]
+    samples = [loaded(TrainSet(source, cfg)) for source in (store, tall)]
     with pytest.raises(DataError, match=r"scenes scene0 and wide give frames of 56x28 and 70x28 pixels"):
         collate(samples, 2)
 

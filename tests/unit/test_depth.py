@@ -11,8 +11,8 @@ from novelview.config.schema import Study
 from novelview.config.stages import FiguresStage
 from novelview.errors import DataError
 from novelview.evaluation.published import published
-from novelview.figures.depth import depth_table, points
 from novelview.figures.results import Results
+from novelview.figures.scaling import depth_table, points
 from novelview.stages.figures import figures
 
 STUDY = Study(name="deep", title="Deep", published="LVSM 2410.17242")

@@ -97,7 +97,7 @@ def test_photographs_turned_by_exif_come_out_upright(tmp_path, monkeypatch):
         path = tmp_path / "in" / f"{row}.jpg"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(np.rot90(upright)).save(path, exif=exif, quality=95)
-    monkeypatch.setattr(photos, "_run", fake_model("1 SIMPLE_PINHOLE 48 64 50 24 32\n"))
+    monkeypatch.setattr(photos, "run_apart", fake_model("1 SIMPLE_PINHOLE 48 64 50 24 32\n"))
     out = run(PhotosSource(held_out=2), tmp_path / "in", tmp_path / "raw")
     image = Image.open(io.BytesIO(bytes(read_chunk(out / "test" / "000000.torch")[0].images[0].tolist())))
     assert image.size == (48, 64) and np.abs(np.asarray(image).astype(int) - upright).mean() < 3
@@ -106,7 +106,8 @@ def test_photographs_turned_by_exif_come_out_upright(tmp_path, monkeypatch):
 def test_unregistered_photographs_are_listed(tmp_path, monkeypatch):
     for row in range(10):
         picture(tmp_path / "in" / f"p{row}.jpg", row)
-    monkeypatch.setattr(photos, "_run", fake_model("1 SIMPLE_PINHOLE 64 48 50 32 24\n", lambda row: row not in (3, 9)))
+    model = fake_model("1 SIMPLE_PINHOLE 64 48 50 32 24\n", lambda row: row not in (3, 9))
+    monkeypatch.setattr(photos, "run_apart", model)
     out = run(PhotosSource(held_out=2), tmp_path / "in", tmp_path / "raw")
     report = json.loads((out / "import.json").read_text())
     assert report["unregistered"] == ["p3.jpg", "p9.jpg"] and len(report["pictures"]) == 8

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from novelview.cameras.camera import cover_plan, resize_crop_plan
-from novelview.cameras.poses import normalise_poses
+from novelview.cameras.poses import mean_frame
 from novelview.config.compose import compose
 from novelview.config.schema import EvalConfig, Resolution, ViewsConfig, size_name
 from novelview.errors import ConfigError, DataError
@@ -71,7 +71,7 @@ def test_poses_of_objects_stay_where_they_are() -> None:
     scene, _ = FrameCache(Orbit(), replace(CFG, pose_normalisation="scene", scene_scale_factor=1.0), 0).posed(
         "one", frames
     )
-    torch.testing.assert_close(scene, normalise_poses(raw, 1.0))
+    torch.testing.assert_close(scene, mean_frame(raw, 1.0).transform(raw))
     assert scene[:, :3, 3].abs().max() == pytest.approx(1.0)
 
 

@@ -17,7 +17,7 @@ from novelview.models.vggt.model import VGGT
 from novelview.scenes.batch import FrameCache
 from novelview.scenes.dataset import TrainSet
 from novelview.scenes.pointmaps import Pointmaps
-from novelview.scenes.procedural import room_for
+from novelview.scenes.procedural.layout import room_for
 from novelview.scenes.procedural.truth import exact_depth
 from novelview.scenes.store import PackedStore
 from novelview.stages.cli import run_stage

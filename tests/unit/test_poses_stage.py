@@ -243,7 +243,7 @@ def test_one_camera_fixes_no_scale() -> None:
     estimate = Estimate([0], torch.eye(4)[None].double(), torch.ones(1, 4))
     with pytest.raises(DataError, match="scale open"):
         place(estimate, torch.eye(4)[None].double(), "sim3", 1.0)
-    assert place(estimate, torch.eye(4)[None].double(), "none", 1.0).scale == 1.0
+    assert place(estimate, torch.eye(4)[None].double(), "none", 1.0)[1] == 1.0
 
 
 def test_too_few_frames_for_structure_from_motion(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_too_few_frames_for_structure_from_motion(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_structure_from_motion_finds_the_cameras_of_a_scene(tmp_path: Path) -> None:
     """Real pycolmap on a clip of a sharp room; the lens is given in one run and estimated in the other."""
-    room = make(RoomsSource(texture_texels=0), "new", 0).scene
+    room = make(RoomsSource(texture_texels=0), "new", 0)[0]
     write_chunk(tmp_path / "000000.torch", [room])
     clip = read_chunk(tmp_path / "000000.torch")[0]
     frames = list(range(0, 24, 2))

@@ -17,10 +17,23 @@ from PIL import Image
 from novelview.config.sources import RoomsSource, check_source
 from novelview.errors import ConfigError, DataError
 from novelview.scenes.chunks import chunk_files, read_chunk
-from novelview.scenes.procedural import generate, overlap, render_depth, render_frames, room_for
-from novelview.scenes.procedural.generate import CLASSES, _by_processes, camera_rows, room_entries, split_names
-from novelview.scenes.procedural.layout import SPLITS, Draws, Room, clearance_ok, room_seed, scene_key
-from novelview.scenes.procedural.rendering import pixel_rays, trace, visible_solids
+from novelview.scenes.procedural.generate import (
+    CLASSES,
+    _by_processes,
+    camera_rows,
+    generate,
+    room_entries,
+    split_names,
+)
+from novelview.scenes.procedural.layout import SPLITS, Draws, Room, clearance_ok, room_for, room_seed, scene_key
+from novelview.scenes.procedural.rendering import (
+    overlaps,
+    pixel_rays,
+    render_depth,
+    render_frames,
+    trace,
+    visible_solids,
+)
 from novelview.scenes.procedural.textures import GREY, HELD_OUT, TRAINING, pool, textures
 
 SMALL = RoomsSource(
@@ -237,7 +250,7 @@ def test_one_frame_warps_onto_another_by_depth_and_stored_cameras():
         swapped, _ = warp(rows.flip(0), depth[0], frames[1])
         assert (swapped - frames[0]).abs().mean(-1)[consistent].mean() > 5 * error[consistent].mean()
         share = consistent.double().mean().item()
-        assert overlap(room, 2, 7) <= share + 0.05
+        assert overlaps(room, [(2, 7)])[0] <= share + 0.05
 
 
 def test_overlap_is_the_smaller_share_of_consistent_points():
@@ -249,9 +262,10 @@ def test_overlap_is_the_smaller_share_of_consistent_points():
         rows = camera_rows(room.c2w, room.intrinsics)[pair]
         there, z = warp(rows, depth[0], depth[1][..., None])
         shares.append(((z - there[..., 0]).abs() < 0.02 * z).double().mean().item())
-    assert overlap(room, 1, 9) == pytest.approx(min(shares), abs=0.03)
-    assert overlap(room, 1, 9) == overlap(room, 9, 1)
-    assert overlap(room, 4, 4) == 1.0
+    there, back, same = overlaps(room, [(1, 9), (9, 1), (4, 4)])
+    assert there == pytest.approx(min(shares), abs=0.03)
+    assert there == back
+    assert same == 1.0
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -299,7 +313,7 @@ def test_entries_keep_their_promises():
             if entry is not None:
                 found.add(name)
                 check_entry(source, name, entry)
-                assert entry["overlap"] == pytest.approx(overlap(room, *entry["context"]), abs=1e-6)
+                assert entry["overlap"] == pytest.approx(overlaps(room, [tuple(entry["context"])])[0], abs=1e-6)
     assert found == set(split_names(source))
 
 

@@ -12,7 +12,8 @@ import torch
 from novelview.config.compose import compose
 from novelview.config.sources import RoomsSource
 from novelview.errors import ConfigError
-from novelview.scenes.procedural import generate, rendering
+from novelview.scenes.procedural import rendering
+from novelview.scenes.procedural.generate import generate
 from novelview.scenes.procedural.layout import room_for
 from novelview.scenes.procedural.rendering import (
     Tables,
@@ -26,16 +27,7 @@ from novelview.scenes.procedural.rendering import (
     trace,
     visible_solids,
 )
-from novelview.scenes.procedural.textures import (
-    HELD_OUT,
-    TRAINING,
-    Textures,
-    pattern,
-    pattern_name,
-    photographs,
-    pool,
-    textures,
-)
+from novelview.scenes.procedural.textures import HELD_OUT, TRAINING, Textures, pattern, photographs, pool, textures
 from novelview.stages.download import _traced_on
 
 SOURCE: RoomsSource = compose("download", ["source=rooms_mini"]).source
@@ -101,10 +93,10 @@ def test_rooms_without_patterns_are_those_of_before() -> None:
 
 
 def test_a_pattern_is_a_picture_of_its_number_alone() -> None:
-    one, again, other = (pattern(pattern_name(number), 64) for number in (4, 4, 5))
+    one, again, other = (pattern(f"pattern-{number}", 64) for number in (4, 4, 5))
     assert one is not None and again is not None and other is not None and one.size == (64, 64)
     assert one.tobytes() == again.tobytes() != other.tobytes()
-    values = np.stack([np.asarray(pattern(pattern_name(number), 64), dtype=float) for number in range(8)])
+    values = np.stack([np.asarray(pattern(f"pattern-{number}", 64), dtype=float) for number in range(8)])
     assert (values.std(axis=(1, 2, 3)) > 15).all() and 60 < values.mean() < 200
     assert pattern("coffee.png", 64) is None
 

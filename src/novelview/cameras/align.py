@@ -10,7 +10,6 @@ from torch import Tensor
 from novelview.errors import DataError
 
 DEGENERATE = 1e-6  # relative to the largest singular value: below, a plane's turn is open
-ORIENTATION_WEIGHT = 1e-6  # of orientations beside centres: decides only the turn that collinear centres leave open
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,10 @@ class Similarity:
 class _NearestRotation(torch.autograd.Function):
     """The rotation R that maximises trace(R^T C), for every matrix C.
 
-    Its gradient is written out because that of the SVD divides by differences of singular values, which R does not
-    depend on. With C = U D V^T and p = D times the signs, dR = R V Z V^T, where Z is antisymmetric and
-    (p_i + p_j) Z_ij = (V^T (R^T dC - dC^T R) V)_ij. Where p_i + p_j vanishes, C leaves R open in that plane (collinear
-    points; a mirrored cloud of equal extents): the gradient there is 0.
+    Its gradient is written out, as that of the SVD divides by differences of singular values, which R does not depend
+    on. With C = U D V^T and p = D times the signs, dR = R V Z V^T for an antisymmetric Z with (p_i + p_j) Z_ij =
+    (V^T (R^T dC - dC^T R) V)_ij. Where p_i + p_j vanishes, C leaves R open in that plane (collinear points; a mirrored
+    cloud of equal extents): the gradient there is 0.
     """
 
     @staticmethod
@@ -67,9 +66,8 @@ def umeyama(
 ) -> Similarity:
     """Return the similarity that brings `source` closest to `target` in least squares (Umeyama 1991), never mirrored.
 
-    Differentiable in both sets, with finite gradients whatever the points: what planar, collinear or coinciding points
-    leave open has no gradient. `prior` is added to the cross-covariance before its SVD. Raises DataError unless there
-    are as many points in both, at least one, and all finite.
+    Differentiable in both sets: what planar, collinear or coinciding points leave open has no gradient. `prior` is
+    added to the cross-covariance. Raises DataError unless there are as many points in both, at least one, all finite.
     """
     if source.shape != target.shape or 0 in source.shape:
         raise DataError(
@@ -90,12 +88,12 @@ def umeyama(
 
 
 def fit_cameras(
-    estimated: Float[Tensor, "n 4 4"], true: Float[Tensor, "n 4 4"], orientation_weight: float = ORIENTATION_WEIGHT
+    estimated: Float[Tensor, "n 4 4"], true: Float[Tensor, "n 4 4"], orientation_weight: float = 1e-6
 ) -> Similarity:
     """Return the similarity that brings the centres of estimated cameras to the true ones.
 
-    orientation_weight: what the orientations count beside the centres. At its default they decide only where the
-    centres leave the rotation open (a straight dolly); at 1, for noisy estimates of nearly straight paths, as much.
+    orientation_weight: what the orientations count beside the centres. At its default they decide only the turn that
+    collinear centres (a straight dolly) leave open; at 1, for noisy estimates of nearly straight paths, as much.
     """
     source, target = estimated[:, :3, 3], true[:, :3, 3]
     spread = [(points - points.mean(dim=0)).square().sum(dim=1).mean().sqrt() for points in (source, target)]
@@ -104,19 +102,11 @@ def fit_cameras(
     return umeyama(source, target, prior=weight * orientations)
 
 
-def align_cameras(estimated: Float[Tensor, "n 4 4"], true: Float[Tensor, "n 4 4"]) -> Float[Tensor, "n 4 4"]:
-    """Return the estimated cameras after the similarity that fits their centres to the true ones.
-
-    Where the centres are collinear (a straight dolly), the turn about their line follows from the orientations.
-    """
-    return fit_cameras(estimated, true).cameras(estimated)
-
-
 def rotation_error_deg(estimated: Float[Tensor, "n 4 4"], true: Float[Tensor, "n 4 4"]) -> Float[Tensor, " n"]:
     """Return the angle in degrees, in [0,180], between the orientations of each pair of cameras."""
     relative = estimated[:, :3, :3].mT @ true[:, :3, :3]
-    skew = torch.stack([relative[:, 2, 1], relative[:, 0, 2], relative[:, 1, 0]], dim=-1)
-    skew = skew - torch.stack([relative[:, 1, 2], relative[:, 2, 0], relative[:, 0, 1]], dim=-1)
+    turn = relative - relative.mT
+    skew = torch.stack([turn[:, 2, 1], turn[:, 0, 2], turn[:, 1, 0]], dim=-1)
     trace = relative.diagonal(dim1=-2, dim2=-1).sum(-1)
     # atan2 of twice the sine and twice the cosine: exact near 0 and 180 degrees, where arccos alone is not
     return torch.rad2deg(torch.atan2(skew.norm(dim=-1), trace - 1))

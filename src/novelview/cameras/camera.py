@@ -16,7 +16,6 @@ from novelview.config.schema import ViewsConfig, sides
 from novelview.devices import full_precision
 from novelview.errors import DataError
 
-FILTERS = {"lanczos": Resampling.LANCZOS, "bilinear": Resampling.BILINEAR}
 MIN_LENGTH = 1e-3  # a direction is divided by max(length, this), as the reference does
 
 
@@ -24,8 +23,8 @@ MIN_LENGTH = 1e-3  # a direction is divided by max(length, this), as the referen
 class Plan:
     """How a frame of `height` x `width` pixels becomes the network's `out_h` x `out_w`: resize, then crop.
 
-    scale: factor of the intrinsics where it is not the ratio of the sizes, which are rounded to whole pixels. centred:
-    cx and cy keep their share of the picture instead of following the crop, whose offsets are whole pixels.
+    scale: the intrinsics' factor where it is not the ratio of the rounded sizes. centred: cx and cy keep their share of
+    the picture instead of following the crop, whose offsets are whole pixels.
     """
 
     height: int
@@ -41,14 +40,11 @@ class Plan:
     resample: str = "lanczos"
 
     def image(self, image: Image) -> UInt8[Tensor, "3 h w"]:
-        """Resize with PIL's filter `resample` and crop; what shows through an RGBA image is white.
-
-        Raises DataError when the image has another size than planned.
-        """
+        """Resize and crop, transparency on white; raises DataError when the image has another size than planned."""
         if image.size != (self.width, self.height):
             raise DataError(f"an image of {image.size} pixels where {(self.width, self.height)} was recorded")
         colours = image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
-        resized = colours.resize((self.resize_w, self.resize_h), FILTERS[self.resample])
+        resized = colours.resize((self.resize_w, self.resize_h), Resampling[self.resample.upper()])
         cropped = resized.crop((self.left, self.top, self.left + self.out_w, self.top + self.out_h))
         # NumPy moves the axes: torch would start a team of threads in every decoding thread.
         return torch.from_numpy(np.ascontiguousarray(np.asarray(opaque(cropped)).transpose(2, 0, 1)))
@@ -56,21 +52,19 @@ class Plan:
     def intrinsics(self, intrinsics: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
         """Carry fx fy cx cy in pixels of the frame over to pixels of the network's image."""
         across, down = self.scale or self.resize_w / self.width, self.scale or self.resize_h / self.height
-        if self.centred:
-            shares = [across, down, self.out_w / self.width, self.out_h / self.height]
-            return intrinsics * torch.tensor(shares, dtype=intrinsics.dtype)
-        scaled = intrinsics * torch.tensor([across, down, across, down], dtype=intrinsics.dtype)
-        return scaled - torch.tensor([0, 0, self.left, self.top], dtype=intrinsics.dtype)
+        middle = (self.out_w / self.width, self.out_h / self.height) if self.centred else (across, down)
+        corner = (0, 0) if self.centred else (self.left, self.top)
+        scaled = intrinsics * torch.tensor([across, down, *middle], dtype=intrinsics.dtype)
+        return scaled - torch.tensor([0, 0, *corner], dtype=intrinsics.dtype)
 
 
 def resize_crop_plan(height: int, width: int, cfg: ViewsConfig) -> Plan:
     """Plan the resize and crop of a frame for `cfg.image_size` and `cfg.patch_size`.
 
-    resize=height: the height becomes image_size and the width keeps the aspect up to a multiple of the patch; with
-    `square_crop` the centre square is kept. A portrait frame would give a square smaller than image_size
-    (`portrait=reference`, a quirk); with `portrait=fit` its width becomes image_size instead.
-    resize=cover: `cover_plan`, whatever the frame's shape; centred: the same pictures with the intrinsics of
-    specs/depthsplat.md section 11. Raises DataError for a frame without enough pixels.
+    resize=height: the height becomes image_size, the width keeps the aspect up to a multiple of the patch.
+    `square_crop` keeps the centre square; that of a portrait frame is smaller than image_size (`portrait=reference`, a
+    quirk), unless `portrait=fit` makes the width image_size. resize=cover: `cover_plan`; centred: its pictures with the
+    intrinsics of specs/depthsplat.md section 11. Raises DataError for a frame without enough pixels.
     """
     if min(height, width) < 1:
         raise DataError(f"a frame of {width}x{height} pixels cannot be resized")
@@ -121,8 +115,8 @@ def rays(
 ) -> tuple[Float[Tensor, "*b 3 h w"], Float[Tensor, "*b 3 h w"]]:
     """Return origins and unit directions, in world coordinates, of the rays through all pixel centres.
 
-    c2w is OpenCV camera-to-world, intrinsics are fx fy cx cy in pixels. Computed in float32 (or wider) also under
-    autocast, where bfloat16 would round directions to about a pixel.
+    c2w: OpenCV camera-to-world; intrinsics: fx fy cx cy in pixels. In float32 or wider also under autocast: bfloat16
+    would round directions to about a pixel.
     """
     with full_precision(c2w):
         c2w, intrinsics = (value.float() if value.dtype != torch.float64 else value for value in (c2w, intrinsics))
@@ -159,8 +153,8 @@ def unproject(
     intrinsics: fx fy cx cy in pixels of the maps. Computed in float64, returned in the dtype of `depth`.
     """
     height, width = depth.shape[-2:]
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    x, y = x.to(depth.device).double(), y.to(depth.device).double()
+    ys, xs = (torch.arange(size, device=depth.device).double() + 0.5 for size in (height, width))
+    y, x = torch.meshgrid(ys, xs, indexing="ij")
     fx, fy, cx, cy = intrinsics.double()[..., None, None].unbind(1)
     rays = torch.stack([(x - cx) / fx, (y - cy) / fy, torch.ones_like(x).expand(len(depth), -1, -1)], dim=1)
     pose = c2w.double()

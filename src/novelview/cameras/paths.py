@@ -23,15 +23,14 @@ def interpolate(
 ) -> tuple[Float[Tensor, "n 4 4"], Float[Tensor, "n 4"]]:
     """Return cameras on the path through `c2w`, `num_frames` from each camera to the next, both ends included.
 
-    Centres and intrinsics move on straight lines, rotations by the shortest slerp. `order` first sorts the cameras
-    greedily, each followed by the nearest centre left; `loop` returns to the first. `ease` moves along each leg as
-    (1 - cos(pi t)) / 2, at rest at every camera, and shows none of them twice: places and speeds have no jump, from
-    the last frame of a loop to its first, too. Raises DataError for fewer than two cameras or frames.
+    Centres and intrinsics move on straight lines, rotations by the shortest slerp. `order` takes `nearest_order`;
+    `loop` returns to the first. `ease` moves along each leg as (1 - cos(pi t)) / 2, at rest at every camera, and shows
+    none twice: places and speeds never jump. Raises DataError for fewer than two cameras or frames.
     """
     if len(c2w) < 2 or num_frames < 2:
         raise DataError(f"a path needs two cameras and two frames a leg, not {len(c2w)} and {num_frames}")
     stops = nearest_order(c2w[:, :3, 3]) if order else list(range(len(c2w)))
-    stops += [stops[0]] if loop else []
+    stops += stops[:1] if loop else []
     weight = torch.linspace(0, 1, num_frames, dtype=torch.float64)
     if ease:  # in [0,1): the end of a leg is the start of the next
         weight = (1 - torch.cos(torch.arange(num_frames, dtype=torch.float64) * (math.pi / num_frames))) / 2
@@ -45,15 +44,12 @@ def interpolate(
 
 
 def along(
-    c2w: Float[Tensor, "v 4 4"],
-    intrinsics: Float[Tensor, "v 4"],
-    places: Float[Tensor, " n"],
-    blend: str = "slerp",
+    c2w: Float[Tensor, "v 4 4"], intrinsics: Float[Tensor, "v 4"], places: Float[Tensor, " n"], blend: str = "slerp"
 ) -> tuple[Float[Tensor, "n 4 4"], Float[Tensor, "n 4"]]:
-    """Return cameras at `places` of the path through `c2w`: place 1.25 lies a quarter of the way from camera 1 to 2.
+    """Return cameras at `places`, ascending in [0, v-1]: 1.25 lies a quarter of the way from camera 1 to 2.
 
-    places: ascending, in [0, v-1]. blend: `slerp`, as `interpolate`; `entrywise` mixes the matrices, whose rotations
-    then are none, as the reference of specs/lact.md section 9 does. Raises DataError for fewer than two cameras.
+    blend: `slerp`, as `interpolate`; `entrywise` mixes the matrices, whose rotations then are none, as the reference of
+    specs/lact.md section 9 does. Raises DataError for fewer than two cameras.
     """
     if len(c2w) < 2:
         raise DataError(f"a path needs two cameras, not {len(c2w)}")
@@ -81,9 +77,9 @@ def turntable(
 ) -> tuple[Float[Tensor, "n 4 4"], Float[Tensor, "n 4"]]:
     """Return cameras on a wavy circle around the origin, world z up, looking at it (specs/lact.md section 9).
 
-    Over one turn the elevation goes through elevation +- swing degrees and the distance through [min_radius,
-    max_radius] units, as sines. hfov: horizontal field of view in degrees; square pixels, principal point in the
-    middle. `swap_sides` takes height for width in the intrinsics, as the reference does (docs/quirks.md).
+    Over one turn elevation +- swing [degrees] and the distance in [min_radius, max_radius] are sines. hfov: horizontal
+    field of view [degrees]; square pixels, principal point in the middle. `swap_sides` takes height for width in the
+    intrinsics, as the reference does (docs/quirks.md).
     """
     azimuth = torch.arange(num_frames, dtype=torch.float64) * (2 * math.pi / num_frames)
     wave = torch.linspace(0, 2 * math.pi, num_frames, dtype=torch.float64).sin()
@@ -112,16 +108,15 @@ def _leg(start: Float[Tensor, "4 4"], end: Float[Tensor, "4 4"], weight: Float[T
     weight = weight.to(start.device)
     poses = torch.eye(4, dtype=start.dtype, device=start.device).repeat(len(weight), 1, 1)
     poses[:, :3, 3] = torch.lerp(start[:3, 3], end[:3, 3], weight[:, None])
-    poses[:, :3, :3] = quat_to_mat(slerp(mat_to_quat(start[:3, :3]), mat_to_quat(end[:3, :3]), weight))
-    return poses
-
-
-def slerp(start: Float[Tensor, " 4"], end: Float[Tensor, " 4"], weight: Float[Tensor, " n"]) -> Float[Tensor, "n 4"]:
-    """Return unit quaternions on the shorter arc from `start` to `end` at the given weights in [0,1]."""
-    cosine = torch.dot(start, end)
-    if cosine < 0:
-        end, cosine = -end, -cosine
+    one, two = mat_to_quat(start[:3, :3]), mat_to_quat(end[:3, :3])
+    cosine = torch.dot(one, two)
+    if cosine < 0:  # the shorter arc
+        two, cosine = -two, -cosine
     if cosine > PARALLEL:
-        return torch.nn.functional.normalize(torch.lerp(start, end, weight[:, None]), dim=-1)
-    angle = torch.arccos(cosine)
-    return (torch.sin((1 - weight) * angle)[:, None] * start + torch.sin(weight * angle)[:, None] * end) / angle.sin()
+        turned = torch.nn.functional.normalize(torch.lerp(one, two, weight[:, None]), dim=-1)
+    else:
+        angle = torch.arccos(cosine)
+        turned = torch.sin((1 - weight) * angle)[:, None] * one + torch.sin(weight * angle)[:, None] * two
+        turned = turned / angle.sin()
+    poses[:, :3, :3] = quat_to_mat(turned)
+    return poses

@@ -16,11 +16,9 @@ ROUNDING = 1e-9  # of double precision, with a margin, relative to the largest c
 def mat_to_quat(rotation: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 4"]:
     """Return unit quaternions (i, j, k, r), scalar last and not negative, of rotation matrices.
 
-    Each component is largest in one of four closed forms; the form of the largest is taken, so nothing is divided by
-    a number near zero.
+    Of four closed forms that of the largest component is taken, so nothing is divided by a number near zero.
     """
-    m = rotation
-    trace = [m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]]
+    m, trace = rotation, rotation.diagonal(dim1=-2, dim2=-1).unbind(-1)
     squared = [1 + trace[0] - trace[1] - trace[2], 1 - trace[0] + trace[1] - trace[2]]
     squared += [1 - trace[0] - trace[1] + trace[2], 1 + trace[0] + trace[1] + trace[2]]
     i2, j2, k2, r2 = squared
@@ -56,15 +54,6 @@ def encoding_to_c2w(encoding: Float[Tensor, "*b 7"]) -> Float[Tensor, "*b 4 4"]:
     return torch.cat([top, bottom], dim=-2)
 
 
-def normalise_poses(c2w: Float[Tensor, "v 4 4"], scale_factor: float) -> Float[Tensor, "v 4 4"]:
-    """Express cameras in their mean frame, the largest absolute coordinate of a centre being 1 / scale_factor.
-
-    The mean frame has the mean centre, the mean viewing direction as z and the mean down vector for y. Cameras that
-    all stand in one place keep that place as the origin. A factor of 1 is that of specs/lact.md section 8.
-    """
-    return mean_frame(c2w, scale_factor).transform(c2w)
-
-
 @dataclass(frozen=True)
 class CoordinateFrame:
     """A frame of coordinates: the rigid `motion` [4 4] brings cameras into it, `scale` then multiplies centres."""
@@ -80,7 +69,11 @@ class CoordinateFrame:
 
 
 def mean_frame(c2w: Float[Tensor, "v 4 4"], scale_factor: float) -> CoordinateFrame:
-    """Return the frame `normalise_poses` expresses cameras in, into which others of the same scene may follow."""
+    """Return the frame in which the largest absolute coordinate of the cameras' centres is 1 / scale_factor.
+
+    It has the mean centre, the mean viewing direction as z and the mean down vector for y. Cameras that all stand in
+    one place keep that place as the origin. A factor of 1 is that of specs/lact.md section 8.
+    """
     poses = c2w.double()
     forward = normalize(poses[:, :3, 2].mean(dim=0), dim=0)
     right = normalize(torch.linalg.cross(poses[:, :3, 1].mean(dim=0), forward), dim=0)

@@ -69,7 +69,7 @@ class PicturesSource(SourceConfig):
 
     held_out: int = key(10, "pictures kept for evaluation, evenly spaced")
     max_side: int = key(640, "pictures are shrunk to this longer side; 0 keeps their size", at_least=0)
-    jpeg_quality: int = 95
+    jpeg_quality: int = key(95, limits=(1, 100))
 
 
 @dataclass
@@ -93,7 +93,7 @@ class TransformsSource(PicturesSource):
 
     kind: str = "transforms"
     name: str = "transforms"
-    background: float = key(1.0, "value in [0,1] composited behind transparent pixels")
+    background: float = key(1.0, "composited behind transparent pixels: 0 black, 1 white", within=(0, 1))
     allow_missing: bool = key(False, "frames named in the file whose image does not exist: skip them, counted")
 
 
@@ -113,7 +113,7 @@ class OpencvCamerasSource(PicturesSource):
 
     kind: str = "opencv_cameras"
     name: str = "opencv_cameras"
-    background: float = key(1.0, "value in [0,1] composited behind transparent pixels")
+    background: float = key(1.0, "composited behind transparent pixels: 0 black, 1 white", within=(0, 1))
     allow_missing: bool = False
     split: str = key(
         "held_out", "of a list of scenes", choices="held_out: frames of each kept back | test | train: whole scenes"

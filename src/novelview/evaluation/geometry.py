@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from novelview.cameras.align import align_cameras, rotation_error_deg, translation_error
+from novelview.cameras.align import fit_cameras, rotation_error_deg, translation_error
 from novelview.cameras.camera import unproject
 from novelview.config.schema import EvalConfig
 from novelview.evaluation.protocol import Place, Splits, autocast, choose_scenes, load_context
@@ -68,7 +68,8 @@ def _path(
     with autocast(cfg.amp, device):
         parts = [model.estimate_poses(batch.context, part) for part in batch.target.images.split(cfg.batch_size, dim=1)]
     true = batch.target.c2w[0].double().cpu()
-    estimated = align_cameras(torch.cat(parts, dim=1)[0].double().cpu(), true)
+    estimated = torch.cat(parts, dim=1)[0].double().cpu()
+    estimated = fit_cameras(estimated, true).cameras(estimated)
     centres = true[:, :3, 3]
     return {
         "scene": entry.scene,

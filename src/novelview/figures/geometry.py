@@ -3,41 +3,31 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from novelview.errors import DataError
-from novelview.figures.pictures import Sample, Shared, any_of, read_gallery, shared_samples, show, spread
-from novelview.figures.results import METRICS, Evaluation, Results, Score, finest, set_order
-from novelview.figures.style import MUTED, label, picture_axis, spaced, split_order, title_of
+from novelview.figures.pictures import Shared, any_of, read_gallery, shared_samples, show, spread
+from novelview.figures.results import METRICS, Evaluation, Place, Results, Score, finest, set_order
+from novelview.figures.style import MUTED, label, picture_grid, spaced, split_order, title_of
 from novelview.figures.tables import NONE, Cell, Grid, Row, Table, score_cell, verdict
 from novelview.files import read_json
 
 SIDE = 1.35  # inches of a picture
 MAX_ROWS = 6
 COLOURS = "viridis_r"  # near is bright
-COLUMNS = {
-    "abs_rel": "Abs rel ↓",
-    "delta1": "δ < 1.25 ↑",
-    "accuracy": "Accuracy [m] ↓",
-    "completeness": "Completeness [m] ↓",
-    "chamfer": "Chamfer [m] ↓",
-}
+COLUMNS = {"abs_rel": "Abs rel ↓", "delta1": "δ < 1.25 ↑"}
+COLUMNS |= {"accuracy": "Accuracy [m] ↓", "completeness": "Completeness [m] ↓", "chamfer": "Chamfer [m] ↓"}
 LOWER_IS_BETTER = {"abs_rel", "accuracy", "completeness", "chamfer"}
 HEADER = ("model", "resolution", "set", "split", "measure", "mean", "low", "high", "count")
 
 Measured = tuple[Evaluation, dict[str, Any]]  # an evaluation and one of the groups its geometry was measured on
-Values = dict[tuple[Any, ...], float]  # by scene, entry and, for images, frame
 
 
 def depth_maps(results: Results) -> Figure:
-    """Draw the first context view of the kept samples, its depths, and the target with its renders, a row a sample.
-
-    Each row has a colour scale of its own. Raises DataError when none of the evaluated models predicts depth.
-    """
+    """Draw first context view, its depths, target and renders; DataError when none of the models predicts depth."""
     kept = [(item, read_gallery(item)) for item in finest(results.evaluations)]
     kept = [(item, gallery) for item, gallery in kept if any(sample.depth is not None for sample in gallery)]
     if not kept:
@@ -45,18 +35,13 @@ def depth_maps(results: Results) -> Figure:
     rows = spread(shared_samples([gallery for _, gallery in kept]), MAX_ROWS)
     rows = [row for row in rows if any(sample is not None and sample.depth is not None for sample in row)]
     known = any(sample is not None and sample.true_depth is not None for row in rows for sample in row)
-    count = 2 + known + 2 * len(kept)
-    size = SIDE * count + 0.6, (SIDE + 0.3) * len(rows) + 0.4
-    figure, axes = plt.subplots(len(rows), count, figsize=size, squeeze=False, layout="constrained")
-    for line, row in zip(axes, rows, strict=True):
-        for axis in line:
-            picture_axis(axis)
-        _draw_row(figure, line, row, known)
     names = [item.name.replace(", ", "\n") for item, _ in kept]
     depths, renders = ([f"{name}\n{what}" for name in names] for what in ("depth", "render"))
     titles = ["Context view", *(["True depth"] if known else []), *depths, "Target", *renders]
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=8, loc="center")
+    size = SIDE * len(titles) + 0.6, (SIDE + 0.3) * len(rows) + 0.4
+    figure, axes = picture_grid(len(rows), titles, size, layout="constrained")
+    for line, row in zip(axes, rows, strict=True):
+        _draw_row(figure, line, row, known)
     return figure
 
 
@@ -75,7 +60,9 @@ def _draw_row(figure: Figure, line: np.ndarray, row: Shared, known: bool) -> Non
         show(others.pop(0), truths[0][0] if truths else None, cmap=COLOURS, norm=scale)
     for axis, one in zip(others, row, strict=False):
         depth = one.depth[0] if one and one.depth is not None else None
-        show(axis, depth, relative_error(one) if one else "", cmap=COLOURS, norm=scale)
+        truth = one.true_depth[0] if one and one.true_depth is not None else None
+        error = None if depth is None or truth is None else (np.abs(depth - truth) / truth).mean()
+        show(axis, depth, "" if error is None else f"abs rel {float(error):.3f}", cmap=COLOURS, norm=scale)
     target, *renders = others[len(row) :]
     show(target, sample.target)
     for axis, one in zip(renders, row, strict=True):
@@ -86,44 +73,25 @@ def _draw_row(figure: Figure, line: np.ndarray, row: Shared, known: bool) -> Non
     bar.set_label("depth", fontsize=7)
 
 
-def relative_error(sample: Sample) -> str:
-    """Return the mean relative error of the first context view's depth in words, nothing where it is not known."""
-    if sample.depth is None or sample.true_depth is None:
-        return ""
-    error = np.abs(sample.depth[0] - sample.true_depth[0]) / sample.true_depth[0]
-    return f"abs rel {float(error.mean()):.3f}"
-
-
 def geometry_table(results: Results) -> Table:
-    """Return depth and surface errors of every run that predicts Gaussians beside its PSNR, a grid a set.
-
-    Where nothing was measured: a grid without rows that says why.
-    """
+    """Return depth and surface errors beside PSNR, a grid a set; where nothing was measured a grid that says why."""
     evaluations = results.evaluations
     known = [(item, item.summary.get("geometry") or {}) for item in evaluations]
     measured = [(item, group) for item, geometry in known for group in geometry.get("groups", [])]
     sets = sorted({group["set"] for _, group in measured}, key=set_order)
     grids = [_grid(name, [pair for pair in measured if pair[1]["set"] == name], evaluations) for name in sets]
     grids = grids or [Grid("Geometry", ("Method",), tuple(COLUMNS.values()), (), _reasons(evaluations))]
-    records = [
-        [
-            *(item.model, item.resolution, group["set"], group["split"], name),
-            *(group[name]["mean"], group[name]["low"], group[name]["high"], group["count"]),
-        ]
-        for item, group in measured
-        for name in COLUMNS
-        if group.get(name)
-    ]
+    records = []
+    for item, group in measured:
+        place = [item.model, item.resolution, group["set"], group["split"]]
+        scores = [(name, group[name]) for name in COLUMNS if group.get(name)]
+        records += [[*place, name, one["mean"], one["low"], one["high"], group["count"]] for name, one in scores]
     return Table(tuple(grids), HEADER, records)
 
 
 def _reasons(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
-    found = []
-    for item in evaluations:
-        geometry = item.summary.get("geometry")
-        reason = geometry["reason"] if geometry else "predicts no depth"
-        found += [f"{item.name}: {reason}."] if reason else []
-    return tuple(found)
+    known = ((item, item.summary.get("geometry") or {"reason": "predicts no depth"}) for item in evaluations)
+    return tuple(f"{item.name}: {geometry['reason']}." for item, geometry in known if geometry["reason"])
 
 
 def _grid(name: str, measured: Sequence[Measured], evaluations: Sequence[Evaluation]) -> Grid:
@@ -132,11 +100,8 @@ def _grid(name: str, measured: Sequence[Measured], evaluations: Sequence[Evaluat
         own = [pair for pair in measured if pair[1]["split"] == split]
         rows += [_row(item, group, block, [other for _, other in own]) for item, group in own]
         firsts = {item.resolution: (item, group) for item, group in reversed(own)}
-        rows += [
-            _difference(item, *firsts[item.resolution], block)
-            for item, _ in own
-            if firsts[item.resolution][0] is not item
-        ]
+        others = [item for item, _ in own if firsts[item.resolution][0] is not item]
+        rows += [_difference(item, *firsts[item.resolution], block) for item in others]
     notes = (
         "PSNR / SSIM / LPIPS / sharpness of the split's target views; the other columns are of its context views. "
         "Small print: 95 % bootstrap interval over scenes; bold: best of a split. Differences are of the same images."
@@ -149,63 +114,47 @@ def _grid(name: str, measured: Sequence[Measured], evaluations: Sequence[Evaluat
 
 
 def _row(item: Evaluation, group: dict[str, Any], block: int, rivals: Sequence[dict[str, Any]]) -> Row:
-    cells = [score_cell(item.scores(group["set"], group["split"])), *(_cell(name, group, rivals) for name in COLUMNS)]
+    cells = [score_cell(item.scores(group["set"], group["split"]))]
+    for name in COLUMNS:
+        score, means = Score.of(group.get(name)), [other[name]["mean"] for other in rivals if other.get(name)]
+        best = len(means) > 1 and score.mean == (min if name in LOWER_IS_BETTER else max)(means)
+        found = Cell(f"{score.mean:.3f}", f" [{score.low:.3f}, {score.high:.3f}]", best)
+        cells.append(found if score.known else Cell(NONE))
     return Row((spaced(group["split"]), label(item.model), f"{item.resolution} px"), tuple(cells), block=block)
 
 
-def _cell(name: str, group: dict[str, Any], rivals: Sequence[dict[str, Any]]) -> Cell:
-    score = Score.of(group.get(name))
-    if not score.known:
-        return Cell(NONE)
-    means = [other[name]["mean"] for other in rivals if other.get(name)]
-    best = min(means) if name in LOWER_IS_BETTER else max(means)
-    detail = f" [{score.low:.3f}, {score.high:.3f}]"
-    return Cell(f"{score.mean:.3f}", detail, best=len(means) > 1 and score.mean == best)
-
-
 def _difference(item: Evaluation, first: Evaluation, group: dict[str, Any], block: int) -> Row:
-    """Return the row of what a run changes against the first of its split, pair by pair."""
-    found = differences(item, first, group)
-    cells = tuple(_signed(name, found.get(name)) for name in ("psnr", *COLUMNS))
+    cells = {name: Cell(NONE) for name in ("psnr", *COLUMNS)}
+    for name, score in differences(item, first, group).items():
+        digits = 2 if name == "psnr" else 3
+        text, low, high = (f"{value:+.{digits}f}".replace("-", "−") for value in score)
+        gain = Score(-score.mean, -score.high, -score.low) if name in LOWER_IS_BETTER else score
+        cells[name] = Cell(text, f" [{low}, {high}]", tone=verdict(gain))
     head = (spaced(group["split"]), f"{label(item.model)} − {label(first.model)}", f"{item.resolution} px")
-    return Row(head, cells, "baseline", block)
-
-
-def _signed(name: str, score: Score | None) -> Cell:
-    if score is None:
-        return Cell(NONE)
-    digits = 2 if name == "psnr" else 3
-    text, low, high = (f"{value:+.{digits}f}".replace("-", "−") for value in score)
-    gain = Score(-score.mean, -score.high, -score.low) if name in LOWER_IS_BETTER else score
-    return Cell(text, f" [{low}, {high}]", tone=verdict(gain))
+    return Row(head, tuple(cells[name] for name in ("psnr", *COLUMNS)), "baseline", block)
 
 
 def differences(one: Evaluation, other: Evaluation, group: Mapping[str, Any]) -> dict[str, Score]:
-    """Return one minus other for every metric and geometric measure, on the same images of the group's set and split.
+    """Return one minus other for every measure both have, on the same images of the group's set and split.
 
-    Measures without common values are left out; the interval resamples scenes as the evaluation did.
+    The interval resamples scenes as the evaluation did.
     """
-    resampling = one.summary["bootstrap"]
-    ours, theirs = (_images(item, group) | _geometry(item, group) for item in (one, other))
+    resampling, place = one.summary["bootstrap"], (group["set"], group["split"])
+    ours, theirs = _values(one, place), _values(other, place)
     found = {}
     for name in (name for name in ours if name in theirs):
-        common = [key for key in ours[name] if key in theirs[name]]
-        if common:
+        if common := [key for key in ours[name] if key in theirs[name]]:
             gaps = [ours[name][key] - theirs[name][key] for key in common]
             found[name] = Score.over(gaps, [key[0] for key in common], resampling["resamples"], resampling["seed"])
     return found
 
 
-def _images(item: Evaluation, group: Mapping[str, Any]) -> dict[str, Values]:
-    own = item.rows.get((group["set"], group["split"]), {})
-    return {
-        metric: {target: value for target, row in own.items() if (value := getattr(row, metric)) is not None}
-        for metric in METRICS
-    }
-
-
-def _geometry(item: Evaluation, group: Mapping[str, Any]) -> dict[str, Values]:
-    path, place = item.folder / "geometry.json", (group["set"], group["split"])
+def _values(item: Evaluation, place: Place) -> dict[str, dict[tuple[Any, ...], float]]:
+    """Return every metric by scene, entry and frame, and every geometric measure by scene and entry."""
+    images, path = item.rows.get(place, {}), item.folder / "geometry.json"
     rows = [row for row in read_json(path) if (row["set"], row["split"]) == place] if path.is_file() else []
     measures = [key for key in (rows[0] if rows else {}) if key not in ("scene", "set", "split", "entry")]
-    return {key: {(row["scene"], row["entry"]): row[key] for row in rows} for key in measures}
+    return {
+        metric: {target: value for target, row in images.items() if (value := getattr(row, metric)) is not None}
+        for metric in METRICS
+    } | {key: {(row["scene"], row["entry"]): row[key] for row in rows} for key in measures}

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
 from matplotlib import colormaps
@@ -16,14 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.gridspec import GridSpec
 from PIL import Image, UnidentifiedImageError
 from safetensors import SafetensorError, safe_open
 
 from novelview.errors import DataError
 from novelview.evaluation.scores import read_rows
 from novelview.figures.results import Evaluation, Results, finest, set_order
-from novelview.figures.style import MUTED, picture_axis, split_order
+from novelview.figures.style import MUTED, picture_grid, split_order
 
 Picture = Float[np.ndarray, "h w 3"]
 Key = tuple[str, str, str, tuple[int, ...], int]  # set, split, scene, context frames, target frame
@@ -43,11 +41,10 @@ RED = np.array([1.0, 0.0, 0.0])
 
 @dataclass(frozen=True)
 class Sample:
-    """One target view with what the model saw and made; pictures [h w 3], RGB in [0,1].
+    """One target view with what the model saw and made; pictures are RGB in [0,1], what does not exist is None.
 
-    psnr, psnr_nearest: the evaluation's own scores [dB] of the render and of the nearest-context copy `nearest`.
-    depth, true_depth: [v h w], z of the context views; None where there is none.
-    attention: [n n], rows patches of context view 0, columns patches of context view 1; None where there is none.
+    psnr, psnr_nearest: the evaluation's own scores [dB] of the render and of the nearest-context copy `nearest`;
+    attention: rows patches of context view 0, columns patches of view 1; depth, true_depth: z of the context views.
     """
 
     scene: str
@@ -116,22 +113,13 @@ def _sample(file: Any, number: int, entry: dict[str, Any], scores: dict[tuple[st
     target, render = (_picture(file.get_tensor(f"{number}.{name}")[0]) for name in ("target", "render"))
     frame = int(entry["target"][0])
     copied = scores[entry["split"], entry["entry"], frame]
+    # The baseline copies the view with the nearest camera, and cameras are not kept here: its score tells which.
+    nearest = min(context, key=lambda view: abs(psnr(view, target) - copied))
+    kept = [name for name in ("attention", "depth", "true_depth") if f"{number}.{name}" in set(file.keys())]
     return Sample(
-        **{name: entry[name] for name in ("scene", "set", "split")},
-        context_frames=tuple(entry["context"]),
-        target_frame=frame,
-        context=tuple(context),
-        target=target,
-        render=render,
-        # The baseline copies the view with the nearest camera, and cameras are not kept here: its score tells which.
-        nearest=min(context, key=lambda view: abs(psnr(view, target) - copied)),
-        psnr=float(entry["psnr"]),
-        psnr_nearest=copied,
-        **{
-            name: file.get_tensor(f"{number}.{name}").astype(np.float32)
-            for name in ("attention", "depth", "true_depth")
-            if f"{number}.{name}" in set(file.keys())
-        },
+        *(entry["scene"], entry["set"], entry["split"], tuple(entry["context"]), frame),
+        *(tuple(context), target, render, nearest, float(entry["psnr"]), copied),
+        **{name: file.get_tensor(f"{number}.{name}").astype(np.float32) for name in kept},
     )
 
 
@@ -205,25 +193,16 @@ def _webp(image: Image.Image, width: int, height: int) -> str:
 
 
 def qualitative(results: Results) -> Figure:
-    """Draw context views, target, nearest-context copy, and each model's render with its error map, a row a target.
-
-    Each model is at its highest resolution. Raises DataError when an evaluation kept no pictures.
-    """
+    """Draw contexts, target, nearest copy, each model's finest render and its error map; DataError without pictures."""
     evaluations = finest(results.evaluations)
     rows = spread(shared_samples([read_gallery(evaluation) for evaluation in evaluations]), MAX_ROWS)
     if not rows:
         raise DataError(f"{results.folders[0]}: its gallery is empty; run the evaluation with eval.gallery above 0")
-    count = 4 + 2 * len(evaluations)
-    figure = plt.figure(figsize=(SIDE * count * 1.05, (SIDE + 0.22) * len(rows) + 0.7))
-    spec = GridSpec(len(rows), count, figure, wspace=0.05, hspace=0.22)
-    axes = [[figure.add_subplot(spec[row, column]) for column in range(count)] for row in range(len(rows))]
-    titles = ["First, context", "Last, context", "Target", "Nearest, context"]
-    titles += [title for evaluation in evaluations for title in (evaluation.name, "Error")]
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title.replace(", ", "\n"), fontsize=8, loc="center")
+    titles = ["First\ncontext", "Last\ncontext", "Target", "Nearest\ncontext"]
+    titles += [title for item in evaluations for title in (item.name.replace(", ", "\n"), "Error")]
+    size = (SIDE * len(titles) * 1.05, (SIDE + 0.22) * len(rows) + 0.7)
+    figure, axes = picture_grid(len(rows), titles, size, gridspec_kw={"wspace": 0.05, "hspace": 0.22})
     for line, row in zip(axes, rows, strict=True):
-        for axis in line:
-            picture_axis(axis)
         _draw_sample_row(line, row)
     _error_scale(figure, axes[-1])
     return figure
@@ -237,8 +216,8 @@ def _draw_sample_row(line: Sequence[Axes], row: Shared) -> None:
     show(line[3], sample.nearest, f"{sample.psnr_nearest:.2f} dB")
     for left, right, own in zip(line[4::2], line[5::2], row, strict=True):
         if own is None:
-            for axis in (left, right):
-                show(axis, None, missing="not kept")
+            show(left, None, missing="not kept")
+            show(right, None, missing="not kept")
         else:
             error = error_map(own.render, own.target)
             show(left, own.render, f"{own.psnr:.2f} dB")
@@ -256,10 +235,8 @@ def show(axis: Axes, picture: np.ndarray | None, caption: str = "", missing: str
 
 def _error_scale(figure: Figure, line: Sequence[Axes]) -> None:
     """Draw the error maps' shared colour scale under the grid."""
-    box = line[-1].get_position()
-    width = line[4].get_position().x0
-    height = 0.1 / figure.get_figheight()
-    area = figure.add_axes((width, box.y0 - 0.42 / figure.get_figheight(), box.x1 - width, height))
+    left, right, inches = line[4].get_position().x0, line[-1].get_position(), figure.get_figheight()
+    area = figure.add_axes((left, right.y0 - 0.42 / inches, right.x1 - left, 0.1 / inches))
     bar = figure.colorbar(ScalarMappable(Normalize(0.0, ERROR_LIMIT), ERROR_MAP), cax=area, orientation="horizontal")
     bar.set_label("Absolute error, mean over colour channels (pictures in [0, 1])", fontsize=7)
     bar.ax.tick_params(labelsize=7)
@@ -268,29 +245,24 @@ def _error_scale(figure: Figure, line: Sequence[Axes]) -> None:
 def attention(results: Results) -> Figure:
     """Draw patches of context view 0 and where in view 1 the encoder's attention from them goes (specs/uplvsm.md, 11).
 
-    Models that keep attention are drawn at their highest resolution. Raises DataError when no gallery holds any.
+    Raises DataError when no gallery holds any attention.
     """
     rows = [(item, sample) for item in finest(results.evaluations) for sample in _attended(item)]
     if not rows:
-        raise DataError(
-            "figure attention: no gallery holds attention maps; give the evaluation of a model that has them"
-        )
-    columns = 1 + 2 * len(PLACES)
-    figure, axes = plt.subplots(len(rows), columns, figsize=(1.35 * columns, 1.35 * len(rows) + 0.4), squeeze=False)
-    figure.subplots_adjust(wspace=0.05, hspace=0.08)
+        what = "no gallery holds attention maps; give the evaluation of a model that has them"
+        raise DataError(f"figure attention: {what}")
+    titles = ["Context 2", *("Patch", "Attention") * len(PLACES)]
+    size = (1.35 * len(titles), 1.35 * len(rows) + 0.4)
+    figure, axes = picture_grid(len(rows), titles, size, gridspec_kw={"wspace": 0.05, "hspace": 0.08})
     for line, (evaluation, sample) in zip(axes, rows, strict=True):
         pictures = [sample.context[-1], *(picture for place in PLACES for picture in overlays(sample, place))]
         for axis, picture in zip(line, pictures, strict=True):
             axis.imshow(picture, interpolation="nearest")
-            picture_axis(axis)
         line[0].set_ylabel(f"{evaluation.name}\n{sample.set}, {sample.scene}", fontsize=6.5, color=MUTED)
-    for axis, title in zip(axes[0], ["Context 2", *("Patch", "Attention") * len(PLACES)], strict=True):
-        axis.set_title(title, fontsize=8, loc="center")
     return figure
 
 
 def _attended(evaluation: Evaluation) -> list[Sample]:
-    """Return the first sample of each scene that has attention, at most `MAX_SCENES`."""
     scenes: dict[str, Sample] = {}
     for sample in read_gallery(evaluation):
         if sample.attention is not None:
@@ -316,8 +288,8 @@ def overlay(
 ) -> tuple[Picture, Picture]:
     """Return view 0 with patch number `patch` (row by row) in half red, and view 1 under the patch's attention.
 
-    attention: weights among the image tokens of two views; views are RGB in [0,1]; `size` is the patch side in pixels.
-    Raises DataError unless the map is that of exactly two such views and the patch is one of view 0's.
+    attention: among the image tokens of both views; size: pixels of a patch's side. Raises DataError for a map of
+    other views or a patch that view 0 does not have.
     """
     rows, columns = first.shape[0] // size, first.shape[1] // size
     count = rows * columns

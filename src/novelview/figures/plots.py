@@ -36,10 +36,7 @@ SIDES = (("from above", 0, 2), ("from the side", 2, 1))  # OpenCV axes: x right,
 
 
 def gaps(results: Results) -> Figure:
-    """Draw PSNR by context gap and by overlap class for every model and baseline, a row a set and resolution.
-
-    Raises DataError when nothing was evaluated.
-    """
+    """Draw PSNR by context gap and overlap class, a row a set and resolution; DataError when nothing was evaluated."""
     rows = _gap_rows(results.evaluations)
     if not rows:
         raise DataError(f"{results.folders[0]}: no split was evaluated; run the evaluation again")
@@ -81,9 +78,8 @@ def _draw_gaps(axis: Axes, evaluations: list[Evaluation], set_name: str, panel: 
         look["linestyle"] = ("--" if model in BASELINES else "-") if splits[0].startswith("gap") else "none"
         if points:
             draw_scores(axis, points, model, **look)
-    axis.set_xticks(
-        range(len(splits)), [spaced(split).removeprefix("gap").replace("extrapolation", "extrap.") for split in splits]
-    )
+    names = [spaced(split).removeprefix("gap").replace("extrapolation", "extrap.") for split in splits]
+    axis.set_xticks(range(len(splits)), names)
     axis.set(xlabel=title, xlim=(-0.5, len(splits) - 0.5))
 
 
@@ -99,11 +95,7 @@ class Cost:
 
 
 def views(results: Results) -> Figure:
-    """Draw PSNR against the number of context views, a panel a set, and beside it what a scene and a view cost.
-
-    Costs are in the CSV of stage `latency` among the extras, if it was run. Raises DataError when no evaluation chose
-    views by number.
-    """
+    """Draw PSNR by number of context views, and costs where extras have them; DataError when no split has a number."""
     evaluations = results.evaluations
     sets = [name for name, splits in sections(evaluations) if any(COUNTED.fullmatch(split) for split in splits)]
     if not sets:
@@ -124,11 +116,10 @@ def read_costs(path: Path) -> list[Cost]:
     """Read the CSV of stage `latency`; raises DataError for another file."""
     try:
         with open(path, newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        sizes = [Resolution.parse(row["resolution"]) for row in rows]
-        times = [(float(row["reconstruct_s"]), float(row["render_s"])) for row in rows]
+            rows = [(row, Resolution.parse(row["resolution"])) for row in csv.DictReader(stream)]
         return [
-            Cost(row["model"], size, int(row["views"]), *own) for row, size, own in zip(rows, sizes, times, strict=True)
+            Cost(row["model"], size, int(row["views"]), float(row["reconstruct_s"]), float(row["render_s"]))
+            for row, size in rows
         ]
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run the latency stage first") from None
@@ -184,8 +175,7 @@ def training_curves(results: Results) -> Figure:
         axis.set(title=title, yscale=scale)
     for axis in axes[1]:
         axis.set_xlabel("Step (phases end to end)")
-    handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(groups))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(groups))
     return figure
 
 
@@ -201,25 +191,19 @@ def _draw_phases(axis: Axes, group: list[Curve], column: str) -> None:
     start = 0
     for phase, curve in enumerate(group):
         steps = start + curve.columns["step"]
-        values = curve.columns[column]
+        values, skipped = curve.columns[column], curve.columns["skipped"]
         name = f"{label(curve.model)}, {curve.resolution} px" if curve.resolution else label(curve.model)
         style = PHASE_STYLES[min(phase, len(PHASE_STYLES) - 1)]
         axis.plot(steps, values, color=colour(curve.model), linestyle=style, label=name)
         if phase:
             axis.axvline(start, color=MUTED, linewidth=0.7, linestyle=":")
-        if column == "grad_norm":
-            _mark_skipped(axis, steps, values, curve.columns["skipped"])
         start += curve.steps
-
-
-def _mark_skipped(axis: Axes, steps: np.ndarray, values: np.ndarray, skipped: np.ndarray) -> None:
-    """Cross the log rows in whose steps an update was skipped, and write how many there were."""
-    rows = skipped > 0
-    if rows.any():
-        axis.plot(steps[rows], values[rows], "x", color=LOSS, markersize=5, zorder=5)
-        last = (steps[rows][-1], values[rows][-1])
-        note = f"\u00d7 {int(skipped.sum())} updates skipped"
-        axis.annotate(note, last, xytext=(5, 5), textcoords="offset points", fontsize=7, color=LOSS)
+        rows = skipped > 0
+        if column == "grad_norm" and rows.any():  # cross the rows in whose steps updates were skipped
+            axis.plot(steps[rows], values[rows], "x", color=LOSS, markersize=5, zorder=5)
+            last = (steps[rows][-1], values[rows][-1])
+            note = f"\u00d7 {int(skipped.sum())} updates skipped"
+            axis.annotate(note, last, xytext=(5, 5), textcoords="offset points", fontsize=7, color=LOSS)
 
 
 @dataclass(frozen=True)
@@ -244,10 +228,7 @@ class Path3D:
 
 
 def camera_paths(results: Results) -> Figure:
-    """Draw estimated against true camera centres, a row a scene, for models that estimate poses, at their finest size.
-
-    Raises DataError when none of the evaluations holds estimated poses.
-    """
+    """Draw estimated against true camera centres, a row a scene; DataError when no evaluation holds estimated poses."""
     evaluations = finest(item for item in results.evaluations if (item.folder / "poses.json").is_file())
     rows = [(item, path) for item in evaluations for path in read_paths(item)[:MAX_SCENES]]
     if not rows:
@@ -264,19 +245,17 @@ def camera_paths(results: Results) -> Figure:
 
 def read_paths(evaluation: Evaluation) -> list[Path3D]:
     """Read the estimated and true cameras an evaluation kept; raises DataError when they do not pair up."""
-    file = evaluation.folder / "poses.json"
+    file, found = evaluation.folder / "poses.json", []
     try:
-        return [_path(entry) for entry in read_json(file)]
+        for entry in read_json(file):
+            true, estimated = (np.asarray(entry[name], dtype=np.float64) for name in ("true", "estimated"))
+            if true.shape != estimated.shape or true.shape[1:] != (4, 4):
+                raise ValueError(f"shapes {true.shape} and {estimated.shape}")
+            errors = [float(np.mean(entry[name])) for name in ("rotation_deg", "translation", "spread")]
+            found.append(Path3D(f"{entry['scene']} ({entry['set']}, {entry['split']})", true, estimated, *errors))
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{file}: not a list of camera paths ({error}); run the evaluation again") from None
-
-
-def _path(entry: dict[str, Any]) -> Path3D:
-    true, estimated = (np.asarray(entry[name], dtype=np.float64) for name in ("true", "estimated"))
-    if true.shape != estimated.shape or true.shape[1:] != (4, 4):
-        raise ValueError(f"shapes {true.shape} and {estimated.shape}")
-    errors = [float(np.mean(entry[name])) for name in ("rotation_deg", "translation", "spread")]
-    return Path3D(f"{entry['scene']} ({entry['set']}, {entry['split']})", true, estimated, *errors)
+    return found
 
 
 def _draw_path(axis: Axes, path: Path3D, tint: str, side: str, across: int, up: int) -> None:

@@ -32,22 +32,16 @@ QUALITY = {
 }
 
 
-def _name(estimator: str) -> str:
-    return NAMES.get(estimator, estimator)
-
-
 def posed(item: Evaluation) -> bool:
     """Tell whether a model takes poses at all."""
-    given = item.summary.get("given", {})
-    return bool(given.get("context_poses") or given.get("target_poses"))
+    return any(item.summary.get("given", {}).get(key) for key in ("context_poses", "target_poses"))
 
 
 def judgements(results: Results) -> list[Evaluation]:
     """Return evaluations on all cameras: models in name order, given cameras before estimated ones."""
     order = {name: place for place, name in enumerate(NAMES)}
-    return sorted(
-        largest(results.everything), key=lambda one: (one.model, one.resolution, order.get(one.cameras, len(order)))
-    )
+    found = largest(results.everything)
+    return sorted(found, key=lambda one: (one.model, one.resolution, order.get(one.cameras, len(order))))
 
 
 def places(found: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
@@ -60,10 +54,7 @@ def places(found: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
 
 
 def common(found: Sequence[Evaluation], place: Place) -> list[Target]:
-    """Return the targets of a set and split that every evaluation has which has any: those all estimators placed.
-
-    An estimator that placed none of a split has no scores there, and does not take the others' away.
-    """
+    """Return the targets all estimators placed; one that placed none of a split does not take the others' away."""
     targets = [set(one.rows[place]) for one in found if one.rows.get(place)]
     return sorted(reduce(set.intersection, targets)) if targets else []
 
@@ -102,22 +93,16 @@ def given_of(found: Sequence[Evaluation], one: Evaluation) -> Evaluation:
 
 def absent(found: Sequence[Evaluation], study: Study, scale: str) -> dict[str, str]:
     """Return the estimators the study asks for at a scale and has no scores of, with the reason."""
-    there = {one.cameras for one in found}
-    return {name: _reason(name) for name in study.poses.get(scale, []) if name not in there}
-
-
-def _reason(name: str) -> str:
-    weights = weights_of(compose("poses", [f"poses={name}"]))
-    if weights is None:
-        return "not evaluated; run the study again"
-    return f"its weights {weights} were not here; `python -m novelview.stages.fetch {name}` fetches them"
+    reasons = {}
+    for name in (name for name in study.poses.get(scale, []) if name not in {one.cameras for one in found}):
+        weights = weights_of(compose("poses", [f"poses={name}"]))
+        fetch = f"its weights {weights} were not here; `python -m novelview.stages.fetch {name}` fetches them"
+        reasons[name] = fetch if weights else "not evaluated; run the study again"
+    return reasons
 
 
 def posefree(results: Results) -> Figure:
-    """Draw PSNR by overlap class, a panel a set, and beside it each target's loss against its camera's error.
-
-    The extras: poses.json of the data sets under estimated cameras. Raises DataError when nothing was evaluated.
-    """
+    """Draw PSNR by overlap class, and each target's loss against its camera's error; DataError without evaluations."""
     found = judgements(results)
     sets = places(found)
     if not sets:
@@ -141,8 +126,8 @@ def _draw_classes(axis: Axes, found: Sequence[Evaluation], name: str, splits: li
         drawn = [(place + offset, scores["psnr"]) for place, scores in enumerate(line) if scores]
         look = {"linestyle": "none", "marker": MARKERS.get(one.cameras, "s"), "markersize": 5}
         look["markerfacecolor"] = colour(one.model) if one.cameras == GIVEN else "white"
-        look["label"] = f"{one.name}, {f'{_name(one.cameras)} cameras' if posed(one) else 'no cameras needed'}"
-        draw_scores(axis, drawn, one.model, **look)
+        kind = f"{NAMES.get(one.cameras, one.cameras)} cameras" if posed(one) else "no cameras needed"
+        draw_scores(axis, drawn, one.model, label=f"{one.name}, {kind}", **look)
     axis.set_xticks(range(len(splits)), [spaced(split) for split in splits])
     axis.set(xlabel="Overlap of the context views", title=title_of(name).capitalize())
 
@@ -151,31 +136,23 @@ def _draw_losses(
     axis: Axes, found: Sequence[Evaluation], asked: Sequence[Place], known: dict[str, dict], error: str
 ) -> None:
     for one in (item for item in found if posed(item) and item.cameras in known):
-        scenes = known[one.cameras]
-        points = [
-            (max(_error(scenes[scene], frame, error), SMALLEST[error]), value)
-            for place in asked
-            for (scene, _, frame), value in difference(one, given_of(found, one), place)[1]
-        ]
+        points = []
+        losses = [pair for place in asked for pair in difference(one, given_of(found, one), place)[1]]
+        for (scene, _, frame), value in losses:
+            content = known[one.cameras][scene]
+            off = content[error][content["placed"].index(frame)]
+            scaled = off / content["spread"] if error == "translation" and content["spread"] > 0 else off
+            points.append((max(scaled, SMALLEST[error]), value))
         style = {"color": colour(one.model), "marker": MARKERS.get(one.cameras, "s")}
         axis.scatter(*np.array(points).reshape(-1, 2).T, s=9, alpha=0.5, linewidths=0, **style)
     axis.axhline(0, color=MUTED, linewidth=0.8)
     axis.set(xscale="log", xlabel=ERRORS[error], title="Estimated minus given [dB]")
 
 
-def _error(scene: dict, frame: int, error: str) -> float:
-    value = scene[error][scene["placed"].index(frame)]
-    return value / scene["spread"] if error == "translation" and scene["spread"] > 0 else value
-
-
 def posefree_table(results: Results) -> Table:
-    """Return, for each set, scores on the same targets and what estimated cameras cost; then the cameras themselves.
-
-    Raises DataError when nothing was evaluated.
-    """
-    found = judgements(results)
+    """Return, for each set, scores on the same targets and what estimated cameras cost; then the cameras themselves."""
+    found, grids = judgements(results), []
     missing = absent(found, results.study, results.scale)
-    grids = []
     for name, splits in places(found):
         grids.append(_score_grid(found, name, splits, missing))
         if any(one.cameras != GIVEN for one in found):
@@ -189,23 +166,22 @@ def _score_grid(found: Sequence[Evaluation], name: str, splits: list[str], missi
     sizes = {label(one.model): f"{one.resolution} px" for one in found if posed(one)}
     for estimator in missing:
         cells = tuple(Cell("n/a") for _ in splits)
-        rows += [Row((model, size, _name(estimator)), cells) for model, size in sizes.items()]
+        rows += [Row((model, size, NAMES.get(estimator, estimator)), cells) for model, size in sizes.items()]
     counts = ", ".join(f"{spaced(split)} {len(common(found, (name, split)))}" for split in splits)
     notes = (
         "Cells: PSNR [dB] / SSIM / LPIPS / sharpness, means over targets every estimator placed; bold: highest PSNR.",
         f"Target images: {counts}. Models at different image sizes are not comparable in level.",
-        *(f"{_name(estimator)}: n/a, {reason}." for estimator, reason in missing.items()),
+        *(f"{NAMES.get(estimator, estimator)}: n/a, {reason}." for estimator, reason in missing.items()),
     )
     title, head = f"Given and estimated cameras, {title_of(name)}", ("Method", "Size", "Cameras")
     return Grid(title, head, tuple(map(spaced, splits)), tuple(rows), notes)
 
 
 def _head(one: Evaluation) -> tuple[str, str, str]:
-    return label(one.model), f"{one.resolution} px", _name(one.cameras) if posed(one) else "none"
+    return label(one.model), f"{one.resolution} px", NAMES.get(one.cameras, one.cameras) if posed(one) else "none"
 
 
 def _cost_grid(found: Sequence[Evaluation], name: str, splits: list[str]) -> Grid:
-    """Return paired differences: estimated against given cameras, and against each model that takes none."""
     rows = []
     free = [one for one in found if not posed(one)]
     for one in (item for item in found if posed(item) and item.cameras != GIVEN):
@@ -219,7 +195,6 @@ def _cost_grid(found: Sequence[Evaluation], name: str, splits: list[str]) -> Gri
 
 
 def _camera_grid(found: Sequence[Evaluation], missing: dict[str, str]) -> Grid:
-    """Return how many scenes, frames and entries each estimator placed, and how far from the given cameras."""
     known = {one.cameras: one.summary["cameras"] for one in found if one.cameras != GIVEN}
     splits = list(dict.fromkeys(split for content in known.values() for split in content["entries"]))
     columns = ("scenes", "frames", *map(spaced, splits), *QUALITY.values())
@@ -231,13 +206,13 @@ def _camera_grid(found: Sequence[Evaluation], missing: dict[str, str]) -> Grid:
         placed += [(entry["kept"], entry["index"]) for entry in entries]
         errors = [NONE if counts.get(key) is None else f"{counts[key]:.3g}" for key in QUALITY]
         texts = (*(f"{own} of {asked}" for own, asked in placed), *errors)
-        rows.append(Row((_name(name),), tuple(map(Cell, texts))))
-    rows += [Row((_name(name),), tuple(Cell("n/a") for _ in columns)) for name in missing]
+        rows.append(Row((NAMES.get(name, name),), tuple(map(Cell, texts))))
+    rows += [Row((NAMES.get(name, name),), tuple(Cell("n/a") for _ in columns)) for name in missing]
     notes = (
         "Scenes, frames and entries of each split: placed of asked. An entry counts when all of its frames are placed.",
         "Rotation and translation: mean over placed frames after Sim(3) to the given cameras, orientations counting as "
         "much as centres; relative rotation: to the scene's first placed frame, which needs no alignment.",
-        *(f"{_name(name)}: n/a, {reason}." for name, reason in missing.items()),
+        *(f"{NAMES.get(name, name)}: n/a, {reason}." for name, reason in missing.items()),
     )
     return Grid("The estimated cameras", ("Estimator",), columns, tuple(rows), notes)
 

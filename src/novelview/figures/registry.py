@@ -6,14 +6,13 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from novelview.errors import ConfigError
-from novelview.figures.depth import depth, depth_table
 from novelview.figures.geometry import depth_maps, geometry_table
 from novelview.figures.pictures import attention, qualitative
 from novelview.figures.plots import camera_paths, gaps, training_curves, views
 from novelview.figures.posefree import posefree, posefree_table
 from novelview.figures.results import Results
 from novelview.figures.results_table import results_table
-from novelview.figures.scaling import scaling, scaling_table
+from novelview.figures.scaling import depth, depth_table, scaling, scaling_table
 from novelview.figures.style import save, use_style
 from novelview.figures.tables import Table
 
@@ -25,9 +24,9 @@ FIGURES = {function.__name__: function for function in DRAWN}
 
 
 def draw(results: Results, stem: Path) -> list[Path]:
-    """Draw what `results.figure` names: a figure to `stem`.svg and .png, a table to `stem`.md, .tex and .csv.
+    """Draw what `results.figure` names: figures to `stem`.svg and .png, tables to .md, .tex and .csv; return the paths.
 
-    Returns the paths. Raises ConfigError for an unknown name, DataError where the results do not have what it needs.
+    Raises ConfigError for an unknown name, DataError where the results do not have what it needs.
     """
     if results.figure not in FIGURES:
         raise ConfigError(f"figure '{results.figure}' does not exist; choose one of {', '.join(FIGURES)}")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from novelview.config.checkpoints import FOLDER
 from novelview.figures.pictures import any_of, has_gallery, picture_uri, read_gallery, shared_samples
@@ -16,82 +16,6 @@ from novelview.figures.tables import NONE, Cell, Grid, Row, number, to_markdown
 ADOPTED = "published"  # the training subset that adopted weights name
 OWN = "from scratch"  # what the study's own runs are called beside released ones
 ROWS = 4  # target views in the section's pictures
-RELEASED = (
-    "Trained elsewhere, as each line says, and shipped with the project. Evaluated here, on this machine, on the "
-    "demo's first held-out rooms, filmed sharp and twice as large."
-)
-SCRATCH = {
-    "demo": (
-        "Trained by this very run from nothing: tiny models, minutes on two processor cores, on the demo's own rooms, "
-        "whose textures are smooth. The same rooms, filmed that way, are what they are evaluated on."
-    )
-}
-HERE = "Trained by this very run."
-TEXT = """\
----
-{{ metadata }}
----
-
-# {{ title }}
-
-{{ name }} renders new views of a scene from a few pictures of it. Pictures are {{ size }} px; it has
-{{ "{:,}".format(summary.parameters) }} parameters.
-
-**Given** to render a target view, beside the pictures of the context views and the intrinsics of every view:
-**{{ given }}**.
-{%- if summary.given.target_images %} Its camera is estimated from the target picture itself, so these are scores of a
-model that has seen that picture.{% endif %}
-{%- if released %}
-
-`model.safetensors` holds the trained weights rounded to {{ released.dtype }}; loading makes them float32 again. Every
-score on this card was measured with the rounded ones.{% endif %}
-{%- if config.scale == "demo" and not adopted %}
-
-Trained at demo scale, minutes on two CPU cores and a small fraction of the published size: it shows that the whole path
-works and is of no other use.{% endif %}
-
-## Loading
-
-```python
-from novelview.models.pretrained import load_pretrained
-
-model, config = load_pretrained("{{ address }}"){% if repo or not released %}  # revision=... pins a commit{% endif %}
-render = model(context, target).images  # novelview.scenes.batch.Views in, [b v 3 h w] in [0, 1] out
-```
-
-`config.json` is the resolved training configuration; the header of `model.safetensors` holds the same.
-
-{{ tables }}
-## In words
-
-{% for statement in statements -%}
-* {{ statement.text }} ({{ statement.verdict }})
-{% endfor %}
-{{ summary.protocol }}
-
-## Training, data and licence
-
-{% if adopted -%}
-Not trained here: adopted from `{{ adopted.origin or adopted.file }}` (SHA-256 {{ adopted.sha256 }}), published under:
-{{ adopted.licence or "terms not recorded" }}.
-{%- if adopted.citation %} Please cite: {{ adopted.citation }}.{% endif %}
-{%- else -%}
-Trained on `{{ config.dataset }}`, subset {{ config.subset }}, phase {{ config.phase }}: {{ train.steps }} steps of
-{{ train.batch_size }} scenes a process, learning rate {{ train.lr }}, seed {{ train.seed }}. The data keep their own
-terms.
-{%- if released %} In all: {{ trained }}.{% endif %}
-{%- endif %}
-
-Licence of these weights: {{ licence }}.
-
-## Where the numbers come from
-
-Weights: SHA-256 `{{ summary.weights.sha256 }}`
-{%- if released %} (rounded from `{{ released.sha256 }}`){% endif %}, training
-configuration `{{ summary.weights.digest }}`; evaluation
-configuration `{{ summary.digest }}`; {{ versions }}. A program wrote every number above from `evaluation/summary.json`,
-which lies beside this card, with one row a target image in `evaluation/rows.csv`.
-"""
 
 
 def read_showcase(folders: Sequence[Path]) -> list[Evaluation]:
@@ -111,10 +35,9 @@ def read_showcase(folders: Sequence[Path]) -> list[Evaluation]:
 
 
 def training_words(config: dict[str, Any], before: Sequence[dict[str, Any]] = ()) -> str:
-    """Return how weights were trained, out of their header and those of the phases before.
+    """Return how weights were trained: `500 steps of 24 scenes at 112 px, then ..., on rooms-mini at scale mini`.
 
-    The header of released weights has all phases: `5,000 steps of 24 scenes at 112 px, then 1,500 steps of 12 scenes at
-    252 px, on rooms-mini at scale mini`; scenes are those of one process.
+    config: their header, of released ones with all phases; before: those of earlier phases. Scenes: of one process.
     """
     phases = config.get("released", {}).get("phases") or [_phase(one) for one in (*before, config)]
     words = (
@@ -130,12 +53,13 @@ def _phase(config: dict[str, Any]) -> dict[str, Any]:
     return {**{key: train.get(key, 1) for key in ("steps", "batch_size", "grad_accum")}, "size": size}
 
 
-def kinds(shown: Sequence[Evaluation], own: Sequence[Evaluation], scale: str) -> list[dict[str, Any]]:
-    """Return a heading, a note, lines and pictures for released checkpoints, and for the study's own evaluations."""
-    title, note = "This study's own", HERE
-    if all(origin(item, own) == OWN for item in own):
-        title, note = "From scratch", SCRATCH.get(scale, HERE)
-    return [_kind("Released", RELEASED, shown, shown), _kind(title, note, finest(own), own)]
+def kinds(shown: Sequence[Evaluation], own: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """Return a heading, lines and pictures for released checkpoints, and for the study's own evaluations."""
+    title = "From scratch" if all(origin(item, own) == OWN for item in own) else "This study's own"
+    return [
+        {"title": name, "lines": [_line(item, every) for item in found], "rows": _rows(found)}
+        for name, found, every in (("Released", shown, shown), (title, finest(own), own))
+    ]
 
 
 def origin(item: Evaluation, own: Sequence[Evaluation]) -> str:
@@ -152,12 +76,7 @@ def _before(item: Evaluation, every: Sequence[Evaluation]) -> list[dict[str, Any
     return [one.config for one in sorted(chain, key=lambda one: one.resolution)]
 
 
-def _kind(title: str, note: str, found: Sequence[Evaluation], every: Sequence[Evaluation]) -> dict[str, Any]:
-    return {"title": title, "note": note, "lines": [_line(item, every) for item in found], "rows": _rows(found)}
-
-
 def _line(item: Evaluation, every: Sequence[Evaluation]) -> str:
-    """Return what a model is and how often it won, in one sentence."""
     where = origin(item, every)
     trained = {OWN: training_words(item.config, _before(item, every)), "adopted": "not trained here"}
     how = trained.get(where) or f"{where}, {training_words(item.config)}"
@@ -188,35 +107,35 @@ def _rows(found: Sequence[Evaluation]) -> list[list[dict[str, str]]]:
 def model_card(evaluation: Evaluation, licence: str, repo: str | None) -> str:
     """Return README.md: metadata with every score, then what it is, needs, scores, was trained on, and how to load it.
 
-    Every number is from the evaluation's summary. licence: identifier of the hub, "other" where none is chosen; repo:
-    owner/name it goes to, None when not known yet.
+    licence: identifier of the hub, "other" where none is chosen; repo: owner/name it goes to, None when not known yet.
     """
-    summary = evaluation.summary
-    config = summary["weights"]["config"]
+    summary, config = evaluation.summary, evaluation.config
     grids = [
         grid([evaluation], name, splits)
         for name, splits in sections([evaluation])
         for grid in (score_grid, interval_grid, margin_grid)
     ]
-    adopted, own = config.get("adopted"), config.get("released")
-    facts = {
-        "metadata": metadata(evaluation, licence),
-        "title": card_title(evaluation),
-        "name": label(evaluation.model),
-        "size": evaluation.resolution,
-        "given": given(evaluation),
-        "tables": to_markdown(grids),
-        "statements": statements([evaluation]),
-        "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
-        "adopted": adopted and {"origin": None, "licence": None, "citation": None, **adopted},
-        "released": own,
-        "trained": training_words(config),
-        # What loads the weights: the folder of released ones, a placeholder for those that go to the hub.
-        "address": repo or (f"{FOLDER}/{own['name']}" if own else "owner/name"),
-        "train": config["train"],
-    }
-    template = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(TEXT)
-    return template.render(**facts, summary=summary, config=config, licence=licence, repo=repo)
+    # What loads the weights: the folder of released ones, a placeholder for those that go to the hub.
+    address = f"{FOLDER}/{config['released']['name']}" if config.get("released") else "owner/name"
+    return render(
+        "card.md.j2",
+        **{"evaluation": evaluation, "summary": summary, "config": config, "licence": licence, "repo": repo},
+        **{"title": card_title(evaluation), "label": label, "given": given(evaluation)},
+        metadata=metadata(evaluation, licence),
+        tables=to_markdown(grids),
+        statements=statements([evaluation]),
+        versions=", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
+        trained=training_words(config),
+        address=repo or address,
+    )
+
+
+def render(template: str, **content: Any) -> str:
+    """Fill a file of the folder `templates`; what goes into HTML is escaped."""
+    escaped = select_autoescape(["html.j2"])
+    environment = Environment(autoescape=escaped, undefined=StrictUndefined, keep_trailing_newline=True)
+    environment.loader = PackageLoader("novelview.figures")
+    return environment.get_template(template).render(content)
 
 
 def interval_grid(evaluations: Sequence[Evaluation], set_name: str, splits: Sequence[str]) -> Grid:
@@ -264,12 +183,11 @@ def metadata(evaluation: Evaluation, licence: str) -> str:
         for metric, score in group.scores.items()
         if group.model == evaluation.model and score.known
     ]
-    data = ModelCardData(
+    return ModelCardData(
         license=licence,
         library_name="novelview",
         pipeline_tag="image-to-image",
         tags=["novel-view-synthesis", evaluation.config["model"]["name"]],
         model_name=card_title(evaluation),
         eval_results=scores,
-    )
-    return data.to_yaml()
+    ).to_yaml()

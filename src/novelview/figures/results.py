@@ -78,11 +78,10 @@ class Margin:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation folder: weights of `model` at `resolution` pixels on `dataset`, and the baselines beside it.
+    """One evaluation folder: weights of `model` (a registry name or a variant) on `dataset`, and of the baselines.
 
-    model: registry name, or that of a variant; cameras: whose the data set had, `given` or an estimator's name; config:
-    the training configuration in the weights' header, empty where there is none; groups: every score in reading order;
-    margins: every paired difference.
+    cameras: `given`, or the estimator's name; config: the training configuration in the weights' header, empty where
+    there is none; groups: every score in reading order; margins: every paired difference.
     """
 
     folder: Path
@@ -98,25 +97,23 @@ class Evaluation:
     @classmethod
     def of(cls, folder: Path, summary: dict[str, Any]) -> "Evaluation":
         """Return what `folder`/summary.json says."""
-        groups = [
-            Group(
-                row["model"], row["set"], row["split"], row["count"], {key: Score.of(row.get(key)) for key in METRICS}
-            )
-            for row in summary["groups"]
-        ]
+        groups = []
+        for row in summary["groups"]:
+            scores = {metric: Score.of(row.get(metric)) for metric in METRICS}
+            groups.append(Group(row["model"], row["set"], row["split"], row["count"], scores))
+        margins = []
+        for row in summary["paired"]:
+            margins.append(Margin(row["model"], row["baseline"], row["set"], row["split"], Score.of(row["psnr"])))
         return cls(
-            folder=folder,
-            summary=summary,
+            folder,
+            summary,
             model=str(summary["model"]),
             resolution=Resolution.parse(summary["resolution"]),
             dataset=str(summary["dataset"]),
             cameras=str(summary.get("cameras", {}).get("estimator", "given")),
             config=summary.get("weights", {}).get("config", {}),
             groups=sorted(groups, key=lambda group: (set_order(group.set), split_order(group.split))),
-            margins=[
-                Margin(row["model"], row["baseline"], row["set"], row["split"], Score.of(row["psnr"]))
-                for row in summary["paired"]
-            ],
+            margins=margins,
         )
 
     @property
@@ -163,11 +160,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Curve:
-    """One training run.
+    """One training run, named by its path `.../{model}/{data}/{phase}-x{resolution}/train.csv`; resolution falsy: unknown.
 
-    model, data and resolution (pixels, falsy where unknown) come from the path
-    `.../{model}/{data}/{phase}-x{resolution}/train.csv`; columns maps each name of `COLUMNS` to
-    `skipped` is the number of updates skipped since the row before.
+    columns: each name of `COLUMNS` to floats [rows], in step order; `skipped`: updates skipped since the row before.
     """
 
     model: str
@@ -189,10 +184,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class Results:
-    """All that figures, tables and the page of a study are made of; each part is read when first asked for.
+    """All that is drawn of a study, read when first asked for: evaluation folders, training logs, further files.
 
-    folders: evaluation folders; logs: training logs; extras: further files the study has made; figure: what is made of
-    them, named in error lines. Every part raises DataError for a missing or damaged file, and where it is empty.
+    figure: what is made of them, named in error lines. Every part raises DataError for a missing or damaged file.
     """
 
     folders: Sequence[Path]
@@ -204,10 +198,7 @@ class Results:
 
     @cached_property
     def everything(self) -> list[Evaluation]:
-        """Evaluations of all subsets on all cameras: models in name order, resolutions ascending, small subsets first.
-
-        Estimated cameras are other test data: these evaluations stand beside others nowhere but in `posefree`.
-        """
+        """Evaluations of all subsets on all cameras, in order; estimated ones are other test data, for `posefree`."""
         if not self.folders:
             raise DataError(f"figure {self.figure}: no evaluation folders given; name them as io.inputs=[FOLDER,...]")
         found = [read_evaluation(folder) for folder in self.folders]
@@ -216,11 +207,9 @@ class Results:
     @cached_property
     def ladder(self) -> list[Evaluation]:
         """Evaluations of all training subsets on the given cameras."""
-        found = [item for item in self.everything if item.cameras == "given"]
-        if not found:
-            what = "every evaluation is on estimated cameras; add one on the given ones"
-            raise DataError(f"figure {self.figure}: {what}")
-        return found
+        if found := [item for item in self.everything if item.cameras == "given"]:
+            return found
+        raise DataError(f"figure {self.figure}: every evaluation is on estimated cameras; add one on the given ones")
 
     @cached_property
     def evaluations(self) -> list[Evaluation]:
@@ -251,10 +240,9 @@ def set_order(name: str) -> tuple[int, str]:
 
 def sections(evaluations: Iterable[Evaluation]) -> list[tuple[str, list[str]]]:
     """Return every set with its splits over all evaluations, both in reading order."""
-    splits: dict[str, set[str]] = {}
-    for group in (group for evaluation in evaluations for group in evaluation.groups):
-        splits.setdefault(group.set, set()).add(group.split)
-    return [(name, sorted(splits[name], key=split_order)) for name in sorted(splits, key=set_order)]
+    found = {(group.set, group.split) for evaluation in evaluations for group in evaluation.groups}
+    names = sorted({name for name, _ in found}, key=set_order)
+    return [(name, sorted((split for place, split in found if place == name), key=split_order)) for name in names]
 
 
 def finest(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
@@ -283,13 +271,13 @@ def read_curve(file: Path) -> Curve:
     if missing:
         what = f"has no column '{missing[0]}'" if rows else "has no rows"
         raise DataError(f"{file}: training log {what}; run the training stage again")
-    columns = {}
-    for name in COLUMNS:
-        try:
+    columns, name = {}, ""
+    try:
+        for name in COLUMNS:
             columns[name] = np.array([float(row[name] or "nan") for row in rows])
-        except (TypeError, ValueError):
-            what = f"column '{name}' holds something other than numbers; run the training again"
-            raise DataError(f"{file}: {what}") from None
+    except (TypeError, ValueError):
+        what = f"column '{name}' holds something other than numbers"
+        raise DataError(f"{file}: {what}; run the training again") from None
     size, parents = re.fullmatch(r"(?:[a-z0-9_]+-)?x([1-9]\d*(x[1-9]\d*)?)", file.parent.name), file.resolve().parents
     if size and len(parents) > 2:
         return Curve(parents[2].name, parents[1].name, Resolution.parse(size[1]), columns)

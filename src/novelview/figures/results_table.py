@@ -48,10 +48,7 @@ class Statement:
 
 
 def statements(evaluations: Sequence[Evaluation]) -> list[Statement]:
-    """Return a sentence for every model, resolution, set and split, then the ones on swapped poses.
-
-    Losses are said as plainly as wins; over which baseline: the best trivial one.
-    """
+    """Return a sentence for every model, resolution, set and split, wins and losses alike, then on swapped poses."""
     found = [
         _statement(evaluation, margin, "baseline", BASELINE_WORDS[margin.baseline])
         for name, splits in sections(evaluations)
@@ -68,9 +65,9 @@ def statements(evaluations: Sequence[Evaluation]) -> list[Statement]:
 
 
 def _statement(evaluation: Evaluation, margin: Margin, about: str, other: str) -> Statement:
-    kind, place = verdict(margin.score), place_of(margin.set, margin.split)
+    kind = verdict(margin.score)
     word = "over" if kind == "win" or about == "pose" else "against"
-    who = f"{label(evaluation.model)} at {evaluation.resolution} px, {place}"
+    who = f"{label(evaluation.model)} at {evaluation.resolution} px, {place_of(margin.set, margin.split)}"
     text = f"{who}: {difference(margin.score)} {word} {other}"
     return Statement(text, kind, about, margin.set, evaluation.resolution)
 
@@ -82,14 +79,9 @@ def tally(found: Sequence[Statement]) -> str:
 
 
 def results_table(results: Results) -> Table:
-    """Return scores and paired differences for each set, then the published comparison; every number as a record.
-
-    Raises DataError when nothing was evaluated.
-    """
+    """Return scores and differences a set, then the published comparison; DataError when nothing was evaluated."""
     evaluations = results.evaluations
-    found = [
-        grid(evaluations, name, splits) for name, splits in sections(evaluations) for grid in (score_grid, margin_grid)
-    ]
+    found = score_grids(evaluations)
     if not found:
         raise DataError(f"{evaluations[0].folder}: no split was evaluated; run the evaluation again")
     return Table((*found, published_grid(results)), HEADER, _records(evaluations))
@@ -105,6 +97,12 @@ def resampled(evaluations: Sequence[Evaluation]) -> str:
     """Return what the bootstrap resampled: scenes, or images where there is a single scene."""
     kinds = {row.get("resampled", "scenes") for item in evaluations for row in item.summary["groups"]}
     return "scenes" if kinds <= {"scenes"} else "images (of a single scene: it says nothing about other scenes)"
+
+
+def score_grids(evaluations: Sequence[Evaluation]) -> list[Grid]:
+    """Return the scores and the differences against baselines on each set."""
+    kinds = (score_grid, margin_grid)
+    return [grid(evaluations, name, splits) for name, splits in sections(evaluations) for grid in kinds]
 
 
 def score_grid(evaluations: Sequence[Evaluation], set_name: str, splits: Sequence[str]) -> Grid:
@@ -133,9 +131,8 @@ def _score_rows(
     scores = score_cells([[item.scores(set_name, split, model) for split in splits] for item, model in lines])
     rows = []
     for (item, model), cells in zip(lines, scores, strict=True):
-        kind = "baseline" if model in BASELINES else "model"
-        head = (label(model), f"{size} px", given(item) if kind == "model" else NONE)
-        rows.append(Row(head, cells, kind, block))
+        kind, inputs = ("baseline", NONE) if model in BASELINES else ("model", given(item))
+        rows.append(Row((label(model), f"{size} px", inputs), cells, kind, block))
     return rows
 
 
@@ -176,13 +173,12 @@ def published_grid(results: Results) -> Grid:
                 cells = tuple(score_cell(item.scores(name, split)) for split in columns)
                 rows.append(Row((label(model), where), cells, block=block))
         rows += _published_rows(found[model], columns, block)
-    differs = _protocol_notes(results.study, evaluations, [row for item in evaluations for row in found[item.model]])
-    notes = (*differs, *(_lpips_note(evaluations) if rows else ()))
+    notes = _protocol_notes(results.study, evaluations, [row for item in evaluations for row in found[item.model]])
+    notes += _lpips_note(evaluations) if rows else ()
     return Grid("Beside the published numbers", ("Method", "Measured on"), columns, tuple(rows), notes)
 
 
 def _published_rows(own: Sequence[PublishedRow], columns: Sequence[str], block: int) -> list[Row]:
-    """Return a row a method and place where its numbers were measured."""
     lines: dict[tuple[str, str], dict[str, Cell]] = {}
     for one in own:
         where = f"published: {one.dataset}, {one.resolution} px ({one.grade} source)"
@@ -196,7 +192,6 @@ def _published_rows(own: Sequence[PublishedRow], columns: Sequence[str], block: 
 
 
 def _protocol_notes(study: Study, evaluations: Sequence[Evaluation], rows: Sequence[PublishedRow]) -> tuple[str, ...]:
-    """Return how the published and our numbers were measured, and what differs between them."""
     measured = dict.fromkeys(str(item.summary["protocol"]) for item in evaluations if "protocol" in item.summary)
     ours = f"Ours: {' '.join(measured)}"
     if study.published is None:

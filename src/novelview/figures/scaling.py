@@ -1,8 +1,4 @@
-"""What four times the training scenes bring: figure `scaling`, table `scaling_table`, and the order of slopes in words.
-
-A slope is fitted to PSNR against the logarithm of the number of training scenes; its interval is a bootstrap over test
-scenes in which all subsets meet the same draws. Published slopes stand beside ours.
-"""
+"""What more training scenes and more layers bring: figures `scaling` and `depth`, a table each, the order of slopes."""
 
 import math
 from collections.abc import Sequence
@@ -20,8 +16,8 @@ from novelview.errors import DataError
 from novelview.evaluation.published import PublishedRow
 from novelview.evaluation.scores import bounds, clusters, draws
 from novelview.figures.results import RESAMPLES, SEED, Evaluation, Results, Score, Target, sections
-from novelview.figures.style import MUTED, colour, draw_scores, label, legend_below, title_of
-from novelview.figures.tables import NONE, Cell, Grid, Row, Table, difference, difference_cell, verdict
+from novelview.figures.style import BASELINES, MUTED, colour, draw_scores, label, legend_below, title_of
+from novelview.figures.tables import NONE, Cell, Grid, Row, Table, difference, difference_cell, score_cell, verdict
 
 FACTOR = 4.0  # slopes are dB per so many times the scenes, as published
 SPLIT = "full"
@@ -29,6 +25,10 @@ HEADER = ("model", "resolution", "set", "split", "subset", "scenes", "psnr", "lo
 HEADER += ("slope", "slope_low", "slope_high")
 VERDICTS = {"win": "agrees", "loss": "disagrees", "tie": "undecided"}
 HEADS = {"agrees": "Agree", "disagrees": "Disagree", "undecided": "Undecided, the interval holds 0"}
+STACKS = ("n_layer", "encoder_n_layer", "decoder_n_layer")
+MARKERS = {"lvsm_decoder_only": "o", "lvsm_encoder_decoder": "^"}
+DEPTH_HEADER = ("model", "architecture", "layers", "parameters", "updates", "resolution", "set", "split")
+DEPTH_HEADER += ("psnr", "low", "high")
 CAVEAT = (
     "Intervals are bootstraps over test scenes that all subsets and systems meet with the same draws; how much another "
     "training seed, other rooms or more training would change a slope is not in them."
@@ -39,9 +39,8 @@ CAVEAT = (
 class Line:
     """One model at one resolution, judged on one split of one set after training on subsets of growing size.
 
-    scenes: training scenes; scores: mean PSNR [dB] with interval, one a subset; slope: dB per `FACTOR` times the
-    scenes by least squares, with the interval of a bootstrap over test scenes; level: the fit at one scene; drawn: the
-    slope of every resample, which lines judged on the same `images` met with the same draws.
+    scores: mean PSNR [dB], one a number of training `scenes`; slope: dB per `FACTOR` times the scenes, a least-squares
+    fit with the interval of a bootstrap over test scenes; level: the fit at one scene; drawn: the slope a resample.
     """
 
     model: str
@@ -62,7 +61,7 @@ class Line:
 
 
 def lines(evaluations: Sequence[Evaluation]) -> list[Line]:
-    """Return a line for every model, resolution, set and split that was trained on two subsets or more.
+    """Return a line a model trained on two subsets or more, resolution, set and split.
 
     Raises DataError when there is none, or when the subsets of a line were judged on different images.
     """
@@ -72,9 +71,8 @@ def lines(evaluations: Sequence[Evaluation]) -> list[Line]:
             groups.setdefault((item.dataset, item.model, item.resolution), []).append(item)
     ladders = [groups[key] for key in sorted(groups) if len({item.train_scenes for item in groups[key]}) > 1]
     if not ladders:
-        raise DataError(
-            "figure scaling: no model was trained on two subsets or more; name them as `subsets` in the study"
-        )
+        what = "no model was trained on two subsets or more; name them as `subsets` in the study"
+        raise DataError(f"figure scaling: {what}")
     return [
         _line(own, name, split)
         for own in ladders
@@ -94,7 +92,13 @@ def _line(own: Sequence[Evaluation], name: str, split: str) -> Line:
             raise DataError(f"{item.folder}: judged on other images than {own[0].folder}; run the evaluations again")
     values = np.array([[table[image] for image in images] for table in tables])  # subsets x images
     slope, level = fit(scenes, values.mean(axis=1))
-    drawn = _resampled(scenes, values, clusters([image[0] for image in images]))
+    labels = clusters([image[0] for image in images])
+    sums, counts = np.stack([np.bincount(labels, row) for row in values], axis=1), np.bincount(labels)
+    resamples = draws(len(counts), RESAMPLES, SEED)  # all subsets meet the same, so what they share cancels out
+    means = (resamples @ sums) / (resamples @ counts)[:, None]
+    places = np.log(scenes) / math.log(FACTOR)
+    centred = places - places.mean()
+    drawn = means @ centred / (centred @ centred)
     place = (own[0].model, own[0].resolution, name, split, tuple(item.subset for item in own))
     return Line(*place, scenes, scores, Score(slope, *bounds(drawn)), level, drawn, images)
 
@@ -103,19 +107,6 @@ def fit(scenes: Sequence[int], psnr: Float[np.ndarray, " subsets"]) -> tuple[flo
     """Return slope [dB per `FACTOR` times the scenes] and level [dB at one scene] of the least-squares line."""
     slope, level = np.polyfit(np.log(scenes) / math.log(FACTOR), psnr, 1)
     return float(slope), float(level)
-
-
-def _resampled(
-    scenes: Sequence[int], values: Float[np.ndarray, "subsets images"], labels: Float[np.ndarray, " images"]
-) -> Float[np.ndarray, " resamples"]:
-    """Return the slope of every resample; all subsets meet the same draws, so what they share cancels out."""
-    sums = np.stack([np.bincount(labels, row) for row in values], axis=1)
-    counts = np.bincount(labels)
-    drawn = draws(len(counts), RESAMPLES, SEED)
-    means = (drawn @ sums) / (drawn @ counts)[:, None]
-    places = np.log(scenes) / math.log(FACTOR)
-    centred = places - places.mean()
-    return means @ centred / (centred @ centred)
 
 
 def main_lines(results: Results) -> list[Line]:
@@ -128,22 +119,13 @@ def main_lines(results: Results) -> list[Line]:
 
 
 def scaling(results: Results) -> Figure:
-    """Draw a row a resolution: PSNR against training scenes for every set, then the slopes, ours and published.
-
-    Raises DataError when no model was trained on two subsets or more.
-    """
+    """Draw a row a resolution: PSNR against training scenes for every set, then the slopes, ours and published."""
     found, gains = main_lines(results), results.published("scaling_gain")
     sizes, sets = (list(dict.fromkeys(getattr(line, key) for line in found)) for key in ("resolution", "set"))
     most = max(sum(line.resolution == size for line in found) for size in sizes)
     height = max(3.0, 0.8 + 0.24 * (most + len(gains)))  # inches of a row, in which every slope has a line of its own
-    figure, axes = plt.subplots(
-        len(sizes),
-        len(sets) + 1,
-        figsize=(3.3 * len(sets) + 4.2, height * len(sizes) + 0.5),
-        squeeze=False,
-        layout="constrained",
-        width_ratios=[*(3.3 for _ in sets), 3.6],
-    )
+    shape = {"figsize": (3.3 * len(sets) + 4.2, height * len(sizes) + 0.5), "width_ratios": [*(3.3 for _ in sets), 3.6]}
+    figure, axes = plt.subplots(len(sizes), len(sets) + 1, squeeze=False, layout="constrained", **shape)
     for row, size in zip(axes, sizes, strict=True):
         own = [line for line in found if line.resolution == size]
         for axis, name in zip(row, sets, strict=False):
@@ -168,7 +150,6 @@ def _draw_set(axis: Axes, own: Sequence[Line]) -> None:
 
 
 def _draw_slopes(axis: Axes, own: Sequence[Line], rows: Sequence[PublishedRow]) -> None:
-    """Draw a line of the list a slope: ours with its interval on top, the published ones hollow below."""
     names = [f"{label(line.model)}, {title_of(line.set)}" for line in own]
     for place, line in enumerate(own):
         mean, low, high = line.slope
@@ -192,13 +173,15 @@ def _ranked(rows: Sequence[PublishedRow]) -> list[PublishedRow]:
 
 
 def scaling_table(results: Results) -> Table:
-    """Return PSNR by number of training scenes and the slope, a row a model, resolution and set; published below.
-
-    The records are of every split. Raises DataError when no model was trained on two subsets or more.
-    """
+    """Return PSNR by number of training scenes and the slope, published ones below; the records are of every split."""
     found, gains = main_lines(results), results.published("scaling_gain")
     scenes = sorted({count for line in found for count in line.scenes})
-    rows = [_our_row(line, scenes) for line in found]
+    rows = []
+    for line in found:
+        psnr = dict(zip(line.scenes, line.scores, strict=True))
+        texts = (Cell(f"{psnr[count].mean:.2f}") if count in psnr else Cell(NONE) for count in scenes)
+        head = (label(line.model), f"ours: {title_of(line.set)}, {line.resolution} px")
+        rows.append(Row(head, (*texts, difference_cell(line.slope, toned=False))))
     for one in gains:
         where = f"published: {one.dataset}, {one.resolution} px ({one.grade} source)"
         cells = (*(Cell(NONE) for _ in scenes), Cell(f"{one.psnr_gain_per_4x:+.2f}"))
@@ -221,19 +204,11 @@ def scaling_table(results: Results) -> Table:
     return Table((grid,), HEADER, records)
 
 
-def _our_row(line: Line, scenes: Sequence[int]) -> Row:
-    psnr = dict(zip(line.scenes, line.scores, strict=True))
-    cells = [Cell(f"{psnr[count].mean:.2f}") if count in psnr else Cell(NONE) for count in scenes]
-    where = f"ours: {title_of(line.set)}, {line.resolution} px"
-    return Row((label(line.model), where), (*cells, difference_cell(line.slope, toned=False)))
-
-
 @dataclass(frozen=True)
 class Pair:
-    """Two systems of which the published slope of the first is the larger.
+    """Two systems; the published slope of the first is larger by `published` [dB per four times the scenes].
 
-    published: by how much [dB per four times the scenes]; ours: our difference with its interval; verdict: agrees where
-    the interval lies above 0, disagrees where it lies below, undecided where it holds 0.
+    verdict: agrees where the interval of our difference lies above 0, disagrees below, undecided where it holds 0.
     """
 
     first: str
@@ -250,10 +225,7 @@ class Pair:
 
 
 def pairs(own: Sequence[Line], rows: Sequence[PublishedRow]) -> list[Pair]:
-    """Return every pair of lines with different published slopes, largest published difference first.
-
-    own: lines of one set, split and resolution; only those judged on the same images after the same subsets are paired.
-    """
+    """Return pairs with different published slopes, largest first, of lines of the same images, subsets and split."""
     gains = _gains(rows)
     known = sorted((line for line in own if line.model in gains), key=lambda line: -gains[line.model])
     found = []
@@ -270,9 +242,9 @@ def _gains(rows: Sequence[PublishedRow]) -> dict[str, float]:
 
 
 def orderings(found: Sequence[Line], rows: Sequence[PublishedRow]) -> list[str]:
-    """Return paragraphs: the published order, then for each set and resolution which pairs agree with it and which not.
+    """Return paragraphs: the published order, then which pairs agree with it on each set and resolution.
 
-    rows: published gains per four times the scenes; without two systems of ours among them there is nothing to say.
+    Without two of our systems among the published gains `rows` there is nothing to say.
     """
     if len({line.model for line in found} & _gains(rows).keys()) < 2:
         return []
@@ -308,3 +280,103 @@ def _our_order(own: Sequence[Line], found: Sequence[Pair]) -> str:
     groups = groupby(by_verdict, key=lambda pair: pair.verdict)
     listed = [f"{HEADS[name]}: {'; '.join(pair.text for pair in group)}." for name, group in groups]
     return f"{head}: {order}; {tally}. {' '.join(listed)}"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run: its architecture (registry name), layers over all stacks, updates it was trained for."""
+
+    evaluation: Evaluation
+    architecture: str
+    layers: int
+    steps: int
+
+
+def points(evaluations: Sequence[Evaluation]) -> list[Point]:
+    """Return the runs with known depth, shallow ones first; raises DataError when there are none."""
+    found = []
+    for item in evaluations:
+        model = item.config.get("model", {})
+        layers = sum(int(model.get(key, 0)) for key in STACKS)
+        if layers:
+            found.append(Point(item, str(model["name"]), layers, int(item.config["train"]["steps"])))
+    if not found:
+        raise DataError(f"figure depth: no evaluation in {evaluations[0].folder.parent} says how deep its model is")
+    return sorted(found, key=lambda point: (point.architecture, -point.steps, point.layers))
+
+
+def depth(results: Results) -> Figure:
+    """Draw PSNR on the split `full` against depth, a panel a set, and the published rows in one more panel."""
+    found = points(results.evaluations)
+    sets = _full_sets([point.evaluation for point in found])
+    rows = results.published("depth")
+    if not sets:
+        raise DataError(f"figure depth: split '{SPLIT}' was not evaluated; add it to eval.splits")
+    count = len(sets) + bool(rows)
+    figure, axes = plt.subplots(1, count, figsize=(3.6 * count, 3.2), squeeze=False, layout="constrained")
+    for axis, name in zip(axes[0], sets, strict=False):
+        _draw_depths(axis, found, name)
+    if rows:
+        _draw_published_depths(axes[0, -1], rows)
+    for axis in axes[0]:
+        axis.set_xlabel("Transformer layers")
+    axes[0, 0].set_ylabel("PSNR [dB]")
+    legend_below(figure, axes[0], 2)
+    return figure
+
+
+def _full_sets(evaluations: Sequence[Evaluation]) -> list[str]:
+    return [name for name, splits in sections(evaluations) if SPLIT in splits]
+
+
+def _draw_depths(axis: Axes, found: Sequence[Point], name: str) -> None:
+    for architecture, steps in dict.fromkeys((point.architecture, point.steps) for point in found):
+        own = [point for point in found if (point.architecture, point.steps) == (architecture, steps)]
+        drawn = [(point.layers, scores["psnr"]) for point in own if (scores := point.evaluation.scores(name, SPLIT))]
+        longest = max(point.steps for point in found if point.architecture == architecture)
+        look = {"marker": MARKERS.get(architecture, "o"), "markersize": 4.5, "elinewidth": 1}
+        look["markerfacecolor"] = colour(architecture) if steps == longest else "white"
+        look["label"] = f"{label(architecture)}, {steps} updates"
+        draw_scores(axis, drawn, architecture, **look)
+    best = [found[0].evaluation.scores(name, SPLIT, baseline) for baseline in BASELINES]
+    if any(best):
+        level = max(scores["psnr"].mean for scores in best if scores)
+        axis.axhline(level, color=colour("mean_context"), linestyle="--", label="Best trivial baseline")
+    axis.set_xticks(sorted({point.layers for point in found}))
+    sizes = dict.fromkeys(f"{point.evaluation.resolution} px" for point in found)
+    axis.set_title(f"{title_of(name).capitalize()}, {', '.join(sizes)}")
+
+
+def _draw_published_depths(axis: Axes, rows: Sequence[PublishedRow]) -> None:
+    for architecture in MARKERS:
+        kind = "encoder" if "encoder" in architecture else "decoder-only"
+        own = sorted((row.layers or 0, row.psnr or 0.0) for row in rows if kind in row.method)
+        (line,) = axis.plot([layers for layers, _ in own], [psnr for _, psnr in own], marker=MARKERS[architecture])
+        line.set(color=colour(architecture), markersize=4.5, linestyle="-" if kind == "decoder-only" else "none")
+    axis.set_xticks(sorted({row.layers for row in rows if row.layers}))
+    axis.set_title(f"Published: {rows[0].dataset}, {rows[0].resolution} px")
+
+
+def depth_table(results: Results) -> Table:
+    """Return depth, parameters and scores of every run, a column a set; published rows in a column of their own."""
+    found, sets = points(results.evaluations), _full_sets(results.evaluations)
+    rows, records = [], []
+    for point in found:
+        item, parameters = point.evaluation, point.evaluation.summary["parameters"]
+        head = (label(item.model), str(point.layers), f"{parameters:,}", str(point.steps), f"{item.resolution} px")
+        rows.append(Row(head, (*(score_cell(item.scores(name, SPLIT)) for name in sets), Cell(NONE))))
+        facts = (item.model, point.architecture, point.layers, parameters, point.steps, item.resolution)
+        own = [group for group in item.groups if group.model == item.model]
+        records += [[*facts, group.set, group.split, *group.scores["psnr"]] for group in own]
+    for one in results.published("depth"):
+        scores = Cell(f"{one.psnr:.2f}", f" / {one.ssim} / {one.lpips}")
+        head = (one.method, str(one.layers), NONE, NONE, f"{one.resolution} px")
+        rows.append(Row(head, (*(Cell(NONE) for _ in sets), scores), "published", 1))
+    notes = (
+        f"Cells: PSNR [dB] / SSIM / LPIPS / sharpness on split {SPLIT}, means over target images.",
+        "Published rows are without the last. Layers: of all stacks together.",
+        "Rows of other updates were trained by another recipe: compare within one.",
+    )
+    columns = (*map(title_of, sets), "published")
+    grid = Grid("Depth", ("Method", "Layers", "Parameters", "Updates", "Size"), columns, tuple(rows), notes)
+    return Table((grid,), DEPTH_HEADER, records)

@@ -1,7 +1,7 @@
 """What the figures share: one look, names and colours of models and baselines, bars and legends, byte-stable saving."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 
 from novelview.files import replacing
 
-INK = "#1f2933"
 MUTED = "#69747f"
 LOSS = "#b3372f"
 MODELS = {  # registry name, variant or baseline -> printed name and colour; without a colour: a spare one
@@ -50,47 +49,23 @@ BASELINES = ("nearest_context", "mean_context", "mean_colour")
 SWAPPED = "_swapped_pose"
 SPARE_COLOURS = ("#7b3fa0", "#1b8a8a", "#b0307f", "#4f7a1f")
 SPLITS = ("large", "medium", "small", "extrapolation", "full", "held_out")
-SETTINGS = {
-    "svg.hashsalt": "novelview",
-    "font.family": "DejaVu Sans",
-    "font.size": 9.0,
-    "axes.titlesize": 10.0,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e3e7eb",
-    "grid.linewidth": 0.6,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelsize": 8.0,
-    "ytick.labelsize": 8.0,
-    "legend.frameon": False,
-    "legend.fontsize": 8.0,
-}
+STYLE = Path(__file__).with_name("templates") / "house.mplstyle"
 Interval = tuple[float, float, float]  # mean, low, high
 
 
 def use_style() -> None:
-    """Start from matplotlib's defaults, whatever the user's own settings file says, and apply the house settings."""
+    """Start from matplotlib's defaults, whatever the user's own settings file says, and apply the house style."""
     plt.rcdefaults()
     matplotlib.use("Agg")
-    plt.rcParams.update(SETTINGS)  # type: ignore[arg-type]
+    plt.style.use(STYLE)
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write `stem`.svg and `stem`.png without dates or program versions, so equal data gives equal bytes."""
-    written = []
-    for suffix, metadata in ((".svg", {"Date": None, "Creator": None}), (".png", {"Software": None})):
-        path = stem.with_name(stem.name + suffix)
+    written = [stem.with_name(stem.name + suffix) for suffix in (".svg", ".png")]
+    for path, metadata in zip(written, ({"Date": None, "Creator": None}, {"Software": None}), strict=True):
         with replacing(path) as partial:
             figure.savefig(partial, dpi=200, metadata=metadata, bbox_inches="tight", pad_inches=0.08)
-        written.append(path)
     plt.close(figure)
     return written
 
@@ -146,8 +121,13 @@ def spaced(split: str) -> str:
     return split.replace("_", " ")
 
 
-def picture_axis(axis: Axes) -> None:
-    """Turn an axis into a bare frame for a picture."""
-    axis.set(xticks=[], yticks=[])
-    axis.grid(False)
-    axis.spines[:].set_visible(False)
+def picture_grid(rows: int, titles: Sequence[str], size: tuple[float, float], **look: Any) -> tuple[Figure, np.ndarray]:
+    """Return a figure of bare frames for pictures, a titled column each; look: keywords of `plt.subplots`."""
+    figure, axes = plt.subplots(rows, len(titles), figsize=size, squeeze=False, **look)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.grid(False)
+        axis.spines[:].set_visible(False)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=8, loc="center")
+    return figure, axes

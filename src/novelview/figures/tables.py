@@ -18,10 +18,7 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: its main number, what follows it in smaller print, whether it is the best of its block, and a tone.
-
-    tone: win, loss, tie or empty; the page colours it.
-    """
+    """One cell: main number, what follows in smaller print, best of its block or not; tone: win, loss, tie or empty."""
 
     text: str
     detail: str = ""
@@ -77,18 +74,14 @@ class Table:
 
     def write(self, stem: Path, title: str) -> list[Path]:
         """Write the grids to `stem`.md and .tex and the records to `stem`.csv; return the paths."""
-        texts = {".md": f"# {title}\n\n{to_markdown(self.grids)}", ".tex": to_latex(self.grids), ".csv": self.csv}
+        latex = "% needs \\usepackage{booktabs}\n" + "\n".join(map(_latex, self.grids))
+        lines = io.StringIO()
+        csv.writer(lines, lineterminator="\n").writerows([self.header, *self.records])
+        texts = {".md": f"# {title}\n\n{to_markdown(self.grids)}", ".tex": latex, ".csv": lines.getvalue()}
         paths = [stem.with_name(stem.name + suffix) for suffix in texts]
         for path, text in zip(paths, texts.values(), strict=True):
             write_text(path, text)
         return paths
-
-    @property
-    def csv(self) -> str:
-        """The records as CSV text with Unix line ends."""
-        stream = io.StringIO()
-        csv.writer(stream, lineterminator="\n").writerows([self.header, *self.records])
-        return stream.getvalue()
 
 
 def verdict(score: Score) -> str:
@@ -138,19 +131,14 @@ def difference_cell(score: Score, mark: str = "", toned: bool = True) -> Cell:
 
 def to_markdown(grids: Sequence[Grid]) -> str:
     """Return the grids as GitHub Markdown; the best of a column is bold."""
-    return "\n".join(_markdown(grid) for grid in grids)
-
-
-def _markdown(grid: Grid) -> str:
-    rule = [*("---" for _ in grid.head), *("---:" for _ in grid.columns)]
-    body = [[*row.head, *(f"**{cell.whole}**" if cell.best else cell.whole for cell in row.cells)] for row in grid.rows]
-    rows = [f"| {' | '.join(line)} |" for line in ([*grid.head, *grid.columns], rule, *body) if body]
-    return "\n".join([f"## {grid.title}", "", *rows, "", *(f"{note}  " for note in grid.notes), ""])
-
-
-def to_latex(grids: Sequence[Grid]) -> str:
-    """Return the grids as LaTeX `table` environments for the booktabs package."""
-    return "% needs \\usepackage{booktabs}\n" + "\n".join(_latex(grid) for grid in grids)
+    lines: list[str] = []
+    for grid in grids:
+        cells = [[f"**{cell.whole}**" if cell.best else cell.whole for cell in row.cells] for row in grid.rows]
+        rows = [[*row.head, *texts] for row, texts in zip(grid.rows, cells, strict=True)]
+        rule = [*("---" for _ in grid.head), *("---:" for _ in grid.columns)]
+        rows = [f"| {' | '.join(line)} |" for line in ([*grid.head, *grid.columns], rule, *rows) if rows]
+        lines += [f"## {grid.title}", "", *rows, "", *(f"{note}  " for note in grid.notes), ""]
+    return "\n".join(lines)
 
 
 def _latex(grid: Grid) -> str:
@@ -180,10 +168,9 @@ def escape_latex(text: str) -> str:
 
 def _html_row(row: Row) -> str:
     first, *rest = map(escape, row.head)
-    texts = "".join(f'<td class="text">{part}</td>' for part in rest)
-    return f'<th scope="row">{first}</th>{texts}{"".join(map(_html_cell, row.cells))}'
-
-
-def _html_cell(cell: Cell) -> str:
-    detail = f"<small>{escape(cell.detail.removeprefix(' /').strip())}</small>" if cell.detail else ""
-    return f'<td class="number {cell.tone}{" best" if cell.best else ""}">{escape(cell.text)}{detail}</td>'
+    parts = [f'<th scope="row">{first}</th>', *(f'<td class="text">{part}</td>' for part in rest)]
+    for cell in row.cells:
+        detail = f"<small>{escape(cell.detail.removeprefix(' /').strip())}</small>" if cell.detail else ""
+        best = " best" if cell.best else ""
+        parts.append(f'<td class="number {cell.tone}{best}">{escape(cell.text)}{detail}</td>')
+    return "".join(parts)

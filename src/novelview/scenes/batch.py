@@ -4,6 +4,7 @@ import mmap
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from novelview.cameras.camera import resize_crop_plan
-from novelview.cameras.poses import normalise_poses
+from novelview.cameras.poses import mean_frame
 from novelview.config.schema import ViewsConfig
 from novelview.errors import DataError
 from novelview.scenes.store import PackedStore
@@ -21,14 +22,11 @@ FrameKey = tuple[str, int]  # scene and frame number
 
 @dataclass
 class Views:
-    """Views of `b` scenes, `v` each.
+    """Views of `b` scenes, `v` each; cameras on a rendered path have neither images nor frame numbers.
 
-    images: [b v 3 h w], RGB in [0,1]; None for cameras without a picture (a rendered path).
-    c2w: [b v 4 4], OpenCV camera-to-world (x right, y down, z forward), normalised scene units.
-    intrinsics: [b v 4], fx fy cx cy in pixels of the image as fed to the model.
-    frame: [b v], frame number in the scene; None for cameras on a path.
-    points: [b v 3 h w], what a teacher says every pixel sees: points of a world that the views of a scene share, which
-    need not be that of c2w; None where no loss asks for them.
+    images: RGB in [0,1]. c2w: OpenCV camera-to-world (x right, y down, z forward), normalised scene units. intrinsics:
+    fx fy cx cy in pixels of the image as fed to the model. points: what a teacher says every pixel sees, in a world
+    that the views of a scene share, which need not be that of c2w; None where no loss asks for them.
     """
 
     images: Float[Tensor, "b v 3 h w"] | None
@@ -61,11 +59,10 @@ class Batch:
 
 @dataclass
 class Sample:
-    """Loaded views of one scene.
+    """Loaded views of one scene: RGB images, c2w normalised over them, fx fy cx cy in pixels.
 
-    images: [v 3 h w] uint8 RGB; c2w: [v 4 4] normalised over the views of the sample; intrinsics: [v 4] fx fy cx cy in
-    pixels of `images`; index: [v 2], frame number and row of the scene (or evaluation entry) in its set. points:
-    [v 3 h w] of a teacher (`novelview.scenes.pointmaps`), where a loss asks for them.
+    index: frame number, and row of the scene (or evaluation entry) in its set. points: a teacher's
+    (`novelview.scenes.pointmaps`), where a loss asks for them.
     """
 
     scene: str
@@ -75,18 +72,9 @@ class Sample:
     index: Int[Tensor, "v 2"]
     points: Float[Tensor, "v 3 h w"] | None = None
 
-    def take(self, positions: Sequence[int]) -> "Sample":
-        """Select views by position."""
-        rows = torch.as_tensor(positions)
-        points = None if self.points is None else self.points[rows]
-        return Sample(self.scene, self.images[rows], self.c2w[rows], self.intrinsics[rows], self.index[rows], points)
-
 
 class RawBatch(NamedTuple):
-    """A batch as it travels between processes and to the device: images stay uint8, contexts come first.
-
-    points: those of the context views alone.
-    """
+    """A batch as it travels to the device: images stay uint8, contexts come first, and only they have points."""
 
     scene: list[str]
     images: UInt8[Tensor, "b v 3 h w"]
@@ -112,38 +100,29 @@ def collate(samples: Sequence[Sample], contexts: int) -> RawBatch:
     first = samples[0]
     for sample in samples:
         if sample.images.shape != first.images.shape:
+            sizes = [f"{one.images.shape[-1]}x{one.images.shape[-2]}" for one in (first, sample)]
             raise DataError(
-                f"scenes {first.scene} and {sample.scene} give frames of {_size(first)} and {_size(sample)} pixels, "
+                f"scenes {first.scene} and {sample.scene} give frames of {' and '.join(sizes)} pixels, "
                 "which one batch cannot hold; set views.square_crop=true with views.portrait=fit, or a batch size of 1"
             )
+    rows = [(sample.images, sample.c2w, sample.intrinsics, sample.index[:, 0]) for sample in samples]
+    images, c2w, intrinsics, frame = (torch.stack(fields) for fields in zip(*rows, strict=True))
     points = [sample.points[:contexts] for sample in samples if sample.points is not None]
-    return RawBatch(
-        [sample.scene for sample in samples],
-        torch.stack([sample.images for sample in samples]),
-        torch.stack([sample.c2w for sample in samples]),
-        torch.stack([sample.intrinsics for sample in samples]),
-        torch.stack([sample.index[:, 0] for sample in samples]),
-        contexts,
-        torch.stack(points) if points else None,
-    )
-
-
-def _size(sample: Sample) -> str:
-    return f"{sample.images.shape[-1]}x{sample.images.shape[-2]}"
+    names = [sample.scene for sample in samples]
+    return RawBatch(names, images, c2w, intrinsics, frame, contexts, torch.stack(points) if points else None)
 
 
 class FrameCache:
-    """Resized frames of a store as uint8 tensors, of which up to `megabytes` stay in memory between epochs."""
+    """Resized frames of a store as uint8 tensors, of which up to `megabytes` stay in memory between epochs.
+
+    threads: number that decodes; with more than one the cache cannot travel to another process. shared: scenes whose
+    frames are kept in memory that forked processes share, all scenes of one frame size.
+    """
 
     def __init__(
         self, store: PackedStore, cfg: ViewsConfig, megabytes: int, threads: int = 1, shared: Sequence[str] = ()
     ) -> None:
-        """Decode with `threads` threads; more than one make the cache unfit for travelling to another process.
-
-        shared: scenes whose frames are kept in memory that forked processes share, all scenes of one frame size.
-        """
-        self.store, self.cfg = store, cfg
-        room = megabytes * 2**20
+        self.store, self.cfg, room = store, cfg, megabytes * 2**20
         self.memory: OwnFrames | SharedFrames = OwnFrames(room)
         if shared:
             plan = resize_crop_plan(*store.size(shared[0]), cfg)
@@ -153,32 +132,30 @@ class FrameCache:
 
     def frames(self, scene: str, numbers: Sequence[int]) -> list[UInt8[Tensor, "3 h w"]]:
         """Return frames of `scene`, resized and cropped for the network."""
+
+        def decode(number: int) -> UInt8[Tensor, "3 h w"]:
+            plan = resize_crop_plan(*self.store.size(scene, number), self.cfg)
+            return plan.image(self.store.image(scene, number))
+
         images: dict[int, Any] = {number: self.memory.find((scene, number)) for number in numbers}
         missing = [number for number, image in images.items() if image is None]
-        decode = self.pool.map if self.pool else map
-        for number, image in zip(missing, decode(lambda number: self._decoded(scene, number), missing), strict=True):
+        for number, image in zip(missing, (self.pool.map if self.pool else map)(decode, missing), strict=True):
             images[number] = image
             self.memory.keep((scene, number), image)
         return [images[number] for number in numbers]
-
-    def _decoded(self, scene: str, number: int) -> UInt8[Tensor, "3 h w"]:
-        plan = resize_crop_plan(*self.store.size(scene, number), self.cfg)
-        return plan.image(self.store.image(scene, number))
 
     def posed(self, scene: str, frames: Sequence[int]) -> tuple[Float[Tensor, "v 4 4"], Float[Tensor, "v 4"]]:
         """Return camera-to-world matrices, normalised over `frames` if so configured, and network-pixel intrinsics."""
         rows = torch.as_tensor(frames)
         c2w = self.store.c2w(scene)[rows]
         if self.cfg.pose_normalisation == "scene":
-            c2w = normalise_poses(c2w, self.cfg.scene_scale_factor)
-        relative = self.store.intrinsics(scene)[rows].double()
-        intrinsics = torch.empty(len(frames), 4)
-        sizes = [self.store.size(scene, frame) for frame in frames]
-        for size in set(sizes):
-            same = [number for number, other in enumerate(sizes) if other == size]
-            pixels = relative[same] * torch.tensor([size[1], size[0], size[1], size[0]])
-            intrinsics[same] = resize_crop_plan(*size, self.cfg).intrinsics(pixels).float()
-        return c2w, intrinsics
+            c2w = mean_frame(c2w, self.cfg.scene_scale_factor).transform(c2w)
+        lenses = []
+        for frame, relative in zip(frames, self.store.intrinsics(scene)[rows].double(), strict=True):
+            height, width = self.store.size(scene, frame)
+            pixels = relative * torch.tensor([width, height, width, height])
+            lenses.append(resize_crop_plan(height, width, self.cfg).intrinsics(pixels).float())
+        return c2w, torch.stack(lenses)
 
     def sample(self, scene: str, frames: Sequence[int], row: int, positions: Sequence[int] | None = None) -> Sample:
         """Load `frames` of `scene`; with `positions` only those of them, their poses still normalised over all."""
@@ -193,10 +170,9 @@ class FrameCache:
 
 
 class OwnFrames:
-    """Frames of this process, up to `room` bytes. None is ever evicted.
+    """Frames of this process, up to `room` bytes.
 
-    Epochs visit every scene once in random order, where replacing the least recently used frame would throw frames out
-    just before their next use.
+    None is ever evicted: in an epoch's random order, the least recently used frames would be among the next to be used.
     """
 
     def __init__(self, room: int) -> None:
@@ -217,19 +193,14 @@ class OwnFrames:
 class SharedFrames:
     """Frames of one size in memory that processes forked from this one share: each is decoded once for all of them.
 
-    scenes: (name, number of frames) in the order in which places are given out, up to `room` bytes; frames without a
-    place or of another size are not kept. Pages are taken from the system as they are filled. Two processes that decode
-    the same frame at once write the same bytes, and a frame is marked as there only after it has been written.
+    scenes: (name, number of frames) in the order in which places are given out, up to `room` bytes. Pages are taken
+    from the system as they are filled. Two processes that decode the same frame at once write the same bytes.
     """
 
     def __init__(self, scenes: Sequence[tuple[str, int]], height: int, width: int, room: int) -> None:
-        self.shape = (3, height, width)
-        size = 3 * height * width
-        self.first: dict[str, int] = {}
-        total = 0
-        for name, count in scenes:
-            self.first[name] = total
-            total += count
+        self.shape, size = (3, height, width), 3 * height * width
+        *starts, total = accumulate((count for _, count in scenes), initial=0)
+        self.first = {name: start for (name, _), start in zip(scenes, starts, strict=True)}
         self.places = min(room // size, total)
         # Anonymous and shared; /dev/shm, which containers keep small, is not involved.
         memory, marks = (mmap.mmap(-1, max(count, 1)) for count in (self.places * size, self.places))
@@ -242,13 +213,12 @@ class SharedFrames:
         return self.pixels[place] if place is not None and self.there[place] else None
 
     def keep(self, key: FrameKey, image: UInt8[Tensor, "3 h w"]) -> None:
-        """Keep a frame that has a place."""
+        """Keep a frame that has a place and the planned size."""
         place = self._place(key)
         if place is not None and image.shape == self.shape:
             self.pixels[place] = image
-            self.there[place] = 1
+            self.there[place] = 1  # only after the frame has been written
 
     def _place(self, key: FrameKey) -> int | None:
-        first = self.first.get(key[0])
-        place = self.places if first is None else first + key[1]
+        place = self.first.get(key[0], self.places) + key[1]
         return place if place < self.places else None

@@ -26,10 +26,9 @@ ADVICE = "delete it and fetch or make it again"
 class ChunkScene:
     """One scene as a chunk holds it; frame i is row i of everything.
 
-    key: scene id (16 hex digits in RE10K); url: where the video came from, may be empty.
-    timestamps: int64 [N], microseconds.
-    cameras: float32 [N,18] = fx/W fy/H cx/W cy/H 0 0, then the 3x4 world-to-camera matrix, row-major, OpenCV axes.
-    images: N undecoded JPEGs, bytes or uint8 tensors [length].
+    key: scene id (16 hex digits in RE10K); url: the video's, may be empty; timestamps: int64 [microseconds]; cameras:
+    float32, fx/W fy/H cx/W cy/H 0 0, then the 3x4 world-to-camera matrix, row-major, OpenCV axes; images: undecoded
+    JPEGs, bytes or uint8 tensors [length].
     """
 
     key: str
@@ -52,22 +51,8 @@ def read_chunk(path: Path | str) -> list[ChunkScene]:
 
     Raises DataError, one line naming file, scene and field, for anything that is missing, damaged or hostile.
     """
-    content = _load(Path(path))
-    if not isinstance(content, list) or not content:
-        raise DataError(f"{path}: holds no list of scenes; {ADVICE}")
-    scenes = [_scene(path, number, entry) for number, entry in enumerate(content)]
-    seen: set[str] = set()
-    for scene in scenes:
-        if scene.key in seen:
-            raise DataError(f"{path}: scene {scene.key} appears twice; {ADVICE}")
-        seen.add(scene.key)
-    return scenes
-
-
-def _load(path: Path) -> Any:
     try:
-        zipped = _is_zip(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except DataError:
         raise
     except FileNotFoundError:
@@ -76,9 +61,16 @@ def _load(path: Path) -> Any:
     except Exception as error:
         reason = " ".join(str(error).split())[:120] or "no reason given"
         raise DataError(f"{path}: not a readable chunk ({type(error).__name__}: {reason}); {ADVICE}") from None
+    if not isinstance(content, list) or not content:
+        raise DataError(f"{path}: holds no list of scenes; {ADVICE}")
+    scenes = [_scene(path, number, entry) for number, entry in enumerate(content)]
+    for key, count in Counter(scene.key for scene in scenes).items():
+        if count > 1:
+            raise DataError(f"{path}: scene {key} appears twice; {ADVICE}")
+    return scenes
 
 
-def _is_zip(path: Path) -> bool:
+def _is_zip(path: Path | str) -> bool:
     """Tell the zip format from the older one, refusing archives that unpack to more than they weigh."""
     with open(path, "rb") as stream:
         if stream.read(4) != b"PK\x03\x04":
@@ -87,18 +79,17 @@ def _is_zip(path: Path) -> bool:
         entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise DataError(f"{path}: holds compressed records, which chunks never do; {ADVICE}")
-    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+    if sum(entry.file_size for entry in entries) > Path(path).stat().st_size:
         raise DataError(f"{path}: its records claim more bytes than the file has; {ADVICE}")
     return True
 
 
 def recorded_checksums(path: Path | str) -> frozenset[int] | None:
-    """Return the CRC-32s in the archive's directory; None for old files and files saved without checksums.
+    """Return the CRC-32s in the archive's directory, which torch.load never compares, but the packer does.
 
-    torch.load never compares them; the packer does, so that a byte changed on the way is found.
-    Raises DataError when the pickle itself does not fit its checksum.
+    None for old files and files saved without checksums. Raises DataError when the pickle does not fit its own.
     """
-    if not _is_zip(Path(path)):
+    if not _is_zip(path):
         return None
     with zipfile.ZipFile(path) as archive:
         known = frozenset(entry.CRC for entry in archive.infolist())
@@ -127,9 +118,17 @@ def _scene(path: Path | str, number: int, entry: Any) -> ChunkScene:
     for frame, image in enumerate(images):
         if not _plain(image, torch.uint8, 1):
             raise DataError(f"{where}: frame {frame} is no uint8 vector; {ADVICE}")
-    scene = ChunkScene(key, url if isinstance(url, str) else "", entry["timestamps"], entry["cameras"], images)
-    _check_cameras(where, scene)
-    return scene
+    frames, timestamps, cameras = len(images), entry["timestamps"], entry["cameras"]
+    if timestamps.shape != (frames,) or cameras.shape != (frames, 18):
+        shapes = f"timestamps {list(timestamps.shape)}, cameras {list(cameras.shape)}"
+        raise DataError(f"{where}: {frames} images but {shapes}, wanted [{frames}] and [{frames}, 18]; {ADVICE}")
+    rotation = cameras.double()[:, 6:].reshape(-1, 3, 4)[:, :, :3]
+    usable = cameras.isfinite().all(1) & (cameras[:, :2] > 0).all(1)
+    usable &= torch.linalg.det(rotation.nan_to_num(0.0, 0.0, 0.0)).abs() > 1e-6
+    if not usable.all():
+        frame = int((~usable).nonzero()[0])
+        raise DataError(f"{where}: camera of frame {frame} is not finite or not invertible; {ADVICE}")
+    return ChunkScene(key, url if isinstance(url, str) else "", timestamps, cameras, images)
 
 
 def _plain(value: Any, dtype: torch.dtype, dims: int) -> bool:
@@ -138,20 +137,6 @@ def _plain(value: Any, dtype: torch.dtype, dims: int) -> bool:
         return False
     ordinary = value.is_contiguous() and not (value.requires_grad or value.is_neg())
     return ordinary and value.dtype == dtype and value.dim() == dims
-
-
-def _check_cameras(where: str, scene: ChunkScene) -> None:
-    frames = len(scene.images)
-    if scene.timestamps.shape != (frames,) or scene.cameras.shape != (frames, 18):
-        shapes = f"timestamps {list(scene.timestamps.shape)}, cameras {list(scene.cameras.shape)}"
-        raise DataError(f"{where}: {frames} images but {shapes}, wanted [{frames}] and [{frames}, 18]; {ADVICE}")
-    cameras = scene.cameras.double()
-    rotation = cameras[:, 6:].reshape(-1, 3, 4)[:, :, :3]
-    usable = cameras.isfinite().all(1) & (cameras[:, :2] > 0).all(1)
-    usable &= torch.linalg.det(rotation.nan_to_num(0.0, 0.0, 0.0)).abs() > 1e-6
-    if not usable.all():
-        frame = int((~usable).nonzero()[0])
-        raise DataError(f"{where}: camera of frame {frame} is not finite or not invertible; {ADVICE}")
 
 
 def write_chunk(path: Path | str, scenes: Iterable[ChunkScene]) -> None:
@@ -179,53 +164,32 @@ def _bytes_tensor(image: Any) -> Tensor:
     return image if image.untyped_storage().nbytes() == image.numel() else image.clone()
 
 
-def write_index(folder: Path | str) -> dict[str, str]:
-    """Read every chunk of a split folder and write its index.json, scene key -> chunk file name; returns it."""
-    index: dict[str, str] = {}
-    for path in chunk_files(folder):
-        for scene in read_chunk(path):
-            _note(index, scene.key, path.name, folder)
-    write_json(Path(folder) / "index.json", index)
-    return index
-
-
-def _note(index: dict[str, str], key: str, name: str, folder: Path | str) -> None:
-    if key in index:
-        raise DataError(f"{folder}: scene {key} is in both {index[key]} and {name}; remove one of them")
-    index[key] = name
-
-
 class ChunkWriter:
     """Writes scenes to `folder` as 000000.torch, 000001.torch, ... and index.json at the end.
 
-    A chunk is closed as soon as its JPEG bytes reach `chunk_bytes` (upstream: 1e8). Used as a context manager;
-    when the body raises, no index is written.
+    A chunk is closed as soon as its JPEG bytes reach `chunk_bytes` (upstream: 1e8). A context manager: the last chunk
+    and index.json (scene key -> chunk file name) are written at its end, unless the body raises.
     """
 
     def __init__(self, folder: Path | str, chunk_bytes: int = RE10K_CHUNK_BYTES) -> None:
         """Start with chunk 000000 in `folder`, which is made when absent."""
-        self.folder = Path(folder)
-        self.chunk_bytes = chunk_bytes
+        self.folder, self.chunk_bytes = Path(folder), chunk_bytes
         self.index: dict[str, str] = {}
         self._pending: list[ChunkScene] = []
-        self._bytes = 0
-        self._chunks = 0
+        self._bytes = self._chunks = 0
 
     def add(self, scene: ChunkScene) -> None:
         """Append a scene; raises DataError for a key already written."""
         if not KEY.fullmatch(scene.key):
             raise DataError(f"{self.folder}: scene key '{scene.key}' has characters other than letters, digits, . _ -")
-        _note(self.index, scene.key, self._name(), self.folder)
+        name, known = self._name(), self.index.get(scene.key)
+        if known:
+            raise DataError(f"{self.folder}: scene {scene.key} is in both {known} and {name}; remove one of them")
+        self.index[scene.key] = name
         self._pending.append(scene)
         self._bytes += sum(len(image) for image in scene.images)
         if self._bytes >= self.chunk_bytes:
             self._flush()
-
-    def close(self) -> None:
-        """Write the last chunk and index.json."""
-        if self._pending:
-            self._flush()
-        write_json(self.folder / "index.json", self.index)
 
     def _name(self) -> str:
         return f"{self._chunks:06d}.torch"
@@ -240,17 +204,18 @@ class ChunkWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self.close()
+            if self._pending:
+                self._flush()
+            write_json(self.folder / "index.json", self.index)
 
 
 @dataclass(frozen=True)
 class RawData:
     """A data set as stage `download` or `poses` left it.
 
-    folder: has manifest.json; root: has the chunks, another folder where they stayed where they were found. chunks:
-    split -> chunk files in order; checksums: `{split}/{name}` -> SHA-256; unposed: scene -> frames that were left
-    without a camera, whose pictures are empty; depth_range: z depths, 1st and 99th percentile, of what photographs
-    see, where the import knows points.
+    folder: has manifest.json; root: has the chunks, elsewhere if they stayed where they were found. chunks: split ->
+    files in order; checksums: `{split}/{name}` -> SHA-256; unposed: scene -> frames left without camera and picture;
+    depth_range: z depths, 1st and 99th percentile, of what photographs see, where the import knows points.
     """
 
     folder: Path
@@ -290,29 +255,23 @@ def read_raw(folder: Path) -> RawData:
 
 
 def check_counts(index: Mapping[str, str], published: Mapping[str, Sequence[int]], where: str) -> None:
-    """Raise DataError when a training subset has other chunks or scenes than published.
+    """Raise DataError when a training subset (`novelview.scenes.store.subset_scenes`) has not the published counts.
 
-    Subsets are the first chunks in name order (`novelview.scenes.store.subset_scenes`); published are 1,202, 4,121,
-    16,449 and 66,033 scenes of RealEstate10K.
-    index: scene -> chunk file, as in a split's index.json; published: subset -> (chunks, scenes).
+    index: scene -> chunk file, as in a split's index.json; published: subset -> (chunks, scenes), of RealEstate10K
+    1,202, 4,121, 16,449 and 66,033 scenes. The message names another simple rule that would give the scenes, if any.
     """
     scenes = Counter(index.values())
     chunks = sorted(scenes)
     for name, (wanted_chunks, wanted_scenes) in published.items():
-        count = len(chunks) // SUBSETS[name]
+        step = SUBSETS[name]
+        count = len(chunks) // step
         found = sum(scenes[chunk] for chunk in chunks[:count])
         if (count, found) != (wanted_chunks, wanted_scenes):
-            other = _other_rule(scenes, chunks, name, wanted_scenes)
+            rules = {"the last chunks": chunks[len(chunks) - count :], f"every {step}th chunk": chunks[::step][:count]}
+            fitting = [rule for rule, kept in rules.items() if sum(scenes[chunk] for chunk in kept) == wanted_scenes]
+            other = f" ({fitting[0]} would have them)" if fitting else ""
             raise DataError(
                 f"{where}: subset {name} has {count:,} chunks with {found:,} scenes, published are "
                 f"{wanted_chunks:,} with {wanted_scenes:,}{other}; fetch the whole data set, or set "
                 f"source.allow_partial=true to go on with this copy"
             )
-
-
-def _other_rule(scenes: Mapping[str, int], chunks: list[str], name: str, wanted: int) -> str:
-    """Say which other simple choice of as many chunks has the published number of scenes, if one has."""
-    count, step = len(chunks) // SUBSETS[name], SUBSETS[name]
-    choices = {"the last chunks": chunks[len(chunks) - count :], f"every {step}th chunk": chunks[::step][:count]}
-    fitting = [words for words, chosen in choices.items() if sum(scenes[chunk] for chunk in chosen) == wanted]
-    return f" ({fitting[0]} would have them)" if fitting else ""

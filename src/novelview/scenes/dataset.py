@@ -11,29 +11,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from novelview.config.schema import AugmentConfig, ViewsConfig
 from novelview.errors import ConfigError, DataError, NovelviewError
+from novelview.scenes import samplers
 from novelview.scenes.batch import Batch, FrameCache, RawBatch, Sample, collate
 from novelview.scenes.pointmaps import Pointmaps
-from novelview.scenes.samplers import (
-    BOUNDED,
-    Moment,
-    bounded_views,
-    contexts_at,
-    fewest_frames,
-    long_enough,
-    random_views,
-    select_targets,
-    select_views,
-)
+from novelview.scenes.samplers import BOUNDED
 from novelview.scenes.store import PackedStore, sound_frames
 from novelview.scenes.views import EvalEntry
 
 DRAWS = 100  # draws of a scene's views that may meet a damaged frame before another scene is taken
 PREFETCH = 4  # batches a worker prepares ahead
-SHARED = Path("/dev/shm")  # where batches travel from worker to trainer
 log = logging.getLogger(__name__)
 
 
@@ -49,9 +40,8 @@ class Draw:
 class TrainSet:
     """Random samples of a packed store's scenes (specs/uplvsm.md section 9).
 
-    Every sample is a function of `seed` and its position in the endless stream of epochs alone, so a run can start
-    anywhere without replaying what came before. Raises ConfigError when no scene is long enough for the sampler,
-    DataError when the store is empty.
+    Every sample is a function of `seed` and its position in the endless stream of epochs alone: a run starts anywhere.
+    Raises ConfigError when no scene is long enough for the sampler, DataError when the store is empty.
     """
 
     def __init__(
@@ -73,31 +63,26 @@ class TrainSet:
         self.store, self.cfg, self.seed, self.accum, self.pointmaps = store, cfg, seed, accum, pointmaps
         self.scenes = list(store.scenes if scenes is None else scenes)
         self.cache = FrameCache(store, cfg, cache_mb, threads, self.scenes if shared else ())
-        self.long = [row for row, scene in enumerate(self.scenes) if self._usable(scene)]
+        sizes = [(store.frames(scene), len(store.bad(scene))) for scene in self.scenes]
+        self.long = [row for row, size in enumerate(sizes) if samplers.long_enough(*size, cfg)]
         self._order: tuple[int, list[int]] = (-1, [])
         self._check()
 
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def _usable(self, scene: str) -> bool:
-        frames = self.store.frames(scene)
-        if not long_enough(frames, self.cfg):
-            return False
-        return self.cfg.sampler in BOUNDED or frames - len(self.store.bad(scene)) >= self.cfg.num_views
-
     def _check(self) -> None:
         if not self.scenes:
             raise DataError("the training set has no scenes; run the preprocess stage on a data set with train scenes")
+        if self.long and self.cfg.sampler == "interval":  # refuses intervals that cannot hold the views
+            samplers.select_views(self.store.frames(self.scenes[self.long[0]]), random.Random(0), self.cfg)
         if self.long:
-            if self.cfg.sampler == "interval":  # refuses intervals that cannot hold the views
-                select_views(self.store.frames(self.scenes[self.long[0]]), random.Random(0), self.cfg)
             return
         longest = max(self.store.frames(scene) for scene in self.scenes)
         if self.cfg.sampler in BOUNDED:
             raise ConfigError(
                 f"views.min_frame_dist={self.cfg.min_frame_dist}: sampler {self.cfg.sampler} needs scenes of "
-                f"{fewest_frames(self.cfg)} frames, the longest of {len(self.scenes)} has {longest}; lower it"
+                f"{samplers.fewest_frames(self.cfg)} frames, the longest of {len(self.scenes)} has {longest}; lower it"
             )
         few = longest < self.cfg.num_views or self.cfg.sampler == "random"
         key, limit = ("num_views", longest) if few else ("min_frame_dist", longest - 2)
@@ -106,82 +91,75 @@ class TrainSet:
             f"the longest has {longest} frames; lower views.{key} to {limit} or less"
         )
 
-    def draw(self, row: int, rng: random.Random, moment: Moment | None = None) -> Draw:
-        """Draw views and targets of scene `row`, or of a uniformly random other scene when it cannot serve them."""
+    def draw(self, row: int, rng: random.Random, step: int = 0, contexts: int = 0) -> Draw:
+        """Draw views and targets of scene `row`, or of a uniformly random other scene when it cannot serve them.
+
+        step: that of the training, 0-based; contexts: number of context views, 0 for `num_context`.
+        """
         for _ in range(DRAWS + 1):
-            drawn = self._draw(row, rng, moment or Moment(0, self.cfg.num_context))
+            drawn = self._draw(row, rng, step, contexts or self.cfg.num_context)
             if drawn is not None:
                 return drawn
             row = rng.choice(self.long)
         raise DataError("hardly any interval of the training scenes is free of damaged frames; mend the data set")
 
-    def _draw(self, row: int, rng: random.Random, moment: Moment) -> Draw | None:
+    def _draw(self, row: int, rng: random.Random, step: int, contexts: int) -> Draw | None:
         cfg, scene = self.cfg, self.scenes[row]
-        if cfg.sampler == "random":
-            frames = random_views(sound_frames(self.store, scene), rng, cfg)
-            return None if frames is None else Draw(row, frames, select_targets(rng, cfg))
         bad = self.store.bad(scene)
         for _ in range(DRAWS):
-            if cfg.sampler in BOUNDED:
-                picked = bounded_views(self.store.c2w(scene), rng, cfg, moment)
-                frames = None if picked is None else [*picked.context, *picked.target]
+            if cfg.sampler == "random":
+                frames = samplers.random_views(sound_frames(self.store, scene), rng, cfg)
+            elif cfg.sampler in BOUNDED:
+                frames = samplers.bounded_views(self.store.c2w(scene), rng, cfg, step, contexts)
             else:
-                frames = select_views(self.store.frames(scene), rng, cfg)
+                frames = samplers.select_views(self.store.frames(scene), rng, cfg)
             if frames is None:
                 return None
             if not bad.intersection(frames):
-                others = list(range(moment.contexts, len(frames)))
-                return Draw(row, frames, others if cfg.sampler in BOUNDED else select_targets(rng, cfg))
+                others = list(range(contexts, len(frames)))
+                return Draw(row, frames, others if cfg.sampler in BOUNDED else samplers.select_targets(rng, cfg))
         return None
-
-    def item(self, row: int, rng: random.Random) -> Sample:
-        """Load all views drawn for scene `row`: the two ends of the interval first, then the views between."""
-        draw = self.draw(row, rng)
-        return self.cache.sample(self.scenes[draw.row], draw.frames, draw.row)
 
     def sample_at(self, position: int, group: int) -> Sample:
         """Return the sample at `position` of the stream: contexts first, then targets, augmented.
 
-        `group` scenes are consumed together (processes times batch size); an epoch visits the scenes in a fresh
-        random order and drops those left over after the last whole group.
+        group: processes times batch size. An epoch visits the scenes in a fresh random order, in whole groups.
         """
-        usable = len(self) // group * group or len(self)
-        epoch, place = divmod(position, usable)
-        rng = random.Random(f"{self.seed}/{position}")
-        number = position // group
-        contexts = contexts_at(number, self.seed, self.cfg)
-        draw = self.draw(self._epoch(epoch)[place], rng, Moment(number // self.accum, contexts))
-        positions = [*range(contexts), *draw.targets]
-        sample = self.cache.sample(self.scenes[draw.row], draw.frames, draw.row, positions)
-        if self.pointmaps is not None:
-            points = self.pointmaps.points(sample.scene, sample.index[:, 0].tolist())
-            sample = replace(sample, points=points)
-        return augment(sample, self.cfg.augment, contexts, rng)
-
-    def _epoch(self, epoch: int) -> list[int]:
+        epoch, place = divmod(position, len(self) // group * group or len(self))
+        rng, number = random.Random(f"{self.seed}/{position}"), position // group
+        contexts = samplers.contexts_at(number, self.seed, self.cfg)
         if self._order[0] != epoch:
             generator = torch.Generator().manual_seed(self.seed + epoch)
             self._order = (epoch, torch.randperm(len(self), generator=generator).tolist())
-        return self._order[1]
+        draw = self.draw(self._order[1][place], rng, number // self.accum, contexts)
+        positions = [*range(contexts), *draw.targets]
+        sample = self.cache.sample(self.scenes[draw.row], draw.frames, draw.row, positions)
+        if self.pointmaps is not None:
+            sample = replace(sample, points=self.pointmaps.points(sample.scene, sample.index[:, 0].tolist()))
+        return augment(sample, self.cfg.augment, contexts, rng)
 
     def batch(self, number: int, batch_size: int, rank: int = 0, world: int = 1) -> RawBatch:
         """Return micro-batch `number` of process `rank` of `world`, as a round-robin share of the stream."""
         group = batch_size * world
         places = range(number * group + rank, (number + 1) * group, world)
-        return collate([self.sample_at(place, group) for place in places], contexts_at(number, self.seed, self.cfg))
+        return collate(
+            [self.sample_at(place, group) for place in places], samplers.contexts_at(number, self.seed, self.cfg)
+        )
 
 
 def augment(sample: Sample, cfg: AugmentConfig, contexts: int, rng: random.Random) -> Sample:
-    """Apply the augmentations switched on in `cfg` to all views alike (demo_budget.md section 5).
+    """Apply the augmentations switched on in `cfg` (published: none) to all views alike (demo_budget.md section 5).
 
-    None is on as published. `rng` is asked only for those that are on, so others leave no trace.
+    `rng` is asked only for those that are on, so others leave no trace.
     """
     if cfg.mirror and rng.random() < 0.5:
         sample = mirror(sample)
     if cfg.channels:
         sample = replace(sample, images=sample.images[:, rng.sample(range(3), 3)])
     if cfg.swap_context and rng.random() < 0.5:
-        sample = sample.take([*reversed(range(contexts)), *range(contexts, len(sample.images))])
+        order = [*reversed(range(contexts)), *range(contexts, len(sample.images))]
+        fields = {name: value[order] for name, value in vars(sample).items() if isinstance(value, Tensor)}
+        sample = replace(sample, **fields)
     return sample
 
 
@@ -214,11 +192,7 @@ class EvalSet:
         return self.cache.sample(entry.scene, [*entry.context, *entry.target], number)
 
     def groups(self, batch_size: int, rank: int = 0, world: int = 1) -> list[list[int]]:
-        """Return the entry numbers of every batch of process `rank`.
-
-        Entries go to processes in turn, without padding; only entries of equal view counts and frame size share a
-        batch.
-        """
+        """Return the entry numbers of every batch of process `rank`, each of equal view counts and frame size."""
         shapes: dict[tuple[int, ...], list[int]] = {}
         for number in range(rank, len(self), world):
             entry = self.entries[number]
@@ -237,8 +211,8 @@ class EvalSet:
             yield numbers, collate([self.item(number) for number in numbers], contexts).to_batch(device)
 
 
-def workers_that_fit(workers: int, batch_bytes: int, folder: Path = SHARED) -> int:
-    """Return `workers`, or 0 with a warning where their batches do not fit the memory they travel through.
+def workers_that_fit(workers: int, batch_bytes: int, folder: Path = Path("/dev/shm")) -> int:
+    """Return `workers`, or 0 with a warning where their batches do not fit the shared memory they travel through.
 
     Containers often have 64 MB of it, and a worker that finds it full is killed by a bus error without a word.
     """
@@ -255,23 +229,19 @@ def workers_that_fit(workers: int, batch_bytes: int, folder: Path = SHARED) -> i
     return 0
 
 
+@dataclass(eq=False)
 class TrainLoader(Dataset[RawBatch | NovelviewError]):
     """Batches of process `rank` of `world` on `device`, prepared by `workers` processes (0: this one).
 
     A batch depends on the set's seed, its number, `rank`, `world` and `batch_size` alone, never on `workers`.
     """
 
-    def __init__(
-        self,
-        data: TrainSet,
-        batch_size: int,
-        rank: int = 0,
-        world: int = 1,
-        device: torch.device | str = "cpu",
-        workers: int = 0,
-    ) -> None:
-        self.data, self.batch_size, self.rank, self.world = data, batch_size, rank, world
-        self.device, self.workers = torch.device(device), workers
+    data: TrainSet
+    batch_size: int
+    rank: int = 0
+    world: int = 1
+    device: torch.device | str = "cpu"
+    workers: int = 0
 
     def __getitem__(self, number: int) -> RawBatch | NovelviewError:
         """Return a micro-batch; errors are values here, since worker processes would wrap them in tracebacks."""
@@ -282,21 +252,20 @@ class TrainLoader(Dataset[RawBatch | NovelviewError]):
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Yield micro-batches number `start` to `stop` - 1; raises DataError when frames cannot be read."""
-        numbers = range(start, stop)
-        for raw in self._ahead(numbers) if self.workers else map(self.__getitem__, numbers):
+        found = map(self.__getitem__, range(start, stop))
+        if self.workers:
+            found = DataLoader(
+                self,
+                batch_size=None,
+                sampler=range(start, stop),
+                num_workers=self.workers,
+                multiprocessing_context="fork",  # so that the workers share the set's frames
+                prefetch_factor=PREFETCH,
+                pin_memory=torch.device(self.device).type == "cuda",
+                worker_init_fn=lambda _: torch.set_num_threads(1),
+                generator=torch.Generator(),  # the loader must not draw from the generator that training saves
+            )
+        for raw in found:
             if isinstance(raw, NovelviewError):
                 raise raw
             yield raw.to_batch(self.device)
-
-    def _ahead(self, numbers: range) -> DataLoader[RawBatch | NovelviewError]:
-        return DataLoader(
-            self,
-            batch_size=None,
-            sampler=numbers,
-            num_workers=self.workers,
-            multiprocessing_context="fork",  # so that the workers share the set's frames
-            prefetch_factor=PREFETCH,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=lambda _: torch.set_num_threads(1),
-            generator=torch.Generator(),  # the loader must not draw from the generator that training saves
-        )

@@ -1,7 +1,7 @@
 """Chunks to the packed store: in parallel, resumable chunk by chunk, the frames' bytes untouched.
 
-Every chunk becomes one shard and one record in `parts/`, whichever process makes it and in whichever order; the
-index is merged from the records in the chunks' order, so the result does not depend on workers or interruptions.
+Every chunk becomes one shard and one record in `parts/`; the index is merged from the records in the chunks' order,
+so the result does not depend on workers or interruptions.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from tqdm import tqdm
 from novelview.config.schema import PackConfig
 from novelview.errors import DataError
 from novelview.files import MANIFEST, file_entry, locating, replacing, sha256, write_json
-from novelview.scenes.chunks import ChunkScene, read_chunk, recorded_checksums
+from novelview.scenes.chunks import read_chunk, recorded_checksums
 from novelview.scenes.store import FORMAT, INDEX, Columns, join_words, map_columns, split_words, write_columns
 from novelview.timebox import TimeBox
 
@@ -91,48 +91,40 @@ def pack_chunks(
 ) -> dict[str, Any]:
     """Pack the chunks of every split into `out_dir`/{split}/ and write its manifest.json last; returns the manifest.
 
-    chunk_files: split name -> chunks in order. workers: processes; 0 packs in this one.
-    checksums: expected SHA-256 by "{split}/{chunk name}", from the download's manifest.
-    unposed: scene -> frames that stage `poses` emptied: they are marked as damaged ones are, and not held against it.
-    depth_range: nearest and farthest depth in the scenes, where known, for the manifest.
-    Chunks finished by an interrupted run are verified and kept. Raises DataError when a scene is in two chunks of a
-    split, or when more frames or chunks are damaged than `cfg` allows; everything else is packed first, so a second
-    run with a higher allowance only writes the index. Raises BoxEnded when the time of `box` is over, after one chunk.
+    chunk_files: split -> chunks in order. workers: processes; 0 packs in this one. checksums: expected SHA-256 by
+    "{split}/{chunk name}". unposed: scene -> frames that stage `poses` emptied: they are marked as damaged ones are,
+    and not held against it. depth_range: nearest and farthest depth in the scenes, for the manifest.
+    Chunks finished by an interrupted run are verified and kept. Raises DataError, after packing all else, when a scene
+    is in two chunks of a split or more is damaged than `cfg` allows: a second run with a higher allowance only writes
+    the index. Raises BoxEnded when the time of `box` is over, after one chunk.
     """
     out = Path(out_dir)
     (out / MANIFEST).unlink(missing_ok=True)
     for name in chunk_files:
-        _sweep(out / name)
+        (out / name / "parts").mkdir(parents=True, exist_ok=True)
+        for stale in (out / name).rglob(".*.partial*"):  # what a killed run left half-written
+            stale.unlink(missing_ok=True)
     sums = checksums or {}
     chunks = [
         Chunk(name, Path(path), out / name, sums.get(f"{name}/{Path(path).name}"))
         for name, files in chunk_files.items()
         for path in files
     ]
-    results = _run(chunks, workers, progress, unposed or {}, box or TimeBox())
-    parts: dict[str, list[Part]] = {name: [] for name in chunk_files}
-    bad_chunks: list[dict[str, str]] = []
-    for chunk, result in zip(chunks, results, strict=True):
-        if isinstance(result, Part):
-            parts[chunk.split].append(result)
-        else:
-            bad_chunks.append({"split": chunk.split, "chunk": chunk.source.name, "reason": result})
+    results = list(zip(chunks, _run(chunks, workers, progress, unposed or {}, box or TimeBox()), strict=True))
+    parts = {name: [part for c, part in results if c.split == name and isinstance(part, Part)] for name in chunk_files}
+    bad_chunks = [
+        {"split": chunk.split, "chunk": chunk.source.name, "reason": result}
+        for chunk, result in results
+        if isinstance(result, str)
+    ]
     _refuse_damage(parts, bad_chunks, cfg)
     with locating(out):
-        counts = {name: _merge(out / name, found) for name, found in parts.items()}
-        manifest = _manifest(out, counts, parts, bad_chunks)
+        manifest = _write_indices(out, parts, bad_chunks)
         manifest |= {"depth_range": list(depth_range)} if depth_range else {}
         write_json(out / MANIFEST, manifest)
     for name in chunk_files:
         shutil.rmtree(out / name / "parts", ignore_errors=True)
     return manifest
-
-
-def _sweep(folder: Path) -> None:
-    """Make the split's folder and drop what a killed run left half-written."""
-    (folder / "parts").mkdir(parents=True, exist_ok=True)
-    for stale in [*folder.glob(".*.partial*"), *(folder / "parts").glob(".*.partial*")]:
-        stale.unlink(missing_ok=True)
 
 
 def _run(
@@ -152,7 +144,7 @@ def _run(
                 continue
             # Frames emptied for want of a camera are no damage; in the columns they stay marked.
             result.bad = [
-                bad for bad in result.bad if bad.reason != EMPTY or bad.frame not in unposed.get(bad.scene, ())
+                one for one in result.bad if one.reason != EMPTY or one.frame not in unposed.get(one.scene, ())
             ]
             for bad in result.bad:
                 logger.warning("%s: scene %s frame %d: damaged: %s", name, bad.scene, bad.frame, bad.reason)
@@ -169,15 +161,14 @@ def _in_parallel(chunks: list[Chunk], workers: int) -> Iterator[tuple[int, Part 
         for future in as_completed(waiting):
             yield waiting[future], future.result()
     except BrokenProcessPool:
-        raise DataError(
-            "preprocess: a worker process died, perhaps for lack of memory; lower runtime.workers"
-        ) from None
+        message = "preprocess: a worker process died, perhaps for lack of memory; lower runtime.workers"
+        raise DataError(message) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _refuse_damage(parts: Mapping[str, list[Part]], bad_chunks: list[dict[str, str]], cfg: PackConfig) -> None:
-    lost = _shorten([f"{bad['split']}/{bad['chunk']} ({bad['reason']})" for bad in bad_chunks])
+    chunks = [f"{bad['split']}/{bad['chunk']} ({bad['reason']})" for bad in bad_chunks]
     for name, found in parts.items():
         owner: dict[str, str] = {}
         for scene, source in ((scene, part.source) for part in found for scene in part.scenes):
@@ -185,19 +176,16 @@ def _refuse_damage(parts: Mapping[str, list[Part]], bad_chunks: list[dict[str, s
                 raise DataError(f"{name}: scene {scene} is in both {owner[scene]} and {source}; remove one of them")
             owner[scene] = source
         if not found:
-            raise DataError(f"{name}: no readable chunk ({lost}); download the data again")
-    if len(bad_chunks) > cfg.max_bad_chunks:
-        raise DataError(
-            f"{len(bad_chunks)} damaged chunks, pack.max_bad_chunks={cfg.max_bad_chunks}: {lost}; "
-            f"fetch them again, or set pack.max_bad_chunks={len(bad_chunks)} to go on without them"
-        )
+            raise DataError(f"{name}: no readable chunk ({_shorten(chunks)}); download the data again")
     bad = [frame for found in parts.values() for part in found for frame in part.bad]
-    if len(bad) > cfg.max_bad_frames:
-        named = _shorten([f"scene {frame.scene} frame {frame.frame} ({frame.reason})" for frame in bad])
-        raise DataError(
-            f"{len(bad)} damaged frames, pack.max_bad_frames={cfg.max_bad_frames}: {named}; "
-            f"fetch the data again, or set pack.max_bad_frames={len(bad)} to go on without them"
-        )
+    frames = [f"scene {frame.scene} frame {frame.frame} ({frame.reason})" for frame in bad]
+    limits = ("chunks", chunks, cfg.max_bad_chunks, "them"), ("frames", frames, cfg.max_bad_frames, "the data")
+    for kind, damaged, allowed, what in limits:
+        if len(damaged) > allowed:
+            raise DataError(
+                f"{len(damaged)} damaged {kind}, pack.max_bad_{kind}={allowed}: {_shorten(damaged)}; "
+                f"fetch {what} again, or set pack.max_bad_{kind}={len(damaged)} to go on without them"
+            )
 
 
 def _shorten(words: list[str]) -> str:
@@ -225,22 +213,18 @@ def _merge(folder: Path, parts: list[Part]) -> dict[str, Any]:
     return {"scenes": len(names), "frames": int(counts.sum()), "chunks": len(parts), "bad_frames": bad}
 
 
-def _manifest(
-    out: Path, counts: dict[str, Any], parts: Mapping[str, list[Part]], bad_chunks: list[dict[str, str]]
-) -> dict[str, Any]:
-    files: dict[str, dict[str, Any]] = {}
-    for name, found in parts.items():
-        files[f"{name}/{INDEX}"] = file_entry(out / name / INDEX)
-        for part in found:
-            files[f"{name}/{part.shard}"] = {"bytes": part.bytes, "sha256": part.sha256}
-    bad = [{"split": name, **vars(frame)} for name, found in parts.items() for part in found for frame in part.bad]
-    sources = {f"{name}/{part.source}": part.source_sha256 for name, found in parts.items() for part in found}
+def _write_indices(out: Path, parts: Mapping[str, list[Part]], bad_chunks: list[dict[str, str]]) -> dict[str, Any]:
+    """Write the index of every split; returns the manifest."""
+    counts = {name: _merge(out / name, found) for name, found in parts.items()}
+    files = {f"{name}/{INDEX}": file_entry(out / name / INDEX) for name in parts}
+    rows = [(name, part) for name, found in parts.items() for part in found]
+    files |= {f"{name}/{part.shard}": {"bytes": part.bytes, "sha256": part.sha256} for name, part in rows}
     return {
         "format": FORMAT,
         "splits": counts,
         "files": dict(sorted(files.items())),
-        "sources": sources,
-        "bad_frames": bad,
+        "sources": {f"{name}/{part.source}": part.source_sha256 for name, part in rows},
+        "bad_frames": [{"split": name, **vars(frame)} for name, part in rows for frame in part.bad],
         "bad_chunks": bad_chunks,
     }
 
@@ -262,18 +246,14 @@ def _pack_chunk(chunk: Chunk) -> Part | str:
 
 def _finished(record: Path, folder: Path, source: Path, checksum: str) -> Part | None:
     """Return the part of an earlier run when its record fits the source and its shard is intact."""
-    if not record.is_file():
-        return None
     try:
         columns, meta = map_columns(record)
-        stored = meta["part"]
-        bad = [BadFrame(**frame) for frame in stored.pop("bad")]
-        part = Part(**stored, bad=bad, columns=columns)
+        bad = [BadFrame(**frame) for frame in meta["part"].pop("bad")]
+        part = Part(**meta["part"], bad=bad, columns=columns)
     except (DataError, KeyError, TypeError, ValueError):
         return None
-    shard = folder / part.shard
-    fits = (meta.get("format"), meta.get("columns")) == (FORMAT, _digest(columns))
-    fits = fits and (part.source, part.source_sha256) == (source.name, checksum)
+    shard, wanted = folder / part.shard, (FORMAT, _digest(columns), source.name, checksum)
+    fits = (meta.get("format"), meta.get("columns"), part.source, part.source_sha256) == wanted
     intact = fits and shard.is_file() and shard.stat().st_size == part.bytes and sha256(shard) == part.sha256
     return part if intact else None
 
@@ -302,10 +282,17 @@ def _pack(source: Path, checksum: str, folder: Path, record: Path) -> Part:
                 total.update(content)
                 stream.write(content)
     columns = {name: np.array([row[place] for row in rows], STORED[name]) for place, name in enumerate(STORED)}
-    columns |= _scene_columns(scenes)
+    cameras = np.concatenate([scene.cameras.numpy() for scene in scenes])
+    columns |= {
+        "name": join_words([scene.key for scene in scenes]),
+        "url": join_words([scene.url for scene in scenes]),
+        "count": np.array([len(scene.images) for scene in scenes], np.int64),
+        "intrinsics": cameras[:, :4],
+        "w2c": cameras[:, 6:].reshape(-1, 3, 4),
+        "timestamp": np.concatenate([scene.timestamps.numpy() for scene in scenes]),
+    }
     part = Part(source.name, checksum, shard, offset, total.hexdigest(), bad, columns)
-    stored = {name: value for name, value in vars(part).items() if name not in ("columns", "bad")}
-    stored["bad"] = [asdict(frame) for frame in part.bad]
+    stored = {name: value for name, value in asdict(part).items() if name != "columns"}
     write_columns(record, columns, {"format": FORMAT, "part": stored, "columns": _digest(columns)})
     return part
 
@@ -315,18 +302,6 @@ def _digest(columns: Columns) -> str:
     for name in sorted(columns):
         total.update(name.encode() + columns[name].tobytes())
     return total.hexdigest()
-
-
-def _scene_columns(scenes: list[ChunkScene]) -> Columns:
-    cameras = np.concatenate([scene.cameras.numpy() for scene in scenes])
-    return {
-        "name": join_words([scene.key for scene in scenes]),
-        "url": join_words([scene.url for scene in scenes]),
-        "count": np.array([len(scene.images) for scene in scenes], np.int64),
-        "intrinsics": cameras[:, :4],
-        "w2c": cameras[:, 6:].reshape(-1, 3, 4),
-        "timestamp": np.concatenate([scene.timestamps.numpy() for scene in scenes]),
-    }
 
 
 def _changed(tensor: Tensor, known: frozenset[int] | None) -> bool:

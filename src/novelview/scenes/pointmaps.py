@@ -1,7 +1,7 @@
 """Pointmaps of a teacher on disk: what every pixel of every frame of a scene sees, at the size of the training.
 
 A folder holds one safetensors file a scene, `points` [n 3 h w] and `frames` [n], and manifest.json, which is written
-last: the teacher, the size, how frames were resized, and every scene's file with its size and SHA-256.
+last: the teacher, how frames were resized, and every scene's file with its size and SHA-256.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -43,8 +43,8 @@ def write_pointmaps(
 ) -> int:
     """Write the pointmaps of scenes and their frames into the folder `out`, which appears whole; return how many.
 
-    stamp: digest of all that the points depend on. Raises BoxEnded when the time of `box` is over, after one scene at
-    least; the next call with that stamp goes on.
+    Raises BoxEnded when the time of `box` is over, after one scene at least; the next call with the same `stamp`, a
+    digest of all that the points depend on, goes on.
     """
     box, made = box or TimeBox(), {}
     with resuming_folder(out, stamp) as (folder, units):
@@ -57,8 +57,8 @@ def write_pointmaps(
                 units.keep_json(path.stem, entry)
                 box.unit()
             made[scene] = entry
-        about = {"format": FORMAT, "teacher": teacher, "views": sizing(views)}
-        write_json(folder / MANIFEST, {**about, "scenes": made})
+        manifest = {"format": FORMAT, "teacher": teacher, "views": sizing(views), "scenes": made}
+        write_json(folder / MANIFEST, manifest)
     return len(made)
 
 
@@ -73,10 +73,10 @@ class Pointmaps:
             raise DataError(f"{manifest}: not the manifest of pointmaps; {ADVICE}")
         if content["teacher"] != teacher:
             raise DataError(f"{manifest}: by teacher {content['teacher']}, the training asks for {teacher}; {ADVICE}")
-        wanted, found = sizing(views), content["views"]
-        for key in SIZED_BY:
-            if found.get(key) != wanted[key]:
-                raise DataError(f"{manifest}: made for {key}={found.get(key)}, not for {wanted[key]}; {ADVICE}")
+        for key, wanted in sizing(views).items():
+            found = content["views"].get(key)
+            if found != wanted:
+                raise DataError(f"{manifest}: made for {key}={found}, not for {wanted}; {ADVICE}")
         self.scenes: dict[str, dict[str, Any]] = content["scenes"]
         for entry in self.scenes.values():
             check_size(self.folder / entry["file"], entry, ADVICE)

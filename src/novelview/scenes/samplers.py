@@ -1,8 +1,8 @@
 """Which frames make a sample: training samplers, and evaluation views chosen by a rule instead of an index.
 
 `interval` is specs/uplvsm.md section 9, `random` specs/lact.md sections 7 and 8, `bounded` and `boundedv2` are
-specs/depthsplat.md section 11 (Data). Views chosen for evaluation are specs/lact.md section 9: the release draws them
-at random, its paper takes those nearest to k-means centroids of the camera centres.
+specs/depthsplat.md section 11 (Data). For evaluation (specs/lact.md section 9) the release draws views at random, its
+paper takes those nearest to k-means centroids of the camera centres.
 """
 
 import random
@@ -25,21 +25,20 @@ BOUNDED = ("bounded", "boundedv2")
 ITERATIONS = 50  # of k-means
 
 
-def long_enough(n_frames: int, cfg: ViewsConfig) -> bool:
-    """Tell whether the training sampler accepts a scene of `n_frames` frames."""
-    if cfg.sampler == "random":
-        return n_frames >= cfg.num_views
+def long_enough(n_frames: int, damaged: int, cfg: ViewsConfig) -> bool:
+    """Tell whether the training sampler accepts a scene of `n_frames` frames, of which some are damaged."""
     if cfg.sampler in BOUNDED:
         return n_frames >= fewest_frames(cfg)
-    return n_frames >= cfg.num_views and min(n_frames - 1, cfg.max_frame_dist) > cfg.min_frame_dist
+    holds = cfg.sampler == "random" or min(n_frames - 1, cfg.max_frame_dist) > cfg.min_frame_dist
+    return holds and n_frames - damaged >= cfg.num_views
 
 
 def select_views(n_frames: int, rng: random.Random, cfg: ViewsConfig) -> list[int] | None:
     """Draw `cfg.num_views` frame numbers of a scene with `n_frames` frames; None when the scene is too short.
 
-    The first two are the ends of an interval whose length lies in [min_frame_dist, min(n_frames - 1, max_frame_dist)];
-    the others lie strictly inside, distinct, in random order. The calls on `rng` and their order are the reference
-    sampler's. Raises ConfigError when the shortest interval cannot hold the views.
+    The first two are the ends of an interval of min_frame_dist to min(n_frames - 1, max_frame_dist) frames; the others
+    lie strictly inside, distinct, in random order. The calls on `rng` and their order are the reference sampler's.
+    Raises ConfigError when the shortest interval cannot hold the views.
     """
     inside = cfg.num_views - 2
     if cfg.min_frame_dist - 1 < inside:
@@ -47,7 +46,7 @@ def select_views(n_frames: int, rng: random.Random, cfg: ViewsConfig) -> list[in
             f"views.min_frame_dist={cfg.min_frame_dist}: an interval this short holds no {inside} views between "
             f"its ends; raise it to {inside + 1} or lower views.num_views"
         )
-    if not long_enough(n_frames, cfg):
+    if not long_enough(n_frames, 0, cfg):
         return None
     distance = rng.randint(cfg.min_frame_dist, min(n_frames - 1, cfg.max_frame_dist))
     start = rng.randint(0, n_frames - distance - 1)
@@ -56,42 +55,21 @@ def select_views(n_frames: int, rng: random.Random, cfg: ViewsConfig) -> list[in
 
 
 def random_views(sound: Sequence[int], rng: random.Random, cfg: ViewsConfig) -> list[int] | None:
-    """Draw `cfg.num_views` of the undamaged frames of a scene, in random order; None when there are too few.
-
-    The first num_context are the inputs and the last num_target the targets: with more of both than are drawn, the
-    middle ones are both. In the reference a short scene gives fewer views, which no batch holds.
-    """
+    """Draw `cfg.num_views` of a scene's undamaged frames in random order; None where the reference would give fewer."""
     return rng.sample(list(sound), cfg.num_views) if len(sound) >= cfg.num_views else None
 
 
 def select_targets(rng: random.Random, cfg: ViewsConfig) -> list[int]:
     """Choose the target views of one training sample, as positions within its `cfg.num_views` loaded views.
 
-    With `target_has_input` they are drawn without replacement from all views, contexts included; otherwise they are
-    the first `num_target` views after the contexts, which the sampler already put in random order. With
-    `sampler=random` they are the last of all views.
+    With `sampler=random` they are the last, some of them contexts where views are few. Else, with `target_has_input`,
+    they are drawn without replacement from all; without it they are the first after the contexts, in random order.
     """
     if cfg.sampler == "random":
         return list(range(cfg.num_views - cfg.num_target, cfg.num_views))
     if cfg.target_has_input:
         return rng.sample(range(cfg.num_views), cfg.num_target)
     return list(range(cfg.num_context, cfg.num_context + cfg.num_target))
-
-
-@dataclass(frozen=True)
-class Moment:
-    """When a sample is drawn: the training step (0-based) it belongs to, and its number of context views."""
-
-    step: int
-    contexts: int
-
-
-@dataclass(frozen=True)
-class Picked:
-    """Frame numbers of the context and the target views of one sample."""
-
-    context: list[int]
-    target: list[int]
 
 
 def contexts_at(number: int, seed: int, cfg: ViewsConfig) -> int:
@@ -101,17 +79,16 @@ def contexts_at(number: int, seed: int, cfg: ViewsConfig) -> int:
     return random.Random(f"{seed}/contexts/{number}").randint(cfg.min_context, cfg.num_context)
 
 
-def gap_range(cfg: ViewsConfig, moment: Moment) -> tuple[int, int]:
-    """Return the shortest and the longest interval [frames] at a moment.
+def gap_range(cfg: ViewsConfig, step: int, contexts: int) -> tuple[int, int]:
+    """Return the shortest and the longest interval [frames] at a training step (0-based).
 
     From (start_min_dist, start_max_dist) to (min_frame_dist, max_frame_dist) in `dist_steps` steps, in whole frames;
     with fewer contexts than num_context both are divided by how many times they go into it.
     """
-    share = min(1.0, moment.step / cfg.dist_steps) if cfg.dist_steps else 1.0
-    starts = (cfg.start_min_dist, cfg.start_max_dist) if cfg.dist_steps else (0, 0)
     ends = (cfg.min_frame_dist, cfg.max_frame_dist)
+    starts = (cfg.start_min_dist, cfg.start_max_dist) if cfg.dist_steps else ends
+    share, scale = min(1.0, step / (cfg.dist_steps or 1)), cfg.num_context // contexts
     low, high = (start + int(share * (end - start)) for start, end in zip(starts, ends, strict=True))
-    scale = cfg.num_context // moment.contexts
     return max(1, low // scale), max(1, high // scale)
 
 
@@ -121,37 +98,40 @@ def fewest_frames(cfg: ViewsConfig) -> int:
     return max(longest + 1, cfg.num_context)
 
 
-def bounded_views(c2w: Float[Tensor, "n 4 4"], rng: random.Random, cfg: ViewsConfig, moment: Moment) -> Picked | None:
-    """Draw the views of one sample from a scene's cameras; None when the scene is too short at this moment.
+def bounded_views(
+    c2w: Float[Tensor, "n 4 4"], rng: random.Random, cfg: ViewsConfig, step: int, contexts: int
+) -> list[int] | None:
+    """Draw `contexts` frame numbers, then those of the targets; None when the scene is too short at this step.
 
     bounded: the contexts are the ends of the interval, the targets uniform in it with replacement, ends included.
     boundedv2: more than two contexts are spread over the interval by `farthest_points`, the first and the last found
     standing at the ends and the others sorted between; the targets are distinct, and fewer where it holds fewer.
     """
-    low, high = gap_range(cfg, moment)
+    low, high = gap_range(cfg, step, contexts)
     high = min(high, len(c2w) - 1)
-    if high < low or high + 1 < moment.contexts:
+    if high < low or high + 1 < contexts:
         return None
-    gap = rng.randint(max(low, moment.contexts - 1), high)
+    gap = rng.randint(max(low, contexts - 1), high)
     left = rng.randint(0, len(c2w) - 1 - gap)
     inside = range(left, left + gap + 1)
     if cfg.sampler == "bounded":
-        return Picked([left, left + gap], rng.choices(inside, k=cfg.num_target))
+        return [left, left + gap, *rng.choices(inside, k=cfg.num_target)]
     targets = rng.sample(inside, min(cfg.num_target, len(inside)))
-    if moment.contexts == 2:
-        return Picked([left, left + gap], targets)
-    places = farthest_points(c2w[left : left + gap + 1, :3, 3], moment.contexts)
+    if contexts == 2:
+        return [left, left + gap, *targets]
+    places = farthest_points(c2w[left : left + gap + 1, :3, 3], contexts)
     first, *others, last = (inside[place] for place in places)
-    return Picked([first, *sorted(others), last], targets)
+    return [first, *sorted(others), last, *targets]
 
 
 def farthest_points(centres: Float[Tensor, "n 3"], count: int) -> list[int]:
     """Choose `count` of n points: the farthest from their mean, then each time the farthest from all chosen."""
-    away = (centres.double() - centres.double().mean(dim=0)).norm(dim=1)
+    centres = centres.double()
+    away = (centres - centres.mean(dim=0)).norm(dim=1)
     chosen = [int(away.argmax())]
     apart = torch.full_like(away, torch.inf)
     while len(chosen) < count:
-        apart = torch.minimum(apart, (centres.double() - centres[chosen[-1]].double()).norm(dim=1))
+        apart = torch.minimum(apart, (centres - centres[chosen[-1]]).norm(dim=1))
         apart[chosen[-1]] = -1.0
         chosen.append(int(apart.argmax()))
     return chosen
@@ -169,9 +149,8 @@ class FramePool:
 def selected_splits(store: PackedStore, cfg: EvalConfig) -> dict[str, list[EvalEntry]]:
     """Return split name -> one entry a scene of `store`, for each number of context views: `uniform8`, `uniform16`.
 
-    Which frames are targets depends on the seed and the scene alone where `num_target` is given, so numbers of
-    context views, and ways to choose them, are compared on the same targets. Raises DataError, naming the scene, when
-    it has fewer frames than are asked for.
+    Where `num_target` is given, targets depend on the seed and the scene alone, so numbers of contexts, and ways to
+    choose them, are compared on the same targets. Raises DataError, naming the scene, when it has too few frames.
     """
     counts = cfg.context_counts or [cfg.num_context]
     pools = [frame_pool(store, scene, cfg.seed, cfg.num_views) for scene in store.scenes]
@@ -181,10 +160,7 @@ def selected_splits(store: PackedStore, cfg: EvalConfig) -> dict[str, list[EvalE
 
 
 def frame_pool(store: PackedStore, scene: str, seed: int, num_views: int = 0) -> FramePool:
-    """Shuffle the undamaged frames of `scene` by `seed` and keep `num_views` of them (0: all).
-
-    Raises DataError when the scene has fewer.
-    """
+    """Shuffle the undamaged frames of `scene`, keep `num_views` (0: all); raises DataError when it has fewer."""
     sound = sound_frames(store, scene)
     if num_views > len(sound):
         raise DataError(f"scene {scene} has {len(sound)} usable frames, {num_views} are asked for; lower num_views")
@@ -194,10 +170,7 @@ def frame_pool(store: PackedStore, scene: str, seed: int, num_views: int = 0) ->
 
 
 def _entry(pool: FramePool, select: str, contexts: int, targets: int) -> EvalEntry:
-    """Choose `contexts` inputs and `targets` others (0: all the others) from a pool; both in frame order.
-
-    Targets are the last of the shuffled pool. Raises DataError when the pool is too small.
-    """
+    """Choose `contexts` inputs and `targets` others (0: all the others), the pool's last; both in frame order."""
     asked = contexts + max(targets, 1)
     if asked > len(pool.order):
         raise DataError(
@@ -223,8 +196,7 @@ def choose_frames(pool: FramePool, free: Sequence[int], select: str, count: int)
 def nearest_to_means(points: Float[NDArray, "n 3"], count: int) -> list[int]:
     """Return the rows of `count` distinct points nearest to the k-means centroids of `points`.
 
-    Deterministic: the means start at the point nearest to the middle, then always at the one farthest from those
-    before it.
+    Deterministic: means start at the point nearest to the middle, then always at the farthest from those before it.
     """
     from scipy.cluster.vq import kmeans2  # here: a bare machine (docs/mini.md) has no SciPy, and no k-means to do
     from scipy.optimize import linear_sum_assignment

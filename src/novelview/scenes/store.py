@@ -2,12 +2,11 @@
 
 A split folder holds `shard-*.bin` (undecoded frames one after the other, one shard a source chunk) and
 `index.safetensors`; the folder above holds `manifest.json` with the size and SHA-256 of every file. Every read opens
-its shard, so a store may be shared by threads and forked workers; pickling one reopens it.
+its shard: threads and forked workers may share a store, and pickling one reopens it.
 """
 
 import io
 import json
-import mmap
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import save
@@ -42,28 +41,24 @@ def write_columns(path: Path | str, columns: Columns, meta: dict[str, Any]) -> N
 
 
 def map_columns(path: Path | str) -> tuple[Columns, dict[str, Any]]:
-    """Map the arrays of a file made by `write_columns` without reading them, so a 10-million-frame index opens at once.
+    """Map the arrays of a `write_columns` file without reading them, so a 10-million-frame index opens at once.
 
     Raises DataError when the file is missing or not such a file.
     """
     try:
-        with open(path, "rb") as stream:
-            content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        start = 8 + int.from_bytes(content[:8], "little")
-        header = json.loads(content[8:start])
+        content = np.asarray(np.memmap(path, np.uint8, "r"))
+        start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+        header = json.loads(content[8:start].tobytes())
         meta = json.loads(header.pop("__metadata__")["meta"])
-        return {name: _view(content, start, entry) for name, entry in header.items()}, meta
+        columns: Columns = {}
+        for name, entry in header.items():
+            first, last = (start + offset for offset in entry["data_offsets"])
+            columns[name] = content[first:last].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        return columns, meta
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; {ADVICE}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: damaged index ({error}); {ADVICE}") from None
-
-
-def _view(content: mmap.mmap, start: int, entry: dict[str, Any]) -> NDArray[Any]:
-    first, last = entry["data_offsets"]
-    dtype = np.dtype(DTYPES[entry["dtype"]])
-    flat = np.frombuffer(content, dtype, (last - first) // dtype.itemsize, start + first) if last > first else ()
-    return np.asarray(flat, dtype).reshape(entry["shape"])
 
 
 def join_words(words: list[str]) -> NDArray[np.uint8]:
@@ -79,14 +74,11 @@ def split_words(column: NDArray[np.uint8]) -> list[str]:
 class PackedStore:
     """One split of a packed data set; `PackedStore("data/rooms/packed/train")`.
 
-    Raises DataError, one line, when the store is missing, unfinished, or its files are not those of its manifest.
+    Opening one compares every file's size, and a small index's checksum, with the manifest. Raises DataError, one
+    line, when the store is missing, unfinished, or its files are others.
     """
 
     def __init__(self, folder: Path | str) -> None:
-        """Map the index and compare every file's size, and a small index's checksum, with the manifest.
-
-        `verify` compares all checksums.
-        """
         self.folder = Path(folder)
         self._files = _check_files(self.folder)
         self._columns, meta = map_columns(self.folder / INDEX)
@@ -109,10 +101,8 @@ class PackedStore:
     def chunks(self) -> list[str]:
         """The split's source chunks by file name, in name order, those that could not be read included."""
         content = read_json(self.folder.parent / MANIFEST)
-        prefix = f"{self.folder.name}/"
-        read = [name.removeprefix(prefix) for name in content["sources"] if name.startswith(prefix)]
         lost = [entry["chunk"] for entry in content["bad_chunks"] if entry["split"] == self.folder.name]
-        return sorted([*read, *lost])
+        return sorted([*_of_split(content["sources"], self.folder.name), *lost])
 
     def chunk(self, scene: str) -> str:
         """Return the file name of the source chunk a scene came in."""
@@ -128,16 +118,16 @@ class PackedStore:
 
         Raises DataError for a frame that does not exist, was damaged in the source, or changed on disk since.
         """
-        at, where = self._frame(scene, index), f"{self.folder}: scene {scene} frame {index}"
-        if self._columns["bad"][at]:
+        place, where = self._frame(scene, index), f"{self.folder}: scene {scene} frame {index}"
+        bad, offset, length, crc = (int(self._columns[name][place]) for name in ("bad", "offset", "length", "crc"))
+        if bad:
             raise DataError(f"{where}: damaged in the source; leave it out of the views")
-        shard = self.folder / self._shards[int(self._columns["shard"][self._row(scene)])]
-        length, offset = int(self._columns["length"][at]), int(self._columns["offset"][at])
-        with open(shard, "rb") as stream:
+        shard = self._shards[int(self._columns["shard"][self._row(scene)])]
+        with open(self.folder / shard, "rb") as stream:
             stream.seek(offset)
             content = stream.read(length)
-        if zlib.crc32(content) != int(self._columns["crc"][at]):
-            raise DataError(f"{where}: its bytes in {shard.name} changed since packing; {ADVICE}")
+        if zlib.crc32(content) != crc:
+            raise DataError(f"{where}: its bytes in {shard} changed since packing; {ADVICE}")
         return content
 
     def image(self, scene: str, index: int) -> Image.Image:
@@ -158,19 +148,12 @@ class PackedStore:
         """Return fx/W fy/H cx/W cy/H of every frame, float32 as in the chunk."""
         return torch.from_numpy(np.array(self._take("intrinsics", scene)))
 
-    def timestamps(self, scene: str) -> Int[Tensor, " n"]:
-        """Return the frames' times in microseconds."""
-        return torch.from_numpy(np.array(self._take("timestamp", scene)))
-
     def size(self, scene: str, index: int | None = None) -> tuple[int, int]:
-        """Return (height, width) of a frame; without `index`, of the scene's first undamaged one.
-
-        Sizes may differ within a scene; a damaged frame's size is (0, 0).
-        """
+        """Return (height, width) of a frame, (0, 0) if damaged; without `index`, of the scene's first undamaged one."""
         if index is None:
             index = int(self._take("bad", scene).argmin())
-        height, width = self._columns["size"][self._frame(scene, index)]
-        return int(height), int(width)
+        height, width = self._columns["size"][self._frame(scene, index)].tolist()
+        return height, width
 
     def bad(self, scene: str) -> set[int]:
         """Return the numbers of the scene's damaged frames."""
@@ -186,12 +169,11 @@ class PackedStore:
             check_content(self.folder / name, entry, ADVICE)
 
     def _row(self, scene: str) -> int:
-        row = self._rows.get(scene)
-        if row is None:
+        if scene not in self._rows:
             raise DataError(
                 f"{self.folder}: no scene '{scene}' among its {len(self)}; check the evaluation index's keys"
             )
-        return row
+        return self._rows[scene]
 
     def _frame(self, scene: str, frame: int) -> int:
         frames = self.frames(scene)
@@ -206,16 +188,14 @@ class PackedStore:
 
 def _check_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the manifest's entries of one split by file name, all of them present with the right size."""
-    manifest, prefix = folder.parent / MANIFEST, f"{folder.name}/"
+    manifest = folder.parent / MANIFEST
     content = read_json(manifest)
     try:
         if folder.name not in content["splits"]:
             raise DataError(f"{manifest}: lists no split '{folder.name}'; {ADVICE}")
-        files = {
-            name.removeprefix(prefix): entry for name, entry in content["files"].items() if name.startswith(prefix)
-        }
+        files = _of_split(content["files"], folder.name)
         if INDEX not in files:
-            raise DataError(f"{manifest}: lists no {prefix}{INDEX}; {ADVICE}")
+            raise DataError(f"{manifest}: lists no {folder.name}/{INDEX}; {ADVICE}")
         for name, entry in files.items():
             check_size(folder / name, entry, ADVICE)
         if files[INDEX]["bytes"] <= HASHED:
@@ -223,6 +203,10 @@ def _check_files(folder: Path) -> dict[str, dict[str, Any]]:
     except (KeyError, TypeError, AttributeError):
         raise DataError(f"{manifest}: is not the manifest of a packed store; {ADVICE}") from None
     return files
+
+
+def _of_split(values: dict[str, Any], split: str) -> dict[str, Any]:
+    return {name.removeprefix(f"{split}/"): value for name, value in values.items() if name.startswith(f"{split}/")}
 
 
 def sound_frames(store: PackedStore, scene: str) -> list[int]:
@@ -234,9 +218,9 @@ def sound_frames(store: PackedStore, scene: str) -> list[int]:
 def subset_scenes(store: PackedStore, name: str) -> list[str]:
     """Return the scenes of the training subset `name` in the store's order: those in its first chunks by name.
 
-    The paper trains on 76, 304, 1216 and all 4866 chunks of RealEstate10K, which is floor(4866 / 64), / 16 and / 4
-    (specs/re10k_format.md section 5). Which chunks is not published: see `novelview.scenes.chunks.check_counts`.
-    Raises ConfigError for an unknown subset, and where there are fewer chunks than parts.
+    The paper trains on 76, 304, 1216 and all 4866 chunks of RealEstate10K: floor(4866 / 64), / 16, / 4, / 1
+    (specs/re10k_format.md section 5), and does not say which (`novelview.scenes.chunks.check_counts`). Raises
+    ConfigError for an unknown subset, and where there are fewer chunks than parts.
     """
     if name not in SUBSETS:
         raise ConfigError(f"subset={name}: choose one of {', '.join(SUBSETS)}")

@@ -35,44 +35,37 @@ def load_index(path: Path | str) -> list[EvalEntry]:
     entries = []
     for scene, value in content.items():
         rows = value if isinstance(value, list) else [value]
-        entries += [_entry(path, scene, row) for row in rows if row is not None]
+        entries += [_entry(f"{path}: scene {scene}", scene, row) for row in rows if row is not None]
     return entries
 
 
-def _entry(path: Path | str, scene: str, row: Any) -> EvalEntry:
+def _entry(where: str, scene: str, row: Any) -> EvalEntry:
     if not isinstance(row, Mapping):
-        raise DataError(f"{path}: scene {scene}: expected null, an entry or a list of entries, found {row!r}")
-    context, target = (_frames(path, scene, row, key) for key in ("context", "target"))
+        raise DataError(f"{where}: expected null, an entry or a list of entries, found {row!r}")
+    for key in ("context", "target"):
+        numbers = row.get(key)
+        whole = isinstance(numbers, list) and all(type(number) is int and number >= 0 for number in numbers)
+        if not whole or not numbers:
+            raise DataError(f"{where}: '{key}' must be a list of frame numbers, found {numbers!r}")
     overlap = row.get("overlap")
     if overlap is not None and (type(overlap) not in (int, float) or not math.isfinite(overlap)):
-        raise DataError(f"{path}: scene {scene}: 'overlap' must be a number, found {overlap!r}")
-    return EvalEntry(scene, context, target, None if overlap is None else float(overlap))
-
-
-def _frames(path: Path | str, scene: str, row: Mapping[str, Any], key: str) -> tuple[int, ...]:
-    numbers = row.get(key)
-    whole = isinstance(numbers, list) and all(type(number) is int and number >= 0 for number in numbers)
-    if not whole or not numbers:
-        raise DataError(f"{path}: scene {scene}: '{key}' must be a list of frame numbers, found {numbers!r}")
-    return tuple(numbers)
+        raise DataError(f"{where}: 'overlap' must be a number, found {overlap!r}")
+    return EvalEntry(scene, tuple(row["context"]), tuple(row["target"]), None if overlap is None else float(overlap))
 
 
 def save_index(path: Path | str, entries: Sequence[EvalEntry]) -> None:
     """Write entries in the form `load_index` reads, atomically; a scene with one entry keeps the published form."""
     scenes: dict[str, list[dict[str, Any]]] = {}
     for entry in entries:
-        row: dict[str, Any] = {"context": list(entry.context), "target": list(entry.target)}
-        if entry.overlap is not None:
-            row["overlap"] = entry.overlap
-        scenes.setdefault(entry.scene, []).append(row)
+        row = {"context": entry.context, "target": entry.target, "overlap": entry.overlap}
+        scenes.setdefault(entry.scene, []).append({key: value for key, value in row.items() if value is not None})
     write_json(path, {scene: rows[0] if len(rows) == 1 else rows for scene, rows in scenes.items()})
 
 
 def known_entries(entries: Sequence[EvalEntry], store: PackedStore, name: str) -> list[EvalEntry]:
-    """Keep the entries that `store` can serve; `name` is the index' name in messages.
+    """Keep the entries that `store` can serve; those left out are counted in the log, under the index's `name`.
 
-    Scenes the store does not have and entries on damaged frames are left out and counted in the log. Raises DataError
-    when a frame lies beyond its scene, or when nothing is left.
+    Raises DataError when a frame lies beyond its scene, or when nothing is left.
     """
     scenes = set(store.scenes)
     present = [entry for entry in entries if entry.scene in scenes]

@@ -42,7 +42,7 @@ def download(cfg: DownloadStage) -> None:
 
 
 def _rooms(cfg: DownloadStage, folder: Path, units: Unfinished, box: TimeBox) -> dict[str, Any]:
-    from novelview.scenes.procedural import generate
+    from novelview.scenes.procedural.generate import generate
 
     source, run, found = cfg.source, cfg.runtime, _traced_on(cfg)
     assert isinstance(source, RoomsSource)

@@ -9,12 +9,12 @@ from typing import Any
 from novelview.config.digest import resolved
 from novelview.config.stages import PosesStage
 from novelview.errors import ConfigError
-from novelview.files import MANIFEST, file_entries, locating, replacing_folder, write_json
+from novelview.files import MANIFEST, file_entries, locating, write_json
 from novelview.scenes.chunks import read_raw
 from novelview.scenes.estimation.estimate import Colmap, Estimator, Given
 from novelview.scenes.estimation.replace import Replacement
 from novelview.stages.cli import run_stage
-from novelview.timebox import TimeBox
+from novelview.timebox import TimeBox, resuming_folder
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def poses(cfg: PosesStage) -> None:
         raise ConfigError(f"io.out={out}: is the folder of the data set itself; choose another")
     estimates = out.absolute().parent / "estimates"
     run = Replacement(raw, estimator(cfg), cfg, estimates, box)
-    with locating(out), replacing_folder(out) as folder:
+    with locating(out), resuming_folder(out) as (folder, _):
         extra = run.write(folder)
         write_json(folder / MANIFEST, {"files": file_entries(folder), "source": resolved(cfg), **extra})
 

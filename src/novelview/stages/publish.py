@@ -13,9 +13,10 @@ from novelview.downloads.hub import require_token, upload
 from novelview.errors import ConfigError, DataError
 from novelview.figures.released import card_title, model_card
 from novelview.figures.results import Evaluation, read_evaluation
-from novelview.files import replacing_folder, sha256, write_json, write_text
+from novelview.files import sha256, write_json, write_text
 from novelview.models.pretrained import WEIGHTS, load_pretrained
 from novelview.stages.cli import run_stage
+from novelview.timebox import resuming_folder
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def publish(cfg: PublishStage) -> None:
     _, config = load_pretrained(weights)
     _same_weights(evaluation, weights)
     _refuse_foreign(out)
-    with replacing_folder(out) as folder:
+    with resuming_folder(out) as (folder, _):
         _fill(folder, weights, evaluation, config, model_card(evaluation, cfg.licence, cfg.repo))
         commit = upload(folder, cfg.repo, cfg.private, f"Publish {card_title(evaluation)}") if cfg.repo else None
         write_json(folder / RECORD, {"repo": cfg.repo, "commit": commit})

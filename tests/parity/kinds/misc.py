@@ -14,7 +14,7 @@ from torch import Tensor
 
 from novelview.cameras.camera import plucker, rays, resize_crop_plan
 from novelview.cameras.paths import interpolate
-from novelview.cameras.poses import c2w_to_encoding, canonicalise, encoding_to_c2w, normalise_poses
+from novelview.cameras.poses import c2w_to_encoding, canonicalise, encoding_to_c2w, mean_frame
 from novelview.config.schema import ViewsConfig
 from novelview.evaluation.metrics import psnr, ssim
 from novelview.losses.photometric import PerceptualLoss, shapes
@@ -57,7 +57,7 @@ def check_preprocess_poses(folder: Path, config: dict[str, Any]) -> None:
     scales = [name for name in fixture if name.startswith("out_")]
     assert scales
     for name in scales:
-        ours = normalise_poses(fixture["in_c2w"], float(name.removeprefix("out_")))
+        ours = mean_frame(fixture["in_c2w"], float(name.removeprefix("out_"))).transform(fixture["in_c2w"])
         close(name, ours, fixture[name], atol=2e-6)
 
 

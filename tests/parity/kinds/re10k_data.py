@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from novelview.config.schema import PackConfig, ViewsConfig
 from novelview.scenes.batch import Sample
-from novelview.scenes.chunks import write_index
+from novelview.scenes.chunks import ChunkWriter, read_chunk
 from novelview.scenes.dataset import EvalSet, TrainSet
 from novelview.scenes.pack import pack_chunks
 from novelview.scenes.store import PackedStore
@@ -49,9 +49,11 @@ def _views(folder: Path) -> tuple[ViewsConfig, dict[str, Any]]:
 
 def check_index(folder: Path, config: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as work:
-        for chunk in folder.glob("*.torch"):
-            (Path(work) / chunk.name).write_bytes(chunk.read_bytes())
-        assert write_index(work) == json.loads((folder / "index.json").read_text())
+        with ChunkWriter(work) as writer:
+            for scene in read_chunk(folder / "000000.torch"):
+                writer.add(scene)
+        written = json.loads((Path(work) / "index.json").read_text())
+        assert written == json.loads((folder / "index.json").read_text())
 
 
 def check_cameras(folder: Path, config: dict[str, Any]) -> None:
@@ -93,7 +95,8 @@ def check_training_items(folder: Path, config: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as work:
         dataset = TrainSet(_store(folder, work), cfg)
         assert len(dataset) == items["train_len"]
-        sample = dataset.item(items["train_item"], random.Random(items["train_py_seed"]))
+        draw = dataset.draw(items["train_item"], random.Random(items["train_py_seed"]))
+        sample = dataset.cache.sample(dataset.scenes[draw.row], draw.frames, draw.row)
         _same(sample, folder, "train", items["train_scene"])
 
 

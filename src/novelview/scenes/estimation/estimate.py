@@ -5,7 +5,6 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,33 +38,25 @@ class Depth:
 
 @dataclass
 class Estimate:
-    """Cameras of the frames an estimator placed, in a world and a scale of its own.
-
-    frames: k frame numbers, ascending; w2c: [k 4 4] float64, OpenCV axes; intrinsics: [k 4], fx/W fy/H cx/W cy/H.
-    quality: what the estimator says of itself (reprojection_px, points, median_depth, ...), for the record.
-    """
+    """Cameras of the k frames an estimator placed, numbers ascending, in a world and a scale of its own."""
 
     frames: list[int]
-    w2c: Float[Tensor, "k 4 4"]
-    intrinsics: Float[Tensor, "k 4"]
-    quality: dict[str, Any] = field(default_factory=dict)
+    w2c: Float[Tensor, "k 4 4"]  # float64, OpenCV axes
+    intrinsics: Float[Tensor, "k 4"]  # fx/W fy/H cx/W cy/H
+    quality: dict[str, Any] = field(default_factory=dict)  # what the estimator says of itself, for the record
     depth: Depth | None = None
 
 
 class Estimator(Protocol):
-    """Places frames of a scene.
-
-    alone: only one scene at a time, because the estimator itself fills the machine.
-    """
+    """Places frames of a scene."""
 
     name: str
-    alone: bool
+    alone: bool  # only one scene at a time, because the estimator itself fills the machine
 
     def estimate(self, scene: ChunkScene, frames: list[int], work: Path, log: Path) -> Estimate:
         """Return the cameras of those of `frames` that could be placed; `work` is an empty folder for its files.
 
-        Raises DataError where it could place none: the reason goes into the scene's record, and the scene is left out.
-        Stopped (`novelview.scenes.imports.reconstruct`) is such a reason, but one worth another try.
+        Raises DataError, which goes into the scene's record, where it could place none; Stopped is worth another try.
         """
         ...
 
@@ -105,17 +96,9 @@ class Colmap:
         if len(frames) < FEWEST:
             raise DataError(f"{len(frames)} frames, structure from motion needs at least {FEWEST}")
         names = _lay_out(scene, frames, work / "images")
-        job = {
-            "images": str(work / "images"),
-            "names": list(names),
-            "camera_model": self.cfg.camera_model,
-            "single_camera": True,
-            "seed": self.cfg.seed,
-            "matcher": self.cfg.matcher,
-            "overlap": self.cfg.overlap,
-            "max_features": self.cfg.max_features,
-            "camera_params": self._known(scene, frames[0], work / "images" / next(iter(names))),
-        }
+        job = {key: getattr(self.cfg, key) for key in ("camera_model", "seed", "matcher", "overlap", "max_features")}
+        job |= {"images": str(work / "images"), "names": list(names), "single_camera": True}
+        job["camera_params"] = self._known(scene, frames[0], work / "images" / next(iter(names)))
         model = run_apart(job, work, log, threads=1, seconds=self.cfg.seconds)
         if not model.is_dir():
             raise DataError(f"none of {len(frames)} frames could be registered")
@@ -154,26 +137,18 @@ def _lay_out(scene: ChunkScene, frames: list[int], folder: Path) -> dict[str, in
 def asked_frames(scene: ChunkScene, named: set[int] | None, cfg: EstimatorConfig) -> list[int]:
     """Return the frames to place together, ascending, damaged pictures left out.
 
-    named: those that evaluation entries name, None for a training scene, of which all are wanted. frames=entries: the
-    named ones alone. More than `max_frames` are thinned evenly, but never the named ones: a target without a camera
-    could not be judged.
+    named: those that evaluation entries name, None for a training scene, of which all are wanted. More than
+    `max_frames` are thinned evenly, but never the named ones: a target without a camera could not be judged.
     """
-    if cfg.frames == "entries" and named is not None:
-        return _sound(scene, sorted(named))
-    sound = _sound(scene, range(len(scene.images)))
-    if not cfg.max_frames or len(sound) <= cfg.max_frames:
+    only_named = cfg.frames == "entries" and named is not None
+    asked = [frame for frame in range(len(scene.images)) if not only_named or frame in (named or ())]
+    sound = [frame for frame in asked if not inspect(scene.images[frame].numpy().tobytes())[1]]
+    if only_named or not cfg.max_frames or len(sound) <= cfg.max_frames:
         return sound
-    wanted = [frame for frame in sound if frame in (named or ())]
     others = [frame for frame in sound if frame not in (named or ())]
-    room = max(0, cfg.max_frames - len(wanted))
+    room = max(0, cfg.max_frames - (len(sound) - len(others)))
     kept = {others[int((turn + 0.5) * len(others) / room)] for turn in range(min(room, len(others)))}
-    return sorted({*wanted, *kept})
-
-
-def _sound(scene: ChunkScene, frames: Iterable[int]) -> list[int]:
-    """Return the frames that are there and can be decoded."""
-    here = (frame for frame in frames if frame < len(scene.images))
-    return [frame for frame in here if not inspect(scene.images[frame].numpy().tobytes())[1]]
+    return [frame for frame in sound if frame in kept or frame in (named or ())]
 
 
 @dataclass
@@ -195,38 +170,33 @@ def estimated(
     settings: what the estimate depends on beside the scene. Whatever the estimator raises becomes the scene's failure;
     failures that another try may mend (killed, out of time) are not kept.
     """
-    key = _key(settings, scene, frames)
-    kept = _kept(folder / f"{scene.key}.json", key)
+    path, digest = folder / f"{scene.key}.json", hashlib.sha256()
+    digest.update(json.dumps([settings, scene.key, frames], sort_keys=True).encode())
+    digest.update(scene.cameras.contiguous().numpy().tobytes())
+    for frame in frames:
+        digest.update(hashlib.sha256(scene.images[frame].numpy().tobytes()).digest())
+    kept = _kept(path, digest.hexdigest())
     if kept is not None:
         return kept
-    started = time.monotonic()
-    estimate, failure, final = _tried(estimator, scene, frames, folder / f"{scene.key}.log")
-    outcome = Outcome(frames, estimate, failure, round(time.monotonic() - started, 2))
-    if failure:
-        logger.warning("%s: %s: no cameras: %s", estimator.name, scene.key, failure)
-    if final:
-        _keep(folder / f"{scene.key}.json", key, outcome)
-    outcome.fresh = final
-    return outcome
-
-
-def _tried(
-    estimator: Estimator, scene: ChunkScene, frames: list[int], log: Path
-) -> tuple[Estimate | None, str | None, bool]:
-    """Return the estimate, or the reason of the failure, and whether trying again would bring the same."""
-    if not frames:
-        return None, "no frames to place: damaged, or named by no evaluation entry", True
+    started, estimate, failure, final = time.monotonic(), None, None, True
     try:
+        if not frames:
+            raise DataError("no frames to place: damaged, or named by no evaluation entry")
         with tempfile.TemporaryDirectory(prefix="novelview-poses-") as work:
-            return _checked(estimator.estimate(scene, frames, Path(work), log), frames), None, True
-    except Stopped as error:
-        return None, str(error), False
+            log = folder / f"{scene.key}.log"
+            estimate = _checked(estimator.estimate(scene, frames, Path(work), log), frames)
     except DataError as error:
-        return None, str(error), True
+        failure, final = str(error), not isinstance(error, Stopped)
     # One scene's trouble, of whatever kind, must not cost the others: it is written down, and the log has it in full.
     except Exception as error:
         logger.exception("%s: %s", estimator.name, scene.key)
-        return None, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", False
+        failure, final = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", False
+    outcome = Outcome(frames, estimate, failure, round(time.monotonic() - started, 2), fresh=final)
+    if failure:
+        logger.warning("%s: %s: no cameras: %s", estimator.name, scene.key, failure)
+    if final:
+        _keep(path, digest.hexdigest(), outcome)
+    return outcome
 
 
 def _checked(estimate: Estimate, frames: list[int]) -> Estimate:
@@ -240,15 +210,6 @@ def _checked(estimate: Estimate, frames: list[int]) -> Estimate:
     if not numbers.isfinite().all() or not (estimate.intrinsics[:, :2] > 0).all() or not upright.all():
         raise DataError("the estimated cameras are not finite, or no cameras")
     return estimate
-
-
-def _key(settings: dict[str, Any], scene: ChunkScene, frames: list[int]) -> str:
-    """Return a digest of everything an estimate depends on."""
-    total = hashlib.sha256(json.dumps([settings, scene.key, frames], sort_keys=True).encode())
-    total.update(scene.cameras.contiguous().numpy().tobytes())
-    for frame in frames:
-        total.update(hashlib.sha256(scene.images[frame].numpy().tobytes()).digest())
-    return total.hexdigest()
 
 
 def _keep(path: Path, key: str, outcome: Outcome) -> None:
@@ -269,13 +230,11 @@ def _kept(path: Path, key: str) -> Outcome | None:
         found = read_json(path)
         if found["key"] != key:
             return None
-        estimate = _estimate(path, found) if found["failure"] is None else None
-        return Outcome(found["asked"], estimate, found["failure"], found["seconds"])
+        outcome = Outcome(found["asked"], None, found["failure"], found["seconds"])
+        if outcome.failure is None:
+            w2c, intrinsics = (torch.tensor(found[name], dtype=torch.float64) for name in ("w2c", "intrinsics"))
+            depth = Depth(**load_file(path.with_suffix(".safetensors"))) if found["depth"] else None
+            outcome.estimate = Estimate(found["frames"], w2c, intrinsics, found["quality"], depth)
+        return outcome
     except (DataError, KeyError, TypeError, ValueError, OSError):
         return None
-
-
-def _estimate(path: Path, found: dict[str, Any]) -> Estimate:
-    w2c, intrinsics = (torch.tensor(found[name], dtype=torch.float64) for name in ("w2c", "intrinsics"))
-    depth = Depth(**load_file(path.with_suffix(".safetensors"))) if found["depth"] else None
-    return Estimate(found["frames"], w2c, intrinsics, found["quality"], depth)

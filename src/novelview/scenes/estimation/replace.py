@@ -5,7 +5,8 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,7 +23,7 @@ from novelview.errors import ConfigError, DataError
 from novelview.files import read_json, sha256, write_bytes, write_json
 from novelview.scenes.chunks import ChunkScene, RawData, read_chunk, write_chunk
 from novelview.scenes.estimation.estimate import Estimate, Estimator, Outcome, asked_frames, estimated, given_cameras
-from novelview.scenes.views import EvalEntry, load_index
+from novelview.scenes.views import load_index
 from novelview.timebox import TimeBox
 
 logger = logging.getLogger(__name__)
@@ -32,21 +33,16 @@ SMALLEST = 1e-9
 MEANS = ("rotation_deg", "relative_rotation_deg")
 
 
-@dataclass(frozen=True)
-class Placed:
-    """Cameras [k 4 4] to be written, w2c, and the factor their lengths were multiplied by."""
+def place(
+    estimate: Estimate, given: Float[Tensor, "k 4 4"], align: str, length: float
+) -> tuple[Float[Tensor, "k 4 4"], float]:
+    """Return an estimate's w2c as they are to be written, and the factor their lengths were multiplied by.
 
-    w2c: Float[Tensor, "k 4 4"]
-    scale: float
-
-
-def place(estimate: Estimate, given: Float[Tensor, "k 4 4"], align: str, length: float) -> Placed:
-    """Move an estimate: sim3 to the given w2c of the same frames, scale to a path `length` long, none not at all.
-
-    Raises DataError where fewer than two cameras, or cameras that all stand in one place, leave the scale open.
+    align: sim3 to the given w2c of the same frames, scale to a path `length` long, none. Raises DataError where fewer
+    than two cameras, or cameras that all stand in one place, leave the scale open.
     """
     if align == "none":
-        return Placed(estimate.w2c, 1.0)
+        return estimate.w2c, 1.0
     c2w = torch.linalg.inv(estimate.w2c)
     extent = torch.pdist(c2w[:, :3, 3]).max().item() if len(c2w) >= SIM3_FRAMES else 0.0
     if extent <= SMALLEST:
@@ -54,16 +50,15 @@ def place(estimate: Estimate, given: Float[Tensor, "k 4 4"], align: str, length:
     if align == "scale":
         moved = c2w.clone()
         moved[:, :3, 3] *= length / extent
-        return Placed(torch.linalg.inv(moved), length / extent)
+        return torch.linalg.inv(moved), length / extent
     similarity = _similarity(c2w, torch.linalg.inv(given))
-    return Placed(torch.linalg.inv(similarity.cameras(c2w)), float(similarity.scale))
+    return torch.linalg.inv(similarity.cameras(c2w)), float(similarity.scale)
 
 
 def _similarity(estimated: Float[Tensor, "k 4 4"], given: Float[Tensor, "k 4 4"]) -> Similarity:
-    """Return the Sim(3) between c2w matrices, orientations counting as much as centres.
+    """Return the Sim(3) between c2w matrices, orientations counting as much as centres; DataError where none fits.
 
-    Video paths are nearly straight: by the centres alone their noise decides the turn about the line. Raises DataError
-    where no scale above zero fits.
+    Video paths are nearly straight: by the centres alone their noise decides the turn about the line.
     """
     similarity = fit_cameras(estimated, given, orientation_weight=1.0)
     if not float(similarity.scale) > SMALLEST:
@@ -76,9 +71,9 @@ def errors(
 ) -> dict[str, Any] | None:
     """Return how far an estimate is from the given cameras after Sim(3), frame by frame; None where none fits.
 
-    rotation_deg, translation: of each frame, the latter in the data set's units; spread: root mean square distance of
-    the given centres from their mean, the error of guessing that; relative_rotation_deg: of each frame's orientation
-    relative to the first placed frame's, which no alignment changes; focal: mean ratio of focal lengths.
+    rotation_deg, translation (in the data set's units): of each frame; spread: root mean square distance of the given
+    centres from their mean; relative_rotation_deg: of each frame's orientation relative to the first placed frame's,
+    which no alignment changes; focal: mean ratio of focal lengths.
     """
     c2w, true = torch.linalg.inv(estimate.w2c), torch.linalg.inv(given)
     if len(c2w) < SIM3_FRAMES:
@@ -101,10 +96,7 @@ def errors(
 
 
 class Replacement:
-    """One run over a data set.
-
-    records: scene -> its entry in poses.json; unposed: written scene -> frames left without a camera.
-    """
+    """One run over a data set."""
 
     def __init__(self, raw: RawData, estimator: Estimator, cfg: PosesStage, estimates: Path, box: TimeBox) -> None:
         """Read the evaluation entries; raises ConfigError for a split that `raw` does not have."""
@@ -114,15 +106,14 @@ class Replacement:
         found = sorted((raw.folder / "indices").glob("*.json")) if "test" in cfg.splits else []
         self.raw, self.estimator, self.cfg, self.estimates, self.box = raw, estimator, cfg, estimates, box
         self.indices = {path.stem: load_index(path) for path in found}
-        self.records: dict[str, dict[str, Any]] = {}
-        self.unposed: dict[str, list[int]] = {}
+        self.records: dict[str, dict[str, Any]] = {}  # scene -> its entry in poses.json
+        self.unposed: dict[str, list[int]] = {}  # written scene -> frames left without a camera
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Fill `folder` with chunks, indices, scenes.json and poses.json; return what the manifest says of it.
 
-        poses.json is written beside the estimates first, so that it is there also when this raises. Raises DataError
-        when no scene gets a camera, or no evaluation entry all of its cameras, BoxEnded when the time of `box` is over,
-        after one new estimate at least.
+        poses.json is written beside the estimates first. Raises DataError when no scene gets a camera, or no evaluation
+        entry all of its cameras, BoxEnded when the time of `box` is over, after one new estimate at least.
         """
         for split in dict.fromkeys(self.cfg.splits):
             self._split(split, folder)
@@ -136,28 +127,28 @@ class Replacement:
 
     def _split(self, split: str, folder: Path) -> None:
         index: dict[str, str] = {}
-        named = _named_frames(self.indices)
         chunks = self.raw.chunks[split]
         for path in tqdm(chunks, "poses", unit="chunk", disable=not self.cfg.runtime.progress):
             if sha256(path) != self.raw.checksums[f"{split}/{path.name}"]:
                 raise DataError(f"{path}: its content differs from the manifest; run the download stage again")
             scenes = read_chunk(path)
-            outcomes = self._outcomes(scenes, named if split == "test" else None)
-            kept = [self._scene(split, *pair, folder) for pair in zip(scenes, outcomes, strict=True)]
-            kept = [scene for scene in kept if scene is not None]
+            pairs = zip(scenes, self._outcomes(scenes, split), strict=True)
+            kept = [scene for pair in pairs if (scene := self._scene(split, *pair, folder)) is not None]
             if kept:
                 write_chunk(folder / split / path.name, kept)
                 index |= dict.fromkeys((scene.key for scene in kept), path.name)
         if index:
             write_json(folder / split / "index.json", index)
 
-    def _outcomes(self, scenes: Sequence[ChunkScene], named: Mapping[str, set[int]] | None) -> Iterator[Outcome]:
+    def _outcomes(self, scenes: Sequence[ChunkScene], split: str) -> Iterator[Outcome]:
         """Estimate scenes side by side: each is a process of its own, which a thread of this one waits for."""
-        settings = asdict(self.cfg.poses)
+        named: dict[str, set[int]] = {}
+        for entry in chain(*self.indices.values()):
+            named.setdefault(entry.scene, set()).update(entry.context, entry.target)
 
         def job(scene: ChunkScene) -> Outcome:
-            frames = asked_frames(scene, None if named is None else named.get(scene.key, set()), self.cfg.poses)
-            return estimated(self.estimator, settings, scene, frames, self.estimates)
+            frames = asked_frames(scene, named.get(scene.key, set()) if split == "test" else None, self.cfg.poses)
+            return estimated(self.estimator, asdict(self.cfg.poses), scene, frames, self.estimates)
 
         workers = 1 if self.estimator.alone else max(1, self.cfg.runtime.workers)
         with ThreadPoolExecutor(workers) as pool:
@@ -183,21 +174,31 @@ class Replacement:
         given, intrinsics = (values[estimate.frames] for values in given_cameras(scene))
         record |= estimate.quality | (errors(estimate, given, intrinsics) or {})
         try:
-            placed = place(estimate, given, self.cfg.align, self.cfg.length)
+            w2c, scale = place(estimate, given, self.cfg.align, self.cfg.length)
         except DataError as error:
             record["failure"] = str(error)
             return None
-        record |= {"placed": estimate.frames, "scale": placed.scale}
+        record |= {"placed": estimate.frames, "scale": scale}
         if estimate.quality.get("depth_range"):
-            record["depth_range"] = [depth * placed.scale for depth in estimate.quality["depth_range"]]
+            record["depth_range"] = [depth * scale for depth in estimate.quality["depth_range"]]
         missing = sorted(set(range(len(scene.images))) - set(estimate.frames))
         self.unposed |= {scene.key: missing} if missing else {}
-        _write_depth(folder / "depth" / split / f"{scene.key}.safetensors", estimate, placed)
-        return _with_cameras(scene, estimate, placed.w2c)
+        if estimate.depth is not None:
+            values = {"depth": estimate.depth.values * scale, "confidence": estimate.depth.confidence}
+            values["frames"] = torch.tensor(estimate.frames)
+            content = save({name: value.contiguous() for name, value in values.items()})
+            write_bytes(folder / "depth" / split / f"{scene.key}.safetensors", content)
+        return _with_cameras(scene, estimate, w2c)
 
     def _content(self) -> dict[str, Any]:
         placed = {key: set(record["placed"]) for key, record in self.records.items()}
-        entries = _covered(self.indices, placed)
+        entries = {
+            split: {
+                "index": len(entries),
+                "kept": sum({*entry.context, *entry.target} <= placed.get(entry.scene, set()) for entry in entries),
+            }
+            for split, entries in self.indices.items()
+        }
         sets = read_json(self.raw.folder / "scenes.json") if (self.raw.folder / "scenes.json").is_file() else {}
         scenes = {key: {"set": sets.get(key, {}).get("set"), **record} for key, record in self.records.items()}
         head = {"estimator": self.estimator.name, "align": self.cfg.align, "dataset": self.cfg.dataset}
@@ -209,14 +210,12 @@ class Replacement:
         logger.info("%s: %d of %d scenes, %d of %d frames placed", self.estimator.name, *found)
         if not counts["placed_scenes"]:
             reason = next(iter(counts["failures"]), "there are none")
-            raise DataError(
-                f"{self.estimator.name}: none of {counts['scenes']} scenes got cameras ({reason}); see {where}"
-            )
+            failed = f"none of {counts['scenes']} scenes got cameras ({reason})"
+            raise DataError(f"{self.estimator.name}: {failed}; see {where}")
         offered, kept = (sum(entry[key] for entry in content["entries"].values()) for key in ("index", "kept"))
         if offered and not kept:
-            raise DataError(
-                f"{self.estimator.name}: none of {offered} evaluation entries has all of its cameras; see {where}"
-            )
+            failed = f"none of {offered} evaluation entries has all of its cameras"
+            raise DataError(f"{self.estimator.name}: {failed}; see {where}")
 
     def _carry_over(self, folder: Path, entries: dict[str, dict[str, int]]) -> None:
         """Copy what belongs to the scenes; an index of which no entry is left becomes empty, poses.json counts them."""
@@ -240,33 +239,6 @@ def _with_cameras(scene: ChunkScene, estimate: Estimate, w2c: Tensor) -> ChunkSc
     placed = set(estimate.frames)
     images = [image if frame in placed else b"" for frame, image in enumerate(scene.images)]
     return ChunkScene(scene.key, scene.url, scene.timestamps, cameras, images)
-
-
-def _write_depth(path: Path, estimate: Estimate, placed: Placed) -> None:
-    if estimate.depth is not None:
-        values = {"depth": estimate.depth.values * placed.scale, "confidence": estimate.depth.confidence}
-        values["frames"] = torch.tensor(estimate.frames)
-        write_bytes(path, save({name: value.contiguous() for name, value in values.items()}))
-
-
-def _named_frames(indices: Mapping[str, Sequence[EvalEntry]]) -> dict[str, set[int]]:
-    """Return scene -> every frame that an evaluation entry names as context or target."""
-    found: dict[str, set[int]] = {}
-    for entries in indices.values():
-        for entry in entries:
-            found.setdefault(entry.scene, set()).update(entry.context, entry.target)
-    return found
-
-
-def _covered(indices: Mapping[str, Sequence[EvalEntry]], placed: Mapping[str, set[int]]) -> dict[str, dict[str, int]]:
-    """Return split -> how many entries its index has, and of how many every frame has a camera."""
-    return {
-        split: {
-            "index": len(entries),
-            "kept": sum({*entry.context, *entry.target} <= placed.get(entry.scene, set()) for entry in entries),
-        }
-        for split, entries in indices.items()
-    }
 
 
 def _summary(scenes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

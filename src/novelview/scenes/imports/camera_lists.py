@@ -8,8 +8,8 @@ DL3DV, as published: `<scene>/nerfstudio/transforms.json` for pictures at full s
 They are undistorted to the lens whose view holds only covered pixels (`inner_lens`), and poses turn into OpenCV axes
 the way the reference's converter does (specs/lact.md section 8).
 
-opencv_cameras.json, of LaCT: an array of {fx, fy, cx, cy, w2c, file_path}. Intrinsics are in pixels of the stored
-picture; `w` and `h` are not read; `w2c` is world-to-camera with OpenCV axes (specs/lact.md).
+opencv_cameras.json, of LaCT: an array of {fx, fy, cx, cy, w2c, file_path}, intrinsics in pixels of the stored picture
+(`w` and `h` are not read), world-to-camera with OpenCV axes (specs/lact.md).
 """
 
 import hashlib
@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from jaxtyping import Float
+from numpy.typing import NDArray
 
 from novelview.config.sources import Dl3dvSource, OpencvCamerasSource, TransformsSource
 from novelview.downloads.fetch import fetch_folder, is_collected
@@ -29,15 +30,7 @@ from novelview.downloads.registry import parse_hub
 from novelview.errors import ConfigError, DataError
 from novelview.files import read_json
 from novelview.scenes.imports.lens import Lens, inner_lens
-from novelview.scenes.imports.scene import (
-    SUFFIXES,
-    ImportedFrame,
-    ImportedScene,
-    lens_numbers,
-    listed_scene,
-    number,
-    pose,
-)
+from novelview.scenes.imports.scene import SUFFIXES, ImportedFrame, ImportedScene, opened_picture, ordered_scene
 
 log = logging.getLogger(__name__)
 MODELS = ("PERSPECTIVE", "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE")
@@ -45,14 +38,19 @@ OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 BENCHMARK = "hf://datasets/DL3DV/DL3DV-10K-Benchmark"
 PLACES = ("nerfstudio", ".", "gaussian_splat")
 DL3DV_WORLD = np.array([[0.0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]])  # rows 0, 1 swapped, row 2 negated
-Find = Callable[[Path, str], Path | None]  # (folder, name) -> the picture of a frame, or None
+ORTHONORMAL = 1e-3
+JsonSource = TransformsSource | OpencvCamerasSource
+FrameMaker = Callable[[Path, str, Mapping[str, Any]], ImportedFrame]  # (picture, name, entry of the list) -> frame
+Candidates = Callable[[Path], list[Path]]  # path a frame names -> where its picture may be, the first that exists wins
 
 
-def load_transforms(path: Path, source: TransformsSource, find: Find | None = None) -> ImportedScene:
-    """Read a transforms.json, given itself or its folder; raises DataError naming file, frame and key.
+def _with_suffixes(path: Path) -> list[Path]:
+    """Return a picture's path, and that with the usual suffixes, which a frame's name may lack."""
+    return [path, *(path.with_name(path.name + suffix) for suffix in SUFFIXES)]
 
-    find: the picture of a frame; by default the file of that name.
-    """
+
+def load_transforms(path: Path, source: TransformsSource, candidates: Candidates = _with_suffixes) -> ImportedScene:
+    """Read a transforms.json, given itself or its folder; raises DataError naming file, frame and key."""
     file = path / "transforms.json" if path.is_dir() else path
     if not file.is_file():
         raise DataError(f"{file}: no such file; give path=FOLDER with a transforms.json, or the file itself")
@@ -61,10 +59,10 @@ def load_transforms(path: Path, source: TransformsSource, find: Find | None = No
 
     def frame(picture: Path, name: str, entry: Mapping[str, Any]) -> ImportedFrame:
         where, entry = f"{file}: frame {name}", {**content, **entry}
-        c2w = pose(entry.get("transform_matrix"), "transform_matrix", where) @ OPENGL_TO_OPENCV
+        c2w = _pose(entry, "transform_matrix", where) @ OPENGL_TO_OPENCV
         return ImportedFrame(picture, name, c2w, _lens(picture, entry, where))
 
-    return listed_scene(file, entries, source, find or _find_picture, frame)
+    return _listed_scene(file, entries, source, candidates, frame)
 
 
 def _read(file: Path, advice: str) -> dict[str, Any]:
@@ -74,39 +72,25 @@ def _read(file: Path, advice: str) -> dict[str, Any]:
     return content
 
 
-def _find_picture(folder: Path, name: str) -> Path | None:
-    """Return the picture `name` in `folder`, trying the usual suffixes when the name has none."""
-    path = folder / name
-    candidates = [path, *(path.with_name(path.name + suffix) for suffix in SUFFIXES)]
-    return next((found for found in candidates if found.is_file()), None)
-
-
 def _lens(picture: Path, entry: Mapping[str, Any], where: str) -> Lens:
     model = str(entry.get("camera_model", "OPENCV"))
     if model not in MODELS:
         raise DataError(f"{where}: camera_model {model} is not supported; convert it to one of {', '.join(MODELS)}")
     if "w" in entry or "h" in entry:
-        width, height = (round(number(entry, key, where)) for key in ("w", "h"))
+        width, height = (round(_number(entry, key, where)) for key in ("w", "h"))
         if min(width, height) < 1:
             raise DataError(f"{where}: picture size {width}x{height} is not positive; correct 'w' and 'h'")
     else:
-        width, height = _picture_size(picture)
+        with opened_picture(picture) as image:
+            width, height = image.size
     fx = _focal(entry, "fl_x", "camera_angle_x", width, where)
     fy = _focal(entry, "fl_y", "camera_angle_y", height, where, fx)
     defaults = {"fl_x": fx, "fl_y": fy, "cx": width / 2, "cy": height / 2}
-    numbers = lens_numbers({**defaults, **entry}, ("fl_x", "fl_y", "cx", "cy"), where)
-    k1, k2, k3, k4, p1, p2 = (number({key: 0.0, **entry}, key, where) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
+    numbers = _lens_numbers({**defaults, **entry}, ("fl_x", "fl_y", "cx", "cy"), where)
+    k1, k2, k3, k4, p1, p2 = (_number({key: 0.0, **entry}, key, where) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
     if model == "OPENCV_FISHEYE" or entry.get("is_fisheye") is True:
         return Lens(width, height, *numbers, model="OPENCV_FISHEYE", bend=(k1, k2, k3, k4))
     return Lens(width, height, *numbers, radial=(k1, k2, k3, k4), tangential=(p1, p2))
-
-
-def _picture_size(picture: Path) -> tuple[int, int]:
-    try:
-        with Image.open(picture) as image:
-            return image.size
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{picture}: unreadable picture ({error}); replace or remove it") from None
 
 
 def _focal(
@@ -114,12 +98,12 @@ def _focal(
 ) -> float:
     """Return a focal length in pixels: given, from the field of view, or else `default`."""
     if entry.get(key) is not None:
-        return number(entry, key, where)
+        return _number(entry, key, where)
     if entry.get(angle_key) is None:
         if default is None:
             raise DataError(f"{where}: neither '{key}' nor '{angle_key}' is given; add one of them")
         return default
-    angle = number(entry, angle_key, where)
+    angle = _number(entry, angle_key, where)
     if not 0 < angle < math.pi:
         raise DataError(f"{where}: '{angle_key}' is {angle}; a field of view lies between 0 and pi radians")
     return side / 2 / math.tan(angle / 2)
@@ -136,8 +120,7 @@ def dl3dv_patterns(source: Dl3dvSource) -> list[str]:
 def fetch_dl3dv(address: str, source: Dl3dvSource, folder: Path) -> Path:
     """Fetch the scenes asked for from the hub to a folder in `folder`, and return it; what is there is kept.
 
-    The repository's files are listed through the hub, never from the pickled list it also holds. The data are gated:
-    their licence is the data set's own.
+    The repository's files are listed through the hub, never from the pickled list it also holds. The data are gated.
     """
     wanted = dl3dv_patterns(source)
     place = folder / f"dl3dv-{hashlib.sha256(' '.join(wanted).encode()).hexdigest()[:8]}"
@@ -152,45 +135,35 @@ def load_dl3dv(path: Path, source: Dl3dvSource) -> dict[str, dict[str, ImportedS
 
     Raises DataError, naming the file, for what cannot be read.
     """
-    halves = [split for split in ("train", "test") if (path / split).is_dir() and not _has(path / split / PLACES[0])]
-    parts = {split: path / split for split in halves} or {source.split: path}
+    halves = {split: path / split for split in ("train", "test") if (path / split).is_dir()}
+    halves = {split: half for split, half in halves.items() if not (half / PLACES[0] / "transforms.json").is_file()}
+    parts = halves or {source.split: path}
     return {split: _landscape_scenes(part, source) for split, part in parts.items()}
 
 
 def _landscape_scenes(path: Path, source: Dl3dvSource) -> dict[str, ImportedScene]:
     """Return the scenes below `path`. Portrait ones are left out and counted in the log, as the reference does."""
+    names = source.hashes or sorted(item.name for item in path.iterdir() if item.is_dir()) if path.is_dir() else []
     found: dict[str, ImportedScene] = {}
     portrait = []
-    for name, file in _scene_files(path, source.hashes).items():
-        content = _read(file, "fetch it again")
-        if number(content, "w", str(file)) < number(content, "h", str(file)):
-            portrait.append(name)
-        else:
-            found[name] = _dl3dv_scene(file, source)
+    for name in names:
+        files = (path / name / place / "transforms.json" for place in PLACES)
+        file = next((file for file in files if file.is_file()), None)
+        if file is not None:
+            content = _read(file, "fetch it again")
+            if _number(content, "w", str(file)) < _number(content, "h", str(file)):
+                portrait.append(name)
+            else:
+                found[name] = _dl3dv_scene(file, source)
+        elif source.hashes:
+            raise DataError(f"{path / name}: no nerfstudio/transforms.json; fetch the scene, or correct source.hashes")
     if portrait:
         log.warning("%s: left out %d portrait scenes: %s", path, len(portrait), ", ".join(portrait))
+    elif not found:
+        raise DataError(f"{path}: no <scene>/nerfstudio/transforms.json; give the folder that holds the scenes")
     if not found:
         raise DataError(f"{path}: has no landscape scene; choose others")
     return found
-
-
-def _scene_files(path: Path, hashes: Sequence[str]) -> dict[str, Path]:
-    """Return scene name -> its transforms.json below `path`; raises DataError for none, or a named scene without."""
-    names = list(hashes) or sorted(item.name for item in path.iterdir() if item.is_dir()) if path.is_dir() else []
-    found = {}
-    for name in names:
-        file = next((path / name / place / "transforms.json" for place in PLACES if _has(path / name / place)), None)
-        if file is not None:
-            found[name] = file
-        elif hashes:
-            raise DataError(f"{path / name}: no nerfstudio/transforms.json; fetch the scene, or correct source.hashes")
-    if not found:
-        raise DataError(f"{path}: no <scene>/nerfstudio/transforms.json; give the folder that holds the scenes")
-    return found
-
-
-def _has(folder: Path) -> bool:
-    return (folder / "transforms.json").is_file()
 
 
 def _dl3dv_scene(file: Path, source: Dl3dvSource) -> ImportedScene:
@@ -198,7 +171,7 @@ def _dl3dv_scene(file: Path, source: Dl3dvSource) -> ImportedScene:
     if not pictures.is_dir():
         raise DataError(f"{pictures}: no such folder; fetch it, or name another as source.images")
     given = TransformsSource(allow_missing=source.allow_missing)
-    scene = load_transforms(file, given, lambda _, name: _find_picture(pictures, Path(name).name))
+    scene = load_transforms(file, given, lambda path: _with_suffixes(pictures / path.name))
     for frame in scene.frames:
         frame.c2w = DL3DV_WORLD @ frame.c2w
     scene.flatten = inner_lens
@@ -213,14 +186,12 @@ def load_opencv_cameras(path: Path, source: OpencvCamerasSource) -> ImportedScen
 
     def frame(picture: Path, name: str, entry: Mapping[str, Any]) -> ImportedFrame:
         where = f"{file}: frame {name}"
-        c2w = np.linalg.inv(pose(entry.get("w2c"), "w2c", where))
-        numbers = lens_numbers(entry, ("fx", "fy", "cx", "cy"), where)
-        return ImportedFrame(picture, name, c2w, Lens(*_picture_size(picture), *numbers))
+        c2w = np.linalg.inv(_pose(entry, "w2c", where))
+        numbers = _lens_numbers(entry, ("fx", "fy", "cx", "cy"), where)
+        with opened_picture(picture) as image:
+            return ImportedFrame(picture, name, c2w, Lens(*image.size, *numbers))
 
-    def find(folder: Path, name: str) -> Path | None:
-        return folder / name if (folder / name).is_file() else None
-
-    return listed_scene(file, read_json(file, "correct it"), source, find, frame)
+    return _listed_scene(file, read_json(file, "correct it"), source, lambda path: [path], frame)
 
 
 def load_opencv_list(path: Path, source: OpencvCamerasSource) -> dict[str, ImportedScene]:
@@ -239,3 +210,61 @@ def load_opencv_list(path: Path, source: OpencvCamerasSource) -> dict[str, Impor
         key = re.sub(r"[^A-Za-z0-9._-]+", "-", file.parent.name) or "scene"
         found[key if key not in found else f"{key}-{len(found)}"] = load_opencv_cameras(file, source)
     return found
+
+
+def _listed_scene(
+    file: Path, entries: Any, source: JsonSource, candidates: Candidates, make: FrameMaker
+) -> ImportedScene:
+    """Build a scene of a JSON list whose entries name a picture in `file_path`; raises DataError for another form."""
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise DataError(f"{file}: holds no list of frames; correct it")
+    frames: list[ImportedFrame] = []
+    missing: list[str] = []
+    for row, entry in enumerate(entries):
+        name = entry.get("file_path")
+        if not isinstance(name, str) or not name:
+            raise DataError(f"{file}: frame {row}: key 'file_path' is missing; add it")
+        picture = next((path for path in candidates(file.parent / name) if path.is_file()), None)
+        if picture is None:
+            missing.append(name)
+        else:
+            frames.append(make(picture, name, entry))
+    return ordered_scene(file, frames, missing, source.allow_missing, source.background)
+
+
+def _value(entry: Mapping[str, Any], key: str, where: str) -> Any:
+    if entry.get(key) is None:
+        raise DataError(f"{where}: key '{key}' is missing; add it")
+    return entry[key]
+
+
+def _number(entry: Mapping[str, Any], key: str, where: str) -> float:
+    """Return a finite number of a JSON object; raises DataError naming the key."""
+    value = _value(entry, key, where)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f"{where}: key '{key}' is {value!r}, not a number; correct it")
+    return float(value)
+
+
+def _pose(entry: Mapping[str, Any], key: str, where: str) -> Float[NDArray, "4 4"]:
+    """Return a rigid 4x4 matrix from nested lists (3x4 gets its last row); raises DataError naming the key."""
+    try:
+        matrix = np.array(_value(entry, key, where), np.float64)
+    except (ValueError, TypeError):
+        matrix = np.zeros(0)
+    if matrix.shape not in ((4, 4), (3, 4)) or not np.isfinite(matrix).all():
+        raise DataError(f"{where}: key '{key}' is no finite 4x4 matrix; correct it")
+    matrix = np.concatenate([matrix[:3], [[0.0, 0.0, 0.0, 1.0]]])
+    rotation = matrix[:3, :3]
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > ORTHONORMAL or np.linalg.det(rotation) < 0:
+        raise DataError(f"{where}: the rotation in '{key}' is not orthonormal and right-handed; correct it")
+    return matrix
+
+
+def _lens_numbers(entry: Mapping[str, Any], keys: Sequence[str], where: str) -> tuple[float, float, float, float]:
+    """Return fx, fy, cx, cy under the given keys; raises DataError for a focal length that is not positive."""
+    fx, fy, cx, cy = (_number(entry, key, where) for key in keys)
+    for key, value in zip(keys[:2], (fx, fy), strict=True):
+        if value <= 0:
+            raise DataError(f"{where}: focal length '{key}' is {value}; it must be positive")
+    return fx, fy, cx, cy

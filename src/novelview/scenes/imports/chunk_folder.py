@@ -12,7 +12,7 @@ from novelview.config.sources import ChunksSource
 from novelview.downloads.fetch import fetch
 from novelview.downloads.registry import read_registry
 from novelview.errors import DataError
-from novelview.files import read_json, sha256, write_bytes, write_json
+from novelview.files import file_entry, read_json, write_bytes, write_json
 from novelview.scenes.chunks import check_counts, chunk_files
 from novelview.scenes.views import load_index
 
@@ -20,12 +20,11 @@ SPLITS = ("train", "test")
 PREFIX = "dl3dv_"
 
 
-def link(path: Path, source: ChunksSource, folder: Path, workers: int = 0, progress: bool = True) -> dict[str, Any]:
+def link(path: Path, source: ChunksSource, folder: Path, workers: int, progress: bool) -> dict[str, Any]:
     """Check an existing {train,test}/*.torch folder and write indices/ and scenes.json; returns the manifest's entries.
 
-    The manifest gets `root`, the absolute folder the listed chunks are relative to, and their sizes and SHA-256.
-    Raises DataError when a split's index.json and its chunks do not name each other, an index cannot be read, or a
-    training subset has other numbers than published.
+    These are `root`, the absolute folder that the chunks are relative to, and sizes and SHA-256. Raises DataError when
+    index.json and chunks do not name each other, or a training subset has other numbers than published.
     """
     splits = [split for split in SPLITS if (path / split).is_dir()]
     if not splits:
@@ -72,15 +71,11 @@ def _index_file(path: Path, name: str, given: str) -> Path:
             return candidate
     if given in read_registry():
         return fetch(given)
-    raise DataError(
-        f"source.indices.{name}={given}: neither a file here or in {path} nor an entry of conf/registry.yaml"
-    )
+    wanted = f"source.indices.{name}={given}"
+    raise DataError(f"{wanted}: neither a file here or in {path} nor an entry of conf/registry.yaml")
 
 
 def _checksums(path: Path, chunks: list[Path], workers: int, progress: bool) -> dict[str, dict[str, Any]]:
-    def entry(file: Path) -> dict[str, Any]:
-        return {"bytes": file.stat().st_size, "sha256": sha256(file)}
-
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        found = tqdm(pool.map(entry, chunks), total=len(chunks), unit="chunk", desc="checksums", disable=not progress)
+        found = tqdm(pool.map(file_entry, chunks), "checksums", len(chunks), unit="chunk", disable=not progress)
         return {str(file.relative_to(path)): item for file, item in zip(chunks, found, strict=True)}

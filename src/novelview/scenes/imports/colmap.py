@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from novelview.config.sources import ColmapSource
 from novelview.errors import DataError
 from novelview.scenes.imports.lens import Lens
-from novelview.scenes.imports.scene import ImportedFrame, ImportedScene, ordered
+from novelview.scenes.imports.scene import ImportedFrame, ImportedScene, ordered_scene
 
 
 @dataclass
@@ -45,25 +45,21 @@ def load(path: Path, source: ColmapSource) -> ImportedScene:
     frames: list[ImportedFrame] = []
     missing: list[str] = []
     for entry in poses:
-        if entry.camera not in lenses:
-            raise DataError(
-                f"{model}: image {entry.name} has camera {entry.camera}, which the model lacks; export again"
-            )
-        if (images / entry.name).is_file():
-            c2w = np.linalg.inv(entry.w2c)
-            frames.append(ImportedFrame(images / entry.name, entry.name, c2w, lenses[entry.camera]))
+        name, camera = entry.name, entry.camera
+        if camera not in lenses:
+            raise DataError(f"{model}: image {name} has camera {camera}, which the model lacks; export again")
+        if (images / name).is_file():
+            frames.append(ImportedFrame(images / name, name, np.linalg.inv(entry.w2c), lenses[camera]))
         else:
-            missing.append(entry.name)
-    frames, missing = ordered(model, frames, missing, source.allow_missing)
-    return ImportedScene(model, frames, missing=missing)
+            missing.append(name)
+    return ordered_scene(model, frames, missing, source.allow_missing)
 
 
 def read_model(folder: Path) -> tuple[dict[int, Lens], list[Pose]]:
     """Return the lenses by camera number and the registered images; raises DataError naming the damaged file."""
     suffix = "bin" if (folder / "cameras.bin").is_file() else "txt"
-    readers = (_cameras_bin, _images_bin) if suffix == "bin" else (_cameras_txt, _images_txt)
-    lenses = dict(_read(folder / f"cameras.{suffix}", readers[0]))
-    poses = list(_read(folder / f"images.{suffix}", readers[1]))
+    cameras, images = (_cameras_bin, _images_bin) if suffix == "bin" else (_cameras_txt, _images_txt)
+    lenses, poses = dict(_read(folder / f"cameras.{suffix}", cameras)), _read(folder / f"images.{suffix}", images)
     if not poses:
         raise DataError(f"{folder}: the model has no registered images; reconstruct again")
     return lenses, poses
@@ -138,13 +134,10 @@ def _w2c(quaternion: tuple[float, ...], translation: tuple[float, ...]) -> Float
 
 @functools.cache
 def _models() -> dict[int, tuple[str, list[str]]]:
-    """Return COLMAP's models of a lens: number in binary files -> name and names of the parameters.
-
-    All but EQUIRECTANGULAR, whose picture is the whole sphere.
-    """
+    """Return COLMAP's models of a lens: number in binary files -> name and names of the parameters."""
     found: dict[int, tuple[str, list[str]]] = {}
     for name, number in pycolmap.CameraModelId.__members__.items():
-        if name not in ("INVALID", "EQUIRECTANGULAR"):
+        if name not in ("INVALID", "EQUIRECTANGULAR"):  # the picture of the latter is the whole sphere
             camera = pycolmap.Camera.create_from_model_id(1, number, 1.0, 1, 1)
             found[int(number)] = name, camera.params_info.split(", ")
     return found

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image
+from torch.nn.functional import grid_sample
 
 from novelview.errors import DataError
 
@@ -18,15 +19,14 @@ WIDEST = math.tan(math.radians(60))  # a flat picture wider than 120 degrees is 
 ZOOMS = (0.25, 8.0)
 STEPS = 40
 DIRECTIONS = np.stack([np.cos(np.arange(16) * np.pi / 8), np.sin(np.arange(16) * np.pi / 8)], -1)
-NO_BEND = "distortion {} cannot be removed; check the lens parameters"
 
 
 @dataclass(frozen=True)
 class Lens:
     """Intrinsics in pixels of a width x height picture, with distortion.
 
-    radial, tangential: of OpenCV's polynomial, 1 + k1 r^2 + k2 r^4 + k3 r^6 + k4 r^8 and p1, p2: no model of COLMAP has
-    all of them. model, bend: any other model, by COLMAP's name, and its parameters after the principal point.
+    radial, tangential: OpenCV's 1 + k1 r^2 + k2 r^4 + k3 r^6 + k4 r^8 and p1, p2, all of which no model of COLMAP has.
+    model, bend: any other model, by COLMAP's name, and its parameters after the principal point.
     """
 
     width: int
@@ -44,11 +44,6 @@ class Lens:
     def distorted(self) -> bool:
         """Whether straight lines come out bent."""
         return bool(self.model) or any(self.radial) or any(self.tangential)
-
-    @property
-    def distortion(self) -> tuple[float, ...]:
-        """The numbers of the distortion, for messages."""
-        return self.bend or self.radial + self.tangential
 
     def scaled(self, width: int, height: int) -> "Lens":
         """Return the same lens for the picture resampled to width x height."""
@@ -80,38 +75,29 @@ class Lens:
     def _bent(self, rays: Float[NDArray, "... 2"]) -> Float[NDArray, "... 2"]:
         """Return where the rays meet the picture of a lens of focal length 1 about the origin."""
         if self.model:
-            return self._colmaps(rays)
+            import pycolmap  # here: most collections have no such lens
+
+            camera = pycolmap.Camera.create_from_model_name(1, self.model, 1.0, 0, 0)
+            camera.params = [*camera.params[: len(camera.params) - len(self.bend)], *self.bend]
+            points = np.concatenate([rays, np.ones_like(rays[..., :1])], -1)
+            return np.asarray(camera.img_from_cam(points.reshape(-1, 3))).reshape(rays.shape)
         x, y = rays[..., 0], rays[..., 1]
         square, (p1, p2), (k1, k2, k3, k4) = x * x + y * y, self.tangential, self.radial
         factor = 1 + square * (k1 + square * (k2 + square * (k3 + square * k4)))
-        return np.stack(
-            [
-                x * factor + 2 * p1 * x * y + p2 * (square + 2 * x * x),
-                y * factor + p1 * (square + 2 * y * y) + 2 * p2 * x * y,
-            ],
-            axis=-1,
-        )
-
-    def _colmaps(self, rays: Float[NDArray, "... 2"]) -> Float[NDArray, "... 2"]:
-        import pycolmap  # here: most collections have no such lens
-
-        camera = pycolmap.Camera.create_from_model_name(1, self.model, 1.0, 0, 0)
-        camera.params = [*camera.params[: len(camera.params) - len(self.bend)], *self.bend]
-        points = np.concatenate([rays, np.ones_like(rays[..., :1])], -1)
-        return np.asarray(camera.img_from_cam(points.reshape(-1, 3))).reshape(rays.shape)
+        across = x * factor + 2 * p1 * x * y + p2 * (square + 2 * x * x)
+        return np.stack([across, y * factor + p1 * (square + 2 * y * y) + 2 * p2 * x * y], axis=-1)
 
 
 def flatten(lens: Lens) -> Lens:
-    """Return the distortion-free lens with the same picture size and principal point and the widest view in which
-    every pixel is covered by the distorted picture: only the focal lengths are zoomed, so nothing is filled in.
+    """Return the distortion-free lens with the widest view of which the distorted picture covers every pixel.
 
-    Raises DataError when no zoom between 0.25 and 8 does that, i.e. when the parameters are implausible.
+    Only the focal lengths are zoomed. Raises DataError when no zoom between 0.25 and 8 does that.
     """
     if not lens.distorted:
         return lens
     low, high = ZOOMS
     if not _covered(lens, high):
-        raise DataError(NO_BEND.format(lens.distortion))
+        raise _implausible(lens)
     for _ in range(STEPS):
         middle = math.sqrt(low * high)
         low, high = (low, middle) if _covered(lens, middle) else (middle, high)
@@ -122,8 +108,7 @@ def inner_lens(lens: Lens) -> Lens:
     """Return the distortion-free lens that sees the largest upright rectangle the distorted picture covers, stretched
     to the picture's size: OpenCV's optimal new camera matrix at alpha 0 (specs/lact.md section 8).
 
-    Unlike `flatten` focal lengths change independently and the principal point moves. Raises DataError for parameters
-    under which the picture folds over.
+    Raises DataError for parameters under which the picture folds over.
     """
     if not lens.distorted:
         return lens
@@ -135,9 +120,14 @@ def inner_lens(lens: Lens) -> Lens:
         exact = np.abs(lens.project(rays) - border).max() < 1e-2
     reach = float(np.linalg.norm(rays, axis=-1).max())
     if not (exact and left < 0 < right and top < 0 < bottom and lens.unfolded(reach)):
-        raise DataError(NO_BEND.format(lens.distortion))
+        raise _implausible(lens)
     fx, fy = float(lens.width / (right - left)), float(lens.height / (bottom - top))
     return Lens(lens.width, lens.height, fx, fy, float(-fx * left), float(-fy * top))
+
+
+def _implausible(lens: Lens) -> DataError:
+    numbers = lens.bend or lens.radial + lens.tangential
+    return DataError(f"distortion {numbers} cannot be removed; check the lens parameters")
 
 
 def _zoomed(lens: Lens, zoom: float) -> Lens:
@@ -169,8 +159,6 @@ def undistort(image: Image.Image, lens: Lens, flat: Lens) -> Image.Image:
     grid = 2 * lens.project(rays) / (lens.width, lens.height) - 1
     source = torch.from_numpy(np.asarray(image, np.float32)).permute(2, 0, 1)[None]
     target = torch.from_numpy(grid.astype(np.float32))[None]
-    sampled = torch.nn.functional.grid_sample(
-        source, target, mode="bicubic", padding_mode="border", align_corners=False
-    )
+    sampled = grid_sample(source, target, mode="bicubic", padding_mode="border", align_corners=False)
     pixels = sampled[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
     return Image.fromarray(pixels.numpy())

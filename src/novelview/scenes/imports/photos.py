@@ -5,37 +5,51 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from novelview.config.sources import PhotosSource
 from novelview.errors import DataError
 from novelview.files import read_json
 from novelview.scenes.imports.colmap import read_model
 from novelview.scenes.imports.reconstruct import QUALITY, run_apart
-from novelview.scenes.imports.scene import SUFFIXES, ImportedFrame, ImportedScene, eight_bit, natural
+from novelview.scenes.imports.scene import (
+    SAME_SHAPE,
+    SUFFIXES,
+    ImportedFrame,
+    ImportedScene,
+    eight_bit,
+    natural,
+    opened_picture,
+)
 
 logger = logging.getLogger(__name__)
 ORIENTATION = 0x0112
 FEWEST = 3
-SAME_SHAPE = 0.01  # relative difference of aspect ratio that still is the same shape
 ADVICE = "take more overlapping, sharp photographs of a scene that stands still"
 
 
 def load(path: Path, source: PhotosSource, log: Path, threads: int = 0) -> ImportedScene:
     """Reconstruct the photographs in `path` in natural name order; the reconstruction's output goes to `log`.
 
-    Raises DataError, one line, for a missing folder, unreadable photographs, or too few of them registered.
-    The same photographs, seed and a single thread (`runtime.threads=1`) give the same poses.
+    Raises DataError for a missing folder, unreadable photographs, or too few of them registered. The same photographs,
+    seed and a single thread (`runtime.threads=1`) give the same poses.
     """
     photographs = list_photographs(path)
     with tempfile.TemporaryDirectory(prefix="novelview-photos-") as work:
         copies, sizes = _upright_copies(photographs, Path(work) / "images")
         _refuse_mixed(photographs, sizes, source.single_camera)
-        model = _run(Path(work), list(copies), source, log, threads)
+        job = {"camera_model": source.camera_model, "single_camera": source.single_camera, "seed": source.seed}
+        job |= {"images": str(Path(work) / "images"), "names": list(copies)}
+        logger.info("reconstructing %d photographs; log: %s", len(copies), log)
+        model = run_apart(job, Path(work), log, threads)
         lenses, poses = read_model(model) if model.is_dir() else ({}, [])
         depths = read_json(model / QUALITY)["depth_range"] if model.is_dir() else None
     registered = {copies[entry.name]: entry for entry in poses}
-    _judge(path, photographs, len(registered), source, log)
+    if len(registered) < max(FEWEST, source.min_registered * len(photographs)):
+        raise DataError(
+            f"{path}: {len(registered)} of {len(photographs)} photographs could be registered, source.min_registered="
+            f"{source.min_registered} asks for {source.min_registered:.0%}; {ADVICE}, or lower it; log: {log}"
+        )
     frames = [
         ImportedFrame(photo, photo.name, np.linalg.inv(entry.w2c), lenses[entry.camera])
         for photo, entry in sorted(registered.items(), key=lambda item: natural(item[0].name))
@@ -50,36 +64,28 @@ def list_photographs(path: Path) -> list[Path]:
         raise DataError(f"{path}: no such folder; give the photographs' folder as path=FOLDER")
     found = [item for item in path.iterdir() if item.suffix.lower() in SUFFIXES and not item.name.startswith(".")]
     if len(found) < FEWEST:
-        raise DataError(
-            f"{path}: {len(found)} photographs ({', '.join(SUFFIXES)}) here, at least {FEWEST} are needed; "
-            "correct the path or convert the photographs"
-        )
+        counted = f"{len(found)} photographs ({', '.join(SUFFIXES)}) here, at least {FEWEST} are needed"
+        raise DataError(f"{path}: {counted}; correct the path or convert the photographs")
     return sorted(found, key=lambda item: natural(item.name))
 
 
 def _upright_copies(photographs: list[Path], folder: Path) -> tuple[dict[str, Path], list[tuple[int, int]]]:
-    """Lay the photographs out for pycolmap under plain names: links, or upright copies where EXIF turns them.
-
-    Returns the photographs by these names, and their upright sizes.
-    """
+    """Lay the photographs out for pycolmap as links or upright copies; return them by their names there, and sizes."""
     folder.mkdir()
     copies: dict[str, Path] = {}
     sizes: list[tuple[int, int]] = []
     for number, photo in enumerate(photographs):
-        try:
-            with Image.open(photo) as image:
-                turned = image.getexif().get(ORIENTATION, 1) != 1
-                linked = not turned and image.format in ("JPEG", "PNG") and not image.mode.startswith("I")
-                image.load()
-                name = f"{number:06d}{photo.suffix.lower() if linked else '.jpg'}"
-                upright = image if linked else ImageOps.exif_transpose(image)
-                if linked:
-                    (folder / name).symlink_to(photo.absolute())
-                else:
-                    # The EXIF block keeps the focal length, pycolmap's first guess.
-                    eight_bit(upright).convert("RGB").save(folder / name, quality=97, exif=upright.getexif())
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{photo}: unreadable photograph ({error}); replace or remove it") from None
+        with opened_picture(photo, "photograph") as image:
+            turned = image.getexif().get(ORIENTATION, 1) != 1
+            linked = not turned and image.format in ("JPEG", "PNG") and not image.mode.startswith("I")
+            image.load()
+            name = f"{number:06d}{photo.suffix.lower() if linked else '.jpg'}"
+            upright = image if linked else ImageOps.exif_transpose(image)
+            if linked:
+                (folder / name).symlink_to(photo.absolute())
+            else:
+                # The EXIF block keeps the focal length, pycolmap's first guess.
+                eight_bit(upright).convert("RGB").save(folder / name, quality=97, exif=upright.getexif())
         copies[name] = photo
         sizes.append(upright.size)
     return copies, sizes
@@ -96,24 +102,3 @@ def _refuse_mixed(photographs: list[Path], sizes: list[tuple[int, int]], single_
         else:
             continue
         raise DataError(f"{photo}: {across}x{down}, but {photographs[0].name} is {width}x{height}; {advice}")
-
-
-def _run(work: Path, names: list[str], source: PhotosSource, log: Path, threads: int) -> Path:
-    job = {
-        "images": str(work / "images"),
-        "names": names,
-        "camera_model": source.camera_model,
-        "single_camera": source.single_camera,
-        "seed": source.seed,
-    }
-    logger.info("reconstructing %d photographs; log: %s", len(names), log)
-    return run_apart(job, work, log, threads)
-
-
-def _judge(path: Path, photographs: list[Path], registered: int, source: PhotosSource, log: Path) -> None:
-    count = len(photographs)
-    if registered < max(FEWEST, source.min_registered * count):
-        raise DataError(
-            f"{path}: {registered} of {count} photographs could be registered, source.min_registered="
-            f"{source.min_registered} asks for {source.min_registered:.0%}; {ADVICE}, or lower it; log: {log}"
-        )

@@ -42,10 +42,9 @@ def run_apart(job: dict[str, Any], work: Path, log: Path, threads: int, seconds:
     environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
     command = [sys.executable, "-m", __name__, str(work / "job.json")]
     with open(log, "wb") as stream:
+        pipes: Any = {"stdout": stream, "stderr": subprocess.STDOUT}
         try:
-            status = subprocess.run(
-                command, stdout=stream, stderr=subprocess.STDOUT, env=environment, timeout=seconds or None
-            ).returncode
+            status = subprocess.run(command, env=environment, timeout=seconds or None, **pipes).returncode
         except subprocess.TimeoutExpired:
             raise Stopped(f"pycolmap took longer than {seconds:g} s; see {log}") from None
     if status < 0:
@@ -60,8 +59,8 @@ def reconstruct(job: dict[str, Any]) -> None:
     """Reconstruct the images in job["images"] and write the largest model to job["model"] (binary COLMAP files).
 
     job: images, database, models, model (paths), names (files in order), camera_model, single_camera, seed, threads;
-    and, where others than the constants above are wanted, matcher (auto | exhaustive | sequential), overlap,
-    max_features, and camera_params, which are then kept. quality.json in the model's folder says how good it is.
+    optionally matcher (auto | exhaustive | sequential), overlap, max_features, and camera_params, which are then kept.
+    quality.json in the model's folder says how good it is.
     """
     try:
         import pycolmap
@@ -75,7 +74,15 @@ def reconstruct(job: dict[str, Any]) -> None:
     known = job.get("camera_params") or ""
     reader = pycolmap.ImageReaderOptions(camera_model=job["camera_model"], camera_params=known)
     pycolmap.extract_features(job["database"], job["images"], job["names"], mode, reader, extraction)
-    _match(pycolmap, job)
+    keywords: dict[str, Any] = {"verification_options": pycolmap.TwoViewGeometryOptions()}
+    keywords["verification_options"].ransac.random_seed = job["seed"]
+    keywords["matching_options"] = pycolmap.FeatureMatchingOptions(num_threads=job["threads"], use_gpu=False)
+    matcher = job.get("matcher", "auto")
+    if matcher == "exhaustive" or (matcher == "auto" and len(job["names"]) <= EXHAUSTIVE_LIMIT):
+        pycolmap.match_exhaustive(job["database"], **keywords)
+    else:
+        pairing = pycolmap.SequentialPairingOptions(overlap=job.get("overlap") or OVERLAP)
+        pycolmap.match_sequential(job["database"], pairing_options=pairing, **keywords)
     options = pycolmap.IncrementalPipelineOptions(random_seed=job["seed"], num_threads=job["threads"])
     options.mapper.random_seed = options.triangulation.random_seed = job["seed"]
     if known:
@@ -88,24 +95,8 @@ def reconstruct(job: dict[str, Any]) -> None:
         write_json(Path(job["model"]) / QUALITY, {"models": len(models), **_quality(best)})
 
 
-def _match(pycolmap: Any, job: dict[str, Any]) -> None:
-    matching = pycolmap.FeatureMatchingOptions(num_threads=job["threads"], use_gpu=False)
-    verification = pycolmap.TwoViewGeometryOptions()
-    verification.ransac.random_seed = job["seed"]
-    keywords = {"matching_options": matching, "verification_options": verification}
-    matcher = job.get("matcher", "auto")
-    if matcher == "exhaustive" or (matcher == "auto" and len(job["names"]) <= EXHAUSTIVE_LIMIT):
-        pycolmap.match_exhaustive(job["database"], **keywords)
-    else:
-        pairing = pycolmap.SequentialPairingOptions(overlap=job.get("overlap") or OVERLAP)
-        pycolmap.match_sequential(job["database"], pairing_options=pairing, **keywords)
-
-
 def _quality(model: Any) -> dict[str, Any]:
-    """Return numbers of points, mean reprojection error in pixels, z depths of what the images see.
-
-    depth_range: the 1st and 99th percentile, what a model's near and far must take in.
-    """
+    """Return the reprojection error in pixels and z depths of what is seen, depth_range being percentiles 1 and 99."""
     points = {number: point.xyz for number, point in model.points3D.items()}
     depths = [
         float((image.cam_from_world() * points[seen.point3D_id])[2])

@@ -1,12 +1,11 @@
 """What every importer returns, and the checks that all of them share."""
 
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -18,7 +17,7 @@ from novelview.scenes.imports.lens import Lens, flatten
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
 TRANSPARENT = ("RGBA", "LA", "PA")
-ORTHONORMAL = 1e-3
+SAME_SHAPE = 0.01  # relative difference of aspect ratio that still is the same shape, or that resizing may have left
 
 
 @dataclass
@@ -33,23 +32,16 @@ class ImportedFrame:
 
 @dataclass
 class ImportedScene:
-    """A posed collection in order.
-
-    upright: apply the EXIF orientation; off for sources whose cameras describe the stored pixels.
-    background: value in [0,1] behind transparent pixels.
-    flatten: what a lens becomes when its distortion is removed.
-    depth_range: z depths, 1st and 99th percentile, of what the pictures see, where the source knows points.
-    missing, unregistered: files named by the source without a picture, photographs without a pose.
-    """
+    """A posed collection in order."""
 
     where: Path
     frames: list[ImportedFrame]
-    upright: bool = False
-    background: float = 1.0
-    flatten: Callable[[Lens], Lens] = flatten
-    depth_range: list[float] | None = None
-    missing: list[str] = field(default_factory=list)
-    unregistered: list[str] = field(default_factory=list)
+    upright: bool = False  # apply the EXIF orientation; off where cameras describe the stored pixels
+    background: float = 1.0  # value in [0,1] behind transparent pixels
+    flatten: Callable[[Lens], Lens] = flatten  # what a lens becomes when its distortion is removed
+    depth_range: list[float] | None = None  # z depths, 1st and 99th percentile, where the source knows points
+    missing: list[str] = field(default_factory=list)  # files named by the source without a picture
+    unregistered: list[str] = field(default_factory=list)  # photographs without a pose
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
@@ -57,9 +49,9 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(word), word) if word.isdecimal() else (1, 0, word) for word in re.split(r"(\d+)", name)]
 
 
-def ordered(
-    where: Path, frames: Sequence[ImportedFrame], missing: Sequence[str], allow_missing: bool
-) -> tuple[list[ImportedFrame], list[str]]:
+def ordered_scene(
+    where: Path, frames: Sequence[ImportedFrame], missing: list[str], allow_missing: bool, background: float = 1.0
+) -> ImportedScene:
     """Sort frames by natural name; raises DataError for no frames, repeated ones, or missing ones not allowed."""
     if missing and not allow_missing:
         raise DataError(
@@ -72,78 +64,7 @@ def ordered(
     for one, two in pairwise(frames):
         if one.path == two.path:
             raise DataError(f"{where}: {one.name} is named twice; remove one of the entries")
-    return frames, sorted(missing, key=natural)
-
-
-class JsonSource(Protocol):
-    """The configuration keys of sources whose cameras stand in a JSON file."""
-
-    background: float
-    allow_missing: bool
-
-
-def listed_scene(
-    file: Path,
-    entries: Any,
-    source: JsonSource,
-    find: Callable[[Path, str], Path | None],
-    make: Callable[[Path, str, Mapping[str, Any]], ImportedFrame],
-) -> ImportedScene:
-    """Build a scene of a JSON list whose entries name their picture in `file_path`; raises DataError for another form.
-
-    find: (folder, name) -> picture or None; make: (picture, name, entry) -> frame.
-    """
-    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
-        raise DataError(f"{file}: holds no list of frames; correct it")
-    frames: list[ImportedFrame] = []
-    missing: list[str] = []
-    for row, entry in enumerate(entries):
-        name = entry.get("file_path")
-        if not isinstance(name, str) or not name:
-            raise DataError(f"{file}: frame {row}: key 'file_path' is missing; add it")
-        picture = find(file.parent, name)
-        if picture is None:
-            missing.append(name)
-        else:
-            frames.append(make(picture, name, entry))
-    frames, missing = ordered(file, frames, missing, source.allow_missing)
-    return ImportedScene(file, frames, background=source.background, missing=missing)
-
-
-def number(entry: Mapping[str, Any], key: str, where: str) -> float:
-    """Return a finite number of a JSON object; raises DataError naming the key."""
-    value = entry.get(key)
-    if value is None:
-        raise DataError(f"{where}: key '{key}' is missing; add it")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"{where}: key '{key}' is {value!r}, not a number; correct it")
-    return float(value)
-
-
-def pose(value: Any, key: str, where: str) -> Float[NDArray, "4 4"]:
-    """Return a rigid 4x4 matrix from nested lists (3x4 gets its last row); raises DataError naming the key."""
-    if value is None:
-        raise DataError(f"{where}: key '{key}' is missing; add it")
-    try:
-        matrix = np.array(value, np.float64)
-    except (ValueError, TypeError):
-        matrix = np.zeros(0)
-    if matrix.shape not in ((4, 4), (3, 4)) or not np.isfinite(matrix).all():
-        raise DataError(f"{where}: key '{key}' is no finite 4x4 matrix; correct it")
-    matrix = np.concatenate([matrix[:3], [[0.0, 0.0, 0.0, 1.0]]])
-    rotation = matrix[:3, :3]
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > ORTHONORMAL or np.linalg.det(rotation) < 0:
-        raise DataError(f"{where}: the rotation in '{key}' is not orthonormal and right-handed; correct it")
-    return matrix
-
-
-def lens_numbers(entry: Mapping[str, Any], keys: Sequence[str], where: str) -> tuple[float, float, float, float]:
-    """Return fx, fy, cx, cy under the given keys; raises DataError for a focal length that is not positive."""
-    fx, fy, cx, cy = (number(entry, key, where) for key in keys)
-    for key, value in zip(keys[:2], (fx, fy), strict=True):
-        if value <= 0:
-            raise DataError(f"{where}: focal length '{key}' is {value}; it must be positive")
-    return fx, fy, cx, cy
+    return ImportedScene(where, frames, background=background, missing=sorted(missing, key=natural))
 
 
 def eight_bit(picture: Image.Image) -> Image.Image:
@@ -158,3 +79,13 @@ def eight_bit(picture: Image.Image) -> Image.Image:
         raise ValueError("its pixels have 32 bits, of unknown range; convert it to 8 bits")
     transparent = picture.mode in TRANSPARENT or "transparency" in picture.info
     return picture.convert("RGBA" if transparent else "RGB")
+
+
+@contextmanager
+def opened_picture(path: Path, what: str = "picture") -> Iterator[Image.Image]:
+    """Yield an open picture; what cannot be read, in the body too, becomes a DataError that names it."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: unreadable {what} ({error}); replace or remove it") from None

@@ -3,10 +3,10 @@
 import hashlib
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +16,15 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from novelview.cameras.camera import opaque
-from novelview.errors import ConfigError, DataError
+from novelview.config.sources import PicturesSource, check_source
+from novelview.errors import DataError
 from novelview.files import sha256, write_json
 from novelview.scenes.chunks import ChunkScene, ChunkWriter
 from novelview.scenes.imports.lens import Lens, undistort
-from novelview.scenes.imports.scene import ImportedFrame, ImportedScene, eight_bit
+from novelview.scenes.imports.scene import SAME_SHAPE, ImportedFrame, ImportedScene, eight_bit, opened_picture
 from novelview.scenes.views import EvalEntry, save_index
 
 logger = logging.getLogger(__name__)
-SAME_SHAPE = 0.01  # relative difference of aspect ratio that resizing may have left
 FARTHEST_CENTRE = 2.0  # picture sides between the picture's middle and the principal point
 HELD_OUT = "held_out"
 SPLITS = {"train": ("train",), "test": ("test",), HELD_OUT: ("train", "test")}
@@ -32,23 +32,14 @@ COUNTED = ("pictures", "held_out", "missing", "unregistered")
 FARTHEST = 1e9  # units between camera and origin: beyond it float32 has no digits left
 
 
-class ImportSource(Protocol):
-    """The configuration keys that every imported source has."""
-
-    held_out: int
-    max_side: int
-    jpeg_quality: int
-
-
 def write_scene(
-    scene: ImportedScene, source: ImportSource, folder: Path, dataset: str, progress: bool = True
+    scene: ImportedScene, source: PicturesSource, folder: Path, dataset: str, progress: bool
 ) -> dict[str, Any]:
     """Write one collection as a data set and return what the manifest records of it.
 
-    test/ holds every frame in order; train/ the same without the held-out ones (timestamps keep the frame numbers);
-    indices/held_out.json has one entry a held-out frame; import.json lists the pictures by frame number, everything
-    left out, and the depths seen where the source knows them. Raises DataError, one line, for unreadable pictures,
-    sizes that do not fit, or too few pictures.
+    test/ holds every frame in order, train/ those not held out (timestamps keep the frame numbers),
+    indices/held_out.json an entry a held-out frame, import.json the pictures by frame number and what was left out.
+    Raises ConfigError for values out of range, DataError for unreadable or too few pictures or sizes that do not fit.
     """
     ((_, report),) = _write([(HELD_OUT, "", scene)], source, folder, dataset, progress)
     write_json(folder / "import.json", report)
@@ -57,17 +48,12 @@ def write_scene(
 
 
 def write_collection(
-    groups: Mapping[str, Mapping[str, ImportedScene]],
-    source: ImportSource,
-    folder: Path,
-    dataset: str,
-    progress: bool = True,
+    groups: dict[str, dict[str, ImportedScene]], source: PicturesSource, folder: Path, dataset: str, progress: bool
 ) -> dict[str, Any]:
     """Write scenes, keyed by `<name>-<16 hex digits>`, and return what the manifest records of them.
 
-    groups: `train` or `test` -> scenes by name, whole; `held_out` -> scenes of which every frame goes to test/, those
-    not held out to train/, with an entry each in indices/held_out.json. import.json lists each scene's pictures and
-    what was left out. Raises DataError, one line.
+    groups: `train` or `test` -> scenes by name, whole; `held_out` -> scenes treated as by `write_scene`, which tells
+    what import.json holds and what is raised.
     """
     items = [(group, f"{name[:64]}-", scene) for group, scenes in groups.items() for name, scene in scenes.items()]
     reports = [{"set": group, **report} for group, report in _write(items, source, folder, dataset, progress)]
@@ -76,20 +62,25 @@ def write_collection(
 
 
 def _write(
-    items: Sequence[tuple[str, str, ImportedScene]], source: ImportSource, folder: Path, dataset: str, progress: bool
+    items: Sequence[tuple[str, str, ImportedScene]], source: PicturesSource, folder: Path, dataset: str, progress: bool
 ) -> list[tuple[str, dict[str, Any]]]:
     """Write chunks, entries and scenes.json of (group, prefix of the key, scene); return groups and reports."""
+    check_source(source)
     reports: list[tuple[str, dict[str, Any]]] = []
     entries: list[EvalEntry] = []
     with ExitStack() as stack:
         splits = dict.fromkeys(split for group, *_ in items for split in SPLITS[group])
         writers = {split: stack.enter_context(ChunkWriter(folder / split)) for split in splits}
         for group, prefix, scene in items:
-            _check(source, scene.background)
-            held_out = _held_out(scene, source.held_out) if group == HELD_OUT else []
+            try:
+                held_out = choose_held_out(len(scene.frames), source.held_out) if group == HELD_OUT else []
+            except DataError as error:
+                raise DataError(f"{scene.where}: {error}") from None
             whole, size = _converted(scene, source, dataset, progress, prefix)
             for split in SPLITS[group]:
-                writers[split].add(_without(whole, held_out if split == "train" else []))
+                rows = [row for row in range(len(whole.images)) if split == "test" or row not in held_out]
+                images = [whole.images[row] for row in rows]
+                writers[split].add(ChunkScene(whole.key, "", whole.timestamps[rows], whole.cameras[rows], images))
             centres = np.stack([frame.c2w[:3, 3] for frame in scene.frames])
             entries += held_out_entries(whole.key, centres, held_out, getattr(source, "context_gap", 0))
             reports.append((group, _report(scene, whole.key, held_out, size)))
@@ -120,43 +111,24 @@ def held_out_entries(
 ) -> list[EvalEntry]:
     """Return one evaluation entry a held-out frame: two training frames around it, in order, and itself as target.
 
-    Frame order is the file names' order, along which people walk. With context_gap 0 the first context is the training
-    frame whose camera stands nearest to the target's, the second the nearest among those on the target's other side in
-    the sequence: two different views that bracket it. A gap g > 0 takes, on each side, the training frame whose number
-    is closest to g/2 away.
+    Frame order is the file names' order, along which people walk. With context_gap 0 the contexts are the training
+    frames on either side in this order whose cameras stand nearest to the target's. A gap g > 0 takes, on each side,
+    the training frame whose number is closest to g/2 away.
     """
     training = [frame for frame in range(len(centres)) if frame not in set(held_out)]
     entries = []
     for target in held_out:
-        sides = [[f for f in training if f < target], [f for f in training if f > target]]
+        distance = np.linalg.norm(centres - centres[target], axis=1)
         if context_gap:
-            near = [min(side, key=lambda f: abs(abs(f - target) - context_gap / 2)) for side in sides]
-        else:
-            distance = np.linalg.norm(centres - centres[target], axis=1)
-            near = [min(side, key=lambda f: float(distance[f])) for side in sides]
-        entries.append(EvalEntry(scene, (near[0], near[1]), (target,), None))
+            distance = np.abs(np.abs(np.arange(len(centres)) - target) - context_gap / 2)
+        before = min((frame for frame in training if frame < target), key=distance.__getitem__)
+        after = min((frame for frame in training if frame > target), key=distance.__getitem__)
+        entries.append(EvalEntry(scene, (before, after), (target,), None))
     return entries
 
 
-def _held_out(scene: ImportedScene, count: int) -> list[int]:
-    try:
-        return choose_held_out(len(scene.frames), count)
-    except DataError as error:
-        raise DataError(f"{scene.where}: {error}") from None
-
-
-def _check(source: ImportSource, background: float) -> None:
-    """Raise ConfigError for a quality, size or background out of range."""
-    if not 1 <= source.jpeg_quality <= 100:
-        raise ConfigError(f"source.jpeg_quality={source.jpeg_quality}: must lie between 1 and 100")
-    if source.max_side < 0:
-        raise ConfigError(f"source.max_side={source.max_side}: must be 0 (keep the size) or more")
-    if not 0 <= background <= 1:
-        raise ConfigError(f"source.background={background}: must lie between 0 (black) and 1 (white)")
-
-
 def _converted(
-    scene: ImportedScene, source: ImportSource, dataset: str, progress: bool, prefix: str
+    scene: ImportedScene, source: PicturesSource, dataset: str, progress: bool, prefix: str
 ) -> tuple[ChunkScene, tuple[int, int]]:
     """Return a scene as a chunk holds it, and the common (width, height) of its pictures.
 
@@ -168,10 +140,14 @@ def _converted(
     size = (0, 0)
     total = hashlib.sha256(dataset.encode())
     for frame in tqdm(scene.frames, unit="picture", desc="import", disable=not progress):
-        picture = _open_picture(frame, scene.upright)
+        with opened_picture(frame.path) as image:
+            picture = eight_bit(ImageOps.exif_transpose(image) if scene.upright else image)
         lens = _fit(frame, picture)
         if lens not in flat:
-            flat[lens] = _flatten(scene, lens, frame)
+            try:
+                flat[lens] = scene.flatten(lens)
+            except DataError as error:
+                raise DataError(f"{frame.name}: {error}") from None
         picture = _develop(picture, lens, flat[lens], source.max_side, scene.background)
         if images and picture.size != size:
             raise DataError(
@@ -179,19 +155,14 @@ def _converted(
                 f"{size[0]}x{size[1]}; import pictures of different sizes or orientations as separate data sets"
             )
         size = picture.size
-        images.append(_encode(picture, source.jpeg_quality))
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=source.jpeg_quality, subsampling=0)
+        images.append(buffer.getvalue())
         cameras.append(_camera(frame, flat[lens]))
         # File names need not be UTF-8.
         total.update(f"\0{frame.name}\0{sha256(frame.path)}".encode("utf-8", "surrogateescape"))
     key, rows = prefix + total.hexdigest()[:16], torch.from_numpy(np.array(cameras, np.float32))
     return ChunkScene(key, "", torch.arange(len(images)), rows, images), size
-
-
-def _without(scene: ChunkScene, left_out: list[int]) -> ChunkScene:
-    """Return a scene without some of its frames; timestamps keep the frame numbers."""
-    rows = [row for row in range(len(scene.images)) if row not in left_out]
-    images = [scene.images[row] for row in rows]
-    return ChunkScene(scene.key, scene.url, scene.timestamps[rows], scene.cameras[rows], images)
 
 
 def _camera(frame: ImportedFrame, flat: Lens) -> list[float]:
@@ -205,32 +176,13 @@ def _camera(frame: ImportedFrame, flat: Lens) -> list[float]:
     return [fx, fy, cx, cy, 0.0, 0.0, *w2c.flatten().tolist()]
 
 
-def _open_picture(frame: ImportedFrame, upright: bool = False) -> Image.Image:
-    """Return a picture as RGB or RGBA, turned by its EXIF orientation when `upright`; raises DataError naming it."""
-    try:
-        with Image.open(frame.path) as image:
-            picture = ImageOps.exif_transpose(image) if upright else image
-            return eight_bit(picture)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{frame.path}: unreadable picture ({error}); replace or remove it") from None
-
-
 def _fit(frame: ImportedFrame, picture: Image.Image) -> Lens:
     """Return the frame's lens in pixels of the picture as stored, which may be a resized copy."""
     lens, (width, height) = frame.lens, picture.size
     if abs(width / height * lens.height / lens.width - 1) > SAME_SHAPE:
-        raise DataError(
-            f"{frame.path}: picture of {width}x{height} but its camera says {lens.width}x{lens.height}; "
-            "use the pictures the cameras were made for"
-        )
+        given = f"picture of {width}x{height} but its camera says {lens.width}x{lens.height}"
+        raise DataError(f"{frame.path}: {given}; use the pictures the cameras were made for")
     return lens.scaled(width, height)
-
-
-def _flatten(scene: ImportedScene, lens: Lens, frame: ImportedFrame) -> Lens:
-    try:
-        return scene.flatten(lens)
-    except DataError as error:
-        raise DataError(f"{frame.name}: {error}") from None
 
 
 def _develop(picture: Image.Image, lens: Lens, flat: Lens, max_side: int, background: float) -> Image.Image:
@@ -242,16 +194,9 @@ def _develop(picture: Image.Image, lens: Lens, flat: Lens, max_side: int, backgr
         picture = undistort(opaque(picture, background), lens, flat)
     scale = max_side / max(picture.size) if max_side else 1.0
     if scale < 1:
-        picture = picture.resize(
-            (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS
-        )
+        size = (round(picture.width * scale), round(picture.height * scale))
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
     return opaque(picture, background)
-
-
-def _encode(picture: Image.Image, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality, subsampling=0)
-    return buffer.getvalue()
 
 
 def _report(scene: ImportedScene, key: str, held_out: list[int], size: tuple[int, int]) -> dict[str, Any]:
@@ -259,13 +204,6 @@ def _report(scene: ImportedScene, key: str, held_out: list[int], size: tuple[int
     for reason, names in (("without a picture", scene.missing), ("without a pose", scene.unregistered)):
         if names:
             logger.warning("%s: left out %d %s: %s", scene.where, len(names), reason, ", ".join(names))
-    return {
-        "scene": key,
-        "width": size[0],
-        "height": size[1],
-        "pictures": [frame.name for frame in scene.frames],
-        "held_out": held_out,
-        "depth_range": scene.depth_range,
-        "missing": scene.missing,
-        "unregistered": scene.unregistered,
-    }
+    report = {"scene": key, "width": size[0], "height": size[1], "pictures": [frame.name for frame in scene.frames]}
+    left_out = {"missing": scene.missing, "unregistered": scene.unregistered}
+    return {**report, "held_out": held_out, "depth_range": scene.depth_range, **left_out}

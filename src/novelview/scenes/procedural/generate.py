@@ -10,9 +10,9 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +39,8 @@ MOST_FRAMES = 48  # longer clips are searched for pairs on a coarser grid of fra
 Job = tuple[str, int]  # split and number of a room
 Pair = tuple[int, int]
 Entries = dict[str, dict[str, Any] | None]  # a room's entry in each index (none for training rooms)
+MadeRoom = tuple[ChunkScene, Entries]
 Record = dict[str, Any]  # key, split, entries of a room
-
-
-@dataclass
-class MadeRoom:
-    """One finished room: what goes into its chunk, and its entry in each evaluation index."""
-
-    scene: ChunkScene
-    entries: Entries
 
 
 def generate(
@@ -62,28 +55,28 @@ def generate(
     """Write {out}/train and {out}/test chunks with index.json, {out}/indices/*.json and {out}/scenes.json.
 
     `workers` processes of one thread each render on the CPU; 0 renders in this process. On "cuda" this process
-    renders and `workers` threads encode. units: what an earlier call finished in `out`, which is not made again; other
-    chunks there are removed first. Raises ConfigError for values that make no rooms, DataError when a worker process
-    dies, BoxEnded when the time of `box` is over, after one new room at least.
+    renders and `workers` threads encode. units: what an earlier call finished in `out`; other chunks there are removed.
+    Raises ConfigError for values that make no rooms, DataError when a worker process dies, BoxEnded when the time of
+    `box` is over, after one new room at least.
     """
     check_source(source)
-    train = [("train", number) for number in range(source.train_scenes)]
-    seen = [("seen", number) for number in range(source.test_seen_scenes)]
-    new = [("new", number) for number in range(source.test_new_scenes)]
-    jobs, box = [*train, *seen, *new], box or TimeBox()
-    written = WrittenRooms(out, source.chunk_bytes, units, len(train))
-    rooms = _made(source, jobs[len(written) :], workers, device)
-    with tqdm(total=len(jobs), initial=len(written), desc="rooms", unit="room", disable=not progress) as bar:
-        for folder, own in (("train", train), ("test", [*seen, *new])):
+    counts = {"train": source.train_scenes, "seen": source.test_seen_scenes, "new": source.test_new_scenes}
+    jobs = [(split, number) for split, count in counts.items() for number in range(count)]
+    written, box = WrittenRooms(out, source.chunk_bytes, units, source.train_scenes), box or TimeBox()
+    done = len(written.rooms)
+    rooms = _made(source, jobs[done:], workers, device)
+    with tqdm(total=len(jobs), initial=done, desc="rooms", unit="room", disable=not progress) as bar:
+        for folder, splits in (("train", ["train"]), ("test", ["seen", "new"])):
             with RoomWriter(written, folder) as writer:
-                todo = own[written.count(folder) :]
-                for (split, _), room in zip(todo, rooms, strict=False):  # `todo` is the shorter: it ends the loop
+                todo = [split for split, _ in jobs[done:] if split in splits]
+                for split, room in zip(todo, rooms, strict=False):  # `todo` is the shorter: it ends the loop
                     writer.add_room(room, split)
                     bar.update()
                     box.unit()
     for name in split_names(source):
-        write_json(out / "indices" / f"{name}.json", {key: row[name] for key, row in written.entries.items() if row})
-    write_json(out / "scenes.json", written.sets)
+        rows = {room["key"]: room["entries"][name] for room in written.rooms if room["entries"]}
+        write_json(out / "indices" / f"{name}.json", rows)
+    write_json(out / "scenes.json", {room["key"]: {"set": room["split"]} for room in written.rooms})
 
 
 def _made(source: RoomsSource, jobs: list[Job], workers: int, device: str) -> Iterator[MadeRoom]:
@@ -100,9 +93,8 @@ def _made(source: RoomsSource, jobs: list[Job], workers: int, device: str) -> It
 
 
 def _by_processes(source: RoomsSource, jobs: list[Job], workers: int) -> Iterator[MadeRoom]:
-    pool: Executor = ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
-    )
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker)
     try:
         yield from _in_order((pool.submit(make, source, *job) for job in jobs), AHEAD * workers)
     except BrokenProcessPool:
@@ -127,14 +119,14 @@ def _start_worker() -> None:
     """One thread; Ctrl-C is the parent's to handle; and no orphan when the parent is killed."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
-    parent.join()
-    os._exit(1)
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def make(source: RoomsSource, split: str, number: int) -> MadeRoom:
@@ -145,25 +137,22 @@ def make(source: RoomsSource, split: str, number: int) -> MadeRoom:
 def _film(source: RoomsSource, split: str, number: int, device: str = "cpu") -> tuple[Room, Tensor, Entries]:
     """Return a room, its frames as RGB bytes [n h w 3] in host memory, and, for test splits, its evaluation entries."""
     room = room_for(source, split, number)
-    frames = render_frames(
-        room, room.c2w, source.height, source.width, source.texture_texels, source.supersample, device
-    )
+    texels, size = source.texture_texels, (source.height, source.width)
+    frames = render_frames(room, room.c2w, *size, texels, source.supersample, device)
     entries = {} if split == "train" else room_entries(source, room, device)
     return room, frames.cpu(), entries
 
 
 def _finish(room: Room, frames: UInt8[Tensor, "n h w 3"], entries: Entries, quality: int) -> MadeRoom:
     """Encode the frames and lay the scene out as RealEstate10K does (specs/re10k_format.md section 1)."""
-    images = [_jpeg(frame, quality) for frame in frames]
+    images: list[bytes] = []
+    for frame in frames:
+        stream = io.BytesIO()
+        Image.fromarray(frame.numpy()).save(stream, "JPEG", quality=quality)
+        images.append(stream.getvalue())
     timestamps = torch.arange(len(images), dtype=torch.int64) * FRAME_MICROSECONDS
-    scene = ChunkScene(room.key, room.url, timestamps, camera_rows(room.c2w, room.intrinsics), images)
-    return MadeRoom(scene, entries)
-
-
-def _jpeg(frame: UInt8[Tensor, "h w 3"], quality: int) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(frame.numpy()).save(stream, "JPEG", quality=quality)
-    return stream.getvalue()
+    url = f"novelview://rooms/{room.split}/{room.number}"  # names the room completely, given the source
+    return ChunkScene(room.key, url, timestamps, camera_rows(room.c2w, room.intrinsics), images), entries
 
 
 def camera_rows(c2w: Float[Tensor, "n 4 4"], intrinsics: Float[Tensor, " 4"]) -> Float[Tensor, "n 18"]:
@@ -179,7 +168,7 @@ def split_names(source: RoomsSource) -> list[str]:
     return [*CLASSES, "extrapolation", "full", *(f"gap{gap}" for gap in source.gaps)]
 
 
-def room_entries(source: RoomsSource, room: Room, device: str = "cpu") -> dict[str, dict[str, Any] | None]:
+def room_entries(source: RoomsSource, room: Room, device: str = "cpu") -> Entries:
     """Return, for every index name, the room's entry {context, target, overlap}, or None when no pair qualifies.
 
     small, medium, large: a pair whose overlap lies in (0.05, 0.3], (0.3, 0.55], (0.55, 0.8]; targets strictly inside.
@@ -191,30 +180,28 @@ def room_entries(source: RoomsSource, room: Room, device: str = "cpu") -> dict[s
     table = dict(zip(pairs, overlaps(room, pairs, device), strict=True))
     half, seen = source.frames // 2, [pair for pair in pairs if table[pair] >= LEAST_OVERLAP]
     narrow = [pair for pair in seen if source.frames // 3 <= pair[1] - pair[0] <= half]
-    by_gap = {f"gap{gap}": [pair for pair in pairs if pair[1] - pair[0] == gap] for gap in source.gaps}
+    gaps = {gap: [pair for pair in pairs if pair[1] - pair[0] == gap] for gap in source.gaps}
+    classes = {name: [pair for pair in pairs if low < table[pair] <= high] for name, (low, high) in CLASSES.items()}
     candidates = {
-        **{name: [pair for pair in pairs if low < table[pair] <= high] for name, (low, high) in CLASSES.items()},
-        "extrapolation": [pair for pair in narrow if len(_around(source, pair)) >= source.targets],
-        "full": [pair for pair in seen if pair[1] - pair[0] >= half],
-        **by_gap,
+        **{name: (found, _inside) for name, found in classes.items()},
+        "extrapolation": ([pair for pair in narrow if len(_around(source, pair)) >= source.targets], _outside),
+        "full": ([pair for pair in seen if pair[1] - pair[0] >= half], _inside),
+        **{f"gap{gap}": (found, _evenly) for gap, found in gaps.items()},
     }
-    choices = {"extrapolation": _outside, **dict.fromkeys(by_gap, _evenly)}
-    rows: dict[str, dict[str, Any] | None] = {}
-    for name in split_names(source):
+    rows: Entries = {}
+    for name, (found, targets) in candidates.items():
         # Drawn even where there is no choice, so that one index never shifts the draws of the next.
-        pick, found = draws.uniform(0, 1), candidates[name]
-        rows[name] = None
+        pick, rows[name] = draws.uniform(0, 1), None
         if found:
             pair = found[int(pick * len(found))]
-            targets = choices.get(name, _inside)(draws, source, pair)
-            rows[name] = {"context": list(pair), "target": targets, "overlap": round(table[pair], 6)}
+            target = targets(draws, source, pair)
+            rows[name] = {"context": list(pair), "target": target, "overlap": round(table[pair], 6)}
     return rows
 
 
 def _pairs(source: RoomsSource, draws: Draws) -> list[Pair]:
     """All pairs with room for the targets inside, on a coarser grid for long clips, and one pair of every gap."""
-    step = -(-source.frames // MOST_FRAMES)
-    grid = range(0, source.frames, step)
+    grid = range(0, source.frames, -(-source.frames // MOST_FRAMES))
     pairs = {(first, second) for first in grid for second in grid if second - first > source.targets}
     starts = [(draws.integer(0, source.frames - 1 - gap), gap) for gap in source.gaps]
     return sorted(pairs | {(start, start + gap) for start, gap in starts})
@@ -222,8 +209,7 @@ def _pairs(source: RoomsSource, draws: Draws) -> list[Pair]:
 
 def _around(source: RoomsSource, pair: Pair) -> list[int]:
     gap = pair[1] - pair[0]
-    before, after = range(max(0, pair[0] - gap), pair[0]), range(pair[1] + 1, min(source.frames, pair[1] + gap + 1))
-    return [*before, *after]
+    return [*range(max(0, pair[0] - gap), pair[0]), *range(pair[1] + 1, min(source.frames, pair[1] + gap + 1))]
 
 
 def _outside(draws: Draws, source: RoomsSource, pair: Pair) -> list[int]:
@@ -241,62 +227,42 @@ def _evenly(_: Draws, source: RoomsSource, pair: Pair) -> list[int]:
 
 
 class WrittenRooms:
-    """The rooms of all finished chunks in `out` and of the one under way, in the order of making.
+    """The rooms of all finished chunks in `out` and of the one under way.
 
-    entries: scene key -> its entry in each index; sets: scene key -> {"set": split}.
+    rooms: their records, in the order of making; chunks: folder -> the records of each finished chunk; pending: the
+    records of the open chunk, by its folder.
     """
 
     def __init__(self, out: Path, chunk_bytes: int, units: Unfinished | None, train: int) -> None:
-        """Take up what `units` records; chunks of `out` that it does not record, or that changed, are removed.
-
-        train: training rooms in all; test rooms are taken up only after all of these.
-        """
+        """Take up what `units` records, test rooms only after all `train` training rooms; other chunks are removed."""
         self.out, self.chunk_bytes, self.units = out, chunk_bytes, units
-        self.entries: dict[str, Entries] = {}
-        self.sets: dict[str, dict[str, str]] = {}
         self.chunks = {folder: self._kept(folder) for folder in ("train", "test")}
-        self.pending = self._pending() if units else {}
-        if self.count("train") < train:
+        self.pending = self._pending()
+        self.rooms = [*chain(*self.chunks["train"]), *self.pending.get("train", [])]
+        if len(self.rooms) < train:
             self.chunks["test"] = []
-            self.pending = self.pending if self.pending.get("folder") == "train" else {}
+            self.pending.pop("test", None)
+        self.rooms += [*chain(*self.chunks["test"]), *self.pending.get("test", [])]
         for folder, chunks in self.chunks.items():
             for stale in [*sorted((out / folder).glob("*.torch"))[len(chunks) :], out / folder / "index.json"]:
                 stale.unlink(missing_ok=True)
-        for records in [*self.chunks["train"], *self.chunks["test"], self.pending.get("rooms", [])]:
-            self.note(records)
-
-    def __len__(self) -> int:
-        return len(self.sets)
-
-    def count(self, folder: str) -> int:
-        """Return the rooms of train or test that are written, or wait for their chunk to fill."""
-        waiting = self.pending["rooms"] if self.pending.get("folder") == folder else []
-        return sum(map(len, self.chunks[folder])) + len(waiting)
-
-    def note(self, records: list[Record]) -> None:
-        """Take rooms into the indices."""
-        for record in records:
-            self.sets[record["key"]] = {"set": record["split"]}
-            self.entries[record["key"]] = record["entries"]
 
     def _kept(self, folder: str) -> list[list[Record]]:
         found: list[list[Record]] = []
-        while self.units is not None:
-            record = self.units.read_json(f"{folder}-{len(found):06d}")
+        while self.units and (record := self.units.read_json(f"{folder}-{len(found):06d}")):
             path = self.out / folder / f"{len(found):06d}.torch"
-            if record is None or not path.is_file() or sha256(path) != record["sha256"]:
+            if not path.is_file() or sha256(path) != record["sha256"]:
                 break
             found.append(record["rooms"])
         return found
 
-    def _pending(self) -> dict[str, Any]:
-        """Return {folder, rooms} of the unfinished chunk; nothing where it is not the one after those kept."""
-        assert self.units is not None
-        found = self.units.read_json(PENDING) or {}
-        path = self.units.folder / f"{PENDING}.torch"
-        if not found or found["chunk"] != len(self.chunks[found["folder"]]) or not path.is_file():
+    def _pending(self) -> dict[str, list[Record]]:
+        """Return nothing where the unfinished chunk is not the one after those kept."""
+        found = self.units.read_json(PENDING) if self.units else None
+        if not self.units or not found or found["chunk"] != len(self.chunks[found["folder"]]):
             return {}
-        return found if sha256(path) == found["sha256"] else {}
+        path = self.units.folder / f"{PENDING}.torch"
+        return {found["folder"]: found["rooms"]} if path.is_file() and sha256(path) == found["sha256"] else {}
 
 
 class RoomWriter(ChunkWriter):
@@ -308,36 +274,33 @@ class RoomWriter(ChunkWriter):
     def __init__(self, written: WrittenRooms, folder: str) -> None:
         super().__init__(written.out / folder, written.chunk_bytes)
         self.written, self.name, self.units = written, folder, written.units
-        self.records: list[Record] = []
-        for records in written.chunks[folder]:
-            self.index |= dict.fromkeys((record["key"] for record in records), self._name())
+        for rooms in written.chunks[folder]:
+            self.index |= dict.fromkeys((room["key"] for room in rooms), self._name())
             self._chunks += 1
-        if written.pending.get("folder") == folder:
-            assert self.units is not None
-            scenes = read_chunk(self.units.folder / f"{PENDING}.torch")
-            for scene, record in zip(scenes, written.pending["rooms"], strict=True):
-                self.records.append(record)
+        if self.units and folder in written.pending:
+            for scene in read_chunk(self.units.folder / f"{PENDING}.torch"):
                 self.add(scene)
 
     def add_room(self, room: MadeRoom, split: str) -> None:
         """Append a room."""
-        record = {"key": room.scene.key, "split": split, "entries": room.entries}
-        self.written.note([record])
-        self.records.append(record)
-        self.add(room.scene)
+        scene, entries = room
+        self.written.rooms.append({"key": scene.key, "split": split, "entries": entries})
+        self.add(scene)
 
     def _flush(self) -> None:
-        name, records, self.records = self._name(), self.records, []
+        path, rooms = self.folder / self._name(), self._open_rooms()
         super()._flush()
-        if self.units is not None:
-            kept = {"rooms": records, "sha256": sha256(self.folder / name)}
-            self.units.keep_json(f"{self.name}-{self._chunks - 1:06d}", kept)
+        if self.units:
+            self.units.keep_json(f"{self.name}-{path.stem}", {"rooms": rooms, "sha256": sha256(path)})
+
+    def _open_rooms(self) -> list[Record]:
+        return self.written.rooms[-len(self._pending) :]
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is not None and self.units is not None and self._pending:
+        if kind is not None and self.units and self._pending:
             path = self.units.folder / f"{PENDING}.torch"
             self.units.drop(PENDING)
             write_chunk(path, self._pending)
             place = {"folder": self.name, "chunk": self._chunks}
-            self.units.keep_json(PENDING, {**place, "rooms": self.records, "sha256": sha256(path)})
+            self.units.keep_json(PENDING, {**place, "rooms": self._open_rooms(), "sha256": sha256(path)})
         super().__exit__(kind, *rest)

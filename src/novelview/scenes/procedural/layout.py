@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -70,12 +71,16 @@ class Face:
     gain: Triple
 
 
+def turned(cosine: Any, sine: Any, x: Any, y: Any, z: Any) -> tuple[Any, Any, Any]:
+    """Return numbers or tensors x, y, z in axes turned about y by the angle of this cosine and sine."""
+    return cosine * x - sine * z, y, sine * x + cosine * z
+
+
 @dataclass(frozen=True)
 class Solid:
-    """A box turned about the vertical axis, or a sphere where `round`.
+    """A box turned by `yaw` radians about the y axis, or a sphere where `round`; centre and half extents in metres.
 
-    centre and half extents in metres, yaw in radians about the y axis. faces: six, in the order -x, +x, -y, +y, -z, +z
-    of the solid's own axes; a sphere is covered like a cube map.
+    faces: six, in the order -x, +x, -y, +y, -z, +z of the solid's own axes; a sphere is covered like a cube map.
     """
 
     centre: Triple
@@ -96,9 +101,7 @@ class Solid:
 
     def local(self, point: Triple) -> Triple:
         """Return a world point in the solid's own axes."""
-        x, y, z = (value - centre for value, centre in zip(point, self.centre, strict=True))
-        cosine, sine = self.turn
-        return cosine * x - sine * z, y, sine * x + cosine * z
+        return turned(*self.turn, *(value - centre for value, centre in zip(point, self.centre, strict=True)))
 
     def distance(self, point: Triple) -> float:
         """Return the distance in metres from a point outside to the surface; 0 inside."""
@@ -110,26 +113,17 @@ class Solid:
 
 @dataclass(frozen=True)
 class Room:
-    """One room with its clip's cameras; `solids[0]` is the room itself, seen from inside.
-
-    light: position of the lamp in metres; ambient: share of the light that comes from everywhere, in [0,1].
-    c2w: float64 [n 4 4] camera-to-world; intrinsics: float64 [4], normalised fx/W fy/H cx/W cy/H of every frame.
-    """
+    """One room with its clip's cameras; `solids[0]` is the room itself, seen from inside."""
 
     split: str
     number: int
     key: str
     photographs: tuple[str, ...]
     solids: tuple[Solid, ...]
-    light: Triple
-    ambient: float
-    c2w: Float[Tensor, "n 4 4"]
-    intrinsics: Float[Tensor, " 4"]
-
-    @property
-    def url(self) -> str:
-        """Return the address stored in the chunk; it names the room completely given the source's configuration."""
-        return f"novelview://rooms/{self.split}/{self.number}"
+    light: Triple  # position of the lamp in metres
+    ambient: float  # share of the light that comes from everywhere, in [0,1]
+    c2w: Float[Tensor, "n 4 4"]  # float64
+    intrinsics: Float[Tensor, " 4"]  # float64, normalised fx/W fy/H cx/W cy/H of every frame
 
 
 def room_for(source: RoomsSource, split: str, number: int) -> Room:
@@ -141,7 +135,8 @@ def room_for(source: RoomsSource, split: str, number: int) -> Room:
         raise ConfigError(f"rooms have no split '{split}'; choose one of {', '.join(SPLITS)}")
     draws = Draws(room_seed(source.seed, split, number))
     names = pool(split, source.patterns)
-    intrinsics = _lens(draws.uniform(*source.fov), source.height, source.width)
+    focal = 0.5 / math.tan(math.radians(draws.uniform(*source.fov)) / 2)
+    intrinsics = torch.tensor([focal, focal * source.width / source.height, 0.5, 0.5], dtype=torch.float64)
     half = (draws.uniform(2.3, 3.8), draws.uniform(1.3, 1.65), draws.uniform(2.3, 3.8))
     shell = Solid((0.0, 0.0, 0.0), 0.0, half, False, tuple(_face(draws, source, names) for _ in range(6)))
     count = draws.integer(*source.objects)
@@ -157,12 +152,6 @@ def room_for(source: RoomsSource, split: str, number: int) -> Room:
         f"source.dolly={source.dolly}, source.objects={source.objects}: no free camera path in room {split}/{number} "
         f"after {ATTEMPTS} tries; lower one of them"
     )
-
-
-def _lens(fov: float, height: int, width: int) -> Float[Tensor, " 4"]:
-    """Return normalised intrinsics of square pixels, the principal point in the centre; `fov` horizontal, degrees."""
-    focal = 0.5 / math.tan(math.radians(fov) / 2)
-    return torch.tensor([focal, focal * width / height, 0.5, 0.5], dtype=torch.float64)
 
 
 def _face(draws: Draws, source: RoomsSource, names: tuple[str, ...]) -> Face:
@@ -184,8 +173,15 @@ def _object(draws: Draws, source: RoomsSource, names: tuple[str, ...], room: Tri
     drawn = [_face(draws, source, names) for _ in range(6)]
     faces = tuple(Face(drawn[0].texture, drawn[0].density, face.offset, drawn[0].gain) for face in drawn)
     kind = draws.integer(0, 4)
-    if kind == 0:
-        return _picture(draws, faces, room)
+    if kind == 0:  # a flat box against one of the four walls
+        wide, tall, thick = draws.uniform(0.4, 0.9), draws.uniform(0.3, 0.6), 0.03
+        along_x, side = draws.integer(0, 1) == 1, draws.sign()
+        wall, run = (room[2], room[0]) if along_x else (room[0], room[2])
+        away, along = side * (wall - thick), draws.uniform(-(run - wide), run - wide)
+        height = draws.uniform(-0.35, 0.1) * room[1]
+        if along_x:
+            return Solid((along, height, away), 0.0, (wide, tall, thick), False, faces)
+        return Solid((away, height, along), 0.0, (thick, tall, wide), False, faces)
     if kind == 1:
         radius = draws.uniform(0.25, 0.5)
         height = draws.uniform(-0.3 * room[1], room[1] - radius)
@@ -201,18 +197,6 @@ def _object(draws: Draws, source: RoomsSource, names: tuple[str, ...], room: Tri
 def _spot(draws: Draws, room: Triple, reach: float, height: float) -> Triple:
     x, z = room[0] - reach, room[2] - reach
     return draws.uniform(-x, x), height, draws.uniform(-z, z)
-
-
-def _picture(draws: Draws, faces: tuple[Face, ...], room: Triple) -> Solid:
-    """Draw a flat box against one of the four walls."""
-    wide, tall, thick = draws.uniform(0.4, 0.9), draws.uniform(0.3, 0.6), 0.03
-    along_x, side = draws.integer(0, 1) == 1, draws.sign()
-    wall, run = (room[2], room[0]) if along_x else (room[0], room[2])
-    away, along = side * (wall - thick), draws.uniform(-(run - wide), run - wide)
-    height = draws.uniform(-0.35, 0.1) * room[1]
-    if along_x:
-        return Solid((along, height, away), 0.0, (wide, tall, thick), False, faces)
-    return Solid((away, height, along), 0.0, (thick, tall, wide), False, faces)
 
 
 def _camera_path(draws: Draws, source: RoomsSource, room: Triple) -> Float[Tensor, "n 4 4"]:
@@ -237,28 +221,19 @@ def _camera_path(draws: Draws, source: RoomsSource, room: Triple) -> Float[Tenso
         along, sine, cosine = half * length, math.sin(course), math.cos(course)
         x = middle[0] + along * sine + across * cosine
         z = middle[2] + along * cosine - across * sine
-        return _pose(heading + turn * half, pitch + nod * half, (x, middle[1] + half * rise, z))
+        yaw, tilt = heading + turn * half, pitch + nod * half  # to the right and up
+        cy, sy, cp, sp = math.cos(yaw), math.sin(yaw), math.cos(tilt), math.sin(tilt)
+        first, second = [cy, sy * sp, sy * cp, x], [0.0, cp, -sp, middle[1] + half * rise]
+        return [first, second, [-sy, cy * sp, cy * cp, z], [0.0, 0.0, 0.0, 1.0]]
 
     return torch.tensor([pose(frame / (source.frames - 1)) for frame in range(source.frames)], dtype=torch.float64)
-
-
-def _pose(yaw: float, pitch: float, place: Triple) -> list[list[float]]:
-    """Return the camera-to-world rows of a camera turned right by `yaw` and up by `pitch`, radians, without roll."""
-    cy, sy, cp, sp = math.cos(yaw), math.sin(yaw), math.cos(pitch), math.sin(pitch)
-    return [
-        [cy, sy * sp, sy * cp, place[0]],
-        [0.0, cp, -sp, place[1]],
-        [-sy, cy * sp, cy * cp, place[2]],
-        [0.0, 0.0, 0.0, 1.0],
-    ]
 
 
 def clearance_ok(places: Float[Tensor, "n 3"], solids: Sequence[Solid]) -> bool:
     """Tell whether all camera centres, metres, keep clear of the walls of `solids[0]` and of the other solids."""
     room = solids[0].half
-    for place in places.tolist():
-        if any(abs(value) > half - FROM_WALLS for value, half in zip(place, room, strict=True)):
-            return False
-        if any(solid.distance(tuple(place)) < FROM_OBJECTS for solid in solids[1:]):
-            return False
-    return True
+    return all(
+        all(abs(value) <= half - FROM_WALLS for value, half in zip(place, room, strict=True))
+        and all(solid.distance(tuple(place)) >= FROM_OBJECTS for solid in solids[1:])
+        for place in places.tolist()
+    )

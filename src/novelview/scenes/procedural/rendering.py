@@ -1,20 +1,18 @@
 """Pictures, depth and overlap of a room's views by ray casting in closed form.
 
 The room's box is met from inside, other boxes by slabs, spheres by their quadratic. Everything is elementwise add,
-multiply, divide, compare and square root, which round the same way whatever the number of threads, so the frames do not
-depend on it.
+multiply, divide, compare and square root, which round the same way whatever the number of threads.
 """
 
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from novelview.scenes.procedural.layout import Room, Solid, Triple
+from novelview.scenes.procedural.layout import Room, Solid, Triple, turned
 from novelview.scenes.procedural.textures import Textures, textures
 
 NEAREST = 1e-4  # hits nearer than this (in units of the ray's length) lie behind the eye or on its own surface
@@ -26,13 +24,7 @@ TOLERANCE = 0.01  # a point is seen unless something stands nearer than 1 % befo
 
 
 def render_frames(
-    room: Room,
-    c2w: Float[Tensor, "n 4 4"],
-    h: int,
-    w: int,
-    texels: int,
-    supersample: int = 1,
-    device: str = "cpu",
+    room: Room, c2w: Float[Tensor, "n 4 4"], h: int, w: int, texels: int, supersample: int = 1, device: str = "cpu"
 ) -> UInt8[Tensor, "n h w 3"]:
     """Render n views of a room through its own lens, RGB bytes [n h w 3] on `device`.
 
@@ -42,8 +34,7 @@ def render_frames(
     rows, columns = h * supersample, w * supersample
     frames = max(1, _rays_per_pass(device) // (rows * columns))
     parts = []
-    for start in range(0, len(c2w), frames):
-        poses = c2w[start : start + frames]
+    for poses in c2w.split(frames):
         origin, direction = pixel_rays(poses, room.intrinsics, rows, columns, device)
         depth, solid = trace(room.solids, origin, direction, visible_solids(room, poses))
         pixel = 1.0 / (room.intrinsics[0].item() * columns)
@@ -58,16 +49,8 @@ def render_depth(
     """Return the exact z-depth, metres, at the pixel centres of n views of a room; `intrinsics` are normalised."""
     origin, direction = pixel_rays(c2w, intrinsics, h, w, device)
     frames = max(1, _rays_per_pass(device) // (h * w))
-    parts = [
-        trace(room.solids, origin[start : start + frames], direction[:, start : start + frames])[0]
-        for start in range(0, len(origin), frames)
-    ]
-    return torch.cat(parts).reshape(-1, h, w)
-
-
-def overlap(room: Room, first: int, second: int, device: str = "cpu") -> float:
-    """Return the overlap in [0,1] of two frames of a room's clip; see `overlaps`."""
-    return overlaps(room, [(first, second)], device)[0]
+    parts = zip(origin.split(frames), direction.split(frames, dim=1), strict=True)
+    return torch.cat([trace(room.solids, *part)[0] for part in parts]).reshape(-1, h, w)
 
 
 def overlaps(room: Room, pairs: list[tuple[int, int]], device: str = "cpu") -> list[float]:
@@ -78,15 +61,13 @@ def overlaps(room: Room, pairs: list[tuple[int, int]], device: str = "cpu") -> l
     """
     if not pairs:
         return []
-    aspect = (room.intrinsics[1] / room.intrinsics[0]).item()
-    columns = max(1, round(ROWS * aspect))
+    columns = max(1, round(ROWS * (room.intrinsics[1] / room.intrinsics[0]).item()))
     origin, direction = pixel_rays(room.c2w, room.intrinsics, ROWS, columns, device)
     points = origin.T[:, :, None] + direction * trace(room.solids, origin, direction)[0]
     at_once = max(1, _rays_per_pass(device) // points.shape[2])
-    both = [*pairs, *((second, first) for first, second in pairs)]
+    both = torch.tensor([*pairs, *((second, first) for first, second in pairs)], device=device)
     shares: list[float] = []
-    for start in range(0, len(both), at_once):
-        source, other = torch.tensor(both[start : start + at_once], device=device).unbind(1)
+    for source, other in (part.unbind(1) for part in both.split(at_once)):
         seen = _seen(room, points[:, source], other, origin[other])
         shares += (seen.sum(1) / seen.shape[1]).tolist()
     return [min(pair) for pair in zip(shares[: len(pairs)], shares[len(pairs) :], strict=True)]
@@ -136,7 +117,9 @@ def trace(
 
     origin: one a frame, in metres; `seen`: numbers of the solids that can be hit at all (default: all).
     """
-    depth = _leave_box(solids[0], origin, direction)
+    axes = zip(*_localise(solids[0], origin, direction), solids[0].half, strict=True)
+    exits = [(torch.where(d >= 0, half, -half) - o) / (d + NEVER_ZERO) for o, d, half in axes]
+    depth = functools.reduce(torch.minimum, exits)
     numbers = torch.zeros_like(depth, dtype=torch.int32)
     for number in range(1, len(solids)) if seen is None else seen:
         solid = solids[number]
@@ -154,29 +137,14 @@ def _localise(solid: Solid, origin: Tensor, direction: Tensor) -> tuple[tuple[Te
     offset = (origin - torch.tensor(solid.centre, dtype=origin.dtype, device=origin.device))[..., None].unbind(1)
     if solid.yaw == 0.0:
         return offset, direction.unbind(0)
-    return _turn(*solid.turn, *offset), _turn(*solid.turn, *direction.unbind(0))
-
-
-def _turn(cosine: Any, sine: Any, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return cosine * x - sine * z, y, sine * x + cosine * z
-
-
-def _leave_box(solid: Solid, origin: Tensor, direction: Tensor) -> Tensor:
-    offset, ray = _localise(solid, origin, direction)
-    axes = zip(offset, ray, solid.half, strict=True)
-    exits = [(torch.where(d >= 0, half, -half) - o) / (d + NEVER_ZERO) for o, d, half in axes]
-    return functools.reduce(torch.minimum, exits)
+    return turned(*solid.turn, *offset), turned(*solid.turn, *direction.unbind(0))
 
 
 def _enter_box(half: Triple, offset: tuple[Tensor, ...], ray: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    nears, fars = [], []
-    for o, d, extent in zip(offset, ray, half, strict=True):
-        inverse = 1.0 / (d + NEVER_ZERO)
-        middle, reach = -o * inverse, extent * inverse.abs()
-        nears.append(middle - reach)
-        fars.append(middle + reach)
-    near = functools.reduce(torch.maximum, nears)
-    return near, near < functools.reduce(torch.minimum, fars)
+    inverse = [1.0 / (d + NEVER_ZERO) for d in ray]
+    spans = [(-o * i, extent * i.abs()) for o, i, extent in zip(offset, inverse, half, strict=True)]
+    near = functools.reduce(torch.maximum, (middle - reach for middle, reach in spans))
+    return near, near < functools.reduce(torch.minimum, (middle + reach for middle, reach in spans))
 
 
 def _enter_sphere(radius: float, offset: tuple[Tensor, ...], ray: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -192,11 +160,8 @@ def visible_solids(room: Room, c2w: Float[Tensor, "n 4 4"]) -> list[int]:
     """Return the numbers of the objects whose bounding sphere meets the viewing cone of at least one camera."""
     corner = math.atan(math.hypot(*(0.5 / room.intrinsics[:2]).tolist()))
     cameras = [(pose[0:3, 3].tolist(), pose[0:3, 2].tolist()) for pose in c2w]
-    return [
-        number
-        for number, solid in enumerate(room.solids)
-        if number and any(_in_cone(solid, eye, axis, corner) for eye, axis in cameras)
-    ]
+    objects = list(enumerate(room.solids))[1:]
+    return [number for number, solid in objects if any(_in_cone(solid, eye, axis, corner) for eye, axis in cameras)]
 
 
 def _in_cone(solid: Solid, eye: list[float], axis: list[float], half_angle: float) -> bool:
@@ -211,10 +176,10 @@ def _in_cone(solid: Solid, eye: list[float], axis: list[float], half_angle: floa
 
 @dataclass(frozen=True)
 class Tables:
-    """A room's solids and faces as columns, looked up per pixel.
+    """A room's k solids, the shell first, and m = 6k faces as columns, looked up per pixel.
 
-    solids: [12 k] centre xyz, cos, sin, half xyz, lamp in local axes xyz, 1 for spheres; the shell is column 0.
-    faces: [4 6k] photograph, repeats a metre, offset u, offset v; gains: [6k 4].
+    solids: centre xyz, cos, sin, half xyz, lamp in local axes xyz, 1 for spheres; faces: photograph, repeats a metre,
+    offset u, offset v.
     """
 
     solids: Float[Tensor, "12 k"]
@@ -258,12 +223,12 @@ def shade(
     number = solid.flatten()
     columns = tables.solids.index_select(1, number)
     point = [(o[:, None] + d * depth).flatten() for o, d in zip(origin.unbind(1), direction, strict=True)]
-    x, y, z = _turn(*columns[3:5], *(value - centre for value, centre in zip(point, columns[:3], strict=True)))
+    x, y, z = turned(*columns[3:5], *(value - centre for value, centre in zip(point, columns[:3], strict=True)))
     face, u, v, normal = _surface(columns, number, x, y, z)
     light = tuple(lamp - value for lamp, value in zip(columns[8:11], (x, y, z), strict=True))
     lambert = _dot(normal, light) / _dot(light, light).sqrt()
     bright = tables.ambient + (1.0 - tables.ambient) * lambert.clamp_min(0.0)
-    ray = _turn(*columns[3:5], *(d.flatten() for d in direction))
+    ray = turned(*columns[3:5], *(d.flatten() for d in direction))
     facing = (_dot(normal, ray) / _dot(ray, ray).sqrt()).abs().clamp_min(GRAZING)
     colour = _cover(tables, bank, face, u, v, depth.flatten() * pixel / facing.sqrt())
     return colour * tables.gains.index_select(0, face) * bright[:, None]
@@ -280,23 +245,14 @@ def _surface(
     side = torch.where(on_x, qx, torch.where(on_y, qy, qz)) > 0
     face = number * 6 + torch.where(on_x, 0, torch.where(on_y, 2, 4)).to(torch.int32) + side
     u, v = torch.where(on_x, z, x) / largest, torch.where(on_x | ~on_y, y, z) / largest
-    return face, u, v, _normals(on_x, on_y, qx, qy, qz, columns[11] > 0, number == 0)
+    ball, flip = columns[11] > 0, torch.where(number == 0, -1.0, 1.0)  # the shell's normals point inwards
+    axes = ((qx, on_x), (qy, ~on_x & on_y), (qz, ~on_x & ~on_y))
+    normal = tuple(torch.where(ball, q, torch.where(on, q.sign() * flip, 0.0)) for q, on in axes)
+    return face, u, v, normal
 
 
 def _dot(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> Tensor:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
-
-
-def _normals(
-    on_x: Tensor, on_y: Tensor, qx: Tensor, qy: Tensor, qz: Tensor, ball: Tensor, shell: Tensor
-) -> tuple[Tensor, ...]:
-    """Unit normals in local axes; the shell's point inwards."""
-    flip = torch.where(shell, -1.0, 1.0)
-    y_only, z_only = ~on_x & on_y, ~on_x & ~on_y
-    return tuple(
-        torch.where(ball, q, torch.where(on, q.sign() * flip, 0.0))
-        for q, on in ((qx, on_x), (qy, y_only), (qz, z_only))
-    )
 
 
 def _cover(tables: Tables, bank: Textures, face: Tensor, u: Tensor, v: Tensor, footprint: Tensor) -> Tensor:
@@ -304,7 +260,9 @@ def _cover(tables: Tables, bank: Textures, face: Tensor, u: Tensor, v: Tensor, f
     photo, density, offset_u, offset_v = tables.faces.index_select(1, face)
     u, v = _mirror(u * density + offset_u), _mirror(v * density + offset_v)
     full = int(bank.sizes.shape[0]) - 1
-    level = _log2(footprint * density * (1 << full)).clamp(0.0, full)
+    # log2 from the bits of float32, piecewise linear within 0.09: exact arithmetic, unlike torch.log2.
+    bits = (footprint * density * (1 << full)).view(torch.int32).to(torch.float32)
+    level = (bits * 2.0**-23 - 127.0).clamp(0.0, full)
     lower = level.floor()
     blend = (level - lower)[:, None]
     lower, photo = lower.to(torch.int32), photo.to(torch.int32)
@@ -327,11 +285,6 @@ def _mirror(repeats: Tensor) -> Tensor:
     return 1.0 - (phase * 2.0 - 1.0).abs()
 
 
-def _log2(value: Tensor) -> Tensor:
-    """Piecewise linear log2 from the bits of float32, within 0.09; exact arithmetic, unlike torch.log2."""
-    return value.view(torch.int32).to(torch.float32) * 2.0**-23 - 127.0
-
-
 def _bilinear(bank: Textures, photo: Tensor, u: Tensor, v: Tensor, level: Tensor) -> Tensor:
     size = bank.sizes.index_select(0, level)
     base = bank.starts.index_select(0, level) + photo * size * size
@@ -340,10 +293,8 @@ def _bilinear(bank: Textures, photo: Tensor, u: Tensor, v: Tensor, level: Tensor
     left, top = torch.minimum(x.to(torch.int32), last), torch.minimum(y.to(torch.int32), last)
     right, below = torch.minimum(left + 1, last), torch.minimum(top + 1, last)
     fx, fy = (x - left)[:, None], (y - top)[:, None]
-    row, next_row = base + top * size, base + below * size
-    corners = [
-        bank.texels.index_select(0, index) for index in (row + left, row + right, next_row + left, next_row + right)
-    ]
-    upper = corners[0] + fx * (corners[1] - corners[0])
-    under = corners[2] + fx * (corners[3] - corners[2])
-    return upper + fy * (under - upper)
+    edges = []
+    for row in (base + top * size, base + below * size):
+        near, far = bank.texels.index_select(0, row + left), bank.texels.index_select(0, row + right)
+        edges.append(near + fx * (far - near))
+    return edges[0] + fy * (edges[1] - edges[0])

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from importlib.resources import files
 from io import BytesIO
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -20,19 +21,10 @@ from torch import Tensor
 
 from novelview.errors import DataError
 
-TRAINING = (
-    "astronaut.png",
-    "coffee.png",
-    "motorcycle_left.png",
-    "ihc.png",
-    "hubble_deep_field.jpg",
-    "brick.png",
-    "gravel.png",
-    "grass.png",
-    "moon.png",
-)
+TRAINING_GREY = ("brick.png", "gravel.png", "grass.png", "moon.png")
+TRAINING = ("astronaut.png", "coffee.png", "motorcycle_left.png", "ihc.png", "hubble_deep_field.jpg", *TRAINING_GREY)
 HELD_OUT = ("chelsea.png", "retina.jpg", "rocket.jpg", "camera.png", "coins.png")
-GREY = frozenset({"brick.png", "gravel.png", "camera.png", "coins.png", "grass.png", "moon.png"})
+GREY = frozenset({*TRAINING_GREY, "camera.png", "coins.png"})
 KEPT = {"retina.jpg": 0.7}  # share of the side kept around the centre; the rest of this one is a black frame
 SHARP_SIZE = 512  # the bundled photographs are about this large
 OVERSAMPLING = 4  # stored texels per low-passed texel, so that bilinear lookup shows no facets
@@ -48,8 +40,8 @@ COLOUR = 0.25  # of noise and leaves, as a share of what they differ by in brigh
 
 
 def pool(split: str, patterns: int = 0) -> tuple[str, ...]:
-    """Return the names of a split's textures: held-out photographs for "new", else training ones, then patterns."""
-    return HELD_OUT if split == "new" else (*TRAINING, *(pattern_name(number) for number in range(patterns)))
+    """Return a split's textures: held-out photographs for "new", else training ones, then patterns `pattern-<n>`."""
+    return HELD_OUT if split == "new" else (*TRAINING, *(f"pattern-{number}" for number in range(patterns)))
 
 
 def photographs(names: tuple[str, ...]) -> int:
@@ -59,10 +51,9 @@ def photographs(names: tuple[str, ...]) -> int:
 
 @dataclass(frozen=True)
 class Textures:
-    """All mip levels of a pool in one flat buffer.
+    """All mip levels of a pool in one flat buffer of RGB in [0,1] and a zero; sizes halve from a power of two to 1.
 
-    texels: [n 4] RGB in [0,1] and a zero; level l of texture k starts at row `starts[l] + k * sizes[l]**2`.
-    starts, sizes: [levels], sizes halving from a power of two down to 1.
+    Level l of texture k starts at row `starts[l] + k * sizes[l]**2`.
     """
 
     texels: Float[Tensor, "n 4"]
@@ -82,12 +73,10 @@ def textures(names: tuple[str, ...], texels: int, device: str = "cpu") -> Textur
     while level.shape[1] > 1:
         level = (level[:, ::2, ::2] + level[:, 1::2, ::2] + level[:, ::2, 1::2] + level[:, 1::2, 1::2]) * 0.25
         levels.append(level)
-    counts = [item.shape[0] * item.shape[1] ** 2 for item in levels]
-    starts = [sum(counts[:number]) for number in range(len(levels))]
+    starts = [0, *accumulate(len(item) * item.shape[1] ** 2 for item in levels[:-1])]
+    rows, sides = torch.tensor([starts, [item.shape[1] for item in levels]], dtype=torch.int32, device=device)
     flat = torch.cat([item.reshape(-1, 3) for item in levels])
-    flat = torch.nn.functional.pad(flat, (0, 1))
-    sizes = torch.tensor([item.shape[1] for item in levels], dtype=torch.int32)
-    return Textures(flat.to(device), torch.tensor(starts, dtype=torch.int32, device=device), sizes.to(device))
+    return Textures(torch.nn.functional.pad(flat, (0, 1)).to(device), rows, sides)
 
 
 def _texture(name: str, texels: int, size: int) -> Float[Tensor, "size size 3"]:
@@ -101,7 +90,6 @@ def _texture(name: str, texels: int, size: int) -> Float[Tensor, "size size 3"]:
 
 
 def _photograph(name: str) -> Image.Image:
-    """Return the square part of a photograph that is shown."""
     try:
         content = files("skimage.data").joinpath(name).read_bytes()
     except (FileNotFoundError, ModuleNotFoundError):
@@ -112,11 +100,6 @@ def _photograph(name: str) -> Image.Image:
     return image.crop((left, top, left + side, top + side))
 
 
-def pattern_name(number: int) -> str:
-    """Return the name under which a pattern stands among the photographs."""
-    return f"pattern-{number}"
-
-
 def pattern(name: str, size: int) -> Image.Image | None:
     """Return the pattern of a name as a square RGB picture of `size` pixels a side, None for any other name."""
     found = PATTERN.fullmatch(name)
@@ -124,9 +107,14 @@ def pattern(name: str, size: int) -> Image.Image | None:
         return None
     rng = np.random.default_rng([PATTERN_SEED, int(found[1])])
     picture = Image.fromarray(_bytes(0.5 + rng.uniform(0.05, 0.25) * _noise(rng, size)))
-    draw = ImageDraw.Draw(picture)
-    radii = _radii(rng, int(rng.integers(*LEAVES, endpoint=True)))
-    colours = _palette(rng)
+    draw, (low, high) = ImageDraw.Draw(picture), RADII
+    shares = rng.uniform(size=int(rng.integers(*LEAVES, endpoint=True)))
+    # Their density falls with the third power; large ones come first, so that small ones are seen.
+    radii = np.sort((low**-2 + shares * (high**-2 - low**-2)) ** -0.5)[::-1]
+    # Colours lie around a few of their own: a pattern looks like one material, not like confetti.
+    count = int(rng.integers(2, 7))
+    centres = rng.uniform(0, 1, (count, 1, 1)) + COLOUR * rng.normal(size=(count, 1, 3))
+    colours = ((centres + 0.08 * rng.normal(size=(1, 12, 3))).clip(0, 1) * 255).astype(np.uint8).reshape(-1, 3)
     for radius in radii:
         _leaf(draw, rng, radius * size, size, colours)
     grain = rng.uniform(*ROUGH) * _noise(rng, size)
@@ -146,20 +134,6 @@ def _noise(rng: np.random.Generator, size: int) -> Float[np.ndarray, "size size 
     mixing = np.array([1.0, 0.0, 0.0]) + COLOUR * rng.normal(size=(3, 3))
     mixed = np.einsum("ij,jhw->hwi", mixing, np.fft.irfft2(waves, (size, size)))
     return (mixed - mixed.mean()) / mixed.std()
-
-
-def _radii(rng: np.random.Generator, count: int) -> Float[np.ndarray, " n"]:
-    """Draw radii whose density falls with the third power, large ones first so that small ones are seen."""
-    low, high = RADII
-    share = rng.uniform(size=count)
-    return np.sort((low**-2 + share * (high**-2 - low**-2)) ** -0.5)[::-1]
-
-
-def _palette(rng: np.random.Generator) -> UInt8[np.ndarray, "n 3"]:
-    """Return colours around a few of their own: a pattern looks like one material, not like confetti."""
-    count = int(rng.integers(2, 7))
-    centres = rng.uniform(0, 1, (count, 1, 1)) + COLOUR * rng.normal(size=(count, 1, 3))
-    return ((centres + 0.08 * rng.normal(size=(1, 12, 3))).clip(0, 1) * 255).astype(np.uint8).reshape(-1, 3)
 
 
 def _leaf(

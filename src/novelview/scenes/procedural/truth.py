@@ -25,20 +25,20 @@ class ExactDepth:
     def __init__(self, source: RoomsSource, store: PackedStore, device: str = "cpu") -> None:
         """Cast rays on `device`; the depth is returned in host memory."""
         self.source, self.store, self.device = source, store, device
-        self._room = functools.lru_cache(maxsize=4)(self._drawn)  # frames of one room are asked for in a row
+        self.room = functools.lru_cache(maxsize=4)(self._draw)  # frames of one room are asked for in a row
 
     def depth(
         self, scene: str, frames: list[int], intrinsics: Float[Tensor, "v 4"], height: int, width: int
     ) -> Float[Tensor, "v h w"]:
         """Return the z-depth at the pixel centres of frames resized to height x width, whose intrinsics are given."""
-        room, relative = self._room(scene), intrinsics.double() / intrinsics.new_tensor([width, height] * 2).double()
+        room, relative = self.room(scene), intrinsics.double() / intrinsics.new_tensor([width, height] * 2).double()
         poses, found = room.c2w[frames], torch.empty(len(frames), height, width)
         for lens in relative.unique(dim=0):
             same = (relative == lens).all(dim=1)
             found[same] = render_depth(room, poses[same], lens, height, width, self.device).cpu()
         return found
 
-    def _drawn(self, scene: str) -> Room:
+    def _draw(self, scene: str) -> Room:
         found = URL.fullmatch(self.store.url(scene))
         assert found is not None, "the store was checked to be of rooms"
         return room_for(self.source, found[1], int(found[2]))
@@ -47,8 +47,7 @@ class ExactDepth:
 def exact_depth(raw: Path | str, store: PackedStore, device: str = "cpu") -> tuple[ExactDepth | None, str | None]:
     """Return the exact depth of a data set and None, or None and the reason why there is none.
 
-    raw: the data set's folder of chunks, whose manifest.json names its source; store: a split of it; device: what casts
-    the rays.
+    raw: the data set's folder of chunks, whose manifest.json names its source; store: a split of it.
     """
     manifest = Path(raw) / "manifest.json"
     content = read_json(manifest) if manifest.is_file() else {}
@@ -61,12 +60,8 @@ def exact_depth(raw: Path | str, store: PackedStore, device: str = "cpu") -> tup
     truth = ExactDepth(RoomsSource(**{key: value for key, value in source.items() if key in known}), store, device)
     if any(not URL.fullmatch(store.url(scene)) for scene in store.scenes):
         return None, "n/a (no exact depth: scenes that are no procedural rooms)"
-    if not all(_own_cameras(truth, scene) for scene in store.scenes[:1]):
-        return None, "n/a (no exact depth: the cameras are not the rooms' own)"
+    for scene in store.scenes[:1]:
+        own, given = truth.room(scene).c2w, store.c2w(scene).double()
+        if given.shape != own.shape or not (given - own).abs().max() < SAME_CAMERA:
+            return None, "n/a (no exact depth: the cameras are not the rooms' own)"
     return truth, None
-
-
-def _own_cameras(truth: ExactDepth, scene: str) -> bool:
-    own = truth._drawn(scene).c2w
-    given = truth.store.c2w(scene).double()
-    return given.shape == own.shape and bool((given - own).abs().max() < SAME_CAMERA)
