@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common import append
 
-from novelview.models.weights import read_config
+from novelview.models.registry import read_config
 
 
 def row(weights: Path) -> dict[str, object]:

@@ -16,9 +16,8 @@ from common import append
 
 from novelview.config.compose import compose
 from novelview.config.digest import resolved
-from novelview.models.compact import compact
-from novelview.models.registry import build
-from novelview.models.weights import save_weights
+from novelview.models.exchange import compact
+from novelview.models.registry import build, save_weights
 
 MODELS = {"uplvsm": "uplvsm_mini", "ptlvsm": "ptlvsm_mini", "lvsm_decoder_only": "lvsm_mini", "lact": "lact_mini"}
 

@@ -20,8 +20,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from novelview.cameras.paths import turntable
 from novelview.config.models import LaCTConfig, TTTConfig
-from novelview.models.lact.model import LaCT
-from novelview.models.lact.ttt import Row, ttt_update_apply
+from novelview.models.lact import LaCT
+from novelview.models.ttt import Span, ttt_update_apply
 from novelview.scenes.batch import Views
 from novelview_kernels.ttt import reference
 from novelview_kernels.ttt.reference import FastWeights, column_norms
@@ -53,7 +53,7 @@ def answers(values: list[Tensor], way: str, precision: str = "accurate") -> tupl
         norms = FastWeights(*(column_norms(w.detach()) for w in weights))
         weights = reference.update(weights, norms, k, v, lr, 5)
         return reference.apply(weights, q), *weights
-    rows = [Row(0, k.shape[1], True, False), Row(0, q.shape[1], False, True)]
+    rows = [Span(0, k.shape[1], True, False), Span(0, q.shape[1], False, True)]
     o, weights = ttt_update_apply(weights, q, k, v, lr, rows, 5, precision)
     return o, *weights
 

@@ -5,12 +5,12 @@ import torch
 from torch import Tensor
 
 from novelview.config.models import LaCTConfig, TTTConfig
-from novelview.models.lact.model import LaCT
-from novelview.models.lact.ttt import FastWeights, Row, ttt_update_apply
+from novelview.models.lact import LaCT
+from novelview.models.ttt import FastWeights, Span, ttt_update_apply
 from novelview.scenes.batch import Views
 from novelview_kernels import backend
 
-ROWS = [Row(0, 20, True, True), Row(20, 33, True, False), Row(20, 40, False, True)]
+ROWS = [Span(0, 20, True, True), Span(20, 33, True, False), Span(20, 40, False, True)]
 SIZE = 16
 
 

@@ -8,7 +8,7 @@ from depthsplat_fixture import GRADIENT_RTOL, near, tensors
 from torch import Tensor
 
 from novelview.config.models import GaussianConfig
-from novelview.models.depthsplat.adapter import FIXED, colours_of, sh_mask, shapes_of, world_rays
+from novelview.models.depthsplat.gaussians import FIXED, colours_of, sh_mask, shapes_of, world_rays
 from novelview.splatting.decoder import _centred
 
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from novelview.config.models import DepthSplatConfig, DinoConfig, DptConfig, GaussianConfig
-from novelview.models.depthsplat.encoder import DepthSplatEncoder, Encoded
-from novelview.models.depthsplat.predictor import Cameras
+from novelview.models.depthsplat.depth import Cameras
+from novelview.models.depthsplat.gaussians import DepthSplatEncoder, Encoded
 
 RTOL, ATOL = 1e-4, 1e-5  # of values, relative to the largest entry of a tensor and absolute
 GRADIENT_RTOL = 1e-3

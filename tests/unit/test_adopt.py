@@ -13,8 +13,7 @@ from published_checkpoint import overrides, write_checkpoint
 from novelview.config.compose import compose
 from novelview.downloads.registry import adoption, read_registry
 from novelview.errors import CheckpointError, ConfigError
-from novelview.models.registry import build
-from novelview.models.weights import load_weights, read_config
+from novelview.models.registry import build, load_weights, read_config
 from novelview.stages.adopt import main
 from novelview.training.checkpoint import load_init
 

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[2]
 ORDER = ["cameras", "scenes", "splatting", "models", "losses", "training evaluation planning", "figures", "stages"]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms.split()}
 BELOW = {"config", "devices", "errors", "files", "compat", "downloads", "timebox", "unfinished"}
-# Attention, the fast weights, and their published rounding.
-CALLS_KERNELS = {"novelview.models.layers", "novelview.models.lact.ttt", "novelview.models.lact.newton_schulz"}
+# Attention, and the fast weights with their published rounding.
+CALLS_KERNELS = {"novelview.models.layers", "novelview.models.ttt"}
 MODULES = sorted(
     ".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__")
     for path in (ROOT / "src/novelview").rglob("*.py")

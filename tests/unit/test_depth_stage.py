@@ -16,7 +16,7 @@ from novelview.config.schema import PackConfig, ViewsConfig
 from novelview.config.sources import OpencvCamerasSource
 from novelview.config.stages import TrainStage
 from novelview.evaluation.clips import coloured
-from novelview.models.weights import save_weights
+from novelview.models.registry import save_weights
 from novelview.scenes.pack import pack_chunks
 from novelview.stages.cli import run_stage
 from novelview.stages.depth import depth

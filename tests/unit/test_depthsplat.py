@@ -14,7 +14,7 @@ from novelview.config.models import DinoConfig
 from novelview.errors import CheckpointError, ConfigError, DataError
 from novelview.evaluation.encoded_scene import scene_of, tensors_of
 from novelview.models.published import load_published
-from novelview.models.weights import load_weights, save_weights
+from novelview.models.registry import load_weights, save_weights
 from novelview.scenes.batch import Views
 
 

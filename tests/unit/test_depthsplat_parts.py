@@ -7,13 +7,20 @@ import torch
 from torch import Tensor
 
 from novelview.config.models import GaussianConfig
-from novelview.models.depthsplat.adapter import FIXED, raw_channels, scales_of, sh_mask, shift_of
-from novelview.models.depthsplat.cost import coarse_candidates, cost_volume, fine_candidates
-from novelview.models.depthsplat.encoder import _head
-from novelview.models.depthsplat.neighbours import other_views
-from novelview.models.depthsplat.rotation import harmonics_y, rotate_sh, wigner
-from novelview.models.depthsplat.windows import add_positions, cut, join, shift_mask
-from novelview.splatting.harmonics import sh_basis
+from novelview.models.depthsplat.attention import add_positions, cut, join, other_views, shift_mask
+from novelview.models.depthsplat.depth import coarse_candidates, cost_volume, fine_candidates
+from novelview.models.depthsplat.gaussians import (
+    FIXED,
+    _head,
+    harmonics_y,
+    raw_channels,
+    rotate_sh,
+    scales_of,
+    sh_mask,
+    shift_of,
+    wigner,
+)
+from novelview.splatting.gaussians import sh_basis
 
 
 def _turned(seed: int) -> Tensor:

@@ -19,7 +19,7 @@ from novelview.config.stages import TrainStage
 from novelview.errors import ConfigError, DataError
 from novelview.evaluation.scores import read_rows
 from novelview.files import read_json
-from novelview.models.weights import save_weights
+from novelview.models.registry import save_weights
 from novelview.scenes.chunks import chunk_files, read_chunk
 from novelview.scenes.imports import camera_lists
 from novelview.scenes.imports.lens import Lens, inner_lens, undistort

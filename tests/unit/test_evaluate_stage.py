@@ -17,8 +17,7 @@ from novelview.config.schema import PackConfig, TrainConfig, ViewsConfig
 from novelview.config.stages import TrainStage
 from novelview.evaluation.scores import read_rows
 from novelview.files import write_json
-from novelview.models.registry import build
-from novelview.models.weights import save_weights
+from novelview.models.registry import build, save_weights
 from novelview.scenes.chunks import ChunkScene, write_chunk
 from novelview.scenes.pack import pack_chunks
 from novelview.scenes.views import EvalEntry, save_index

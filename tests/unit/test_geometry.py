@@ -28,8 +28,7 @@ from novelview.figures.registry import draw
 from novelview.figures.report import ply_links
 from novelview.figures.results import Results, Score, read_evaluation
 from novelview.models.depthsplat.model import GaussianScene
-from novelview.models.registry import build
-from novelview.models.weights import save_weights
+from novelview.models.registry import build, save_weights
 from novelview.scenes.batch import FrameCache, collate
 from novelview.scenes.procedural.truth import exact_depth
 from novelview.scenes.store import PackedStore

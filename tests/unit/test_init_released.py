@@ -12,9 +12,8 @@ from novelview.config.pipeline import pipeline
 from novelview.config.plan import Plan
 from novelview.errors import ConfigError
 from novelview.files import sha256
-from novelview.models.compact import compact
-from novelview.models.registry import build
-from novelview.models.weights import save_weights
+from novelview.models.exchange import compact
+from novelview.models.registry import build, save_weights
 
 MADE = {"mine": [], "narrow": ["model.n_layer=1"], "larger": ["views.image_size=140"]}
 

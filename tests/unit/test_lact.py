@@ -12,11 +12,9 @@ from novelview.config.compose import compose
 from novelview.config.models import LaCTConfig, TTTConfig
 from novelview.errors import CheckpointError, ConfigError, DataError
 from novelview.evaluation.encoded_scene import Encoded, Facts, load_scene, save_scene
-from novelview.models.lact.layers import FastWeightLayer, inverse_softplus
-from novelview.models.lact.model import LaCT, posed_pixels
+from novelview.models.lact import FastWeightLayer, LaCT, inverse_softplus, posed_pixels
 from novelview.models.published import load_published
-from novelview.models.registry import build
-from novelview.models.weights import save_weights
+from novelview.models.registry import build, save_weights
 from novelview.scenes.batch import Views
 
 

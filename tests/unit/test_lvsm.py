@@ -14,9 +14,8 @@ from novelview.config.models import TransformerConfig
 from novelview.errors import CheckpointError, ConfigError, DataError
 from novelview.models.lvsm import LVSMEncoderDecoder
 from novelview.models.published import load_published
-from novelview.models.registry import MODELS, build
+from novelview.models.registry import MODELS, build, save_weights
 from novelview.models.render import ViewModel
-from novelview.models.weights import save_weights
 from novelview.training.checkpoint import load_init
 
 NAMES = ("lvsm_decoder_only", "lvsm_encoder_decoder")

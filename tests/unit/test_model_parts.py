@@ -12,8 +12,7 @@ from torch import nn
 from novelview.config.models import TransformerConfig
 from novelview.errors import CheckpointError
 from novelview.models.dinov2 import DinoVisionTransformer, load_dino, resize_pos_embed, sincos_table
-from novelview.models.layers import Block, RMSNorm
-from novelview.models.tokens import Patchify, unpatchify
+from novelview.models.layers import Block, Patchify, RMSNorm, unpatchify
 
 
 @pytest.mark.parametrize("blocks", ["transformer_encoder", "transformer_decoder", "estimator.transformer_estimator"])

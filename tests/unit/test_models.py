@@ -11,8 +11,7 @@ from tiny_models import DINO, NAMES, TRANSFORMER, model_of, uplvsm, views, weigh
 from novelview.cameras.poses import encoding_to_c2w
 from novelview.config.models import ModelConfig, PTLVSMConfig
 from novelview.errors import ConfigError, DataError
-from novelview.models.registry import MODELS, build
-from novelview.models.weights import load_weights, save_weights
+from novelview.models.registry import MODELS, build, load_weights, save_weights
 from novelview.scenes.batch import Views
 
 

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from novelview.errors import DataError
-from novelview.splatting.covariance import covariance_of
 from novelview.splatting.decoder import DecoderQuirks, render_gaussians
-from novelview.splatting.gaussians import Gaussians
-from novelview.splatting.ply import write_ply
+from novelview.splatting.gaussians import Gaussians, covariance_of, write_ply
 from novelview.splatting.rasterize import rasterize
 
 SIZE = 24

@@ -16,8 +16,8 @@ from novelview.config.schema import PackConfig
 from novelview.downloads import transfer
 from novelview.errors import CheckpointError, DataError
 from novelview.files import sha256, write_json
-from novelview.models.pretrained import load_pretrained
-from novelview.models.weights import load_weights
+from novelview.models.exchange import load_pretrained
+from novelview.models.registry import load_weights
 from novelview.scenes.batch import Views
 from novelview.scenes.pack import pack_chunks
 from novelview.scenes.views import EvalEntry, save_index

@@ -18,8 +18,8 @@ from novelview.config.schema import PackConfig
 from novelview.errors import ConfigError
 from novelview.evaluation.scores import read_rows
 from novelview.files import sha256, write_json
-from novelview.models.pretrained import load_pretrained
-from novelview.models.weights import load_weights, read_config, save_weights
+from novelview.models.exchange import load_pretrained
+from novelview.models.registry import load_weights, read_config, save_weights
 from novelview.scenes.pack import pack_chunks
 from novelview.scenes.views import EvalEntry, save_index
 from novelview.stages import evaluate
@@ -232,7 +232,7 @@ def test_more_than_sixteen_megabytes_is_refused(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = (root / "rounded.safetensors").stat().st_size
-    monkeypatch.setattr("novelview.models.compact.LIMIT", size - 1)
+    monkeypatch.setattr("novelview.models.exchange.LIMIT", size - 1)
     out = tmp_path / "out.safetensors"
     words = rounding(root, f"io.before=[{root}/first.safetensors]", f"io.out={out}")
     assert run_stage("compact", compact, words) == 2

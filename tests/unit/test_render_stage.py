@@ -19,7 +19,7 @@ from novelview.config.sources import OpencvCamerasSource
 from novelview.config.stages import PathConfig, TrainStage
 from novelview.errors import DataError
 from novelview.evaluation.clips import path_cameras
-from novelview.models.weights import save_weights
+from novelview.models.registry import save_weights
 from novelview.scenes.pack import pack_chunks
 from novelview.stages.cli import run_stage
 from novelview.stages.render import render

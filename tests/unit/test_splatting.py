@@ -10,12 +10,18 @@ import torch
 from torch import Tensor
 
 from novelview.errors import ConfigError, DataError
-from novelview.splatting import blend, gsplat_backend, tiles
+from novelview.splatting import blend
+from novelview.splatting import project as tiles
 from novelview.splatting import rasterize as interface
-from novelview.splatting.covariance import covariance_of, quats_and_scales
 from novelview.splatting.decoder import DecoderQuirks, render_gaussians
-from novelview.splatting.gaussians import Gaussians
-from novelview.splatting.harmonics import sh_basis, sh_colors, viewer_harmonics
+from novelview.splatting.gaussians import (
+    Gaussians,
+    covariance_of,
+    quats_and_scales,
+    sh_basis,
+    sh_colors,
+    viewer_harmonics,
+)
 from novelview.splatting.rasterize import Splat, rasterize
 
 WIDTH, HEIGHT = 21, 18
@@ -217,9 +223,9 @@ def test_wrong_input_is_one_error(change: dict[str, Any], error: type[Exception]
 
 
 def test_gsplat_without_its_kernels_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gsplat_backend, "is_built", lambda: False)
+    monkeypatch.setattr(interface, "gsplat_is_built", lambda: False)
     with pytest.raises(ConfigError, match="compiled kernels"):
-        gsplat_backend.require(torch.device("cuda"))
+        interface.require_gsplat(torch.device("cuda"))
 
 
 @pytest.mark.parametrize("built", ["nothing", "a wheel with kernels", "kernels built at first use"])
@@ -232,12 +238,12 @@ def test_gsplat_counts_where_its_kernels_are_compiled(
     (package / "__init__.py").write_text("raise ImportError('looking is not importing')")
     (extensions / "py311_cu128/gsplat_cuda/build.ninja").touch()
     monkeypatch.syspath_prepend(package.parent)
-    monkeypatch.setenv(gsplat_backend.EXTENSIONS, str(extensions))
+    monkeypatch.setenv(interface.EXTENSIONS, str(extensions))
     if built == "a wheel with kernels":
         (package / "csrc.so").touch()
     elif built != "nothing":
         (extensions / "py311_cu128/gsplat_cuda/gsplat_cuda.so").touch()
-    assert gsplat_backend.is_built() == (built != "nothing")
+    assert interface.gsplat_is_built() == (built != "nothing")
 
 
 def test_gsplat_is_asked_for_rgb_and_depth(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,8 +256,8 @@ def test_gsplat_is_asked_for_rgb_and_depth(monkeypatch: pytest.MonkeyPatch) -> N
             asked.update(options, colors=given[4], quats=given[1])
             return torch.full((1, HEIGHT, WIDTH, 4), 0.25), torch.full((1, HEIGHT, WIDTH, 1), 0.5), {}
 
-    monkeypatch.setattr(gsplat_backend.importlib, "import_module", lambda name: {"gsplat": Package}[name])
-    monkeypatch.setattr(gsplat_backend, "require", lambda device: None)
+    monkeypatch.setattr(interface.importlib, "import_module", lambda name: {"gsplat": Package}[name])
+    monkeypatch.setattr(interface, "require_gsplat", lambda device: None)
     splat = _rasterize(_scene(5), backend="gsplat")
     assert asked["render_mode"] == "RGB+D" and asked["sh_degree"] is None and asked["rasterize_mode"] == "classic"
     assert asked["covars"].shape == (5, 3, 3) and asked["colors"].shape == (1, 5, 3) and asked["quats"] is None

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from novelview.splatting import torch_backend
+from novelview.splatting import blend
+from novelview.splatting.project import TILE, Settings, stack_bounds, tile_counts, tile_origins
 from novelview.splatting.rasterize import rasterize_scenes
-from novelview.splatting.settings import Settings
-from novelview.splatting.tiles import TILE, stack_bounds, tile_counts, tile_origins
 
 SETTINGS = Settings(21, 18, 0.2)
 
@@ -35,9 +34,9 @@ def leaves(scenes: list[dict[str, Tensor]]) -> list[Tensor]:
 @pytest.mark.parametrize("sizes", [((60, 2), (90, 1), (1, 3)), ((200, 1),)])
 def test_one_pass_over_all_images_changes_nothing(sizes: tuple[tuple[int, int], ...]) -> None:
     scenes = [scene(n, cameras, seed) for seed, (n, cameras) in enumerate(sizes)]
-    drawn = [torch_backend._drawn(one, camera, SETTINGS) for one in scenes for camera in range(len(one["viewmats"]))]
-    together = torch_backend._blended(drawn, SETTINGS)
-    alone = torch.cat(torch_backend.render_scenes(scenes, SETTINGS))
+    drawn = [blend._drawn(one, camera, SETTINGS) for one in scenes for camera in range(len(one["viewmats"]))]
+    together = blend._blended(drawn, SETTINGS)
+    alone = torch.cat(blend.blend_scenes(scenes, SETTINGS))
     assert together.shape == (len(drawn), 18, 21, 5)
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
     weights = torch.randn(alone.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

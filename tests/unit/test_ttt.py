@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from novelview.models.lact.ttt import Row, ttt_update_apply
+from novelview.models.ttt import Span, ttt_update_apply
 from novelview_kernels.ttt import closed_form, reference
 from novelview_kernels.ttt.iterates import iterates, newton_schulz_backward
 from novelview_kernels.ttt.reference import FastWeights, column_norms, newton_schulz
 
 SHAPES = {"wide": (3, 5), "tall": (5, 3), "square": (4, 4)}
-LEARN_THEN_ANSWER = [Row(0, 6, True, False), Row(0, 8, False, True)]
-LEARN_TWICE = [Row(0, 3, True, True), Row(3, 6, True, False), Row(3, 8, False, True)]
+LEARN_THEN_ANSWER = [Span(0, 6, True, False), Span(0, 8, False, True)]
+LEARN_TWICE = [Span(0, 3, True, True), Span(3, 6, True, False), Span(3, 8, False, True)]
 
 
 def _inputs(
@@ -29,13 +29,13 @@ def _inputs(
     return [value.to(dtype).requires_grad_() for value in drawn]
 
 
-def _closed(rows: list[Row], steps: int, *values: Tensor, precision: str = "accurate") -> tuple[Tensor, ...]:
+def _closed(rows: list[Span], steps: int, *values: Tensor, precision: str = "accurate") -> tuple[Tensor, ...]:
     w0, w1, w2, q, k, v, lr = values
     o, weights = ttt_update_apply(FastWeights(w0, w1, w2), q, k, v, lr, rows, steps, precision)
     return o, *weights
 
 
-def _plain(rows: list[Row], steps: int, *values: Tensor) -> tuple[Tensor, ...]:
+def _plain(rows: list[Span], steps: int, *values: Tensor) -> tuple[Tensor, ...]:
     """The same by autograd through the plain formulas."""
     w0, w1, w2, q, k, v, lr = values
     weights, answers = FastWeights(w0, w1, w2), []
@@ -77,7 +77,7 @@ def test_gradients_are_those_of_finite_differences(shape: str, steps: int) -> No
 @pytest.mark.parametrize("steps", [0, 2, 5])
 @pytest.mark.parametrize("rows", [LEARN_THEN_ANSWER, LEARN_TWICE], ids=["once", "twice"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_results_and_gradients_are_those_of_autograd(shape: str, rows: list[Row], steps: int) -> None:
+def test_results_and_gradients_are_those_of_autograd(shape: str, rows: list[Span], steps: int) -> None:
     values = _inputs(*SHAPES[shape])
     ours, theirs = _closed(rows, steps, *values), _plain(rows, steps, *values)
     both = zip((*ours, *_gradients(values, ours)), (*theirs, *_gradients(values, theirs)), strict=True)
@@ -87,7 +87,7 @@ def test_results_and_gradients_are_those_of_autograd(shape: str, rows: list[Row]
 
 def test_legs_of_tokens_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     values = _inputs(3, 5, tokens=11)
-    rows = [Row(0, 10, True, True), Row(10, 11, False, True)]
+    rows = [Span(0, 10, True, True), Span(10, 11, False, True)]
     whole = _closed(rows, 5, *values)
     expected = (*whole, *_gradients(values, whole))
     monkeypatch.setitem(closed_form.LEG, "cpu", 3 * 2 * 5)  # three tokens at a time
@@ -98,9 +98,9 @@ def test_legs_of_tokens_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_common_factor_on_all_rates_of_a_head_changes_nothing() -> None:
     values = _inputs(4, 8, tokens=24)
-    results = _closed([Row(0, 24, True, True)], 5, *values)
+    results = _closed([Span(0, 24, True, True)], 5, *values)
     faster = [*values[:6], values[6].detach() * torch.tensor([3.0, 0.2])[None, :, None]]
-    for one, other in zip(results, _closed([Row(0, 24, True, True)], 5, *faster), strict=True):
+    for one, other in zip(results, _closed([Span(0, 24, True, True)], 5, *faster), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=0)  # eps 1e-7 beside the norm of a gradient
     *_, rate = _gradients(values, results)
     moved = (values[6] * rate).sum(-1)
@@ -129,7 +129,7 @@ def test_newton_schulz_flattens_singular_values() -> None:
 
 def test_columns_keep_their_norms() -> None:
     values = _inputs(4, 8, tokens=16)
-    _, *weights = _closed([Row(0, 16, True, True)], 5, *values)
+    _, *weights = _closed([Span(0, 16, True, True)], 5, *values)
     for before, after in zip(values[:3], weights, strict=True):
         torch.testing.assert_close(column_norms(after), column_norms(before), atol=0, rtol=1e-4)
 
@@ -160,7 +160,7 @@ def _kept(run: Callable[[], object]) -> int:
 
 def test_at_most_half_of_what_autograd_keeps() -> None:
     values = _inputs(16, 32, tokens=256, heads=1, dtype=torch.float32)
-    rows = [Row(0, 128, True, False), Row(0, 256, False, True)]
+    rows = [Span(0, 128, True, False), Span(0, 256, False, True)]
     ours, theirs = _kept(lambda: _closed(rows, 5, *values)), _kept(lambda: _plain(rows, 5, *values))
     inputs = sum(value.nbytes for value in values)
     assert ours <= theirs / 2
@@ -171,7 +171,7 @@ def _errors(precision: str, autocast: bool) -> Tensor:
     """Relative distances to float64 of answers, weights and gradients in one of the precisions."""
     exact = [value.detach().double().requires_grad_() for value in _inputs(48, 96, 384, 1, dtype=torch.float32)]
     values = [value.detach().float().requires_grad_() for value in exact]
-    rows = [Row(0, 256, True, False), Row(0, 384, False, True)]
+    rows = [Span(0, 256, True, False), Span(0, 384, False, True)]
     truth = _plain(rows, 5, *exact)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         results = _closed(rows, 5, *values, precision=precision)
@@ -189,6 +189,6 @@ def test_the_default_is_nearer_to_float64_than_the_reference(autocast: bool) -> 
 
 def test_a_row_beyond_the_tokens_is_refused() -> None:
     values = _inputs(3, 5)
-    for rows in ([Row(0, 9, False, True)], [Row(4, 4, True, False)], [Row(-1, 3, True, True)]):
+    for rows in ([Span(0, 9, False, True)], [Span(4, 4, True, False)], [Span(-1, 3, True, True)]):
         with pytest.raises(ValueError, match="of 8 queries and 8 keys"):
             _closed(rows, 5, *values)

@@ -12,11 +12,8 @@ from safetensors.torch import load_file, save_file
 from novelview.config.models import DinoConfig
 from novelview.config.sources import CameraHeadConfig, DptConfig, VGGTConfig, VggtEstimator
 from novelview.errors import CheckpointError, DataError
-from novelview.models.vggt.decode import decode_poses, encode_poses, unproject
-from novelview.models.vggt.estimator import Vggt
-from novelview.models.vggt.model import VGGT
-from novelview.models.vggt.preprocess import preprocess
-from novelview.models.vggt.weights import inference_bytes, load_vggt
+from novelview.models.vggt.estimator import Vggt, decode_poses, encode_poses, preprocess, unproject
+from novelview.models.vggt.model import VGGT, inference_bytes, load_vggt
 from novelview.scenes.chunks import read_chunk
 from novelview.stages import poses
 
@@ -160,7 +157,7 @@ def test_the_stage_takes_cameras_and_depth_of_a_pass(
     model.camera_head.pose_branch.fc2.weight.data *= 0.1
     node = VggtEstimator(model=tiny())
     small = Vggt(node, torch.device("cpu"), model)
-    monkeypatch.setattr("novelview.models.vggt.preprocess.SIDE", 70)
+    monkeypatch.setattr("novelview.models.vggt.estimator.SIDE", 70)
     monkeypatch.setattr(poses, "estimator", lambda cfg: small)
     raw = raw_data(tmp_path / "data" / "raw", ["one", "two"])
     for align in ("none", "scale"):

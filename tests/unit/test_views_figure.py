@@ -24,7 +24,7 @@ from novelview.figures.plots import read_costs, views
 from novelview.figures.registry import draw
 from novelview.figures.results import Results
 from novelview.losses.photometric import PhotometricLoss, TrainingLoss
-from novelview.models.weights import save_weights
+from novelview.models.registry import save_weights
 from novelview.scenes.pack import pack_chunks
 from novelview.stages.cli import run_stage
 from novelview.stages.latency import latency

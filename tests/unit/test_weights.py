@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 from tiny_models import NAMES, config, model_of, views
 
+from novelview.config.checkpoints import FORMAT, ForeignWeightsError, read_config
 from novelview.errors import CheckpointError
-from novelview.models.weights import FORMAT, ForeignWeightsError, load_weights, read_config, save_weights
+from novelview.models.registry import load_weights, save_weights
 
 
 @pytest.mark.parametrize("name", NAMES)

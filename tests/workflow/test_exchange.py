@@ -7,8 +7,7 @@ import torch
 from planned_jobs import configurations, jobs, snakemake
 
 from novelview.config.compose import compose
-from novelview.models.registry import build
-from novelview.models.weights import load_weights
+from novelview.models.registry import build, load_weights
 
 
 def test_publishing_is_planned_only_when_asked_for(tmp_path: Path) -> None:

@@ -12,10 +12,8 @@ from planned_jobs import configurations, jobs, snakemake
 from novelview.config.compose import compose
 from novelview.config.digest import resolved
 from novelview.files import sha256
-from novelview.models.compact import compact
-from novelview.models.pretrained import load_pretrained
-from novelview.models.registry import build
-from novelview.models.weights import save_weights
+from novelview.models.exchange import compact, load_pretrained
+from novelview.models.registry import build, save_weights
 
 SIZES = ["model.n_layer=1", "model.transformer.d=32", "model.transformer.d_head=16", "model.dino.embed_dim=32"]
 

@@ -27,10 +27,10 @@ from novelview.errors import CheckpointError
 from novelview.evaluation.protocol import autocast, load_context
 from novelview.files import sha256, write_bytes
 from novelview.models.depthsplat.model import GaussianScene
-from novelview.models.lact.model import SceneState
-from novelview.models.lact.ttt import FastWeights
+from novelview.models.lact import SceneState
+from novelview.models.registry import ordered, read_config
 from novelview.models.render import ViewModel
-from novelview.models.weights import ordered, read_config
+from novelview.models.ttt import FastWeights
 from novelview.scenes.batch import FrameCache
 from novelview.scenes.store import PackedStore
 from novelview.splatting.gaussians import Gaussians

@@ -27,8 +27,8 @@ from novelview.evaluation.protocol import Place, Splits, evenly
 from novelview.evaluation.scores import ImageScores
 from novelview.files import write_bytes
 from novelview.models.depthsplat.model import DepthSplat
+from novelview.models.registry import ordered
 from novelview.models.render import ViewModel
-from novelview.models.weights import ordered
 from novelview.scenes.batch import Batch, Views
 from novelview.timebox import TimeBox, Unfinished
 

@@ -20,7 +20,7 @@ from novelview.losses.pointmap import nearest
 from novelview.models.depthsplat.model import DepthSplat, GaussianScene
 from novelview.scenes.batch import Batch, FrameCache, collate
 from novelview.scenes.procedural.truth import ExactDepth
-from novelview.splatting.ply import write_ply
+from novelview.splatting.gaussians import write_ply
 
 MAX_FRAMES = 64  # longer scenes are thinned evenly: a path of cameras needs no more points
 CLOSE = 1.25  # a depth is close when neither it nor the true one exceeds the other this many times

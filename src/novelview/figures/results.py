@@ -160,7 +160,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Curve:
-    """One training run, named by its path `.../{model}/{data}/{phase}-x{resolution}/train.csv`; resolution falsy: unknown.
+    """One training run, named by `.../{model}/{data}/{phase}-x{resolution}/train.csv`; resolution falsy: unknown.
 
     columns: each name of `COLUMNS` to floats [rows], in step order; `skipped`: updates skipped since the row before.
     """

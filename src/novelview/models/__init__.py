@@ -1,1 +1,1 @@
-"""Models: one file a system, all behind `novelview.models.registry`."""
+"""Models: one file or folder a paper, all behind `novelview.models.registry`."""

@@ -2,8 +2,10 @@
 
 import logging
 import math
-from collections.abc import Collection
+from collections import OrderedDict
+from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,20 @@ from torch.nn.functional import interpolate
 
 from novelview.config.models import DinoConfig, ModelConfig
 from novelview.errors import CheckpointError
-from novelview.models.layers import RMSNorm, attend_packed, run_blocks
-from novelview.models.tokens import check_size
+from novelview.models.layers import RMSNorm, attend_packed, check_size, run_blocks
+from novelview.models.published import match_keys, read_state
 
 log = logging.getLogger(__name__)
 
 NORM_EPS = 1e-6
 QK_NORM_EPS = 1e-3
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def imagenet_normalised(images: Float[Tensor, "*n 3 h w"]) -> Float[Tensor, "*n 3 h w"]:
+    """Shift and scale colours in [0,1] by ImageNet's mean and deviation."""
+    mean, std = (images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images - mean) / std
 
 
 class PatchEmbed(nn.Module):
@@ -36,32 +45,28 @@ class PatchEmbed(nn.Module):
 
 
 class DinoAttention(nn.Module):
-    """Self-attention with biases and, when grafted, RMSNorm on q and k."""
+    """Self-attention with biases and the layers that `norm` makes of a head's width on q and k."""
 
-    def __init__(self, cfg: DinoConfig) -> None:
+    def __init__(self, width: int, heads: int, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()
-        self.heads = cfg.num_heads
-        self.qkv = nn.Linear(cfg.embed_dim, 3 * cfg.embed_dim)
-        self.proj = nn.Linear(cfg.embed_dim, cfg.embed_dim)
-        width = cfg.embed_dim // cfg.num_heads
-        self.q_norm: nn.Module = RMSNorm(width, QK_NORM_EPS) if cfg.qk_norm else nn.Identity()
-        self.k_norm: nn.Module = RMSNorm(width, QK_NORM_EPS) if cfg.qk_norm else nn.Identity()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.q_norm, self.k_norm = norm(width // heads), norm(width // heads)
 
     def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
-        """Attend over the tokens of one image."""
         return self.proj(attend_packed(self.qkv(x), self.heads, self.q_norm, self.k_norm))
 
 
 class DinoMlp(nn.Module):
-    """Linear, exact GELU, Linear, with biases."""
+    """Linear, exact GELU, Linear, with biases; as many channels out as in, or `out`."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, out: int | None = None) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2 = nn.Linear(hidden, out or width)
 
     def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
-        """Transform every token."""
         return self.fc2(nn.functional.gelu(self.fc1(x)))
 
 
@@ -73,26 +78,31 @@ class LayerScale(nn.Module):
         self.gamma = nn.Parameter(torch.full((width,), initial))
 
     def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
-        """Scale every channel."""
         return x * self.gamma
 
 
 class DinoBlock(nn.Module):
-    """Pre-norm residual block with layer scale."""
+    """Pre-norm residual block with layer scale around an attention, which is given what is not tokens, too."""
 
-    def __init__(self, cfg: DinoConfig) -> None:
+    def __init__(self, attention: nn.Module, width: int, hidden: int, init_values: float, eps: float) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(cfg.embed_dim, eps=NORM_EPS)
-        self.attn = DinoAttention(cfg)
-        self.ls1 = LayerScale(cfg.embed_dim, cfg.init_values)
-        self.norm2 = nn.LayerNorm(cfg.embed_dim, eps=NORM_EPS)
-        self.mlp = DinoMlp(cfg.embed_dim, int(cfg.embed_dim * cfg.mlp_ratio))
-        self.ls2 = LayerScale(cfg.embed_dim, cfg.init_values)
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attn = attention
+        self.ls1 = LayerScale(width, init_values)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = DinoMlp(width, hidden)
+        self.ls2 = LayerScale(width, init_values)
 
-    def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
-        """Transform the tokens of a batch of images."""
-        x = x + self.ls1(self.attn(self.norm1(x)))
+    def forward(self, x: Float[Tensor, "n t d"], *rest: Any) -> Float[Tensor, "n t d"]:
+        x = x + self.ls1(self.attn(self.norm1(x), *rest))
         return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+def _block(cfg: DinoConfig) -> DinoBlock:
+    """Build a block; grafted ones have RMSNorm on q and k."""
+    norm = partial(RMSNorm, eps=QK_NORM_EPS) if cfg.qk_norm else nn.Identity
+    attention = DinoAttention(cfg.embed_dim, cfg.num_heads, norm)
+    return DinoBlock(attention, cfg.embed_dim, int(cfg.embed_dim * cfg.mlp_ratio), cfg.init_values, NORM_EPS)
 
 
 class DinoVisionTransformer(nn.Module):
@@ -110,7 +120,7 @@ class DinoVisionTransformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + self.grid**2, cfg.embed_dim))
         registers = torch.randn(1, cfg.num_register_tokens, cfg.embed_dim) * 1e-6
         self.register_tokens = nn.Parameter(registers) if cfg.num_register_tokens else None
-        self.blocks = nn.ModuleList([DinoBlock(cfg) for _ in range(cfg.depth)])
+        self.blocks = nn.ModuleList([_block(cfg) for _ in range(cfg.depth)])
         self.norm = nn.LayerNorm(cfg.embed_dim, eps=NORM_EPS)
         self._initialise()
 
@@ -132,10 +142,7 @@ class DinoVisionTransformer(nn.Module):
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n t d"]:
         """Return one token a patch, [n (h/p)*(w/p) d]. Raises DataError for sides that are no multiple of the patch."""
-        tokens = self.embed(images)
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self.patches(tokens)
+        return self._patches(run_blocks(self.blocks, self.embed(images), recompute=False))
 
     def intermediate(
         self, images: Float[Tensor, "n 3 h w"], layers: Collection[int], recompute: bool = False
@@ -148,7 +155,7 @@ class DinoVisionTransformer(nn.Module):
         for number, block in enumerate(self.blocks):
             tokens = run_blocks([block], tokens, recompute)
             if number in layers:
-                found.append(self.patches(tokens))
+                found.append(self._patches(tokens))
         return found
 
     def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n m d"]:
@@ -165,8 +172,7 @@ class DinoVisionTransformer(nn.Module):
         registers = self.register_tokens.expand(len(images), -1, -1)
         return torch.cat([tokens[:, :1], registers, tokens[:, 1:]], dim=1)
 
-    def patches(self, tokens: Float[Tensor, "n m d"]) -> Float[Tensor, "n t d"]:
-        """Return the patch tokens alone, normalised."""
+    def _patches(self, tokens: Float[Tensor, "n m d"]) -> Float[Tensor, "n t d"]:
         return self.norm(tokens)[:, 1 + self.cfg.num_register_tokens :]
 
 
@@ -217,8 +223,6 @@ def load_dino(vit: DinoVisionTransformer, weights: str | None) -> None:
         return
     if not Path(weights).is_file():
         raise CheckpointError(f"{weights}: no such file; fetch dinov2_vitb14_reg, or set model.dino.weights=null")
-    from novelview.models.published import match_keys, read_state
-
     state = {key: value for key, value in read_state(weights).items() if key != "mask_token"}
     grafted = {key for key in vit.state_dict() if key.endswith(("q_norm.weight", "k_norm.weight"))}
     match_keys(weights, state, vit.state_dict(), optional=grafted)
@@ -226,20 +230,8 @@ def load_dino(vit: DinoVisionTransformer, weights: str | None) -> None:
     log.info("image tokenizer: public DINOv2 weights from %s", weights)
 
 
-class DinoTokenizer(nn.Module):
-    """Holds the transformer under the published key `dino_vit`."""
-
-    def __init__(self, cfg: DinoConfig) -> None:
-        super().__init__()
-        self.dino_vit = DinoVisionTransformer(cfg)
-
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n t d"]:
-        """Return patch tokens."""
-        return self.dino_vit(images)
-
-
 def image_tokenizer(cfg: DinoConfig) -> nn.Sequential:
-    """Build the tokenizer; in the published keys the transformer is element 1, after a step without parameters."""
-    tokenizer = DinoTokenizer(cfg)
-    load_dino(tokenizer.dino_vit, cfg.weights)
-    return nn.Sequential(nn.Identity(), tokenizer)
+    """Build the tokenizer; its published keys begin with `1.dino_vit`, after a step without parameters."""
+    vit = DinoVisionTransformer(cfg)
+    load_dino(vit, cfg.weights)
+    return nn.Sequential(nn.Identity(), nn.Sequential(OrderedDict(dino_vit=vit)))

@@ -1,4 +1,4 @@
-"""Building blocks of the QK-norm transformers (specs/uplvsm.md section 2.1).
+"""Building blocks of the QK-norm transformers, and the way between pixels and tokens (specs/uplvsm.md section 2).
 
 The one room that chooses how attention is computed: PyTorch's scaled dot-product attention, or on a GPU our kernel
 where `NOVELVIEW_KERNELS` and the table of measurements say so (docs/kernels.md).
@@ -14,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from novelview.config.models import TransformerConfig
+from novelview.errors import DataError
 from novelview_kernels import qk_attention
 from novelview_kernels.qk_attention import chosen
 
@@ -29,7 +30,6 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.full((width,), initial))
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        """Normalise the last axis."""
         wide = x.float() if x.dtype != torch.float64 else x
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight).to(x.dtype)
 
@@ -72,14 +72,13 @@ class Attention(nn.Module):
         else:
             self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
 
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        return self.fc(attend_packed(self.to_qkv(x), self.heads, self.q_norm, self.k_norm))
+
     def projected(self, x: Float[Tensor, "b n d"]) -> tuple[Tensor, Tensor, Tensor]:
         """Return normalised q, normalised k and v, [b heads n d_head] each."""
         q, k, v = split_heads(self.to_qkv(x), self.heads)
         return self.q_norm(q), self.k_norm(k), v
-
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Attend over all tokens of a sequence."""
-        return self.fc(attend_packed(self.to_qkv(x), self.heads, self.q_norm, self.k_norm))
 
     def weights(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n n"]:
         """Return the attention weights averaged over heads; rows sum to 1."""
@@ -95,7 +94,6 @@ class FeedForward(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(d, 4 * d, bias=False), nn.GELU(), nn.Linear(4 * d, d, bias=False))
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Transform every token."""
         return self.mlp(x)
 
 
@@ -110,7 +108,6 @@ class Block(nn.Module):
         self.mlp = FeedForward(cfg.d)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Transform a batch of sequences."""
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -139,3 +136,47 @@ def init_linears(module: nn.Module, std: float) -> None:
             nn.init.normal_(layer.weight, std=std)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def check_size(height: int, width: int, patch: int) -> None:
+    """Raise DataError unless both sides are multiples of the patch size."""
+    if height % patch or width % patch or not height or not width:
+        raise DataError(f"images of {width}x{height} pixels cannot be cut into {patch}-pixel patches; resize them")
+
+
+class Patchify(nn.Module):
+    """[n c h w] -> [n patches patch*patch*c]: patches row by row, each flattened as (row, column, channel)."""
+
+    def __init__(self, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n t k"]:
+        check_size(x.shape[-2], x.shape[-1], self.patch)
+        cut = x.unflatten(-1, (-1, self.patch)).unflatten(-3, (-1, self.patch))
+        return cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+def unpatchify(x: Float[Tensor, "n t k"], patch: int, height: int, width: int) -> Float[Tensor, "n 3 h w"]:
+    """Put patches flattened as (row, column, channel) back into images."""
+    grid = x.unflatten(-1, (patch, patch, 3)).unflatten(1, (height // patch, width // patch))
+    return grid.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+
+
+def patch_tokenizer(channels: int, d: int, patch: int, gain: float) -> nn.Sequential:
+    """Build the tokenizer of a map: patches of `channels` channels through one bias-free linear layer."""
+    tokenizer = nn.Sequential(Patchify(patch), nn.Linear(channels * patch * patch, d, bias=False))
+    init_linears(tokenizer, BASE_STD * gain)
+    return tokenizer
+
+
+def pose_tokenizer(d: int, patch: int, gain: float) -> nn.Sequential:
+    """Build the tokenizer of a Plücker map."""
+    return patch_tokenizer(6, d, patch, gain)
+
+
+def image_token_decoder(d: int, patch: int, gain: float) -> nn.Sequential:
+    """Build the head from tokens to the colours of their patches in [0,1]."""
+    decoder = nn.Sequential(nn.LayerNorm(d, bias=False), nn.Linear(d, 3 * patch * patch, bias=False), nn.Sigmoid())
+    init_linears(decoder, BASE_STD * gain)
+    return decoder

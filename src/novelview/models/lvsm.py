@@ -6,9 +6,8 @@ from torch import Tensor, nn
 
 from novelview.cameras.camera import plucker
 from novelview.config.models import LVSMConfig, LVSMDecoderOnlyConfig, LVSMEncoderDecoderConfig
-from novelview.models.layers import BASE_STD, make_blocks
-from novelview.models.schemes import DecoderOnly, EncoderDecoder, PosedTargets
-from novelview.models.tokens import image_token_decoder, patch_tokenizer, pose_tokenizer
+from novelview.models.layers import BASE_STD, image_token_decoder, make_blocks, patch_tokenizer, pose_tokenizer
+from novelview.models.render import DecoderOnly, EncoderDecoder, PosedTargets
 from novelview.scenes.batch import Views
 
 
@@ -67,13 +66,7 @@ class LVSMEncoderDecoder(LVSM, EncoderDecoder):
         self.transformer_encoder = make_blocks(cfg.transformer, cfg.encoder_n_layer)
         self.transformer_decoder = make_blocks(cfg.transformer, cfg.decoder_n_layer)
         if cfg.decoder_init_last_only:
-            for block in self.transformer_decoder[:-1]:
-                _default_init(block)
+            for layer in self.transformer_decoder[:-1].modules():
+                if isinstance(layer, nn.Linear):
+                    layer.reset_parameters()  # PyTorch's own initial values
         self.transformer_input_layernorm_decoder = nn.LayerNorm(cfg.transformer.d, bias=False)
-
-
-def _default_init(module: nn.Module) -> None:
-    """Draw linear layers as PyTorch does by default."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            layer.reset_parameters()

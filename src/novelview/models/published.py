@@ -48,7 +48,8 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give the path of a downloaded checkpoint")
     try:
-        loaded = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
+        pickled = path.suffix != ".safetensors"
+        loaded = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: {_foreign(error)}") from None
     except Exception as error:  # both readers fail in as many ways as there are damaged files
@@ -67,10 +68,6 @@ def _foreign(error: pickle.UnpicklingError) -> str:
     if found is None:
         return "not a checkpoint of weights (its pickle is damaged); fetch it again"
     return f"holds {found[1]}, and only tensors are loaded, no code is run; save its state dict alone and give that"
-
-
-def _unpickled(path: Path) -> object:
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _innermost(loaded: object) -> object:

@@ -1,5 +1,18 @@
-"""The registry: a model is one file or folder, one configuration node and one line here."""
+"""Models by name: built from a configuration, written to and read from weights files.
 
+A model is one file or folder, one configuration node and one line of `MODELS`. Weights files are safetensors with the
+resolved configuration in the header, so that a file alone rebuilds its model.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from novelview.config.checkpoints import FORMAT, model_config, read_config
 from novelview.config.models import (
     DepthSplatConfig,
     LaCTConfig,
@@ -10,12 +23,13 @@ from novelview.config.models import (
     UPLVSMConfig,
 )
 from novelview.errors import ConfigError
+from novelview.files import write_bytes
 from novelview.models.depthsplat.model import DepthSplat
-from novelview.models.lact.model import LaCT
+from novelview.models.lact import LaCT
+from novelview.models.less3depend import PTLVSM, UPLVSM
 from novelview.models.lvsm import LVSMDecoderOnly, LVSMEncoderDecoder
-from novelview.models.ptlvsm import PTLVSM
+from novelview.models.published import match_keys, read_state
 from novelview.models.render import ViewModel
-from novelview.models.uplvsm import UPLVSM
 
 MODELS: dict[str, tuple[type[ModelConfig], type[ViewModel]]] = {
     "uplvsm": (UPLVSMConfig, UPLVSM),
@@ -38,3 +52,53 @@ def build(cfg: ModelConfig) -> ViewModel:
     if not isinstance(cfg, node):
         raise ConfigError(f"model.name={cfg.name}: its configuration is a {type(cfg).__name__}, not {node.__name__}")
     return model(cfg)  # pyright: ignore[reportCallIssue]
+
+
+def save_weights(path: Path | str, model: nn.Module, config: dict[str, Any]) -> None:
+    """Write a model's weights atomically; `config` is the resolved training configuration with its `model` node.
+
+    The same weights and configuration give the same bytes.
+    """
+    write_bytes(path, weights_bytes(model, config))
+
+
+def weights_bytes(model: nn.Module, config: dict[str, Any], dtype: torch.dtype | None = None) -> bytes:
+    """Return the content of a weights file; dtype: what floating-point weights are rounded to, None keeps theirs."""
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    if dtype is not None:
+        state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
+    metadata = {"format": FORMAT, "config": json.dumps(config, sort_keys=True)}
+    return ordered(save(_without_aliases(state), metadata=metadata))
+
+
+def ordered(content: bytes) -> bytes:
+    """Sort the header's metadata, which safetensors writes in an order that differs from process to process."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[end:]
+
+
+def _without_aliases(state: dict[str, Any]) -> dict[str, Any]:
+    """Copy tensors that share memory with an earlier one: a tied module keeps both published names."""
+    seen: set[int] = set()
+    own = {}
+    for key, value in state.items():
+        own[key] = value.clone() if value.data_ptr() in seen else value
+        seen.add(value.data_ptr())
+    return own
+
+
+def load_weights(path: Path | str) -> tuple[ViewModel, dict[str, Any]]:
+    """Rebuild the model of a weights file on the CPU, in evaluation mode; return it and its training configuration.
+
+    Raises CheckpointError for a missing or damaged file, or one whose weights do not fit its own configuration.
+    """
+    config = read_config(path)
+    model = build(model_config(path, config["model"]))
+    state = read_state(path)
+    match_keys(path, state, model.state_dict())
+    model.load_state_dict(state)
+    return model.eval(), config

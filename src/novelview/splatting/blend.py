@@ -1,11 +1,11 @@
-"""Front-to-back blending of ellipses over tiles, with its gradient (specs/rasterizer.md section 1, steps 7 to 10).
+"""The rasterizer in PyTorch alone: front-to-back blending of ellipses over tiles, with its gradient.
 
-The search for (pixel, Gaussian) pairs keeps no history: a pass over the tiles takes the next Gaussians of every list
-until all pixels of a tile have stopped; what lies behind is not even listed. The gradient revisits only what the pass
-has met, last round first.
+specs/rasterizer.md section 1, steps 7 to 10. The search for (pixel, Gaussian) pairs keeps no history: a pass over the
+tiles takes the next Gaussians of every list until all pixels of a tile have stopped; what lies behind is not even
+listed. The gradient revisits only what the pass has met, last round first.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,23 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from novelview.splatting.settings import Settings
-from novelview.splatting.tiles import MIN_ALPHA, TILE, Bounds, TileLists, list_tiles, slabs, tile_counts, tile_origins
+from novelview.splatting.project import (
+    MIN_ALPHA,
+    TILE,
+    Bounds,
+    Camera,
+    Settings,
+    TileLists,
+    list_tiles,
+    project,
+    slabs,
+    stack_bounds,
+    tile_bounds,
+    tile_counts,
+    tile_origins,
+)
 
+Drawn = tuple[Float[Tensor, "m 6"], Float[Tensor, "m 5"], Bounds]  # shapes, features, tiles of one image
 STOP = 1e-4  # transmittance at which a pixel takes nothing more
 AHEAD = 32  # Gaussians of a list a round
 PAIRS = 2**19  # of (pixel, Gaussian) pairs evaluated at a time: bounds the memory
@@ -26,18 +40,12 @@ GPU_PAIRS = 2**24  # the same on a GPU, which needs many at a time to be busy
 class Frame:
     """What a pass needs beside tensors with gradients: the tiles each ellipse can touch, and the images.
 
-    images: how many images of the size of `settings` lie one below the other (`tiles.stack_bounds`).
+    images: how many images of the size of `settings` lie one below the other (`stack_bounds`).
     """
 
     bounds: Bounds
     settings: Settings
     images: int = 1
-
-    @property
-    def tiles(self) -> int:
-        """Return the number of tiles of all images."""
-        columns, rows = tile_counts(self.settings)
-        return self.images * columns * rows
 
 
 @dataclass(frozen=True)
@@ -65,8 +73,8 @@ class _Blend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, shapes: Tensor, features: Tensor, frame: Frame) -> Float[Tensor, "t p f"]:
         padded, values = _padded(shapes), _padded(features)
-        columns, _ = tile_counts(frame.settings)
-        image = features.new_zeros(frame.tiles, TILE * TILE, features.shape[1])
+        columns, rows = tile_counts(frame.settings)
+        image = features.new_zeros(frame.images * columns * rows, TILE * TILE, features.shape[1])
         light = features.new_ones(image.shape[:2])
         ctx.rounds = []
         for slab in slabs(frame.bounds):
@@ -185,3 +193,32 @@ def _to_shapes(slope: Tensor, dx: Tensor, dy: Tensor, picked: Tensor) -> Float[T
     xx, yy, xy = (down * dx * dx).sum(dim=1), (across * dy * dy).sum(dim=1), (mixed * dx).sum(dim=1)
     total = down.sum(dim=1) / torch.where(opacity > 0, opacity, 1)
     return torch.stack([a * x + b * y, c * y + b * x, -0.5 * xx, -xy, -0.5 * yy, total], dim=-1)
+
+
+def blend_scenes(scenes: Sequence[Mapping[str, Tensor]], settings: Settings) -> list[Float[Tensor, "c h w 5"]]:
+    """Return red, green, blue, depth and alpha of every camera of every scene, without background.
+
+    A scene: means [n 3], covariances [n 3 3], opacities [n], colors [c n 3], viewmats [c 4 4], Ks [c 3 3]. On a GPU the
+    images of all of them are blended in one pass, which keeps it busy; on a CPU each on its own, which fits its cache.
+    """
+    drawn = [_drawn(scene, camera, settings) for scene in scenes for camera in range(len(scene["viewmats"]))]
+    at_once = 1 if drawn[0][0].device.type == "cpu" else len(drawn)
+    images = torch.cat([_blended(drawn[start : start + at_once], settings) for start in range(0, len(drawn), at_once)])
+    return list(images.split([len(scene["viewmats"]) for scene in scenes]))
+
+
+def _drawn(scene: Mapping[str, Tensor], camera: int, settings: Settings) -> Drawn:
+    """Return the ellipses of one image, front to back: shapes, features, and the tiles they can touch."""
+    view = Camera(scene["viewmats"][camera], scene["Ks"][camera])
+    ellipses = project(scene["means"], scene["covariances"], view, settings)
+    picked = scene["opacities"][ellipses.index]
+    shapes = torch.cat([ellipses.means, ellipses.conics, picked[:, None]], dim=-1)
+    depths = ellipses.depths[:, None]
+    features = torch.cat([scene["colors"][camera][ellipses.index], depths, torch.ones_like(depths)], dim=-1)
+    return shapes, features, tile_bounds(ellipses, picked, settings)
+
+
+def _blended(drawn: Sequence[Drawn], settings: Settings) -> Float[Tensor, "i h w 5"]:
+    shapes, features, bounds = zip(*drawn, strict=True)
+    frame = Frame(stack_bounds(bounds, settings), settings, len(drawn))
+    return blend(torch.cat(shapes), torch.cat(features), frame)

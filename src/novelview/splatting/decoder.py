@@ -7,10 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from novelview.errors import ConfigError, DataError
-from novelview.splatting.gaussians import Gaussians
-from novelview.splatting.harmonics import sh_colors
+from novelview.splatting.gaussians import Gaussians, sh_colors
+from novelview.splatting.project import Settings, pinhole_matrices
 from novelview.splatting.rasterize import Backend, rasterize_scenes
-from novelview.splatting.settings import Settings
 
 NEAR_PLANE = 0.2  # of the reference's kernel, after the scene has been divided by `near`
 
@@ -62,19 +61,19 @@ def render_gaussians(
         raise ConfigError(f"0 < near < far must hold, got near {near}, far {far}")
     if not len(gaussians.means) == len(c2w) == len(intrinsics) > 0:
         raise DataError(f"{len(gaussians.means)} scenes of Gaussians for {len(c2w)} sets of cameras")
-    scenes = [
-        _scene(gaussians.take(scene), c2w[scene], intrinsics[scene], (height, width), near, quirks)
-        for scene in range(len(c2w))
-    ]
+    if quirks.central_principal_point:
+        fx, fy, cx, cy = intrinsics.unbind(-1)
+        (fx, cx), (fy, cy) = _centred(fx, cx, width), _centred(fy, cy, height)
+        intrinsics = torch.stack([fx, fy, cx, cy], dim=-1)
+    lenses = pinhole_matrices(intrinsics)
+    scenes = [_scene(gaussians.take(number), c2w[number], lenses[number], near, quirks) for number in range(len(c2w))]
     settings = Settings(width, height, NEAR_PLANE, three_sigma=quirks.three_sigma)
     splats = rasterize_scenes(scenes, settings, gaussians.means.new_tensor(background), backend)
     found = [(splat.color, splat.depth * near, splat.alpha) for splat in splats]
     return Rendered(*(torch.stack(values) for values in zip(*found, strict=True)))
 
 
-def _scene(
-    gaussians: Gaussians, c2w: Tensor, intrinsics: Tensor, size: tuple[int, int], near: float, quirks: DecoderQuirks
-) -> dict[str, Tensor]:
+def _scene(gaussians: Gaussians, c2w: Tensor, lenses: Tensor, near: float, quirks: DecoderQuirks) -> dict[str, Tensor]:
     """Return what the rasterizer takes of one scene, divided by `near`."""
     means, covariances, opacities, harmonics = (value[0] for value in gaussians.tensors())
     directions = means - c2w[:, None, :3, 3]
@@ -85,24 +84,13 @@ def _scene(
         "means": means / near,
         "opacities": opacities,
         "viewmats": torch.linalg.inv(scaled),
-        "Ks": _matrices(intrinsics, size, quirks.central_principal_point),
+        "Ks": lenses,
         "covariances": covariances / near**2,
         "colors": torch.stack(colors),
     }
 
 
-def _matrices(intrinsics: Float[Tensor, "v 4"], size: tuple[int, int], central: bool) -> Float[Tensor, "v 3 3"]:
-    """Return 3x3 intrinsics in pixels; `central` keeps the fields of view and centres the principal point."""
-    fx, fy, cx, cy = intrinsics.unbind(-1)
-    height, width = size
-    if central:
-        fx, cx = _centred(fx, cx, width)
-        fy, cy = _centred(fy, cy, height)
-    zero, one = torch.zeros_like(fx), torch.ones_like(fx)
-    rows = [[fx, zero, cx], [zero, fy, cy], [zero, zero, one]]
-    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
-
-
 def _centred(focal: Tensor, centre: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return focal length and principal point of a centred camera with the same field of view along one axis."""
     angle = torch.atan(centre / focal) + torch.atan((size - centre) / focal)
     return 0.5 * size / torch.tan(0.5 * angle), torch.full_like(centre, size / 2)

@@ -1,23 +1,25 @@
-"""One differentiable rasterizer of 3D Gaussians (specs/rasterizer.md)."""
+"""One differentiable rasterizer of 3D Gaussians, by PyTorch or by gsplat's CUDA kernels (specs/rasterizer.md)."""
 
+import importlib.util
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from novelview.errors import DataError
-from novelview.splatting import gsplat_backend, torch_backend
-from novelview.splatting.covariance import covariance_of
-from novelview.splatting.harmonics import sh_colors
-from novelview.splatting.settings import Settings
+from novelview.errors import ConfigError, DataError
+from novelview.splatting.blend import blend_scenes
+from novelview.splatting.gaussians import covariance_of, sh_colors
+from novelview.splatting.project import Settings
 
 Backend = Literal["auto", "torch", "gsplat"]
-RENDER = {"torch": torch_backend.render_scenes, "gsplat": gsplat_backend.render_scenes}
+EXTENSIONS = "TORCH_EXTENSIONS_DIR"  # where PyTorch builds extensions, by default below ~/.cache
 log = logging.getLogger(__name__)
 
 
@@ -77,16 +79,16 @@ def rasterize_scenes(
 ) -> list[Splat]:
     """Render several scenes, each described by the arguments of `rasterize`, which a GPU then does in one pass."""
     device = next(value for value in scenes[0].values() if value is not None).device
+    chosen = _automatic(device.type) if backend == "auto" else backend
+    if backend == "gsplat":
+        require_gsplat(device)
     with torch.autocast(device.type, enabled=False):
-        ready = [_ready(scene) for scene in scenes]
-        images = RENDER[_choose(backend, device)](ready, settings)
+        checked = [_checked(scene) for scene in scenes]
+        if chosen == "gsplat":
+            images = [_render_by_gsplat(scene, settings) for scene in checked]
+        else:
+            images = blend_scenes(checked, settings)
     return [_splat(image, background) for image in images]
-
-
-def _ready(scene: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-    given = {name: value for name, value in scene.items() if value is not None}
-    dtype = torch.promote_types(given["means"].dtype, torch.float32)
-    return _scene(**{name: value.to(dtype) for name, value in given.items()})
 
 
 def _splat(images: Float[Tensor, "c h w 5"], background: Tensor | None) -> Splat:
@@ -96,58 +98,75 @@ def _splat(images: Float[Tensor, "c h w 5"], background: Tensor | None) -> Splat
     return Splat(color.permute(0, 3, 1, 2), alpha, depth)
 
 
-def _scene(
-    means: Tensor,
-    opacities: Tensor,
-    viewmats: Tensor,
-    Ks: Tensor,
-    covariances: Tensor | None = None,
-    quats: Tensor | None = None,
-    scales: Tensor | None = None,
-    colors: Tensor | None = None,
-    sh: Tensor | None = None,
-) -> dict[str, Tensor]:
-    """Return what the backends take, checked: covariances, and a colour for every camera and Gaussian."""
-    if covariances is None:
-        if quats is None or scales is None:
+def _checked(scene: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    """Return what the backends take, in one dtype: covariances, and a colour for every camera and Gaussian."""
+    given = {name: value for name, value in scene.items() if value is not None}
+    dtype = torch.promote_types(given["means"].dtype, torch.float32)
+    given = {name: value.to(dtype) for name, value in given.items()}
+    means, viewmats, sh = given["means"], given["viewmats"], given.get("sh")
+    if "covariances" not in given:
+        if "quats" not in given or "scales" not in given:
             raise DataError("rasterize needs covariances, or quats and scales")
-        covariances = covariance_of(quats, scales)
-    if colors is None:
+        given["covariances"] = covariance_of(given["quats"], given["scales"])
+    if "colors" not in given:
         if sh is None or sh.dim() != 3 or sh.shape[::2] != means.shape:
             raise DataError("rasterize needs colors, or sh of shape [n, k, 3]")
         centres = -(viewmats[:, None, :3, 3] @ viewmats[:, :3, :3]).squeeze(1)
-        colors = torch.stack([sh_colors(sh.mT, means - centre) for centre in centres])
-    elif colors.dim() == 2:
-        colors = colors.expand(len(viewmats), *colors.shape)
-    scene = {"means": means, "covariances": covariances, "opacities": opacities, "colors": colors}
-    scene |= {"viewmats": viewmats, "Ks": Ks}
-    _check(scene)
-    return scene
-
-
-def _check(scene: dict[str, Tensor]) -> None:
-    n, c = len(scene["means"]), len(scene["viewmats"])
-    expected = [(n, 3), (n, 3, 3), (n,), (c, n, 3), (c, 4, 4), (c, 3, 3)]
-    given = [tuple(value.shape) for value in scene.values()]
-    if c == 0 or given != expected:
-        raise DataError(f"rasterize: {', '.join(scene)} must have the shapes {expected}, got {given}")
-    for name, value in scene.items():
+        given["colors"] = torch.stack([sh_colors(sh.mT, means - centre) for centre in centres])
+    elif given["colors"].dim() == 2:
+        given["colors"] = given["colors"].expand(len(viewmats), *given["colors"].shape)
+    n, c = len(means), len(viewmats)
+    expected = {"means": (n, 3), "covariances": (n, 3, 3), "opacities": (n,), "colors": (c, n, 3)}
+    expected |= {"viewmats": (c, 4, 4), "Ks": (c, 3, 3)}
+    checked = {name: given[name] for name in expected}
+    shapes = [tuple(value.shape) for value in checked.values()]
+    if c == 0 or shapes != [*expected.values()]:
+        raise DataError(f"rasterize: {', '.join(expected)} must have the shapes {[*expected.values()]}, got {shapes}")
+    for name, value in checked.items():
         bad = int((~torch.isfinite(value.detach())).sum())
         if bad:
             raise DataError(f"rasterize: {bad} of {value.numel()} values of {name} are not finite")
-
-
-def _choose(backend: Backend, device: torch.device) -> str:
-    if backend == "auto":
-        return _automatic(device.type)
-    if backend == "gsplat":
-        gsplat_backend.require(device)
-    return backend
+    return checked
 
 
 @cache
 def _automatic(device: str) -> str:
     """Choose once for every type of device, and say so."""
-    chosen = "gsplat" if device == "cuda" and gsplat_backend.is_built() else "torch"
+    chosen = "gsplat" if device == "cuda" and gsplat_is_built() else "torch"
     log.info("rasterizer: backend %s on %s", chosen, device)
     return chosen
+
+
+def gsplat_is_built() -> bool:
+    """Say whether gsplat is installed with compiled kernels; nothing is imported and nothing is built."""
+    spec = importlib.util.find_spec("gsplat")
+    if spec is None or spec.origin is None:
+        return False
+    built = Path(os.environ.get(EXTENSIONS) or Path.home() / ".cache/torch_extensions")
+    folders = (Path(spec.origin).parent.glob("csrc*"), built.glob("**/gsplat_cuda.*"))
+    return any(path.suffix in (".so", ".pyd", ".lib") for folder in folders for path in folder)
+
+
+def require_gsplat(device: torch.device) -> None:
+    """Raise ConfigError unless gsplat can render on a device."""
+    if device.type != "cuda":
+        raise ConfigError(f"backend=gsplat renders on CUDA only, the Gaussians lie on {device}; use backend=torch")
+    if not gsplat_is_built():
+        raise ConfigError(
+            "backend=gsplat: gsplat with compiled kernels was not found; install it and let it build once"
+            " (python -c 'import gsplat.cuda._backend'), or use backend=torch"
+        )
+
+
+def _render_by_gsplat(scene: Mapping[str, Tensor], settings: Settings) -> Float[Tensor, "c h w 5"]:
+    """Return red, green, blue, depth and alpha of every camera, without background (specs/rasterizer.md section 3).
+
+    `alpha_max` and `three_sigma` are the kernels' own: 0.999 in gsplat 1.5.3, and 3.33 standard deviations.
+    """
+    gsplat: Any = importlib.import_module("gsplat")
+    shapes = scene["means"], None, None, scene["opacities"], scene["colors"]  # covariances stand for quats and scales
+    cameras = scene["viewmats"], scene["Ks"], settings.width, settings.height
+    limits = {"near_plane": settings.near, "far_plane": settings.far, "eps2d": settings.eps2d}
+    modes = {"sh_degree": None, "render_mode": "RGB+D", "rasterize_mode": "classic"}
+    images, alphas, _ = gsplat.rasterization(*shapes, *cameras, covars=scene["covariances"], **limits, **modes)
+    return torch.cat([images, alphas], dim=-1)

@@ -11,9 +11,9 @@ from novelview.stages.cli import fail, run_stage
 
 
 def adopt(cfg: AdoptStage) -> None:
-    """Adopt one checkpoint; see `novelview.models.adopt.adopt`. An output that cannot be written is refused at once."""
+    """Adopt one checkpoint (`novelview.models.exchange.adopt`); an output that cannot be written is refused at once."""
     require_writable(cfg.io["out"], "io.out")
-    from novelview.models.adopt import adopt as run
+    from novelview.models.exchange import adopt as run
 
     run(cfg)
 

@@ -10,10 +10,10 @@ from novelview.stages.cli import run_stage
 
 
 def compact(cfg: CompactStage) -> None:
-    """Round `io.weights` to `io.out`; see `novelview.models.compact.compact`. Bad names and outputs fail at once."""
+    """Round `io.weights` to `io.out`; see `novelview.models.exchange.compact`. Bad names and outputs fail at once."""
     require_name(cfg.name, "name")
     require_writable(cfg.io["out"], "io.out")
-    from novelview.models.compact import compact as run
+    from novelview.models.exchange import compact as run
 
     run(Path(cfg.io["weights"]), [Path(path) for path in cfg.io["before"]], cfg.name, Path(cfg.io["out"]))
 

@@ -19,7 +19,7 @@ from novelview.evaluation.clips import write_depths
 from novelview.evaluation.encoded_scene import Encoded, encode_scene
 from novelview.files import MANIFEST, require_writable, sha256, write_json
 from novelview.models.depthsplat.model import DepthSplat
-from novelview.models.weights import load_weights
+from novelview.models.registry import load_weights
 from novelview.scenes.batch import FrameCache
 from novelview.scenes.store import PackedStore
 from novelview.scenes.views import known_entries, load_index

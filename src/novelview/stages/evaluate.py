@@ -21,7 +21,7 @@ from novelview.evaluation.protocol import Splits
 from novelview.evaluation.report import Subject, evaluate_to
 from novelview.evaluation.scores import means
 from novelview.files import MANIFEST, read_json, sha256, write_json
-from novelview.models.weights import load_weights
+from novelview.models.registry import load_weights
 from novelview.scenes.procedural.truth import exact_depth
 from novelview.scenes.samplers import selected_splits
 from novelview.scenes.store import PackedStore, subset_scenes

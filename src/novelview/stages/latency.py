@@ -10,7 +10,7 @@ from novelview.devices import team
 from novelview.errors import ConfigError
 from novelview.evaluation.latency import Cost, costs, write_costs
 from novelview.files import require_writable
-from novelview.models.weights import load_weights
+from novelview.models.registry import load_weights
 from novelview.scenes.store import PackedStore
 from novelview.stages.cli import run_stage
 from novelview.stages.evaluate import views_of

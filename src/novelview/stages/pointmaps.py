@@ -15,7 +15,7 @@ from novelview.devices import team
 from novelview.errors import DataError
 from novelview.files import MANIFEST, sha256
 from novelview.losses.pointmap import flat_pointmap, teacher_images
-from novelview.models.vggt.weights import load_vggt
+from novelview.models.vggt.model import load_vggt
 from novelview.scenes.batch import FrameCache
 from novelview.scenes.pointmaps import Points, write_pointmaps
 from novelview.scenes.procedural.truth import exact_depth

@@ -14,7 +14,7 @@ from novelview.errors import ConfigError, DataError
 from novelview.figures.released import card_title, model_card
 from novelview.figures.results import Evaluation, read_evaluation
 from novelview.files import sha256, write_json, write_text
-from novelview.models.pretrained import WEIGHTS, load_pretrained
+from novelview.models.exchange import WEIGHTS, load_pretrained
 from novelview.stages.cli import run_stage
 from novelview.timebox import resuming_folder
 

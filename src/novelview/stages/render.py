@@ -22,8 +22,8 @@ from novelview.errors import ConfigError, DataError
 from novelview.evaluation.clips import Cameras, enlarge, path_cameras, to_uint8, write_video
 from novelview.evaluation.encoded_scene import Encoded, encode_scene, load_scene, render_cameras, save_scene
 from novelview.files import MANIFEST, replacing, require_writable, sha256
+from novelview.models.registry import load_weights
 from novelview.models.render import ViewModel
-from novelview.models.weights import load_weights
 from novelview.scenes.batch import Views
 from novelview.scenes.samplers import choose_frames, frame_pool
 from novelview.scenes.store import PackedStore

@@ -19,8 +19,8 @@ from novelview.config.stages import TrainStage
 from novelview.devices import Team, team
 from novelview.errors import CheckpointError, ConfigError, NovelviewError
 from novelview.losses.photometric import TrainingLoss
+from novelview.models.registry import save_weights
 from novelview.models.render import Render
-from novelview.models.weights import save_weights
 from novelview.scenes.batch import Batch
 from novelview.scenes.dataset import TrainLoader, TrainSet, workers_that_fit
 from novelview.scenes.pointmaps import Pointmaps

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from depthsplat_fixture import loaded, near, tensors
 
-from novelview.models.depthsplat.backbone import Backbone
+from novelview.models.depthsplat.features import Backbone
 
 
 @torch.no_grad()

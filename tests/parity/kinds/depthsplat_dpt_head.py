@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from depthsplat_fixture import loaded, near, tensors
 
-from novelview.models.depthsplat.dpt import DPTHead
+from novelview.models.dpt import DepthSplatDPT
 
 
 @torch.no_grad()
@@ -15,7 +15,7 @@ def check_values(folder: Path, config: dict[str, Any]) -> None:
     mono = [given[f"mono{number}"] for number in range(4)]
     cnn = [given[f"cnn{number}_high_to_low"] for number in (2, 1, 0)]
     mv = [given[f"mv{number}_low_to_high"] for number in range(config["num_scales"])]
-    head = DPTHead(
+    head = DepthSplatDPT(
         config["in_channels"],
         config["out_channels"],
         config["features"],

@@ -8,8 +8,7 @@ import torch
 from depthsplat_fixture import loaded, near, tensors, verify_cotangent
 from torch import Tensor
 
-from novelview.models.depthsplat.neighbours import other_views
-from novelview.models.depthsplat.transformer import MultiViewTransformer
+from novelview.models.depthsplat.attention import MultiViewTransformer, other_views
 
 
 def _run(folder: Path, config: dict[str, Any], given: dict[str, Tensor], aligned: bool = False) -> Tensor:

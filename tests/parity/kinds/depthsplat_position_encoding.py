@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from depthsplat_fixture import near, tensors
 
-from novelview.models.depthsplat.windows import add_positions, shift_mask
+from novelview.models.depthsplat.attention import add_positions, shift_mask
 
 
 def check_positions(folder: Path, config: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from depthsplat_fixture import near, tensors
 
-from novelview.models.depthsplat.rotation import rotate_sh
+from novelview.models.depthsplat.gaussians import rotate_sh
 
 
 def check_values(folder: Path, config: dict[str, Any]) -> None:

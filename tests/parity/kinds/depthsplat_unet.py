@@ -5,7 +5,7 @@ from typing import Any
 
 from depthsplat_fixture import loaded, near, tensors, verify_cotangent
 
-from novelview.models.depthsplat.unet import UNet
+from novelview.models.depthsplat.features import UNet
 
 
 def check_values_and_gradient(folder: Path, config: dict[str, Any]) -> None:

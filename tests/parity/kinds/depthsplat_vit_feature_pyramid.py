@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from depthsplat_fixture import loaded, near, tensors
 
-from novelview.models.depthsplat.pyramid import FeaturePyramid
+from novelview.models.depthsplat.features import FeaturePyramid
 
 
 @torch.no_grad()

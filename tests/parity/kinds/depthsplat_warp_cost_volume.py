@@ -7,8 +7,7 @@ import torch
 from depthsplat_fixture import GRADIENT_RTOL, near, tensors
 from torch import Tensor
 
-from novelview.models.depthsplat.cost import coarse_candidates, cost_volume, warp
-from novelview.models.depthsplat.predictor import in_pixels
+from novelview.models.depthsplat.depth import coarse_candidates, cost_volume, in_pixels, warp
 
 
 def check_candidates(folder: Path, config: dict[str, Any]) -> None:

@@ -12,11 +12,10 @@ from transformer_fixture import close, relative
 
 from novelview.config.models import LaCTConfig, TTTConfig
 from novelview.config.schema import TrainConfig
-from novelview.models.lact.layers import FastWeightLayer, Normed
-from novelview.models.lact.model import LaCT, posed_pixels
-from novelview.models.lact.ttt import Row
+from novelview.models.lact import FastWeightLayer, LaCT, Normed, posed_pixels
 from novelview.models.published import load_published
 from novelview.models.registry import build
+from novelview.models.ttt import Span
 from novelview.scenes.batch import Views
 from novelview.training.optim import adamw
 
@@ -122,7 +121,7 @@ def _keep_lesson(seen: dict[str, Tensor], name: str) -> Any:
     def hook(module: nn.Module, given: Any) -> None:
         assert isinstance(module, Normed) and isinstance(module.f, FastWeightLayer)
         x = module.ln(given[0])
-        seen[f"{name}k"] = module.f.lessons(x)[0]
+        seen[f"{name}k"] = module.f.keys_and_values(x)[0]
         seen.update({f"{name}lr{i}": lr[..., None] for i, lr in enumerate(module.f.rates(x))})
 
     return hook
@@ -131,7 +130,7 @@ def _keep_lesson(seen: dict[str, Tensor], name: str) -> Any:
 def check_op_order(folder: Path, config: dict[str, Any]) -> None:
     """The rows of the forward pass are the reference's."""
     model, (context, target) = _model(folder, config), _views(folder, config)
-    rows: list[list[Row]] = []
+    rows: list[list[Span]] = []
     run = model.run
     model.run = lambda x, given, *rest: rows.append(given) or run(x, given, *rest)  # type: ignore[method-assign]
     model(context, target)

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformer_fixture import relative
 
-from novelview.models.lact.newton_schulz import newton_schulz_bfloat16
+from novelview.models.ttt import newton_schulz_bfloat16
 from novelview_kernels.ttt.iterates import iterates, newton_schulz_backward
 from novelview_kernels.ttt.reference import FROBENIUS_EPS, A, B, C, newton_schulz
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformer_fixture import relative
 
-from novelview.models.lact.ttt import FastWeights, Row, ttt_update_apply
+from novelview.models.ttt import FastWeights, Span, ttt_update_apply
 
 FLOAT32_TOLERANCE = 1e-4  # relative L2 (specs/lact.md section 11)
 FLOAT64_TOLERANCE = 1e-7  # what storing the expected values in float32 leaves
@@ -24,7 +24,7 @@ def _run(
     given = {name: fixture[f"in.{name}"].to(dtype).requires_grad_() for name in INPUTS}
     w0, w1, w2, q, k, v, *rates = given.values()
     lr = torch.stack([rate.squeeze(-1) for rate in rates])
-    rows = [Row(*row) for row in case["order"]]
+    rows = [Span(*row) for row in case["order"]]
     answers, weights = ttt_update_apply(FastWeights(w0, w1, w2), q, k, v, lr, rows, case["muon_steps"], precision)
     ours = {"out.o": answers} | {f"out.{name}": w for name, w in weights._asdict().items()}
     loss = sum((value * fixture[name.replace("out.", "in.cot_")].to(dtype)).sum() for name, value in ours.items())

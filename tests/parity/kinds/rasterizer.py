@@ -10,11 +10,9 @@ from splat_fixture import ATOL, compare_images
 from torch import Tensor
 from transformer_fixture import relative
 
-from novelview.splatting.covariance import covariance_of
-from novelview.splatting.harmonics import sh_colors
-from novelview.splatting.project import Camera, Ellipses, project
+from novelview.splatting.gaussians import covariance_of, sh_colors
+from novelview.splatting.project import Camera, Ellipses, Settings, project
 from novelview.splatting.rasterize import rasterize
-from novelview.splatting.settings import Settings
 
 GRADIENT_RTOL = 1e-3  # specs/rasterizer.md section 5
 

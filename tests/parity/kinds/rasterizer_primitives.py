@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from novelview.splatting.covariance import covariance_of
-from novelview.splatting.harmonics import degree_of, sh_basis
+from novelview.splatting.gaussians import covariance_of, degree_of, sh_basis
 
 ATOL = 1e-5
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from novelview.config.models import DinoConfig
 from novelview.config.sources import CameraHeadConfig, DptConfig, VGGTConfig
 from novelview.models.published import load_published
-from novelview.models.vggt.decode import decode_poses, encode_poses, unproject
+from novelview.models.vggt.estimator import decode_poses, encode_poses, unproject
 from novelview.models.vggt.model import VGGT
 
 TOKEN_ATOL, OUTPUT_ATOL, RTOL = 2e-5, 5e-6, 1e-5

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from novelview.models.vggt.preprocess import MODES, preprocess
+from novelview.models.vggt.estimator import MODES, preprocess
 
 EVERY = 37  # rows and columns between the recorded pixels
 

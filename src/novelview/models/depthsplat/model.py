@@ -1,28 +1,34 @@
-"""DepthSplat as a model of views: posed context images in, Gaussians, and any camera rendered from them."""
+"""DepthSplat as a model of views: posed context images in, Gaussians, and any camera rendered from them.
 
+Training starts from Depth Anything V2 for the vision transformer, and from UniMatch for CNN and transformer.
+"""
+
+import logging
 from dataclasses import dataclass
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from novelview.config.models import DepthSplatConfig
 from novelview.devices import full_precision
-from novelview.errors import DataError
-from novelview.models.depthsplat.adapter import pixel_centres, world_rays
-from novelview.models.depthsplat.encoder import DepthSplatEncoder, Encoded
-from novelview.models.depthsplat.initial import load_initial
-from novelview.models.depthsplat.predictor import Cameras
-from novelview.models.depthsplat.published import own_names
-from novelview.models.render import Render
-from novelview.models.schemes import PosedTargets
+from novelview.downloads.registry import read_registry
+from novelview.errors import CheckpointError, DataError
+from novelview.models.depthsplat.depth import Cameras
+from novelview.models.depthsplat.gaussians import DepthSplatEncoder, Encoded, pixel_centres, world_rays
+from novelview.models.published import match_keys, read_state
+from novelview.models.render import PosedTargets, Render
 from novelview.scenes.batch import Views
 from novelview.splatting.decoder import render_gaussians
 from novelview.splatting.gaussians import Gaussians
+from novelview.splatting.project import pinhole_matrices
 from novelview.splatting.rasterize import Backend
 
 MIN_VIEWS = 2
+FULL, PREDICTOR = "encoder.", "depth_predictor."  # prefixes of published names (specs/depthsplat.md section 11)
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -118,13 +124,62 @@ class DepthSplat(PosedTargets):
         return depth * rays[..., 2].unflatten(-1, (height, width))
 
     def from_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the weights of a published checkpoint, of a full or a depth model, to this model's."""
-        return own_names(state, self.cfg.train_depth_only)
+        """Return the encoder's weights under our names; a depth-only model keeps the depth predictor alone.
+
+        Published full models have `encoder.*` beside what training needs, which is left out; depth models the bare
+        names of the depth predictor.
+        """
+        if any(key.startswith(FULL) for key in state):
+            found = {key: value for key, value in state.items() if key.startswith(FULL)}
+        else:
+            prefix = FULL if any(key.startswith(PREDICTOR) for key in state) else FULL + PREDICTOR
+            found = {prefix + key: value for key, value in state.items()}
+        every = not self.cfg.train_depth_only
+        return {key: value for key, value in found.items() if every or key.startswith(FULL + PREDICTOR)}
 
 
 def _matrices(intrinsics: Float[Tensor, "b v 4"], height: int, width: int) -> Float[Tensor, "b v 3 3"]:
     """Return intrinsics with the first row over the width and the second over the height."""
     fx, fy, cx, cy = intrinsics.unbind(-1)
-    zero, one = torch.zeros_like(fx), torch.ones_like(fx)
-    rows = (fx / width, zero, cx / width), (zero, fy / height, cy / height), (zero, zero, one)
-    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+    return pinhole_matrices(torch.stack([fx / width, fy / height, cx / width, cy / height], dim=-1))
+
+
+def load_initial(predictor: nn.Module, cfg: DepthSplatConfig) -> dict[str, dict[str, Any]]:
+    """Load what `dino.weights` and `match_weights` name, a file or an entry of conf/registry.yaml, as far as it fits.
+
+    Returns, by file, how many weights were loaded, which of the part they are for were missing there, and how many of
+    the file were left out. Raises CheckpointError, one line, for a file that is missing or whose weights do not fit.
+    """
+    wanted = (
+        ("model.dino.weights", cfg.dino.weights, ("pretrained.",)),
+        ("model.match_weights", cfg.match_weights, ("backbone.", "transformer.")),
+    )
+    record = {}
+    for key, name, parts in wanted:
+        if name is not None:
+            path = _initial_file(key, name)
+            found = record[path.name] = _load_parts(path, predictor, parts)
+            counts = found["loaded"], found["left_out"], len(found["missing"])
+            log.info("%s: %d weights loaded, %d left out, %d not in the file", path, *counts)
+    return record
+
+
+def _initial_file(key: str, name: str) -> Path:
+    registry = read_registry()
+    path = Path(registry[name].path if name in registry else name).expanduser()
+    if path.is_file():
+        return path
+    how = f"python -m novelview.stages.fetch {name}" if name in registry else "correct the path"
+    raise CheckpointError(f"{key}={name}: {path} is no file; {how}, or set {key}=null to start without")
+
+
+def _load_parts(path: Path, predictor: nn.Module, parts: tuple[str, ...]) -> dict[str, Any]:
+    state = read_state(path)
+    own = {key: value for key, value in predictor.state_dict().items() if key.startswith(parts)}
+    fitting = {key: value for key, value in state.items() if key in own}
+    if not fitting:
+        raise CheckpointError(f"{path}: has no weight of {' or '.join(parts)}*; is it the file that was asked for?")
+    match_keys(path, fitting, own, optional=own)
+    predictor.load_state_dict(fitting, strict=False)
+    missing = sorted(set(own) - set(fitting))
+    return {"loaded": len(fitting), "missing": missing, "left_out": len(state) - len(fitting)}

@@ -1,22 +1,137 @@
-"""VGGT as an estimator of a data set's cameras (`novelview.scenes.estimation`)."""
+"""VGGT as an estimator of a data set's cameras (`novelview.scenes.estimation`).
+
+Also what stands before and after the network: pictures as it takes them, encodings as cameras and back, depth as points
+(specs/vggt.md sections 1 and 2).
+"""
 
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pad
 
+from novelview.cameras.camera import opaque
+from novelview.cameras.poses import c2w_to_encoding, encoding_to_c2w
 from novelview.config.sources import VggtEstimator
 from novelview.errors import DataError
-from novelview.models.vggt.decode import decode_poses
-from novelview.models.vggt.model import VGGT
-from novelview.models.vggt.preprocess import Fit, preprocess
-from novelview.models.vggt.weights import load_vggt
+from novelview.models.vggt.model import VGGT, load_vggt
 from novelview.scenes.chunks import ChunkScene
 from novelview.scenes.estimation.estimate import Depth, Estimate
 
 FEWEST = 2
+SIDE, PATCH = 518, 14
+WHITE = 1.0
+MODES = ("crop", "pad")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Where a picture's pixels went: x * scale_x - left, y * scale_y - top."""
+
+    scale_x: float
+    scale_y: float
+    left: int
+    top: int
+
+    def original(self, intrinsics: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 4"]:
+        """Return fx fy cx cy in the picture's own pixels."""
+        fx, fy, cx, cy = intrinsics.unbind(-1)
+        centre = [(cx + self.left) / self.scale_x, (cy + self.top) / self.scale_y]
+        return torch.stack([fx / self.scale_x, fy / self.scale_y, *centre], dim=-1)
+
+
+def preprocess(
+    pictures: Sequence[Image.Image], mode: str = "crop", side: int | None = None
+) -> tuple[Float[Tensor, "s 3 h w"], list[Fit]]:
+    """Return pictures as [s 3 h w] in [0,1], sides multiples of 14, and where their pixels went.
+
+    side: 518 pixels unless given. crop: `side` wide, the middle `side` rows of what is higher. pad: the longer side
+    becomes `side`, white around it up to a square. Pictures that come out in different sizes get white borders up to
+    the largest. Transparent pictures are put on white. Raises DataError for no pictures, ValueError for another mode.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode {mode!r}: choose one of {', '.join(MODES)}")
+    if not pictures:
+        raise DataError("VGGT needs at least one picture")
+    side = side or SIDE
+    fitted = [_crop(picture, side) if mode == "crop" else _pad(picture, side) for picture in pictures]
+    height, width = (max(image.shape[axis] for image, _ in fitted) for axis in (-2, -1))
+    framed = [_bordered(image, fit, height, width) for image, fit in fitted]
+    return torch.stack([image for image, _ in framed]), [fit for _, fit in framed]
+
+
+def _crop(picture: Image.Image, side: int) -> tuple[Tensor, Fit]:
+    image, fit = _resized(picture, side, _rounded(picture.height * side / picture.width))
+    top = max(0, (image.shape[-2] - side) // 2)
+    return image[:, top : top + side], Fit(fit.scale_x, fit.scale_y, 0, top)
+
+
+def _pad(picture: Image.Image, side: int) -> tuple[Tensor, Fit]:
+    wide = picture.width >= picture.height
+    other = _rounded(side * (picture.height / picture.width if wide else picture.width / picture.height))
+    image, fit = _resized(picture, *((side, other) if wide else (other, side)))
+    return _bordered(image, fit, side, side)
+
+
+def _rounded(length: float) -> int:
+    return max(PATCH, round(length / PATCH) * PATCH)
+
+
+def _resized(picture: Image.Image, width: int, height: int) -> tuple[Tensor, Fit]:
+    small = opaque(picture, WHITE).resize((width, height), Image.Resampling.BICUBIC)
+    image = torch.from_numpy(np.asarray(small, np.float32) / 255).permute(2, 0, 1)
+    return image, Fit(width / picture.width, height / picture.height, 0, 0)
+
+
+def _bordered(image: Tensor, fit: Fit, height: int, width: int) -> tuple[Tensor, Fit]:
+    """Put white around an image, the odd line at the bottom and on the right."""
+    down, across = height - image.shape[-2], width - image.shape[-1]
+    left, top = across // 2, down // 2
+    framed = pad(image, (left, across - left, top, down - top), value=WHITE)
+    return framed, Fit(fit.scale_x, fit.scale_y, fit.left - left, fit.top - top)
+
+
+def decode_poses(
+    encoding: Float[Tensor, "*b 9"], size: tuple[int, int]
+) -> tuple[Float[Tensor, "*b 4 4"], Float[Tensor, "*b 4"]]:
+    """Return world-to-camera matrices in OpenCV axes, and fx fy cx cy in pixels of images of `size` (height, width).
+
+    The principal point is the middle of the picture. A field of view of 0, which an untrained head gives, is an
+    infinite focal length.
+    """
+    height, width = size
+    fov_h, fov_w = encoding[..., 7:].unbind(-1)
+    fx, fy = width / 2 / (fov_w / 2).tan(), height / 2 / (fov_h / 2).tan()
+    middle = [torch.full_like(fx, width / 2), torch.full_like(fy, height / 2)]
+    return encoding_to_c2w(encoding[..., :7]), torch.stack([fx, fy, *middle], dim=-1)
+
+
+def encode_poses(
+    w2c: Float[Tensor, "*b 4 4"], intrinsics: Float[Tensor, "*b 4"], size: tuple[int, int]
+) -> Float[Tensor, "*b 9"]:
+    """Return the encoding of cameras, the scalar of the quaternion not negative; the principal point is not in it."""
+    height, width = size
+    fov = [2 * torch.atan(height / 2 / intrinsics[..., 1]), 2 * torch.atan(width / 2 / intrinsics[..., 0])]
+    return torch.cat([c2w_to_encoding(w2c), torch.stack(fov, dim=-1)], dim=-1)
+
+
+def unproject(
+    depth: Float[Tensor, "*b h w"], w2c: Float[Tensor, "*b 4 4"], intrinsics: Float[Tensor, "*b 4"]
+) -> Float[Tensor, "*b h w 3"]:
+    """Return the world point of every pixel from its z depth; pixels count from 0 at their centres, as VGGT's do."""
+    height, width = depth.shape[-2:]
+    fx, fy, cx, cy = (value[..., None, None] for value in intrinsics.to(depth.dtype).unbind(-1))
+    rows = torch.arange(height, device=depth.device, dtype=depth.dtype)[:, None]
+    columns = torch.arange(width, device=depth.device, dtype=depth.dtype)
+    seen = torch.stack([(columns - cx) * depth / fx, (rows - cy) * depth / fy, depth], dim=-1)
+    rotation, centre = w2c[..., :3, :3].to(depth.dtype), w2c[..., :3, 3].to(depth.dtype)
+    return (seen - centre[..., None, None, :]) @ rotation[..., None, :, :]
 
 
 class Vggt:

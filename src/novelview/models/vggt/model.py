@@ -1,5 +1,6 @@
-"""VGGT as one module under the published key names (specs/vggt.md section 1)."""
+"""VGGT as one module under the published key names (specs/vggt.md section 1), and its published weights."""
 
+from pathlib import Path
 from typing import TypedDict
 
 import torch
@@ -8,13 +9,19 @@ from torch import Tensor, nn
 
 from novelview.config.sources import VGGTConfig
 from novelview.devices import full_precision
-from novelview.errors import DataError
-from novelview.models.tokens import check_size
-from novelview.models.vggt.aggregator import Aggregator
-from novelview.models.vggt.camera_head import CameraHead
-from novelview.models.vggt.dpt_head import DptHead, inverse_log
+from novelview.errors import CheckpointError, DataError
+from novelview.models.dpt import VggtDPT
+from novelview.models.layers import check_size
+from novelview.models.published import match_keys, read_state
+from novelview.models.vggt.aggregator import Aggregator, CameraHead
 
 FRAMES_AT_ONCE = 8  # of what works frame by frame: patch embedding and dense heads
+LEFT_OUT = "track_head."  # follows points given to it; cameras, depth and point maps do without
+
+
+def inverse_log(x: Tensor) -> Tensor:
+    """Return sign(x) (exp |x| - 1): coordinates of any size out of moderate numbers."""
+    return x.sign() * torch.expm1(x.abs())
 
 
 class Prediction(TypedDict):
@@ -40,8 +47,9 @@ class VGGT(nn.Module):
         self.cfg = cfg or VGGTConfig()
         self.aggregator = Aggregator(self.cfg)
         self.camera_head = CameraHead(self.cfg)
-        self.point_head = DptHead(self.cfg, 4, inverse_log)
-        self.depth_head = DptHead(self.cfg, 2, torch.exp)
+        sizes = (2 * self.cfg.embed_dim, self.cfg.dpt.out_channels, self.cfg.dpt.features)
+        self.point_head = VggtDPT(*sizes, 4, self.cfg.patch_vit.patch_size, inverse_log)
+        self.depth_head = VggtDPT(*sizes, 2, self.cfg.patch_vit.patch_size, torch.exp)
 
     def forward(self, images: Float[Tensor, "b s 3 h w"], chunk: int = FRAMES_AT_ONCE) -> Prediction:
         """Return everything that is predicted; all frames attend to each other, so they share one world.
@@ -74,8 +82,40 @@ class VGGT(nn.Module):
         )
 
     @staticmethod
-    def _dense(head: DptHead, read: list[Tensor], size: torch.Size, chunk: int) -> tuple[Tensor, Tensor]:
+    def _dense(head: VggtDPT, read: list[Tensor], size: torch.Size, chunk: int) -> tuple[Tensor, Tensor]:
         parts = zip(*(x.flatten(0, 1).split(chunk) for x in read), strict=True)
         values, confidences = zip(*(head(part, *size) for part in parts), strict=True)
         batch = read[0].shape[:2]
         return torch.cat(values).unflatten(0, batch), torch.cat(confidences).unflatten(0, batch)
+
+
+def load_vggt(path: Path | str, cfg: VGGTConfig | None = None) -> VGGT:
+    """Return VGGT with the weights of a file (`model.safetensors` or `model.pt` of facebook/VGGT-1B), for inference.
+
+    Every weight is loaded but those under `track_head.`, which are left out. Raises CheckpointError, one line, for a
+    missing or damaged file and for weights missing, unknown or of another shape.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(
+            f"{path}: the weights of VGGT are not here; fetch them with `python -m novelview.stages.fetch vggt` "
+            "(5.0 GB, licence of their own)"
+        )
+    state = {key: value.float() for key, value in read_state(path).items() if not key.startswith(LEFT_OUT)}
+    with torch.device("meta"):
+        model = VGGT(cfg)
+    match_keys(path, state, model.state_dict())
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def inference_bytes(cfg: VGGTConfig, frames: int, height: int, width: int, chunk: int = FRAMES_AT_ONCE) -> int:
+    """Return about how many bytes a pass in float32 needs beside the weights: an estimate, for choosing `frames`.
+
+    Three parts: the layers kept for the heads; a block at work on all tokens (residual, q k v, hidden of the MLP), as
+    much as attention without a stored score matrix needs; and the dense head's maps, `chunk` frames at a time.
+    """
+    tokens = frames * (1 + cfg.num_register_tokens + (height // 14) * (width // 14))
+    kept = len({*cfg.dpt.intermediate_layer_idx, cfg.depth - 1}) * 2 * cfg.embed_dim
+    working = 10 * cfg.embed_dim
+    maps = min(chunk, frames) * height * width * (cfg.dpt.features // 2 * 2 + 3 * 32)
+    return 4 * (tokens * (kept + working) + maps)

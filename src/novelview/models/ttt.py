@@ -1,7 +1,8 @@
-"""The fast-weight operation: rows of updates and applications (specs/lact.md section 3).
+"""The fast-weight operation: spans of tokens to learn from and to answer (specs/lact.md section 3).
 
 By the operators of `novelview_kernels.ttt` (in closed form; on a GPU by our kernels where `NOVELVIEW_KERNELS` and the
-table of measurements say so, docs/kernels.md), or by its plain formulas with the reference's rounding.
+table of measurements say so, docs/kernels.md), or by its plain formulas with the reference's rounding (section 3,
+dtypes; docs/quirks.md).
 """
 
 from collections.abc import Sequence
@@ -13,12 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from novelview.devices import full_precision
-from novelview.models.lact.newton_schulz import newton_schulz_bfloat16
 from novelview_kernels.ttt import reference, ttt_apply, ttt_update
-from novelview_kernels.ttt.reference import FastWeights, column_norms
+from novelview_kernels.ttt.reference import FROBENIUS_EPS, A, B, C, FastWeights, column_norms, tall
 
 
-class Row(NamedTuple):
+class Span(NamedTuple):
     """Tokens start..end: whether the weights learn from them, and then whether they are answered."""
 
     start: int
@@ -33,40 +33,41 @@ def ttt_update_apply(
     k: Float[Tensor, "n t d"],
     v: Float[Tensor, "n t d"],
     lr: Float[Tensor, "3 n t"],
-    rows: Sequence[Row],
+    spans: Sequence[Span],
     steps: int = 5,
     precision: str = "accurate",
 ) -> tuple[Float[Tensor, "n a d"], FastWeights]:
-    """Work through `rows`; return the answers of the rows that apply, joined in their order, and the last weights.
+    """Work through `spans`; return the answers of the spans that apply, joined in their order, and the last weights.
 
     n: sequences times heads. k, v and the rates lr (of w0, w1, w2 in turn, positive) may end where the last update
     does. steps: Newton-Schulz iterations. precision: `accurate`, float32 results of all products also under autocast,
     which rounds operands alone; `reference`, autocast's rounding and a bfloat16 Newton-Schulz (docs/quirks.md).
-    Raises ValueError when a row reaches beyond its tokens.
+    Raises ValueError when a span reaches beyond its tokens.
     """
-    _check(rows, q.shape[1], k.shape[1])
-    operands, entry = _operand_dtype(q.device), weights
+    _check(spans, q.shape[1], k.shape[1])
+    autocast = not q.is_meta and torch.is_autocast_enabled(q.device.type)
+    operands, entry = torch.get_autocast_dtype(q.device.type) if autocast else None, weights
     answers, low = [q[:, :0]], None
-    for start, end, update, apply in rows:
+    for start, end, update, apply in spans:
         if update:
-            lesson = k[:, start:end], v[:, start:end], lr[:, :, start:end]
-            weights, low = _updated(weights, entry, lesson, steps, precision, operands)
+            learnt = k[:, start:end], v[:, start:end], lr[:, :, start:end]
+            weights, low = _updated(weights, entry, learnt, steps, precision, operands)
         if apply:
             answers.append(_applied(weights, low, q[:, start:end], precision, operands))
     return torch.cat(answers[1:] or answers, dim=1), weights
 
 
-def _check(rows: Sequence[Row], queries: int, keys: int) -> None:
-    for row in rows:
-        last = min(queries if row.apply else row.end, keys if row.update else row.end)
-        if not 0 <= row.start < row.end <= last:
-            raise ValueError(f"{row} of {queries} queries and {keys} keys")
+def _check(spans: Sequence[Span], queries: int, keys: int) -> None:
+    for span in spans:
+        last = min(queries if span.apply else span.end, keys if span.update else span.end)
+        if not 0 <= span.start < span.end <= last:
+            raise ValueError(f"{span} of {queries} queries and {keys} keys")
 
 
 def _updated(
     weights: FastWeights,
     entry: FastWeights,
-    lesson: tuple[Tensor, Tensor, Tensor],
+    learnt: tuple[Tensor, Tensor, Tensor],
     steps: int,
     precision: str,
     operands: torch.dtype | None,
@@ -78,10 +79,10 @@ def _updated(
     norms = FastWeights(*(column_norms(w.detach()) for w in entry))
     if precision == "reference":
         orthogonalise = partial(newton_schulz_bfloat16, steps=steps, autocast=operands is not None)
-        return reference.update_with(weights, norms, *lesson, orthogonalise), None
-    keys, values = _rounded(lesson[:2], operands)
+        return reference.update_with(weights, norms, *learnt, orthogonalise), None
+    keys, values = _rounded(learnt[:2], operands)
     with full_precision(keys):
-        return ttt_update(weights, norms, keys, values, lesson[2], steps)
+        return ttt_update(weights, norms, keys, values, learnt[2], steps)
 
 
 def _applied(
@@ -94,12 +95,23 @@ def _applied(
         return ttt_apply(weights, queries, low)
 
 
-def _operand_dtype(device: torch.device) -> torch.dtype | None:
-    """Return what autocast rounds the operands of products on `device` to, None outside autocast."""
-    enabled = device.type != "meta" and torch.is_autocast_enabled(device.type)
-    return torch.get_autocast_dtype(device.type) if enabled else None
-
-
 def _rounded(values: Sequence[Tensor], operands: torch.dtype | None) -> list[Tensor]:
     """Round what products would round anyway before it is kept for the backward pass."""
     return [value if operands is None else value.to(operands) for value in values]
+
+
+def newton_schulz_bfloat16(g: Float[Tensor, "n i j"], steps: int, autocast: bool) -> Float[Tensor, "n i j"]:
+    """Iterate as the reference does: in bfloat16 throughout, or from a float32 norm on where autocast is on.
+
+    Under autocast the iterate is float32 and every product is rounded to bfloat16.
+    """
+    if tall(g):
+        return newton_schulz_bfloat16(g.mT, steps, autocast).mT
+    x = g.bfloat16()
+    x = x / ((x.float() if autocast else x).norm(dim=(-2, -1), keepdim=True) + FROBENIUS_EPS)
+    for _ in range(steps):
+        low = x.bfloat16()
+        gram = low @ low.mT
+        step = B * gram + (C * gram) @ gram
+        x = A * x + step @ low
+    return x

@@ -1,32 +1,36 @@
-"""UP-LVSM: no poses at all; a latent camera is estimated from the target image (specs/uplvsm.md section 3)."""
+"""Less3Depend's two systems, which need no camera but one at most of the context (specs/uplvsm.md).
+
+UP-LVSM (section 3): no poses at all; a latent camera is estimated from each target image. PT-LVSM (section 4): unposed
+context views, posed targets, a decoder-only transformer.
+"""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from novelview.cameras.poses import encoding_to_c2w
-from novelview.config.models import UPLVSMConfig
+from novelview.cameras.poses import canonicalise, encoding_to_c2w
+from novelview.config.models import PTLVSMConfig, UPLVSMConfig
 from novelview.devices import full_precision
 from novelview.models.dinov2 import DinoMlp, image_tokenizer
-from novelview.models.layers import BASE_STD, Block, init_linears, make_blocks, run_blocks
-from novelview.models.render import Render
-from novelview.models.schemes import EncoderDecoder
-from novelview.models.tokens import image_token_decoder, pose_tokenizer
+from novelview.models.layers import (
+    BASE_STD,
+    Block,
+    image_token_decoder,
+    init_linears,
+    make_blocks,
+    pose_tokenizer,
+    run_blocks,
+)
+from novelview.models.render import DecoderOnly, EncoderDecoder, PosedTargets, Render
 from novelview.scenes.batch import Views
 
 MIN_LENGTH = 1e-3  # a quaternion is divided by max(length, this), as the reference does
 
 
-class PoseHead(nn.Module):
-    """Linear d -> d/2, GELU, Linear d/2 -> n, with biases."""
-
-    def __init__(self, d: int, outputs: int, std: float) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(d, d // 2)
-        self.fc2 = nn.Linear(d // 2, outputs)
-        init_linears(self, std)
-
-    forward = DinoMlp.forward
+def _pose_head(d: int, outputs: int, std: float) -> DinoMlp:
+    head = DinoMlp(d, d // 2, outputs)
+    init_linears(head, std)
+    return head
 
 
 class PoseEstimator(nn.Module):
@@ -37,8 +41,8 @@ class PoseEstimator(nn.Module):
         transformer = cfg.transformer
         self.transformer_estimator = nn.ModuleList([Block(transformer) for _ in range(cfg.estimator_n_layer)])
         init_linears(self.transformer_estimator, BASE_STD * transformer.init_gain)
-        self.absT_head = PoseHead(transformer.d, 3, cfg.pose_head_std)
-        self.quaR_head = PoseHead(transformer.d, 4, cfg.pose_head_std)
+        self.absT_head = _pose_head(transformer.d, 3, cfg.pose_head_std)
+        self.quaR_head = _pose_head(transformer.d, 4, cfg.pose_head_std)
         if cfg.pose_identity_bias:
             with torch.no_grad():
                 self.quaR_head.fc2.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 1.0]))
@@ -111,3 +115,30 @@ class UPLVSM(EncoderDecoder):
     def estimate_poses(self, context: Views, images: Float[Tensor, "b v 3 h w"]) -> Float[Tensor, "b v 4 4"]:
         """Return camera-to-world matrices of images in the model's own frame of the scene."""
         return encoding_to_c2w(self.estimate(self.encode(context), images))
+
+
+class PTLVSM(PosedTargets, DecoderOnly):
+    """Renders known target cameras from views of which only the first one's camera is known.
+
+    Attribute and parameter names are those of the published checkpoints.
+    """
+
+    def __init__(self, cfg: PTLVSMConfig) -> None:
+        super().__init__()
+        self.cfg, self.patch_size = cfg, cfg.patch_size
+        d, gain = cfg.transformer.d, cfg.transformer.init_gain
+        self.image_tokenizer = image_tokenizer(cfg.dino)
+        self.target_pose_tokenizer = pose_tokenizer(d, cfg.patch_size, gain)
+        self.canonical_pose_tokenizer = pose_tokenizer(d, cfg.patch_size, gain)
+        self.image_token_decoder = image_token_decoder(d, cfg.patch_size, gain)
+        self.transformer_blocks = make_blocks(cfg.transformer, cfg.n_layer)
+        self.transformer_input_layernorm = nn.LayerNorm(d, bias=False)
+
+    def cameras(self, context: Views, c2w: Float[Tensor, "b n 4 4"]) -> Float[Tensor, "b n 4 4"]:
+        """Express cameras relative to context view 0 with `canonical_camera`, else leave them as they are."""
+        first = self.posed(context, "context")[:, :1]
+        return canonicalise(torch.cat([first, c2w], dim=1))[:, 1:] if self.cfg.canonical_camera else c2w
+
+    def encode(self, context: Views) -> Float[Tensor, "b n d"]:
+        """Return the image tokens of all context views, the first one's marked with its camera."""
+        return self.marked_tokens(context, self.cameras(context, self.posed(context, "context")[:, :1])[:, 0])

@@ -1,25 +1,26 @@
-"""Depth of every context view: features, plane sweep, regression, refinement (specs/depthsplat.md sections 2 to 7)."""
+"""Depth of every context view: features, plane sweep, regression, refinement (specs/depthsplat.md sections 2 to 7).
+
+The plane sweep (section 5) asks how well features of views match at candidate depths.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import grid_sample
+from torch.utils.checkpoint import checkpoint
 
 from novelview.config.models import DepthSplatConfig
-from novelview.models.depthsplat.backbone import Backbone
-from novelview.models.depthsplat.cost import coarse_candidates, cost_volume, fine_candidates
-from novelview.models.depthsplat.dpt import DPTHead, resized
-from novelview.models.depthsplat.neighbours import other_views
-from novelview.models.depthsplat.pyramid import FeaturePyramid
-from novelview.models.depthsplat.transformer import MultiViewTransformer
-from novelview.models.depthsplat.unet import UNet, regressor
-from novelview.models.depthsplat.windows import add_positions
-from novelview.models.dinov2 import DinoVisionTransformer
+from novelview.devices import full_precision
+from novelview.models.depthsplat.attention import MultiViewTransformer, add_positions, other_views
+from novelview.models.depthsplat.features import Backbone, FeaturePyramid, UNet, regressor
+from novelview.models.dinov2 import DinoVisionTransformer, imagenet_normalised
+from novelview.models.dpt import DepthSplatDPT, replicate_head, resized
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+MIN_Z = 1e-3
 DINO_STRIDE = 8  # image side over that of the monocular maps
 UNET_ATTENTION = 4  # downsampling of the coarsest U-Net at which views meet; twice that at the next scale
 
@@ -74,7 +75,7 @@ class DepthPredictor(nn.Module):
         self._build_regressors(cfg)
         cnn, mv = widths(cfg)[:2]
         dino, dpt = cfg.dino.embed_dim, cfg.dpt
-        self.upsampler = DPTHead(dino, dpt.out_channels, dpt.features, cnn, mv, cfg.upsample_factor, depth=True)
+        self.upsampler = DepthSplatDPT(dino, dpt.out_channels, dpt.features, cnn, mv, cfg.upsample_factor, depth=True)
 
     def _build_regressors(self, cfg: DepthSplatConfig) -> None:
         self.regressor, self.regressor_residual, self.depth_head = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
@@ -85,7 +86,7 @@ class DepthPredictor(nn.Module):
             unet = UNet(channels, [1] * (3 + scale), {UNET_ATTENTION * 2**scale}, cfg.unet_head_channels)
             self.regressor.append(regressor(inner, channels, unet))
             self.regressor_residual.append(nn.Conv2d(inner, channels, 1))
-            self.depth_head.append(_head(channels, candidates))
+            self.depth_head.append(replicate_head(channels, 2 * channels, candidates))
 
     def forward(self, images: Float[Tensor, "b v 3 h w"], cameras: Cameras) -> DepthPrediction:
         """Return the depths of all views; in training also those before refinement. images: RGB in [0,1]."""
@@ -97,20 +98,22 @@ class DepthPredictor(nn.Module):
             if self.training and (scale < scales - 1 or self.cfg.supervise_all_scales):
                 found.depths.append(1 / resized(inverse, height, width)[:, 0].unflatten(0, (-1, views)))
         assert inverse is not None
-        found.depths.append(1 / self._refined(found.features, inverse, height, width).unflatten(0, (-1, views)))
+        residual = self.upsampler(found.features.layers, found.features.cnn, found.features.mv, inverse)
+        fine = (resized(inverse, height, width) + residual).clamp(1 / self.cfg.far, 1 / self.cfg.near)
+        found.depths.append(1 / fine[:, 0].unflatten(0, (-1, views)))
         return found
 
     def features(self, images: Float[Tensor, "b v 3 h w"], cameras: Cameras) -> Features:
         """Return the maps that depths and Gaussians are read from."""
-        pictures = normalised(images).flatten(0, 1)
+        pictures = imagenet_normalised(images).flatten(0, 1)
         cnn = self.backbone(pictures)
         placed = add_positions(cnn[0], self.cfg.attention_splits).unflatten(0, images.shape[:2])
         others = other_views(cameras.c2w, self.cfg.local_mv_match, self.cfg.transformer_nearest_views)
         mv = self.transformer(placed, others, self.recompute).flatten(0, 1)
         layers = self._monocular(pictures)
-        mono = (
-            resized(layers[-1], *cnn[0].shape[-2:]) if self.cfg.lowest_feature_resolution < DINO_STRIDE else layers[-1]
-        )
+        mono = layers[-1]
+        if self.cfg.lowest_feature_resolution < DINO_STRIDE:
+            mono = resized(mono, *cnn[0].shape[-2:])
         return Features(cnn, self.mv_pyramid(mv), self.mono_pyramid(mono), layers)
 
     def _monocular(self, pictures: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n c k l"]]:
@@ -132,7 +135,12 @@ class DepthPredictor(nn.Module):
         """Return the inverse depth at a scale, given that of the scale before; keep the match probabilities."""
         maps = found.features
         batch, views = cameras.c2w.shape[:2]
-        candidates = self._candidates(scale, maps.mv[scale], before)
+        near, far, count = self.cfg.near, self.cfg.far, self.cfg.num_depth_candidates
+        if before is None:
+            candidates = coarse_candidates(near, far, count, maps.mv[scale])
+        else:
+            around = resized(before, *maps.mv[scale].shape[-2:]).detach()
+            candidates = fine_candidates(around, near, far, count, scale)
         others = other_views(cameras.c2w, self.cfg.local_mv_match, self.cfg.cost_volume_nearest_views)
         lens = in_pixels(cameras.intrinsics, size, self.cfg.upsample_factor * 2 ** (self.cfg.num_scales - 1 - scale))
         matching = maps.mv[scale].unflatten(0, (batch, views))
@@ -141,21 +149,6 @@ class DepthPredictor(nn.Module):
         regressed = self.regressor[scale](joined, views) + self.regressor_residual[scale](joined)
         found.match_probs.append(self.depth_head[scale](regressed).softmax(dim=1))
         return (found.match_probs[-1] * candidates).sum(dim=1, keepdim=True)
-
-    def _candidates(
-        self, scale: int, like: Float[Tensor, "n c h w"], before: Float[Tensor, "n 1 p q"] | None
-    ) -> Float[Tensor, "n d h w"]:
-        near, far, count = self.cfg.near, self.cfg.far, self.cfg.num_depth_candidates
-        if before is None:
-            return coarse_candidates(near, far, count, like)
-        return fine_candidates(resized(before, *like.shape[-2:]).detach(), near, far, count, scale)
-
-    def _refined(
-        self, maps: Features, inverse: Float[Tensor, "n 1 p q"], height: int, width: int
-    ) -> Float[Tensor, "n h w"]:
-        residual = self.upsampler(maps.layers, maps.cnn, maps.mv, inverse)
-        fine = resized(inverse, height, width) + residual
-        return fine.clamp(1 / self.cfg.far, 1 / self.cfg.near)[:, 0]
 
 
 def widths(cfg: DepthSplatConfig) -> tuple[list[int], list[int], list[int]]:
@@ -167,19 +160,100 @@ def widths(cfg: DepthSplatConfig) -> tuple[list[int], list[int], list[int]]:
     return [cfg.feature_channels, second, first], mv, mono
 
 
-def normalised(images: Float[Tensor, "b v 3 h w"]) -> Float[Tensor, "b v 3 h w"]:
-    """Shift and scale colours in [0,1] by ImageNet's mean and deviation."""
-    mean, std = (images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (images - mean) / std
-
-
 def in_pixels(intrinsics: Float[Tensor, "b v 3 3"], size: Sequence[int], factor: int) -> Float[Tensor, "b v 3 3"]:
     """Return intrinsics in pixels of a map `factor` times smaller than images of `size` (height, width)."""
     height, width = size
     return intrinsics * intrinsics.new_tensor([width / factor, height / factor, 1.0])[:, None]
 
 
-def _head(channels: int, candidates: int) -> nn.Sequential:
-    first = nn.Conv2d(channels, 2 * channels, 3, padding=1, padding_mode="replicate")
-    last = nn.Conv2d(2 * channels, candidates, 3, padding=1, padding_mode="replicate")
-    return nn.Sequential(first, nn.GELU(), last)
+def coarse_candidates(near: float, far: float, count: int, like: Tensor) -> Float[Tensor, "1 d 1 1"]:
+    """Return `count` inverse depths, from 1/far to 1/near in equal steps."""
+    return torch.linspace(1 / far, 1 / near, count, device=like.device)[None, :, None, None]
+
+
+def fine_candidates(
+    inverse: Float[Tensor, "n 1 h w"], near: float, far: float, coarse: int, scale: int
+) -> Float[Tensor, "n d h w"]:
+    """Return the candidates around a prediction: half of them below it, in steps 2^scale finer than the coarse ones.
+
+    coarse: number of candidates at scale 0, of which this one has coarse / 4^scale. Both ends are kept inside
+    [1/far, 1/near], and what lies between is evenly spaced.
+    """
+    count = coarse // 4**scale
+    step = (1 / near - 1 / far) / (coarse - 1) / 2**scale
+    low = (inverse - count // 2 * step).clamp(1 / far, 1 / near)
+    high = (inverse + (count // 2 - 1) * step).clamp(1 / far, 1 / near)
+    place = torch.linspace(0, 1, count, device=inverse.device, dtype=inverse.dtype)[:, None, None]
+    return low + place * (high - low)
+
+
+def warp(
+    features: Float[Tensor, "n c h w"],
+    intrinsics: Float[Tensor, "n 3 3"],
+    pose: Float[Tensor, "n 4 4"],
+    depth: Float[Tensor, "n d h w"],
+) -> Float[Tensor, "n c d h w"]:
+    """Sample another view's features where the reference view's pixels, at candidate depths, fall in it.
+
+    intrinsics: in pixels of the map, of the reference view and used for both (exact where views share them); pose:
+    reference camera to the other camera; depth: z in the reference camera. Pixel centres at integers, zero outside;
+    no gradient through the places.
+    """
+    with torch.no_grad():
+        grid = _places(intrinsics, pose, depth)
+    warped = grid_sample(features, grid.flatten(1, 2), "bilinear", "zeros", align_corners=True)
+    return warped.unflatten(2, depth.shape[1:3])
+
+
+def _places(
+    intrinsics: Float[Tensor, "n 3 3"], pose: Float[Tensor, "n 4 4"], depth: Float[Tensor, "n d h w"]
+) -> Float[Tensor, "n d h w 2"]:
+    """Return where the reference pixels fall in the other map, its corners at -1 and 1."""
+    height, width = depth.shape[-2:]
+    y, x = (torch.arange(size, device=depth.device, dtype=depth.dtype) for size in (height, width))
+    pixels = torch.stack([x.expand(height, -1), y[:, None].expand(-1, width), torch.ones_like(x).expand(height, -1)])
+    rays = pose[:, :3, :3] @ (intrinsics.inverse() @ pixels.flatten(1))
+    points = rays[:, :, None] * depth.flatten(2)[:, None] + pose[:, :3, 3, None, None]
+    projected = (intrinsics @ points.flatten(2)).unflatten(2, depth.shape[1:])
+    xy = projected[:, :2] / projected[:, 2:].clamp(min=MIN_Z)
+    last = torch.tensor([width - 1, height - 1], device=depth.device, dtype=depth.dtype)
+    return 2 * xy.movedim(1, -1) / last - 1
+
+
+def cost_volume(
+    features: Float[Tensor, "b v c h w"],
+    intrinsics: Float[Tensor, "b v 3 3"],
+    c2w: Float[Tensor, "b v 4 4"],
+    inverse: Float[Tensor, "n d h w"],
+    others: Int[Tensor, "b v m"],
+    recompute: bool = False,
+) -> Float[Tensor, "n d h w"]:
+    """Return the mean over the other views of (reference . warped) / sqrt(c) at every candidate, n = b v.
+
+    intrinsics: in pixels of the maps. inverse: candidate inverse depths, also [1 d 1 1]. One other view at a time, in
+    float32 also under autocast, where bfloat16 would round places to whole pixels. recompute: warp again in the
+    backward pass instead of keeping what was warped.
+    """
+    recompute = recompute and torch.is_grad_enabled()
+    with full_precision(features):
+        features, c2w, lens = features.float(), c2w.float(), intrinsics.float().flatten(0, 1)
+        depth = (1 / inverse.float()).expand(features.shape[0] * features.shape[1], -1, *features.shape[-2:])
+        total: Tensor | int = 0
+        for other in others.unbind(-1):
+            given = (features, lens, c2w, depth, other)
+            total = total + (checkpoint(_matched, *given, use_reentrant=False) if recompute else _matched(*given))
+        return cast(Tensor, total) / (features.shape[2] ** 0.5 * others.shape[-1])
+
+
+def _matched(
+    features: Float[Tensor, "b v c h w"],
+    intrinsics: Float[Tensor, "n 3 3"],
+    c2w: Float[Tensor, "b v 4 4"],
+    depth: Float[Tensor, "n d h w"],
+    other: Int[Tensor, "b v"],
+) -> Float[Tensor, "n d h w"]:
+    """Return the scalar products of every view's features with those of one other view each, warped."""
+    place = torch.arange(len(c2w), device=c2w.device)[:, None], other
+    pose = torch.linalg.inv(c2w[place]) @ c2w
+    warped = warp(features[place].flatten(0, 1), intrinsics, pose.flatten(0, 1), depth)
+    return torch.einsum("nchw,ncdhw->ndhw", features.flatten(0, 1), warped)

@@ -1,5 +1,6 @@
-"""Windowed self-attention and cross-attention between views (specs/depthsplat.md section 3)."""
+"""Matching features: which views meet, and attention in windows within and between them (specs/depthsplat.md 3)."""
 
+import math
 from typing import cast
 
 import torch
@@ -8,9 +9,84 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from novelview.models.depthsplat.windows import cut, join, shift_mask, shift_of
-
+ALL_BELOW = 4  # with fewer views than this everyone meets everyone, unless a number of nearest views is asked for
+TEMPERATURE = 10000.0
+MASKED = -100.0
+EPS = 1e-6
 EXPANSION = 4
+
+
+def other_views(c2w: Float[Tensor, "b v 4 4"], local: int, nearest: int | None = None) -> Int[Tensor, "b v m"]:
+    """Return the indices of the views that each view meets, itself left out.
+
+    Up to 3 views: all others in order. More: the `local` nearest by the distance of camera centres, nearest first.
+    nearest: replaces both rules by the nearest - 1 others, as the PM-Loss variant does in evaluation.
+    """
+    views = c2w.shape[1]
+    if nearest is None and views < ALL_BELOW:
+        table = torch.arange(views, device=c2w.device)
+        others = torch.stack([torch.cat([table[:view], table[view + 1 :]]) for view in range(views)])
+        return others.expand(len(c2w), -1, -1)
+    count = min(local if nearest is None else nearest - 1, views - 1)
+    centres = c2w[..., :3, 3].float()
+    distance = torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist")
+    distance.diagonal(dim1=1, dim2=2).fill_(-1.0)  # first also among views at one place
+    return distance.argsort(dim=-1, stable=True)[..., 1 : count + 1]
+
+
+def cut(x: Float[Tensor, "n h w *c"], splits: int) -> Float[Tensor, "m k l *c"]:
+    """Cut maps into splits x splits windows, those of one map row by row."""
+    rows = x.unflatten(1, (splits, -1)).unflatten(3, (splits, -1))
+    return rows.transpose(2, 3).flatten(0, 2)
+
+
+def join(x: Float[Tensor, "m k l c"], splits: int) -> Float[Tensor, "n h w c"]:
+    """Put windows back: the inverse of `cut`."""
+    grid = x.unflatten(0, (-1, splits, splits)).transpose(2, 3)
+    return grid.flatten(3, 4).flatten(1, 2)
+
+
+def positions(rows: int, columns: int, channels: int, device: torch.device) -> Float[Tensor, "h w c"]:
+    """Return the sine-cosine encoding of a window: half of the channels tell the row, half the column.
+
+    Coordinates run from 1 to the side, divided by the side and times 2 pi; sines and cosines alternate.
+    """
+    width = channels // 2
+    power = 2 * (torch.arange(width, device=device) // 2) / width
+    y, x = (_waves(count, TEMPERATURE**power) for count in (rows, columns))
+    return torch.cat([y[:, None].expand(-1, columns, -1), x[None].expand(rows, -1, -1)], dim=-1)
+
+
+def _waves(count: int, wavelength: Float[Tensor, " c"]) -> Float[Tensor, "n c"]:
+    place = torch.arange(1, count + 1, device=wavelength.device, dtype=torch.float32) / (count + EPS) * 2 * math.pi
+    angle = place[:, None] / wavelength
+    return torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], dim=-1).flatten(-2)
+
+
+def add_positions(features: Float[Tensor, "n c h w"], splits: int) -> Float[Tensor, "n c h w"]:
+    """Add the position inside each of splits x splits windows."""
+    _, channels, height, width = features.shape
+    table = positions(height // splits, width // splits, channels, features.device).permute(2, 0, 1)
+    return features + table.repeat(1, splits, splits).to(features.dtype)
+
+
+def shift_of(height: int, width: int, splits: int) -> tuple[int, int]:
+    """Return half a window's sides, by which every other layer moves the maps."""
+    return height // splits // 2, width // splits // 2
+
+
+def shift_mask(height: int, width: int, splits: int, device: torch.device) -> Float[Tensor, "k n n"]:
+    """Return what is added to attention logits of shifted windows: -100 between pixels that were not neighbours."""
+    down, right = shift_of(height, width, splits)
+    region = 3 * _regions(height, height // splits, down, device)[:, None]
+    region = region + _regions(width, width // splits, right, device)[None]
+    inside = cut(region[None, ..., None], splits).flatten(1)
+    return (inside[:, :, None] != inside[:, None, :]).float() * MASKED
+
+
+def _regions(size: int, window: int, shift: int, device: torch.device) -> Tensor:
+    place = torch.arange(size, device=device)
+    return (place >= size - window).long() + (place >= size - shift).long()
 
 
 class AttentionLayer(nn.Module):
@@ -44,13 +120,10 @@ class AttentionLayer(nn.Module):
         q, k, v = (part.unflatten(0, (-1, splits * splits)) for part in (q, k, v))
         heard = scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype))
         joined = torch.roll(join(heard.flatten(0, 1).unflatten(1, window), splits), shift, (1, 2))
-        return source + self.refine(source, self.norm1(self.merge(joined)))
-
-    def refine(self, source: Float[Tensor, "n h w c"], message: Float[Tensor, "n h w c"]) -> Float[Tensor, "n h w c"]:
-        """Return what is added to the source."""
-        if not hasattr(self, "mlp"):
-            return message
-        return self.norm2(self.mlp(torch.cat([source, message], dim=-1)))
+        message = self.norm1(self.merge(joined))
+        if hasattr(self, "mlp"):
+            message = self.norm2(self.mlp(torch.cat([source, message], dim=-1)))
+        return source + message
 
 
 class Block(nn.Module):
