@@ -5,6 +5,9 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
+configfile: f"{workflow.basedir}/conf/workflow.yaml"
+
+
 include: "workflow/rules/common.smk"
 
 

@@ -9,9 +9,9 @@ from common import append
 from torch import Tensor
 
 from novelview.config.plan import Plan
-from novelview.config.runs import Run
 from novelview.config.schema import sides
 from novelview.config.stages import TrainStage
+from novelview.config.study import Run
 from novelview.models.registry import build
 from novelview.planning.flops import training_step
 from novelview.scenes.batch import Views

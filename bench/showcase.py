@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from common import append
 
-from novelview.config.compose import compose, resolved
+from novelview.config.compose import compose
+from novelview.config.digest import resolved
 from novelview.models.exchange import compact
 from novelview.models.registry import build, save_weights
 

@@ -20,7 +20,7 @@ class Submitted(Checkout):
         *("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5"),
     )
     STEPS = "train.steps=30"
-    PRETRAINED = "results/demo/models/uplvsm/rooms-full/x28/model.safetensors"
+    PRETRAINED = "results/demo/models/uplvsm/rooms-full/pretrain-x28/model.safetensors"
 
     def __init__(self, folder: Path, like: "Submitted | None" = None) -> None:
         """Copy the project; `like`: a finished checkout whose data, and what is known of them, come along."""

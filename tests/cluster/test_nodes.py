@@ -51,5 +51,5 @@ def test_two_nodes_stop_and_go_on_together(one_node: dict[str, bytes], packed: S
         "stopped by SIGUSR1 after step"
         in Path(next(packed.folder.glob(f"logs/slurm/rule_pretrain_model/*/{job}.log"))).read_text()
     )
-    assert "resuming from" in (packed.folder / "logs/pretrain/demo-uplvsm-rooms-full-x28.log").read_text()
+    assert "resuming from" in (packed.folder / "logs/train/demo-uplvsm-rooms-full-pretrain-x28.log").read_text()
     assert packed.weights() == one_node

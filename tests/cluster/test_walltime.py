@@ -54,7 +54,7 @@ def slurm_log(checkout: Submitted, job: str) -> str:
 
 @pytest.fixture
 def log(packed: Submitted) -> Path:
-    return packed.folder / "logs/pretrain/demo-uplvsm-rooms-full-x28.log"
+    return packed.folder / "logs/train/demo-uplvsm-rooms-full-pretrain-x28.log"
 
 
 def test_warned_ahead_of_its_time_limit_it_saves_and_goes_on(trained: Submitted, packed: Submitted, log: Path) -> None:

@@ -21,7 +21,7 @@ def write_results(root: Path, resolution: int = SIDE) -> tuple[list[Path], list[
     """Write evaluations and training logs of two models under `root`; return (evaluation folders, training logs)."""
     folders, logs = [], []
     for model in ("uplvsm", "ptlvsm"):
-        run = root / "models" / model / "rooms-full" / f"x{resolution}"
+        run = root / "models" / model / "rooms-full" / f"pretrain-x{resolution}"
         (run / "evaluation").mkdir(parents=True)
         write_log(run / "train.csv")
         write_evaluation(run / "evaluation", model, resolution)

@@ -11,7 +11,7 @@ from PIL import Image
 from tiny_models import config, model_of
 from tiny_splats import depthsplat
 
-from novelview.config.compose import resolved
+from novelview.config.digest import resolved
 from novelview.config.schema import PackConfig, ViewsConfig
 from novelview.config.sources import OpencvCamerasSource
 from novelview.config.stages import TrainStage

@@ -11,7 +11,8 @@ from import_samples import GL, lact, picture, poses, run
 from PIL import Image
 from tiny_models import config, model_of
 
-from novelview.config.compose import compose, resolved
+from novelview.config.compose import compose
+from novelview.config.digest import resolved
 from novelview.config.schema import ViewsConfig
 from novelview.config.sources import Dl3dvSource, OpencvCamerasSource
 from novelview.config.stages import TrainStage

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from novelview.config.compose import resolved
+from novelview.config.digest import resolved
 from novelview.config.models import DinoConfig, PTLVSMConfig, TransformerConfig, UPLVSMConfig
 from novelview.config.schema import PackConfig, TrainConfig, ViewsConfig
 from novelview.config.stages import TrainStage

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from novelview.config.compose import compose, resolved
+from novelview.config.compose import compose
+from novelview.config.digest import resolved
 from novelview.config.schema import EvalConfig, Study, ViewsConfig
 from novelview.errors import DataError
 from novelview.evaluation.geometry import (

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from novelview.config import exchange
-from novelview.config.compose import compose, resolved
+from novelview.config.compose import compose
+from novelview.config.digest import resolved
 from novelview.config.pipeline import pipeline
 from novelview.config.plan import Plan
 from novelview.errors import ConfigError
@@ -38,7 +39,7 @@ def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def runs(init: str, **config: str) -> list[tuple[str, str, str, str, str]]:
     plan = Plan({"init": init, **config})
-    exchange.check(plan)
+    exchange.check_adopted(plan)
     found = [run for run in plan.runs() if run.name == "ptlvsm"]
     return [(run.phase, run.res, run.data, run.start, run.adopted) for run in found]
 
@@ -52,7 +53,7 @@ def test_a_name_stands_for_the_phase_of_its_header() -> None:
 
 
 def test_it_can_be_the_start_of_another_phase() -> None:
-    published = "results/demo/models/ptlvsm/published/x56/model.safetensors"
+    published = "results/demo/models/ptlvsm/published/pretrain-x56/model.safetensors"
     expected = [
         ("pretrain", "56", "rooms-published", "", "released/mine/model.safetensors"),
         ("finetune", "126", "rooms-full-mine", published, ""),

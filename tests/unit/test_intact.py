@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from novelview.config import intact
-from novelview.config.intact import changes
+from novelview.config import workflow
+from novelview.config.workflow import changed_data
 from novelview.files import sha256
 
 
@@ -28,7 +28,7 @@ def write_manifest(folder: Path, chunks: Path, **more: str) -> None:
 
 
 def test_nothing_is_said_of_what_is_as_it_was(dataset: Path) -> None:
-    assert changes(dataset) == [] and changes(dataset / "none") == []
+    assert changed_data(dataset) == [] and changed_data(dataset / "none") == []
 
 
 @pytest.mark.parametrize("name", ["raw/train/000000.torch", "raw/indices/full.json", "packed/train/shard-000000.bin"])
@@ -36,30 +36,30 @@ def test_another_byte_another_size_and_no_file_are_told_with_the_cure(dataset: P
     path, before = dataset / name, (dataset / name).read_text()
     for content, words in ((before.swapcase(), "was changed"), (before + "x", f"has {len(before) + 1} bytes instead")):
         path.write_text(content)
-        (line,) = changes(dataset)
+        (line,) = changed_data(dataset)
         assert f"{path} {words}" in line and f"dvc checkout {dataset / name.partition('/')[0]}" in line
     path.unlink()
-    (line,) = changes(dataset)
+    (line,) = changed_data(dataset)
     assert f"{path} is missing" in line
 
 
 def test_large_files_are_compared_by_size_alone(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intact, "HASHED", len("raw/indices/full.json"))
+    monkeypatch.setattr(workflow, "HASHED", len("raw/indices/full.json"))
     (dataset / "raw/train/000000.torch").write_text("RAW/train/000000.torch")
-    assert changes(dataset) == []
+    assert changed_data(dataset) == []
     (dataset / "raw/indices/full.json").write_text("RAW/indices/full.json")
-    assert len(changes(dataset)) == 1
+    assert len(changed_data(dataset)) == 1
 
 
 def test_chunks_of_the_users_own_folder_are_looked_at_where_they_are(dataset: Path, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     (dataset / "raw/train").rename(theirs)
     write_manifest(dataset / "raw", theirs, root=str(theirs))
-    assert changes(dataset) == []
+    assert changed_data(dataset) == []
     (theirs / "000000.torch").write_text("RAW/train/000000.torch")
-    assert len(changes(dataset)) == 1
+    assert len(changed_data(dataset)) == 1
     theirs.rename(tmp_path / "another machine has none")
-    assert changes(dataset) == []
+    assert changed_data(dataset) == []
 
 
 @pytest.mark.parametrize(
@@ -67,4 +67,4 @@ def test_chunks_of_the_users_own_folder_are_looked_at_where_they_are(dataset: Pa
 )
 def test_a_manifest_that_is_none_is_left_to_its_reader(dataset: Path, text: str) -> None:
     (dataset / "raw/manifest.json").write_text(text)
-    assert changes(dataset) == []
+    assert changed_data(dataset) == []

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from novelview.config.compose import compose, digest
-from novelview.config.literal import literal
+from novelview.config.compose import compose, quoted
+from novelview.config.digest import digest
 from novelview.errors import ConfigError
 
 PATHS = [
@@ -28,7 +28,7 @@ def test_the_home_folder_is_expanded_wherever_a_shell_left_it(monkeypatch: pytes
 
 def test_what_is_no_path_or_already_quoted_is_left_alone() -> None:
     words = ["train.lr=1e-3", "io.inputs=[a,b]", "path='a b'", "io.init=null", "+io.x", "eval.splits=[small]"]
-    assert [literal(word) for word in words] == words
+    assert [quoted(word) for word in words] == words
 
 
 def test_quoting_leaves_digests_alone() -> None:

@@ -114,7 +114,7 @@ def test_sizes_in_paths(height: int, width: int, name: str) -> None:
         "views.resize=cover",
     ]
     if not (height % 8 or width % 8):
-        assert f"/x{name}/" in compose("train", words).io["out"]
+        assert f"/pretrain-x{name}/" in compose("train", words).io["out"]
 
 
 def test_sizes_are_read_and_ordered() -> None:

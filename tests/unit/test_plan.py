@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from novelview.config.compose import conf_dir
+from novelview.config.compose import conf_dir, read_config_file
 from novelview.config.plan import Plan
 from novelview.config.study import load_study
 from novelview.errors import ConfigError
@@ -43,27 +43,37 @@ def digests(plan: Plan) -> dict[str, str]:
 
 
 def at(plan: Plan, place: str) -> dict[str, str]:
-    run, data, res = place.split("/")
-    return plan.train(SimpleNamespace(run=run, data=data, res=res.removeprefix("x")))
+    run, data, last = place.split("/")
+    phase, res = last.split("-x")
+    return plan.train(SimpleNamespace(run=run, data=data, phase=phase, res=res))
+
+
+def planned(plan: Plan, place: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the configuration in the file that the rule of a run's training is given."""
+    monkeypatch.chdir(folder)
+    plan.writes = True
+    return read_config_file("train", at(plan, place)["config"])
 
 
 def test_the_demo_has_the_paths_and_names_it_always_had() -> None:
     plan = Plan({})
     assert [run.place for run in plan.runs()] == [
-        f"{model}/rooms-full/x{size}" for model in ("uplvsm", "ptlvsm") for size in (56, 126)
+        f"{model}/rooms-full/{last}" for model in ("uplvsm", "ptlvsm") for last in ("pretrain-x56", "finetune-x126")
     ]
-    assert plan.runs()[1].start == "results/demo/models/uplvsm/rooms-full/x56/model.safetensors"
+    assert plan.runs()[1].start == "results/demo/models/uplvsm/rooms-full/pretrain-x56/model.safetensors"
     assert (plan.figures, plan.tables) == (plan.study.figures, ["results_table"])
     assert plan.results == "results/demo/less3depend" and plan.extras == []
 
 
-def test_a_variant_is_its_model_with_other_values_under_its_own_name(conf: Path) -> None:
+def test_a_variant_is_its_model_with_other_values_under_its_own_name(
+    conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = made(conf)
-    assert [run.name for run in plan.runs(trained=True, first=True)] == ["ptlvsm", "ptlvsm_l2"]
+    assert [run.name for run in plan.runs(trained=True, started=False)] == ["ptlvsm", "ptlvsm_l2"]
     own, other = (plan.composed("train", name, "pretrain") for name in ("ptlvsm_l2", "ptlvsm"))
     assert (own.variant, own.model.name, own.model.n_layer) == ("ptlvsm_l2", "ptlvsm", 2)
     assert (other.variant, other.train.lr, other.model.transformer.d) == ("", own.train.lr, own.model.transformer.d)
-    assert "variant=ptlvsm_l2" in at(plan, "ptlvsm_l2/rooms-full/x56")["overrides"]
+    assert planned(plan, "ptlvsm_l2/rooms-full/pretrain-x56", tmp_path, monkeypatch).variant == "ptlvsm_l2"
 
 
 def test_a_digest_moves_only_with_its_own_runs_configuration(conf: Path) -> None:
@@ -75,12 +85,14 @@ def test_a_digest_moves_only_with_its_own_runs_configuration(conf: Path) -> None
     assert moved == {place for place in before if place.startswith("ptlvsm_l2/")}
 
 
-def test_subsets_belong_to_a_scale_and_bring_the_scaling_figure(conf: Path) -> None:
+def test_subsets_belong_to_a_scale_and_bring_the_scaling_figure(
+    conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = made(conf, subsets={"demo": ["little", "full"], "paper": ["full"]})
     assert {run.data for run in plan.runs()} == {"rooms-little", "rooms-full"}
     assert plan.figures[-1] == "scaling" and plan.tables[-1] == "scaling_table"
-    assert at(plan, "ptlvsm/rooms-little/x126")["overrides"].count("subset=little") == 1
-    later = [run for run in plan.runs(trained=True, first=False) if run.subset == "little"]
+    assert planned(plan, "ptlvsm/rooms-little/finetune-x126", tmp_path, monkeypatch).subset == "little"
+    later = [run for run in plan.runs(trained=True, started=True) if run.subset == "little"]
     assert all("rooms-little" in run.start for run in later) and len(later) == 2
 
 
@@ -92,26 +104,27 @@ def test_any_number_of_phases_each_starts_from_the_one_before(conf: Path) -> Non
     chain = [run for run in plan.runs() if run.name == "ptlvsm"]
     assert [run.res for run in chain] == ["56", "126", "56x98"]
     assert [run.start for run in chain] == ["", chain[0].weights, chain[1].weights]
-    assert plan.runs(trained=True, first=False) == [run for run in plan.runs() if run.start]
+    assert plan.runs(trained=True, started=True) == [run for run in plan.runs() if run.start]
 
 
 def test_constraints_match_the_planned_folders_and_nothing_else(conf: Path) -> None:
     plan = made(conf)
     first = re.compile(
-        f"models/(?P<run>{plan.only(plan.runs(trained=True, first=True))})/(?P<data>[^/]+)/x(?P<res>[0-9x]+)/m"
+        f"models/(?P<run>{plan.folders(plan.runs(trained=True, started=False))})/(?P<data>[^/]+)"
+        "/(?P<phase>[a-z]+)-x(?P<res>[0-9x]+)/m"
     )
-    assert first.fullmatch("models/ptlvsm_l2/rooms-full/x56/m")
-    assert not first.fullmatch("models/ptlvsm_l2/rooms-full/x126/m") and not first.fullmatch(
-        "models/ptlvsm/rooms-little/x56/m"
+    assert first.fullmatch("models/ptlvsm_l2/rooms-full/pretrain-x56/m")
+    assert not first.fullmatch("models/ptlvsm_l2/rooms-full/finetune-x126/m") and not first.fullmatch(
+        "models/ptlvsm/rooms-little/pretrain-x56/m"
     )
-    assert not re.fullmatch(plan.only([]), "")
+    assert not re.fullmatch(plan.folders([]), "")
 
 
 def test_an_adopted_checkpoint_takes_the_place_of_its_phase(tmp_path: Path) -> None:
     plan = Plan({"scale": "paper", "init": "uplvsm_x224"})
     own = [run for run in plan.runs() if run.name == "uplvsm"]
-    assert own[0].adopted == "uplvsm_x224" and own[0].folder.endswith("uplvsm/re10k-published/x224")
-    assert own[0].weights == "results/paper/models/uplvsm/published/x224/model.safetensors"
+    assert own[0].adopted == "uplvsm_x224" and own[0].folder.endswith("uplvsm/re10k-published/pretrain-x224")
+    assert own[0].weights == "results/paper/models/uplvsm/published/pretrain-x224/model.safetensors"
     assert {run.start for run in own[1:]} == {own[0].weights} and {run.res for run in own[1:]} == {"518"}
     assert all("uplvsm_x224" in run.data for run in own[1:])
     assert len([run for run in plan.runs() if run.name == "ptlvsm"]) == 8

@@ -1,77 +1,142 @@
-"""What planning keeps between calls is what composition gives, and never outlives its sources."""
+"""The file of a planned configuration is what composition gives, and no other file is taken for it."""
 
-import os
 import shutil
-import time
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from novelview.config import memo, planned
-from novelview.config.compose import compose, conf_dir, digest
+from novelview.config.compose import compose, conf_dir, read_config_file
+from novelview.config.digest import digest
+from novelview.config.plan import CONFIGS, Plan
 from novelview.errors import ConfigError
+from novelview.stages.cli import run_stage
 
 CASES = [
-    ("train", ["model=lact", "phase=finetune"]),
-    ("train", ["model=uplvsm", "scale=paper", "train.lr=1e-3"]),
-    ("download", ["source=rooms"]),
-    ("evaluate", ["eval=views", "io.weights=-", "io.out=-"]),
-    ("figures", ["study=lact", "figure=views", "io.out=-"]),
+    ("train", ["model=lact", "phase=finetune"], []),
+    ("train", ["model=uplvsm", "scale=paper", "train.lr=1e-3"], ["io.packed=/a, b"]),
+    ("download", ["source=rooms"], []),
+    ("poses", ["poses=vggt"], []),
+    ("evaluate", ["eval=views"], ["io.weights=~/w", "io.out=-"]),
+    ("figures", ["study=lact", "figure=views"], ["io.out=-", "io.inputs=[a,b]"]),
+    ("adopt", ["name=uplvsm_x224"], []),
 ]
 
 
 @pytest.fixture(autouse=True)
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    memo._sweep.cache_clear()
-    yield tmp_path / "novelview" / "plan"
-    memo._sweep.cache_clear()
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-@pytest.mark.parametrize(("stage", "words"), CASES)
-def test_what_is_read_back_is_what_was_composed(stage: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    fresh = compose(stage, words)
-    cold = planned.planned(stage, words)
-    monkeypatch.setattr(planned, "compose", lambda *_: pytest.fail("composed again"))
-    warm = planned.planned(stage, words)
-    assert fresh == cold == warm
-    assert planned.planned_digest(warm) == digest(fresh)
+@pytest.fixture
+def file() -> Path:
+    """The planned configuration of a training with settings of `runtime`, as a file."""
+    return Path(Plan({"set": "runtime.max_minutes=3"}, write=True).stage("train", "ptlvsm", "pretrain")["config"])
+
+
+@pytest.mark.parametrize(("stage", "words", "own"), CASES)
+def test_what_is_read_back_is_what_was_composed(stage: str, words: list[str], own: list[str]) -> None:
+    planned = Plan({}, write=True).call(stage, *words)
+    fresh = compose(stage, [*words, *own, "runtime.threads=3"])
+    assert read_config_file(stage, planned["config"], [*own, "runtime.threads=3"]) == fresh
+    assert digest(fresh) == planned["digest"] and planned["config"] == str(
+        CONFIGS / f"{stage}-{planned['digest']}.yaml"
+    )
 
 
 def test_an_edit_of_the_tree_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(conf_dir(), tmp_path / "conf")
     monkeypatch.setenv("NOVELVIEW_CONF", str(tmp_path / "conf"))
-    before = planned.planned("evaluate", ["io.weights=-", "io.out=-"])
+    before = Plan({}).composed("evaluate")
     (tmp_path / "conf" / "eval" / "rooms.yaml").write_text("# @package eval\nsplits: [gap23]\n")
-    after = planned.planned("evaluate", ["io.weights=-", "io.out=-"])
+    after = Plan({}).composed("evaluate")
     assert after.eval.splits == ["gap23"] != before.eval.splits
 
 
-def test_a_mistake_is_not_kept(kept: Path) -> None:
-    for _ in range(2):
-        with pytest.raises(ConfigError, match="sttps"):
-            planned.planned("train", ["train.sttps=3"])
-    assert not list(kept.glob("*"))
+def test_settings_of_runtime_travel_in_the_file_and_change_no_name(file: Path) -> None:
+    assert read_config_file("train", file).runtime.max_minutes == 3
+    assert Plan({}, write=True).stage("train", "ptlvsm", "pretrain")["config"] == str(file)
+    assert read_config_file("train", file).runtime.max_minutes == 0
 
 
-def test_a_damaged_entry_is_made_again(kept: Path) -> None:
-    assert memo.recall("key", lambda: [1]) == [1]
-    next(kept.iterdir()).write_text("[1")
-    assert memo.recall("key", lambda: [2]) == [2]
+def test_a_file_that_says_the_same_already_is_left_alone(file: Path) -> None:
+    before = file.stat().st_mtime_ns
+    Plan({"set": {"runtime": {"max_minutes": 3}}}, write=True).stage("train", "ptlvsm", "pretrain")
+    assert file.stat().st_mtime_ns == before
 
 
-def test_where_nothing_can_be_kept_the_answer_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert memo.recall("key", lambda: 1) == 1
-    assert memo.recall("key", lambda: 2) == 2
+def test_a_plan_that_is_only_read_writes_nothing(tmp_path: Path) -> None:
+    Plan({}).stage("train", "ptlvsm", "pretrain")
+    assert not list(tmp_path.iterdir())
 
 
-def test_old_entries_go(kept: Path) -> None:
-    memo.recall("old", lambda: 1)
-    long_ago = time.time() - (memo.KEEP_DAYS + 1) * 86400
-    os.utime(next(kept.iterdir()), (long_ago, long_ago))
-    memo._sweep.cache_clear()
-    memo.recall("new", lambda: 1)
-    assert len(list(kept.iterdir())) == 1
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("seed: 777", "seed: 778", "was changed after it was written"),
+        ("name: ptlvsm", "name: nerf", "no configuration of stage train of this version"),
+        ("seed: 777", "seed: many", "no configuration of stage train of this version"),
+        ("seed: 777", "sead: 777", "no configuration of stage train of this version"),
+        ("stage: train", "stage: evaluate", "is of stage evaluate, not train"),
+        ("digest: ", "dig: ", "or cut off"),
+        ("config:", "config: [", "cannot be read"),
+        ("threads: ", "threads: many #", "no configuration of stage train of this version"),
+    ],
+)
+def test_a_damaged_changed_or_foreign_file_is_one_line(file: Path, capsys, old: str, new: str, line: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    assert run_stage("train", lambda _: pytest.fail("ran"), ["--config", str(file)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith(f"error: {file}: ") and line in error and "\n" not in error
+
+
+def test_a_file_cut_off_anywhere_is_one_line(file: Path) -> None:
+    whole = file.read_bytes()
+    for length in range(0, len(whole) - 1, 97):
+        file.write_bytes(whole[:length])
+        with pytest.raises(ConfigError) as caught:
+            read_config_file("train", file)
+        assert str(caught.value).startswith(f"{file}: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("train.lr=1", "train.lr=1: beside --config only words under io. and runtime. are taken"),
+        ("model=lact", "beside --config only words under io. and runtime."),
+        ("io.pakced=x", "pakced"),
+        ("runtime.threads=many", "runtime.threads"),
+        ("io.out=", "io.out is empty"),
+    ],
+)
+def test_words_beside_a_file_say_where_and_how_to_run_alone(file: Path, word: str, line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_config_file("train", file, [word])
+    assert line in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_gone_is_one_line_that_says_what_to_do() -> None:
+    command = [sys.executable, "-m", "novelview.stages.preprocess", "--config", "logs/config/preprocess-0.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "logs/config/preprocess-0.yaml: no such file" in done.stderr and "snakemake -n" in done.stderr
+
+
+def test_the_configuration_is_stored_beside_the_result_and_can_be_run_again(file: Path, tmp_path: Path) -> None:
+    seen = []
+
+    def body(config: object) -> None:
+        seen.append(config)
+        (tmp_path / "made").mkdir(exist_ok=True)
+
+    words = ["io.out=made/model.safetensors", "runtime.threads=2"]
+    assert run_stage("train", body, ["--config", str(file), *words]) == 0
+    stored = tmp_path / "made/config.yaml"
+    before = stored.read_bytes()
+    assert b"max_minutes" not in before and b"\n  io:" not in before
+    assert run_stage("train", body, ["--config", str(stored), *words]) == 0
+    assert digest(seen[0]) == digest(seen[1]) and stored.read_bytes() == before

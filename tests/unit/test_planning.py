@@ -119,7 +119,7 @@ def test_what_is_there_costs_nothing_more(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.chdir(tmp_path)
     plan = Plan({})
     before = {work.stage: work for work in works(plan, read_throughput(), ["cpu"])}
-    run = plan.runs(trained=True, first=True)[0]
+    run = plan.runs(trained=True, started=False)[0]
     Path(run.folder).mkdir(parents=True)
     Path(run.weights).write_bytes(b"weights")
     after = {work.stage: work for work in works(plan, read_throughput(), ["cpu"])}

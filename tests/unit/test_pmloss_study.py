@@ -2,14 +2,13 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from novelview.config import teachers
-from novelview.config.compose import compose, resolved
-from novelview.config.difference import difference
-from novelview.config.plan import Plan
+from novelview.config.checkpoints import difference
+from novelview.config.compose import compose
+from novelview.config.digest import resolved
+from novelview.config.plan import SIZED_BY, Plan
 from novelview.planning.hours import read_throughput, works
 from novelview.scenes.imports.chunk_folder import _with_prefix
 
@@ -19,43 +18,36 @@ def plan() -> Plan:
     return Plan({"study": "pmloss", "scale": "demo"})
 
 
-def at(run: str, data: str = "rooms-full") -> SimpleNamespace:
-    return SimpleNamespace(run=run, data=data, res="64", dataset="rooms", teacher="exact")
-
-
 def test_only_the_run_with_the_loss_waits_for_pointmaps(plan: Plan) -> None:
     folder = "data/rooms/pointmaps/exact-x64"
-    assert teachers.manifests(plan, at("depthsplat_pmloss")) == [f"{folder}/manifest.json"]
-    assert teachers.option(plan, at("depthsplat_pmloss")) == f"io.pointmaps={folder}"
-    assert (
-        teachers.manifests(plan, at("depthsplat_plain")) == [] and teachers.option(plan, at("depthsplat_plain")) == ""
-    )
+    learns = {run.name: plan.pointmaps(run) for run in plan.runs() if (run.data, run.res) == ("rooms-full", "64")}
+    assert learns["depthsplat_pmloss"] == [folder] and learns["depthsplat_plain"] == []
 
 
-def test_the_lesson_is_given_at_the_size_of_the_training(plan: Plan) -> None:
-    words = teachers.lesson(plan, at("depthsplat_pmloss"))["overrides"].split()
+def test_pointmaps_are_made_at_the_size_of_the_training(plan: Plan) -> None:
+    words = plan.pointmap_words("exact", "64")
     stage, train = compose("pointmaps", words), plan.composed("train", "depthsplat_pmloss", "pretrain")
-    for key in teachers.SIZED_BY:
+    for key in SIZED_BY:
         assert getattr(stage.views, key) == getattr(train.views, key)
     assert (stage.dataset, stage.teacher) == ("rooms", "exact")
 
 
-def test_the_plan_counts_the_lessons(plan: Plan) -> None:
+def test_the_plan_counts_the_pointmaps(plan: Plan) -> None:
     counted = {work.stage: work.jobs for work in works(plan, read_throughput(), ["cpu"])}
     assert counted["pointmaps"] == 1 and counted["pretrain"] == 2
     other = works(Plan({"study": "less3depend", "scale": "demo"}), read_throughput(), ["cpu"])
     assert "pointmaps" not in {work.stage for work in other}
 
 
-def test_vggt_is_fetched_for_its_own_lessons_alone() -> None:
-    assert teachers.teacher_weights(SimpleNamespace(teacher="exact")) == []
-    assert teachers.teacher_weights(SimpleNamespace(teacher="vggt")) == ["pretrained/vggt_1b.safetensors"]
+def test_vggt_is_fetched_for_its_own_pointmaps_alone(plan: Plan) -> None:
+    assert plan.teacher_weights("exact") == []
+    assert plan.teacher_weights("vggt") == ["pretrained/vggt_1b.safetensors"]
 
 
 def test_other_studies_know_no_pointmaps() -> None:
     plan = Plan({"study": "less3depend", "scale": "demo"})
     run = plan.runs(trained=True)[0]
-    assert teachers.folder_of(plan, run) == ""
+    assert plan.pointmaps(run) == []
 
 
 @pytest.mark.parametrize("scale", ["demo", "mini", "paper"])

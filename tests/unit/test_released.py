@@ -11,9 +11,9 @@ from packed_stores import MakePacked
 from safetensors.torch import load_file, save_file
 from tiny_models import config, model_of
 
-from novelview.config.compose import compose, resolved
-from novelview.config.header import FORMAT
-from novelview.config.released import LIMIT, read_released
+from novelview.config.checkpoints import FORMAT, LIMIT, released_checkpoints
+from novelview.config.compose import compose
+from novelview.config.digest import resolved
 from novelview.config.schema import PackConfig
 from novelview.errors import ConfigError
 from novelview.evaluation.scores import read_rows
@@ -119,13 +119,13 @@ def test_the_card_is_true(root: Path) -> None:
 
 
 def test_what_is_released_is_found_and_loads_in_a_line(root: Path) -> None:
-    (found,) = read_released(root / "released")
+    (found,) = released_checkpoints(root / "released")
     assert (found.name, found.model, found.config["phase"]) == ("tiny", "ptlvsm", "finetune")
     model, header = load_pretrained(root / "released/tiny")
     assert header == found.config and not model.training and next(model.parameters()).dtype == torch.float32
-    assert read_released(root / "nowhere") == []
+    assert released_checkpoints(root / "nowhere") == []
     (root / "empty/one").mkdir(parents=True)
-    assert read_released(root / "empty") == []
+    assert released_checkpoints(root / "empty") == []
 
 
 def test_the_lines_of_the_docs_load_and_render(root: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_released_file_that_cannot_be_used_is_one_line(root: Path, tmp_path: P
     shutil.copytree(root / "released/tiny", tmp_path / "released/tiny")
     spoil(tmp_path / "released/tiny")
     with pytest.raises(ConfigError, match=line) as caught:
-        read_released(tmp_path / "released")
+        released_checkpoints(tmp_path / "released")
     said = str(caught.value)
     assert "\n" not in said and "git checkout" in said and "released/" in said
 

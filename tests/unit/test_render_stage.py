@@ -13,7 +13,7 @@ from tiny_models import config, model_of
 
 from novelview.cameras.paths import along, turntable
 from novelview.cameras.poses import encoding_to_c2w
-from novelview.config.compose import resolved
+from novelview.config.digest import resolved
 from novelview.config.schema import PackConfig, ViewsConfig
 from novelview.config.sources import OpencvCamerasSource
 from novelview.config.stages import PathConfig, TrainStage

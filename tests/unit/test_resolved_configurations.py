@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from novelview.config.compose import compose, conf_dir, digest
+from novelview.config.compose import compose, conf_dir
+from novelview.config.digest import digest
 from novelview.config.plan import Plan
 from novelview.config.study import at_scale, load_study, phases_of
 from novelview.downloads.registry import read_registry

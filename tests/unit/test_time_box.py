@@ -6,6 +6,7 @@ import time
 import pytest
 
 from novelview.config.compose import compose
+from novelview.config.digest import digest
 from novelview.errors import ConfigError
 from novelview.stages import cli
 from novelview.stages.cli import run_stage
@@ -35,7 +36,7 @@ def test_values_that_are_no_time_are_one_line(key: str, value: str) -> None:
 
 def test_the_box_is_no_result_bearing_value() -> None:
     words = ["study=less3depend", "figure=gaps", "io.out=x"]
-    plain, boxed = (cli.digest(compose("figures", [*words, *more])) for more in ([], ["runtime.max_minutes=3"]))
+    plain, boxed = (digest(compose("figures", [*words, *more])) for more in ([], ["runtime.max_minutes=3"]))
     assert plain == boxed
 
 

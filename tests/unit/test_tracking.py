@@ -13,7 +13,8 @@ import pytest
 import torch
 from packed_stores import MakePacked
 
-from novelview.config.compose import STAGES, compose, conf_dir, digest
+from novelview.config.compose import STAGES, compose, conf_dir
+from novelview.config.digest import digest
 from novelview.scenes.batch import Batch, Views
 from novelview.stages.cli import run_stage
 from novelview.stages.train import train

@@ -13,7 +13,8 @@ from synthetic_results import write_evaluation
 from tiny_models import config, model_of
 from torch import nn
 
-from novelview.config.compose import compose, resolved
+from novelview.config.compose import compose
+from novelview.config.digest import resolved
 from novelview.config.schema import LossConfig, PackConfig, TrainConfig, ViewsConfig
 from novelview.config.sources import OpencvCamerasSource
 from novelview.config.stages import TrainStage

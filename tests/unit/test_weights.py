@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_models import NAMES, config, model_of, views
 
-from novelview.config.header import FORMAT, ForeignWeightsError, read_config
+from novelview.config.checkpoints import FORMAT, ForeignWeightsError, read_config
 from novelview.errors import CheckpointError
 from novelview.models.registry import load_weights, save_weights
 

@@ -4,6 +4,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,3 +23,9 @@ def jobs(said: str) -> dict[str, int]:
     assert said.startswith("exit 0"), said
     found = re.findall(r"^(\w+) +(\d+)$", said.partition("Job stats:")[2], re.MULTILINE)
     return {name: int(count) for name, count in found}
+
+
+def configurations(said: str, folder: Path, stage: str) -> list[dict[str, Any]]:
+    """Return the configuration of each job of a stage that a dry run in `folder` plans, as the job would read it."""
+    names = re.findall(rf"novelview\.stages\.{stage} --config (\S+)", said)
+    return [yaml.safe_load((folder / name).read_text())["config"] for name in names]

@@ -15,8 +15,12 @@ import pytest
 from checkout import Checkout
 
 RECORDS = ".snakemake/metadata"
-EVALUATIONS = {f"models/{model}/rooms-full/x{size}/evaluation" for model in ("uplvsm", "ptlvsm") for size in (28, 42)}
-METRICS = "results/demo/models/uplvsm/rooms-full/x42/metrics.json"
+EVALUATIONS = {
+    f"models/{model}/rooms-full/{last}/evaluation"
+    for model in ("uplvsm", "ptlvsm")
+    for last in ("pretrain-x28", "finetune-x42")
+}
+METRICS = "results/demo/models/uplvsm/rooms-full/finetune-x42/metrics.json"
 LIGHT = ("figures", "evaluate", "provenance")
 
 
@@ -105,7 +109,7 @@ def test_lost_records_come_back_from_the_cache(author: Checkout, tmp_path: Path)
     user.call("dvc", "checkout", "--force", "--quiet", "provenance")
     assert user.plans() == set()
     user.change("conf/models/ptlvsm.yaml", {"recipes.demo.finetune.train.steps": 7})
-    assert "models/ptlvsm/rooms-full/x42/model.safetensors" in user.plans()
+    assert "models/ptlvsm/rooms-full/finetune-x42/model.safetensors" in user.plans()
 
 
 @pytest.fixture
@@ -131,7 +135,7 @@ def test_a_light_pull_over_http_gives_the_report(author: Checkout, tmp_path: Pat
     user.call("dvc", "pull", "--quiet", *LIGHT)
     ours, theirs = (where.path("results/demo/less3depend/report/index.html") for where in (user, author))
     assert ours.read_bytes() == theirs.read_bytes() and b"data:video/mp4;base64," in ours.read_bytes()
-    assert user.path("results/demo/models/uplvsm/rooms-full/x42/evaluation/summary.json").is_file()
+    assert user.path("results/demo/models/uplvsm/rooms-full/finetune-x42/evaluation/summary.json").is_file()
     assert user.weights() == {} and not user.path("data").exists()
     assert user.plans() == set()
 
@@ -169,7 +173,7 @@ def test_status_metrics_and_plots_tell_what_there_is(author: Checkout, tmp_path:
     assert METRICS in json.dumps(shown) and "psnr" in json.dumps(shown)
     user.call("dvc", "plots", "show", "--out", "plots")
     page = user.path("plots/index.html").read_text()
-    assert "Training: loss" in page and "x42/train.csv" in page
+    assert "Training: loss" in page and "finetune-x42/train.csv" in page
     user.change("conf/models/ptlvsm.yaml", {"recipes.demo.finetune.train.steps": 7})
     status = json.loads(user.call("dvc", "status", "--json"))
     assert set(status) == {"finetune"} and "conf/models/ptlvsm.yaml" in json.dumps(status)

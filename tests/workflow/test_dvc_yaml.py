@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from novelview.config.conf_files import config_files
-from novelview.config.pipeline import main, render
+from novelview.config.pipeline import config_files, main, render
 from novelview.config.plan import Plan
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +51,8 @@ def test_outputs_survive_a_run_and_no_stage_is_frozen(stages: dict[str, dict]) -
 def test_every_file_of_the_plan_is_shipped_once(plan: Plan, stages: dict[str, dict]) -> None:
     outs = [path for stage in stages.values() for path in paths(stage["outs"] + stage.get("metrics", []))]
     assert len(set(outs)) == len(outs)
-    results = {f"{run.folder}/{name}" for run in plan.runs() for name in ("train.csv", "evaluation", "metrics.json")}
+    names = ("train.csv", "config.yaml", "evaluation", "metrics.json")
+    results = {f"{run.folder}/{name}" for run in plan.runs() for name in names}
     results |= {run.weights for run in plan.runs()} | {
         f"{plan.results}/{name}" for name in ("figures", "tables", "report")
     }

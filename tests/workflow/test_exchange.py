@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from planned_jobs import jobs, snakemake
+from planned_jobs import configurations, jobs, snakemake
 
 from novelview.config.compose import compose
 from novelview.models.registry import build, load_weights
@@ -14,15 +14,17 @@ def test_publishing_is_planned_only_when_asked_for(tmp_path: Path) -> None:
     assert not {"publish_model", "adopt_model", "fetch_published"} & jobs(snakemake(tmp_path, "-n")).keys()
     said = snakemake(tmp_path, "-n", "publish", "--config", "publish=me", "licence=cc-by-4.0")
     assert jobs(said)["publish_model"] == 4
-    assert "repo=me/novelview-uplvsm-rooms-full-x56 licence=cc-by-4.0" in said
+    sent = {(one["repo"], one["licence"]) for one in configurations(said, tmp_path, "publish")}
+    assert ("me/novelview-uplvsm-rooms-full-x56", "cc-by-4.0") in sent
 
 
 def test_a_checkpoint_by_name_is_fetched_adopted_and_finetuned(tmp_path: Path) -> None:
     said = snakemake(tmp_path, "-n", "finetune", "--config", "scale=paper", "init=uplvsm_x224", "path=somewhere")
     planned = jobs(said)
     assert planned["adopt_model"] == 1 and planned["fetch_published"] == 3  # itself, VGG-19, DINOv2
-    assert "novelview.stages.fetch uplvsm_x224" in said and "name=uplvsm_x224" in said
-    assert "io.init=results/paper/models/uplvsm/published/x224/model.safetensors" in said
+    assert "novelview.stages.fetch uplvsm_x224" in said
+    assert [one["name"] for one in configurations(said, tmp_path, "adopt")] == ["uplvsm_x224"]
+    assert "io.init=results/paper/models/uplvsm/published/pretrain-x224/model.safetensors" in said
 
 
 def test_a_checkpoint_of_another_size_is_one_line(tmp_path: Path) -> None:
@@ -38,7 +40,7 @@ def test_a_checkpoint_of_ones_own_is_adopted_by_the_rule(tmp_path: Path) -> None
     torch.manual_seed(1)
     model = build(compose("train", ["model=uplvsm"]).model)
     torch.save({"model": {f"module.{key}": value for key, value in model.state_dict().items()}}, tmp_path / "mine.pt")
-    target = "results/demo/models/uplvsm/published/x56/model.safetensors"
+    target = "results/demo/models/uplvsm/published/pretrain-x56/model.safetensors"
     config = ["--config", f"init=uplvsm={tmp_path}/mine.pt"]
     assert jobs(snakemake(tmp_path, "--cores", "1", target, *config))["adopt_model"] == 1
     adopted, header = load_weights(tmp_path / target)

@@ -10,10 +10,11 @@ from checkout import Checkout
 Edit = Callable[[str], str]
 
 MODELS = ("uplvsm", "ptlvsm")
+PHASES = {28: "pretrain", 42: "finetune"}
 
 
 def results(model: str, size: int, *names: str) -> set[str]:
-    return {f"models/{model}/rooms-full/x{size}/{name}" for name in names}
+    return {f"models/{model}/rooms-full/{PHASES[size]}-x{size}/{name}" for name in names}
 
 
 RAW, PACKED = {"data/rooms/raw"}, {"data/rooms/packed"}
@@ -65,6 +66,7 @@ REMARK = appended("\n# a remark alone changes nothing\n")
 QUICK = (
     ("conf/runtime/demo.yaml", replaced("log_every: 2", "log_every: 1"), set()),
     ("src/novelview/models/uplvsm.py", REMARK, set()),
+    ("conf/workflow.yaml", replaced("mem_mb: 4000, gpu: 0, cpus", "mem_mb: 5000, gpu: 0, cpus"), set()),
     (
         "conf/models/ptlvsm.yaml",
         steps_of("finetune", 6, 7),
@@ -89,6 +91,7 @@ MORE = (
         replaced("init_gain: 5.0", "init_gain: 4.0"),
         SMALL["ptlvsm"] | LARGE["ptlvsm"] | JUDGED["ptlvsm", 28] | JUDGED["ptlvsm", 42] | WRITTEN | REPORT,
     ),
+    ("conf/workflow.yaml", replaced("set: {}", "set: {train.lr: 0.0011}"), TRAINED | AFTER_TRAINING),
     ("conf/study/less3depend.yaml", replaced("novel views", "New views"), WRITTEN | REPORT),
     ("src/novelview/scenes/procedural/layout.py", CODE, RAW | PACKED | TRAINED | AFTER_TRAINING),
     ("src/novelview/scenes/pack.py", CODE, PACKED | TRAINED | AFTER_TRAINING),

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from checkout import Checkout
-from planned_jobs import jobs, snakemake
+from planned_jobs import configurations, jobs, snakemake
 
-from novelview.config.compose import compose, resolved
+from novelview.config.compose import compose
+from novelview.config.digest import resolved
 from novelview.files import sha256
 from novelview.models.exchange import compact, load_pretrained
 from novelview.models.registry import build, save_weights
@@ -38,7 +39,7 @@ def test_the_demo_evaluates_what_is_released_and_else_plans_as_before(tmp_path: 
     said = snakemake(tmp_path, "-n")
     more = {"film_showcase": 1, "pack_showcase": 1, "evaluate_released": 2}
     assert jobs(said) == {**alone, **more, "all": 1, "total": alone["total"] + 4}
-    digests = [set(re.findall(r"--expect-digest (\w+)", text)) for text in (nothing, said)]
+    digests = [set(re.findall(r"--config logs/config/(\S+)", text)) for text in (nothing, said)]
     assert digests[0] < digests[1] and len(digests[1] - digests[0]) == 3
     assert "io.weights=released/first/model.safetensors" in said
     assert "io.showcase='[results/demo/showcase/first/evaluation,results/demo/showcase/second/evaluation]'" in said
@@ -59,9 +60,13 @@ def test_a_release_is_planned_for_a_study_that_has_them(tmp_path: Path) -> None:
     assert planned["compact_model"] == planned["evaluate_release"] == planned["release_model"] == 4
     rounded = "results/mini/release/lvsm_mini/model.safetensors"
     before = "results/mini/models/lvsm_decoder_only/rooms-mini-full"
-    assert f"io.weights={before}/x252/model.safetensors io.before='[{before}/x112/model.safetensors]'" in said
+    assert (
+        f"io.weights={before}/finetune-x252/model.safetensors io.before='[{before}/pretrain-x112/model.safetensors]'"
+        in said
+    )
     assert f"io.weights={rounded} io.evaluation=results/mini/release/lvsm_mini/evaluation" in said
-    assert "licence=apache-2.0" in said and "io.out=released/lvsm_mini " in said
+    assert {one["licence"] for one in configurations(said, tmp_path, "publish")} == {"apache-2.0"}
+    assert "io.out=released/lvsm_mini " in said
     refused = snakemake(tmp_path, "-n", "release")
     assert refused.startswith("exit 2") and "study less3depend releases nothing" in refused
 
@@ -71,10 +76,14 @@ def test_a_released_one_is_taken_by_its_name(tmp_path: Path) -> None:
     make(tmp_path, "mine", "model=ptlvsm")
     said = snakemake(tmp_path, "-n", "evaluate", "--config", "init=mine")
     assert jobs(said)["adopt_model"] == 1
-    assert "file=released/mine/model.safetensors" in said and "models/ptlvsm/published/x126/model.safetensors" in said
+    (adoption,) = configurations(said, tmp_path, "adopt")
+    assert (
+        adoption["file"] == "released/mine/model.safetensors"
+        and "models/ptlvsm/published/finetune-x126/model.safetensors" in said
+    )
     further = snakemake(tmp_path, "-n", "finetune", "--config", "init=ptlvsm/pretrain=mine")
-    assert "io.init=results/demo/models/ptlvsm/published/x56/model.safetensors" in further
-    target = "results/demo/models/ptlvsm/published/x126/model.safetensors"
+    assert "io.init=results/demo/models/ptlvsm/published/pretrain-x56/model.safetensors" in further
+    target = "results/demo/models/ptlvsm/published/finetune-x126/model.safetensors"
     assert jobs(snakemake(tmp_path, "--cores", "1", target, "--config", "init=mine"))["adopt_model"] == 1
     theirs, _ = load_pretrained(tmp_path / "released/mine")
     adopted, header = load_pretrained(tmp_path / target)

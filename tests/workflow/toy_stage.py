@@ -11,6 +11,7 @@ from pathlib import Path
 
 STAGE = Path(__file__).stem
 WORDS = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+CONFIG = Path(sys.argv[sys.argv.index("--config") + 1]) if "--config" in sys.argv else None
 
 
 def end(status: int) -> None:
@@ -37,7 +38,8 @@ def made() -> str:
         read(key) for key in ("io.raw", "io.packed", "io.init", "io.weights", "io.pointmaps") if key in WORDS
     )
     own = "".join(word for key, word in sorted(WORDS.items()) if not key.startswith(("io.", "runtime.")))
-    return hashlib.sha256((STAGE + inputs + own).encode()).hexdigest()
+    planned = CONFIG.name if CONFIG else ""  # of the configuration's digest
+    return hashlib.sha256((STAGE + inputs + own + planned).encode()).hexdigest()
 
 
 def count_down() -> None:
@@ -50,7 +52,8 @@ def count_down() -> None:
 def train(text: str) -> None:
     folder = Path(WORDS["io.checkpoints"])
     state = folder / f"toy-{text[:8]}.pt"
-    boxed = "max_minutes" in os.environ.get("NOVELVIEW_RUNTIME", "") and "/lact/" in WORDS["io.out"]
+    limited = CONFIG is not None and "max_minutes: 1" in CONFIG.read_text()
+    boxed = limited and "/lact/" in WORDS["io.out"]
     if boxed and not state.exists():
         put(str(state), text)
         end(4)

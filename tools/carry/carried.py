@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from carry.studies import Mini
-from novelview.config.runs import Run
+from novelview.config.study import Run
 from novelview.files import sha256
 
 RECORDS = ".snakemake/metadata"
@@ -26,7 +26,7 @@ def data_digests(mini: Mini) -> dict[str, str]:
 def _runs(mini: Mini) -> Iterator[Path]:
     for run in mini.runs:
         if mini.trained(run):
-            yield mini.root / run.folder / "train.csv"
+            yield from (mini.root / run.folder / name for name in ("train.csv", "config.yaml"))
         if not mini.trained(run):
             yield from newest(mini, run)
         elif not mini.is_used_up(run):

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
+from novelview.config.digest import digest
+from novelview.config.exchange import Release, releases
 from novelview.config.plan import Plan
-from novelview.config.releases import Release, releases
-from novelview.config.runs import Run
-from novelview.config.teachers import manifests
+from novelview.config.study import Run
 
 STUDIES = ("mini", "scaling")
 
@@ -78,7 +77,7 @@ class Mini:
         """Return the manifests of all data, packed stores and pointmaps."""
         found = [f"data/{plan.dataset}/{kind}/manifest.json" for plan in self.plans for kind in ("raw", "packed")]
         for run in self.runs:
-            found += manifests(self.owner[run.weights], self.wildcards(run))
+            found += self._data_of(run)
         return list(dict.fromkeys(found))
 
     def wanted_data(self) -> list[str]:
@@ -90,14 +89,8 @@ class Mini:
         return [path for path in self.data() if path in waiting or path not in learnt]
 
     def _data_of(self, run: Run) -> list[str]:
-        return manifests(self.owner[run.weights], self.wildcards(run))
-
-    @staticmethod
-    def wildcards(run: Run) -> SimpleNamespace:
-        """Return the wildcards of the rule that trains a run."""
-        return SimpleNamespace(run=run.name, data=run.data, res=run.res)
+        return [f"{folder}/manifest.json" for folder in self.owner[run.weights].pointmaps(run)]
 
     def checkpoints(self, run: Run) -> Path:
         """Return the folder of a run's resumable states."""
-        digest = self.owner[run.weights].train(self.wildcards(run))["digest"]
-        return self.root / "checkpoints" / ("finetune" if run.start else "pretrain") / digest
+        return self.root / "checkpoints" / run.phase / digest(self.owner[run.weights].config_of(run))

@@ -7,8 +7,8 @@ from typing import Any
 
 from carry.carried import newest
 from carry.studies import Mini
-from novelview.config.runs import Run
 from novelview.config.stages import TrainStage
+from novelview.config.study import Run
 from novelview.files import read_json
 from novelview.planning.hours import read_throughput
 
@@ -31,7 +31,7 @@ def table(mini: Mini, device: str, calls: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _run(mini: Mini, run: Run, device: str) -> list[str]:
-    config = mini.owner[run.weights].composed("train", run.name, run.phase, run.subset)
+    config = mini.owner[run.weights].config_of(run)
     log = mini.root / run.folder / "train.csv"
     rows = _rows(log) if mini.trained(run) else []
     state = "trained" if mini.trained(run) else "under way" if newest(mini, run) else "to do"

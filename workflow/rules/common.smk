@@ -1,37 +1,49 @@
-"""The plan of this call: every path, override and digest comes from it."""
+"""The plan of this call: every path, configuration and digest comes from it."""
 
-import os
+import functools
 import signal
 import sys
 from pathlib import Path
 
 ROOT = Path(workflow.basedir)
-sys.path.insert(0, str(ROOT / "src"))
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "kernels")]
 
-from novelview.config import exchange, teachers
-from novelview.config.plan import one_of
-from novelview.config.releases import LICENCE, releases, require_releases
-from novelview.config.showcase import showcase
-from novelview.config.workflow import enter, plan, refuse_linked_records, tell_changes, told
+from novelview.config import exchange
+from novelview.config.plan import Plan, one_of, word_list
+from novelview.config.workflow import or_exit, refuse_linked_records, use_checkout, warn_of_changed_data
 
 # Rules call `python -m novelview...`: the interpreter that runs Snakemake, the sources and configs of this checkout.
-enter(ROOT)
-PLAN = plan(config)
-SHOWCASE = told(lambda: showcase(PLAN))
-RELEASES = {one.name: one for one in told(lambda: releases(PLAN))}
+use_checkout(ROOT)
+PLAN = or_exit(lambda: Plan(config, write=True))
+SHOWCASE = or_exit(lambda: exchange.showcase(PLAN))
+RELEASES = {one.name: one for one in or_exit(lambda: exchange.releases(PLAN))}
+RESOURCES = PLAN.resources
+MODEL = f"results/{PLAN.scale}/models/{{run}}/{{data}}/{{phase}}-x{{res}}"
 if workflow.is_main_process:
-    tell_changes([PLAN.dataset, *SHOWCASE.datasets])
-if workflow.is_main_process and PLAN.scale == "paper" and "plan" not in sys.argv:
-    from novelview.planning.cost import cost  # counts with torch, which other calls of Snakemake need not wait for
-
-    print(f"{cost(PLAN)}\n", file=sys.stderr, flush=True)
+    warn_of_changed_data([PLAN.dataset, *SHOWCASE.datasets])
 
 # A cluster's warning ahead of the time limit reaches every process of a job. Only training acts on it: Snakemake, the
 # shell and tee, which inherit this, must live until training has saved its state.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
+@functools.cache
+def announce_cost():
+    """Say what a study of scale paper costs, once, before anyone spends it."""
+    if workflow.is_main_process and PLAN.scale == "paper":
+        from novelview.planning.cost import cost  # counts with torch, which other calls of Snakemake need not wait for
+
+        print(f"{cost(PLAN)}\n", file=sys.stderr, flush=True)
+
+
+def packed_data(wildcards):
+    """Return what a training reads. Every plan that trains asks for it, a dry run included, so the cost is told here."""
+    announce_cost()
+    return f"data/{PLAN.dataset}/packed/manifest.json"
+
+
 wildcard_constraints:
     run="[a-z0-9_]+",
     data="[A-Za-z0-9_.-]+",
+    phase="[a-z0-9_]+",
     res="[0-9]+(x[0-9]+)?",

@@ -12,18 +12,18 @@ rule download_source:
         dataset=one_of([PLAN.dataset]),
     localrule: PLAN.needs_network
     conda:
-        "../../environment.yml"
-    threads: PLAN.data_threads
+        "../envs/novelview.yaml"
+    threads: RESOURCES["data"]["threads"]
     resources:
-        mem_mb=1500 * PLAN.data_threads,
+        mem_mb=RESOURCES["data"]["mem_mb"],
         runtime=240,
     params:
-        **PLAN.stage("download"),
+        stage=PLAN.stage("download"),
         out=subpath(output.manifest, parent=True),
     message:
         "Fetching or generating the data set {wildcards.dataset}"
     shell:
-        "python -m novelview.stages.download {params.overrides} --expect-digest {params.digest}"
+        "python -m novelview.stages.download --config {params.stage[config]}"
         " io.out={params.out} runtime.workers={threads} 2>&1 | tee {log}"
 
 
@@ -38,23 +38,21 @@ rule pack_scenes:
         "benchmarks/preprocess/{dataset}.tsv"
     wildcard_constraints:
         dataset=one_of(PLAN.datasets),
-    priority: PLAN.first("preprocess")
+    priority: RESOURCES["priority"]["preprocess"]
     conda:
-        "../../environment.yml"
-    threads: PLAN.data_threads
+        "../envs/novelview.yaml"
+    threads: RESOURCES["data"]["threads"]
     resources:
-        mem_mb=1500 * PLAN.data_threads,
+        mem_mb=RESOURCES["data"]["mem_mb"],
         runtime=240,
     params:
-        overrides=lambda wildcards: PLAN.stage("preprocess", PLAN.datasets[wildcards.dataset])["overrides"],
-        digest=lambda wildcards: PLAN.stage("preprocess", PLAN.datasets[wildcards.dataset])["digest"],
-        source=PLAN.stage("preprocess")["source"],
+        stage=lambda wildcards: PLAN.stage("preprocess", PLAN.datasets[wildcards.dataset]),
         raw=subpath(input.manifest, parent=True),
         out=subpath(output.manifest, parent=True),
     message:
         "Packing the frames of {wildcards.dataset}"
     shell:
-        "python -m novelview.stages.preprocess {params.overrides} --expect-digest {params.digest}"
+        "python -m novelview.stages.preprocess --config {params.stage[config]}"
         " io.raw={params.raw} io.out={params.out} runtime.workers={threads} 2>&1 | tee {log}"
 
 

@@ -8,43 +8,39 @@ rule evaluate_model:
     input:
         packed=f"data/{PLAN.dataset}{{on}}/packed/manifest.json",
         raw=f"data/{PLAN.dataset}{{on}}/raw/manifest.json",
-        weights=lambda wildcards: PLAN.at(wildcards).weights,
-        backbones=exchange.metric_weights(PLAN),
+        weights=lambda wildcards: PLAN.run(wildcards).weights,
+        backbones=PLAN.metric_weights,
     output:
-        summary=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/evaluation{{on}}/summary.json",
-        rows=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/evaluation{{on}}/rows.csv",
-        gallery=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/evaluation{{on}}/gallery.safetensors",
+        summary=f"{MODEL}/evaluation{{on}}/summary.json",
+        rows=f"{MODEL}/evaluation{{on}}/rows.csv",
+        gallery=f"{MODEL}/evaluation{{on}}/gallery.safetensors",
         # The means alone, small enough for git, where `dvc metrics diff` compares them.
-        metrics=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/metrics{{on}}.json",
+        metrics=f"{MODEL}/metrics{{on}}.json",
     log:
-        f"logs/evaluate/{PLAN.scale}-{{run}}-{{data}}-x{{res}}{{on}}.log",
+        f"logs/evaluate/{PLAN.scale}-{{run}}-{{data}}-{{phase}}-x{{res}}{{on}}.log",
     benchmark:
-        f"benchmarks/evaluate/{PLAN.scale}-{{run}}-{{data}}-x{{res}}{{on}}.tsv"
+        f"benchmarks/evaluate/{PLAN.scale}-{{run}}-{{data}}-{{phase}}-x{{res}}{{on}}.tsv"
     wildcard_constraints:
-        run=PLAN.only(PLAN.runs()),
+        run=PLAN.folders(PLAN.runs()),
         on=f"(?:{one_of([f'-{name}' for name in PLAN.estimators])})?",
-    priority: PLAN.first("evaluate")
+    priority: RESOURCES["priority"]["evaluate"]
     conda:
-        "../../environment.yml"
-    threads: PLAN.train_threads
+        "../envs/novelview.yaml"
+    threads: RESOURCES["evaluate"]["threads"]
     resources:
-        mem_mb=PLAN.memory_mb,
+        **{key: value for key, value in RESOURCES["evaluate"].items() if key != "threads"},
         runtime=240,
-        gpu=PLAN.gpus,
         nodes=1,
-        cpus_per_task=PLAN.cpus,
     params:
-        overrides=lambda wildcards: PLAN.stage("evaluate", wildcards.on.removeprefix("-"))["overrides"],
-        digest=lambda wildcards: PLAN.stage("evaluate", wildcards.on.removeprefix("-"))["digest"],
-        source=PLAN.stage("evaluate")["source"],
+        stage=lambda wildcards: PLAN.stage("evaluate", wildcards.on.removeprefix("-")),
         packed=subpath(input.packed, parent=True),
         raw=subpath(input.raw, parent=True),
         out=subpath(output.summary, parent=True),
     message:
-        "Evaluating {wildcards.run}{wildcards.on} at {wildcards.res}"
+        "Evaluating {wildcards.run}{wildcards.on}, {wildcards.phase} at {wildcards.res}"
     shell:
         "python -m novelview.stages.launch --gpus {resources.gpu} --nodes {resources.nodes}"
-        " --cpus {resources.cpus_per_task} novelview.stages.evaluate {params.overrides} --expect-digest {params.digest}"
+        " --cpus {resources.cpus_per_task} novelview.stages.evaluate --config {params.stage[config]}"
         " io.packed={params.packed} io.raw={params.raw} io.weights={input.weights} io.out={params.out}"
         " io.metrics={output.metrics} runtime.threads={threads} 2>&1 | tee {log}"
 

@@ -19,7 +19,7 @@ rule fetch_published:
     wildcard_constraints:
         published="|".join(map(re.escape, FETCHED)),
     conda:
-        "../../environment.yml"
+        "../envs/novelview.yaml"
     resources:
         mem_mb=1500,
         runtime=2880,

@@ -22,22 +22,20 @@ rule draw_figure:
     wildcard_constraints:
         figure=one_of(PLAN.figures),
     conda:
-        "../../environment.yml"
+        "../envs/novelview.yaml"
     resources:
         mem_mb=1500,
         runtime=20,
     params:
-        overrides=lambda wildcards: PLAN.figure(wildcards.figure)["overrides"],
-        digest=lambda wildcards: PLAN.figure(wildcards.figure)["digest"],
-        source=PLAN.stage("figures")["source"],
-        inputs=PLAN.listed([one.folder for one in PLAN.evaluations]),
-        curves=PLAN.listed([f"{run.folder}/train.csv" for run in PLAN.runs(trained=True)]),
-        extras=PLAN.listed([*PLAN.extras, *PLAN.records]),
+        stage=lambda wildcards: PLAN.stage("figures", figure=wildcards.figure),
+        inputs=word_list([one.folder for one in PLAN.evaluations]),
+        curves=word_list([f"{run.folder}/train.csv" for run in PLAN.runs(trained=True)]),
+        extras=word_list([*PLAN.extras, *PLAN.records]),
         stem=f"{PLAN.results}/figures/{{figure}}",
     message:
         "Drawing {wildcards.figure}"
     shell:
-        "python -m novelview.stages.figures {params.overrides} --expect-digest {params.digest}"
+        "python -m novelview.stages.figures --config {params.stage[config]}"
         " io.inputs={params.inputs} io.curves={params.curves} io.extras={params.extras}"
         " io.out={params.stem} 2>&1 | tee {log}"
 
@@ -61,20 +59,18 @@ rule write_table:
     wildcard_constraints:
         table=one_of(PLAN.tables),
     conda:
-        "../../environment.yml"
+        "../envs/novelview.yaml"
     resources:
         mem_mb=1500,
         runtime=20,
     params:
-        overrides=lambda wildcards: PLAN.figure(wildcards.table)["overrides"],
-        digest=lambda wildcards: PLAN.figure(wildcards.table)["digest"],
-        source=PLAN.stage("figures")["source"],
-        inputs=PLAN.listed([one.folder for one in PLAN.evaluations]),
+        stage=lambda wildcards: PLAN.stage("figures", figure=wildcards.table),
+        inputs=word_list([one.folder for one in PLAN.evaluations]),
         stem=f"{PLAN.results}/tables/{{table}}",
     message:
         "Writing {wildcards.table}"
     shell:
-        "python -m novelview.stages.figures {params.overrides} --expect-digest {params.digest}"
+        "python -m novelview.stages.figures --config {params.stage[config]}"
         " io.inputs={params.inputs} io.out={params.stem} 2>&1 | tee {log}"
 
 
@@ -94,23 +90,22 @@ rule write_report:
     benchmark:
         f"benchmarks/report/{PLAN.tag}.tsv"
     conda:
-        "../../environment.yml"
+        "../envs/novelview.yaml"
     resources:
         mem_mb=1500,
         runtime=20,
     params:
-        **PLAN.stage("report"),
-        inputs=PLAN.listed([one.folder for one in PLAN.evaluations]),
-        curves=PLAN.listed([f"{run.folder}/train.csv" for run in PLAN.runs(trained=True)]),
+        stage=PLAN.stage("report"),
+        inputs=word_list([one.folder for one in PLAN.evaluations]),
+        curves=word_list([f"{run.folder}/train.csv" for run in PLAN.runs(trained=True)]),
         figures=lambda wildcards, output: Path(output[0]).parents[1] / "figures",
-        showcase=PLAN.listed(SHOWCASE.folders),
+        showcase=word_list(SHOWCASE.folders),
     message:
         "Writing the report"
     shell:
-        "python -m novelview.stages.report {params.overrides} --expect-digest {params.digest}"
+        "python -m novelview.stages.report --config {params.stage[config]}"
         " io.inputs={params.inputs} io.curves={params.curves} io.figures={params.figures} io.showcase={params.showcase}"
-        " io.out={output}"
-        " 2>&1 | tee {log}"
+        " io.out={output} 2>&1 | tee {log}"
 
 
 rule figures:

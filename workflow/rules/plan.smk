@@ -1,7 +1,5 @@
 """What the study will cost: stages, device-hours, disk, downloads. Printed anew by every call, never part of `all`."""
 
-import shlex
-
 
 localrules:
     plan,
@@ -11,11 +9,9 @@ rule plan:
     log:
         f"logs/plan/{PLAN.tag}.log",
     conda:
-        "../../environment.yml"
+        "../envs/novelview.yaml"
     params:
-        words=shlex.join(
-            f"{key}={shlex.join(value) if isinstance(value, list) else value}" for key, value in config.items()
-        ),
+        words=PLAN.words,
     message:
         "What this study costs"
     shell:

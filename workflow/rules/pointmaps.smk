@@ -5,7 +5,7 @@ rule teach_pointmaps:
     input:
         packed="data/{dataset}/packed/manifest.json",
         raw="data/{dataset}/raw/manifest.json",
-        backbones=lambda wildcards: teachers.teacher_weights(wildcards),
+        backbones=lambda wildcards: PLAN.teacher_weights(wildcards.teacher),
     output:
         manifest="data/{dataset}/pointmaps/{teacher}-x{res}/manifest.json",
     log:
@@ -15,23 +15,21 @@ rule teach_pointmaps:
     wildcard_constraints:
         dataset="[A-Za-z0-9_.-]+",
         teacher="exact|vggt",
-    priority: PLAN.first("pointmaps")
+    priority: RESOURCES["priority"]["pointmaps"]
     conda:
-        "../../environment.yml"
-    threads: 2
+        "../envs/novelview.yaml"
+    threads: RESOURCES["pointmaps"]["threads"]
     resources:
-        mem_mb=PLAN.memory_mb,
+        mem_mb=RESOURCES["pointmaps"]["mem_mb"],
         runtime=1440,
-        gpu=min(PLAN.gpus, 1),
+        gpu=RESOURCES["pointmaps"]["gpu"],
     params:
-        overrides=lambda wildcards: teachers.lesson(PLAN, wildcards)["overrides"],
-        digest=lambda wildcards: teachers.lesson(PLAN, wildcards)["digest"],
-        source=lambda wildcards: teachers.lesson(PLAN, wildcards)["source"],
+        stage=lambda wildcards: PLAN.call("pointmaps", *PLAN.pointmap_words(wildcards.teacher, wildcards.res)),
         packed=subpath(input.packed, parent=True),
         raw=subpath(input.raw, parent=True),
         out=subpath(output.manifest, parent=True),
     message:
         "Pointmaps of {wildcards.dataset} by teacher {wildcards.teacher} at {wildcards.res}"
     shell:
-        "python -m novelview.stages.pointmaps {params.overrides} --expect-digest {params.digest}"
+        "python -m novelview.stages.pointmaps --config {params.stage[config]}"
         " io.packed={params.packed} io.raw={params.raw} io.out={params.out} runtime.threads={threads} 2>&1 | tee {log}"

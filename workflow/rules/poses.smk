@@ -14,24 +14,22 @@ rule estimate_poses:
         f"benchmarks/poses/{PLAN.dataset}-{{estimator}}.tsv"
     wildcard_constraints:
         estimator=one_of(PLAN.estimators),
-    priority: PLAN.first("poses")
+    priority: RESOURCES["priority"]["poses"]
     conda:
-        "../../environment.yml"
-    threads: PLAN.train_threads
+        "../envs/novelview.yaml"
+    threads: RESOURCES["poses"]["threads"]
     resources:
-        mem_mb=PLAN.memory_mb,
+        mem_mb=RESOURCES["poses"]["mem_mb"],
         runtime=2880,
-        gpu=min(PLAN.gpus, 1),
+        gpu=RESOURCES["poses"]["gpu"],
     params:
-        overrides=lambda wildcards: PLAN.stage("poses", wildcards.estimator)["overrides"],
-        digest=lambda wildcards: PLAN.stage("poses", wildcards.estimator)["digest"],
-        source=lambda wildcards: PLAN.stage("poses", wildcards.estimator)["source"],
+        stage=lambda wildcards: PLAN.stage("poses", wildcards.estimator),
         raw=subpath(input.manifest, parent=True),
         out=subpath(output.manifest, parent=True),
     message:
         "Cameras of {PLAN.dataset} by {wildcards.estimator}"
     shell:
-        "python -m novelview.stages.poses {params.overrides} --expect-digest {params.digest}"
+        "python -m novelview.stages.poses --config {params.stage[config]}"
         " io.raw={params.raw} io.out={params.out} runtime.workers={threads} 2>&1 | tee {log}"
 
 

@@ -1,8 +1,6 @@
 """Published checkpoints in, our own weights out. Nothing here is part of `all`."""
 
-told(lambda: exchange.check(PLAN))
-if workflow.is_main_process and "release" in sys.argv:
-    told(lambda: require_releases(PLAN))
+or_exit(lambda: exchange.check_adopted(PLAN))
 
 
 localrules:
@@ -12,56 +10,53 @@ localrules:
 
 rule adopt_model:
     input:
-        checkpoint=lambda wildcards: exchange.checkpoint_of(exchange.adopted(PLAN, wildcards)),
+        checkpoint=lambda wildcards: exchange.checkpoint_of(exchange.adopted_run(PLAN, wildcards)),
     output:
-        weights=f"results/{PLAN.scale}/models/{{run}}/published/x{{res}}/model.safetensors",
+        weights=f"results/{PLAN.scale}/models/{{run}}/published/{{phase}}-x{{res}}/model.safetensors",
     log:
-        f"logs/adopt/{PLAN.scale}-{{run}}-x{{res}}.log",
+        f"logs/adopt/{PLAN.scale}-{{run}}-{{phase}}-x{{res}}.log",
     benchmark:
-        f"benchmarks/adopt/{PLAN.scale}-{{run}}-x{{res}}.tsv"
+        f"benchmarks/adopt/{PLAN.scale}-{{run}}-{{phase}}-x{{res}}.tsv"
     wildcard_constraints:
         run=one_of(sorted({run.name for run in PLAN.all if run.adopted})),
     conda:
-        "../../environment.yml"
+        "../envs/novelview.yaml"
     resources:
         mem_mb=16000,
         runtime=60,
     params:
-        overrides=lambda wildcards: exchange.adoption(PLAN, wildcards)["overrides"],
-        digest=lambda wildcards: exchange.adoption(PLAN, wildcards)["digest"],
-        source=lambda wildcards: exchange.adoption(PLAN, wildcards)["source"],
+        stage=lambda wildcards: PLAN.call(
+            "adopt", *exchange.adoption_words(PLAN, exchange.adopted_run(PLAN, wildcards))
+        ),
     message:
         "Adopting a published checkpoint as {wildcards.run} at {wildcards.res}"
     shell:
-        "python -m novelview.stages.adopt {params.overrides} --expect-digest {params.digest}"
-        " io.out={output.weights} 2>&1 | tee {log}"
+        "python -m novelview.stages.adopt --config {params.stage[config]}" " io.out={output.weights} 2>&1 | tee {log}"
 
 
 rule publish_model:
     input:
-        weights=lambda wildcards: PLAN.at(wildcards).weights,
-        summary=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/evaluation/summary.json",
-        rows=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/evaluation/rows.csv",
+        weights=lambda wildcards: PLAN.run(wildcards).weights,
+        summary=f"{MODEL}/evaluation/summary.json",
+        rows=f"{MODEL}/evaluation/rows.csv",
     output:
-        card=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/publish/README.md",
-        record=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/publish/published.json",
+        card=f"{MODEL}/publish/README.md",
+        record=f"{MODEL}/publish/published.json",
     log:
-        f"logs/publish/{PLAN.scale}-{{run}}-{{data}}-x{{res}}.log",
+        f"logs/publish/{PLAN.scale}-{{run}}-{{data}}-{{phase}}-x{{res}}.log",
     conda:
-        "../../environment.yml"
+        "../envs/novelview.yaml"
     resources:
         mem_mb=16000,
         runtime=240,
     params:
-        overrides=lambda wildcards: exchange.publication(config, exchange.hub_name(wildcards))["overrides"],
-        digest=lambda wildcards: exchange.publication(config, exchange.hub_name(wildcards))["digest"],
-        source=lambda wildcards: exchange.publication(config, exchange.hub_name(wildcards))["source"],
+        stage=lambda wildcards: exchange.publication(PLAN, "novelview-{run}-{data}-x{res}".format(**wildcards)),
         evaluation=subpath(input.summary, parent=True),
         out=subpath(output.record, parent=True),
     message:
         "Publishing {wildcards.run} at {wildcards.res}"
     shell:
-        "python -m novelview.stages.publish {params.overrides} --expect-digest {params.digest}"
+        "python -m novelview.stages.publish --config {params.stage[config]}"
         " io.weights={input.weights} io.evaluation={params.evaluation} io.out={params.out} 2>&1 | tee {log}"
 
 
@@ -82,19 +77,17 @@ rule compact_model:
         name=one_of(RELEASES),
     priority: 30
     conda:
-        "../../environment.yml"
+        "../envs/novelview.yaml"
     resources:
         mem_mb=4000,
         runtime=20,
     params:
-        overrides=lambda wildcards: exchange.compacting(wildcards.name)["overrides"],
-        digest=lambda wildcards: exchange.compacting(wildcards.name)["digest"],
-        source=lambda wildcards: exchange.compacting(wildcards.name)["source"],
-        before=lambda wildcards, input: PLAN.listed(input.before),
+        stage=lambda wildcards: PLAN.call("compact", f"name={wildcards.name}"),
+        before=lambda wildcards, input: word_list(input.before),
     message:
         "Rounding {wildcards.name} to bfloat16"
     shell:
-        "python -m novelview.stages.compact {params.overrides} --expect-digest {params.digest}"
+        "python -m novelview.stages.compact --config {params.stage[config]}"
         " io.weights={input.weights} io.before={params.before} io.out={output.weights} 2>&1 | tee {log}"
 
 
@@ -104,7 +97,7 @@ use rule evaluate_model as evaluate_release with:
         packed=f"data/{PLAN.dataset}/packed/manifest.json",
         raw=f"data/{PLAN.dataset}/raw/manifest.json",
         weights=f"results/{PLAN.scale}/release/{{name}}/model.safetensors",
-        backbones=exchange.metric_weights(PLAN),
+        backbones=PLAN.metric_weights,
     output:
         summary=f"results/{PLAN.scale}/release/{{name}}/evaluation/summary.json",
         rows=f"results/{PLAN.scale}/release/{{name}}/evaluation/rows.csv",
@@ -117,7 +110,7 @@ use rule evaluate_model as evaluate_release with:
     wildcard_constraints:
         name=one_of(RELEASES),
     params:
-        **PLAN.stage("evaluate"),
+        stage=lambda wildcards: PLAN.stage("evaluate"),
         packed=subpath(input.packed, parent=True),
         raw=subpath(input.raw, parent=True),
         out=subpath(output.summary, parent=True),
@@ -140,23 +133,21 @@ rule release_model:
         name=one_of(RELEASES),
     priority: 30
     conda:
-        "../../environment.yml"
+        "../envs/novelview.yaml"
     resources:
         mem_mb=4000,
         runtime=240,
     params:
-        overrides=lambda wildcards: exchange.publication(config, wildcards.name, LICENCE)["overrides"],
-        digest=lambda wildcards: exchange.publication(config, wildcards.name, LICENCE)["digest"],
-        source=lambda wildcards: exchange.publication(config, wildcards.name, LICENCE)["source"],
+        stage=lambda wildcards: exchange.publication(PLAN, wildcards.name, exchange.LICENCE),
         evaluation=subpath(input.summary, parent=True),
         out=subpath(output.record, parent=True),
     message:
         "Releasing {wildcards.name}"
     shell:
-        "python -m novelview.stages.publish {params.overrides} --expect-digest {params.digest}"
+        "python -m novelview.stages.publish --config {params.stage[config]}"
         " io.weights={input.weights} io.evaluation={params.evaluation} io.out={params.out} 2>&1 | tee {log}"
 
 
 rule release:
     input:
-        [f"{one.folder}/published.json" for one in RELEASES.values()],
+        lambda wildcards: [f"{one.folder}/published.json" for one in or_exit(lambda: exchange.require_releases(PLAN))],

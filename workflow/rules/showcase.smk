@@ -5,9 +5,7 @@ use rule download_source as film_showcase with:
     wildcard_constraints:
         dataset=one_of(SHOWCASE.datasets),
     params:
-        overrides=lambda wildcards: SHOWCASE.stage("download")["overrides"],
-        digest=lambda wildcards: SHOWCASE.stage("download")["digest"],
-        source=lambda wildcards: SHOWCASE.stage("download")["source"],
+        stage=lambda wildcards: PLAN.call("download", *SHOWCASE.overrides("download")),
         out=subpath(output.manifest, parent=True),
     message:
         "Filming the rooms on which released checkpoints are shown"
@@ -17,9 +15,7 @@ use rule pack_scenes as pack_showcase with:
     wildcard_constraints:
         dataset=one_of(SHOWCASE.datasets),
     params:
-        overrides=lambda wildcards: SHOWCASE.stage("preprocess")["overrides"],
-        digest=lambda wildcards: SHOWCASE.stage("preprocess")["digest"],
-        source=lambda wildcards: SHOWCASE.stage("preprocess")["source"],
+        stage=lambda wildcards: PLAN.call("preprocess", *SHOWCASE.overrides("preprocess")),
         raw=subpath(input.manifest, parent=True),
         out=subpath(output.manifest, parent=True),
 
@@ -41,9 +37,7 @@ use rule evaluate_model as evaluate_released with:
     wildcard_constraints:
         name=one_of(SHOWCASE.names),
     params:
-        overrides=lambda wildcards: SHOWCASE.stage("evaluate")["overrides"],
-        digest=lambda wildcards: SHOWCASE.stage("evaluate")["digest"],
-        source=lambda wildcards: SHOWCASE.stage("evaluate")["source"],
+        stage=lambda wildcards: PLAN.call("evaluate", *SHOWCASE.overrides("evaluate")),
         checksum=lambda wildcards: SHOWCASE.checksum(wildcards.name),
         packed=subpath(input.packed, parent=True),
         raw=subpath(input.raw, parent=True),

@@ -1,90 +1,54 @@
-"""Training: the same body twice, from nothing in the first phase and from the weights before in every later one."""
+"""Training: one rule, from nothing in the first phase and from the weights before in every later one."""
 
 
 rule pretrain_model:
     input:
-        packed=f"data/{PLAN.dataset}/packed/manifest.json",
-        backbones=lambda wildcards: exchange.pretrained(PLAN, wildcards),
-        pointmaps=lambda wildcards: teachers.manifests(PLAN, wildcards),
+        packed=packed_data,
+        init=lambda wildcards: PLAN.run(wildcards).start or [],
+        backbones=lambda wildcards: PLAN.backbones(PLAN.run(wildcards)),
+        pointmaps=lambda wildcards: [f"{folder}/manifest.json" for folder in PLAN.pointmaps(PLAN.run(wildcards))],
     output:
-        weights=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/model.safetensors",
-        curve=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/train.csv",
+        weights=f"{MODEL}/model.safetensors",
+        curve=f"{MODEL}/train.csv",
     log:
-        f"logs/pretrain/{PLAN.scale}-{{run}}-{{data}}-x{{res}}.log",
+        f"logs/train/{PLAN.scale}-{{run}}-{{data}}-{{phase}}-x{{res}}.log",
     benchmark:
-        f"benchmarks/pretrain/{PLAN.scale}-{{run}}-{{data}}-x{{res}}.tsv"
+        f"benchmarks/train/{PLAN.scale}-{{run}}-{{data}}-{{phase}}-x{{res}}.tsv"
     wildcard_constraints:
-        run=PLAN.only(PLAN.runs(trained=True, first=True)),
-    priority: PLAN.first("pretrain")
+        run=PLAN.folders(PLAN.runs(trained=True, started=False)),
+    priority: RESOURCES["priority"]["pretrain"]
     conda:
-        "../../environment.yml"
-    threads: PLAN.train_threads
+        "../envs/novelview.yaml"
+    threads: RESOURCES["train"]["threads"]
     resources:
-        mem_mb=PLAN.memory_mb,
+        **{key: value for key, value in RESOURCES["train"].items() if key != "threads"},
         runtime=2880,
-        gpu=PLAN.gpus,
         nodes=1,
-        cpus_per_task=PLAN.cpus,
     params:
-        overrides=lambda wildcards: PLAN.train(wildcards)["overrides"],
-        digest=lambda wildcards: PLAN.train(wildcards)["digest"],
-        source=lambda wildcards: PLAN.train(wildcards)["source"],
+        stage=lambda wildcards: PLAN.train(wildcards),
         packed=subpath(input.packed, parent=True),
-        pointmaps=lambda wildcards: teachers.option(PLAN, wildcards),
+        init=lambda wildcards, input: f"io.init={input.init}" if input.init else "",
+        pointmaps=lambda wildcards: " ".join(f"io.pointmaps={one}" for one in PLAN.pointmaps(PLAN.run(wildcards))),
     message:
-        "Pretraining {wildcards.run} at {wildcards.res} on {wildcards.data}"
+        "Training {wildcards.run}, {wildcards.phase} at {wildcards.res} on {wildcards.data}"
     shell:
         "python -m novelview.stages.launch --gpus {resources.gpu} --nodes {resources.nodes}"
-        " --cpus {resources.cpus_per_task} novelview.stages.train {params.overrides} --expect-digest {params.digest}"
-        " io.packed={params.packed} {params.pointmaps} io.out={output.weights} io.log={output.curve}"
-        " io.checkpoints=checkpoints/pretrain/{params.digest} runtime.threads={threads} 2>&1 | tee {log}"
+        " --cpus {resources.cpus_per_task} novelview.stages.train --config {params.stage[config]}"
+        " io.packed={params.packed} {params.pointmaps} {params.init} io.out={output.weights} io.log={output.curve}"
+        " io.checkpoints=checkpoints/{wildcards.phase}/{params.stage[digest]} runtime.threads={threads} 2>&1 | tee {log}"
 
 
-rule finetune_model:
-    input:
-        packed=f"data/{PLAN.dataset}/packed/manifest.json",
-        init=lambda wildcards: PLAN.at(wildcards).start,
-        backbones=lambda wildcards: exchange.pretrained(PLAN, wildcards),
-        pointmaps=lambda wildcards: teachers.manifests(PLAN, wildcards),
-    output:
-        weights=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/model.safetensors",
-        curve=f"results/{PLAN.scale}/models/{{run}}/{{data}}/x{{res}}/train.csv",
-    log:
-        f"logs/finetune/{PLAN.scale}-{{run}}-{{data}}-x{{res}}.log",
-    benchmark:
-        f"benchmarks/finetune/{PLAN.scale}-{{run}}-{{data}}-x{{res}}.tsv"
+use rule pretrain_model as finetune_model with:
     wildcard_constraints:
-        run=PLAN.only(PLAN.runs(trained=True, first=False)),
-    priority: PLAN.first("finetune")
-    conda:
-        "../../environment.yml"
-    threads: PLAN.train_threads
-    resources:
-        mem_mb=PLAN.memory_mb,
-        runtime=2880,
-        gpu=PLAN.gpus,
-        nodes=1,
-        cpus_per_task=PLAN.cpus,
-    params:
-        overrides=lambda wildcards: PLAN.train(wildcards)["overrides"],
-        digest=lambda wildcards: PLAN.train(wildcards)["digest"],
-        source=lambda wildcards: PLAN.train(wildcards)["source"],
-        packed=subpath(input.packed, parent=True),
-        pointmaps=lambda wildcards: teachers.option(PLAN, wildcards),
-    message:
-        "Finetuning {wildcards.run} at {wildcards.res} on {wildcards.data}"
-    shell:
-        "python -m novelview.stages.launch --gpus {resources.gpu} --nodes {resources.nodes}"
-        " --cpus {resources.cpus_per_task} novelview.stages.train {params.overrides} --expect-digest {params.digest}"
-        " io.packed={params.packed} {params.pointmaps} io.init={input.init} io.out={output.weights} io.log={output.curve}"
-        " io.checkpoints=checkpoints/finetune/{params.digest} runtime.threads={threads} 2>&1 | tee {log}"
+        run=PLAN.folders(PLAN.runs(trained=True, started=True)),
+    priority: RESOURCES["priority"]["finetune"]
 
 
 rule pretrain:
     input:
-        [run.weights for run in PLAN.runs(trained=True, first=True)],
+        [run.weights for run in PLAN.runs(trained=True, started=False)],
 
 
 rule finetune:
     input:
-        [run.weights for run in PLAN.runs(trained=True, first=False)],
+        [run.weights for run in PLAN.runs(trained=True, started=True)],

@@ -12,19 +12,18 @@ rule measure_latency:
     benchmark:
         f"benchmarks/latency/{PLAN.tag}.tsv"
     conda:
-        "../../environment.yml"
+        "../envs/novelview.yaml"
     # Every core: what is timed must not share the machine with other jobs.
     threads: workflow.cores
     resources:
-        mem_mb=PLAN.memory_mb,
+        **RESOURCES["latency"],
         runtime=60,
-        gpu=min(PLAN.gpus, 1),
     params:
-        **PLAN.stage("latency"),
+        stage=lambda wildcards: PLAN.stage("latency"),
         packed=subpath(input.packed, parent=True),
-        models=PLAN.listed([run.weights for run in PLAN.runs()]),
+        models=word_list([run.weights for run in PLAN.runs()]),
     message:
         "Timing reconstruction and rendering"
     shell:
-        "python -m novelview.stages.latency {params.overrides} --expect-digest {params.digest}"
+        "python -m novelview.stages.latency --config {params.stage[config]}"
         " io.packed={params.packed} io.models={params.models} io.out={output} runtime.threads={threads} 2>&1 | tee {log}"

@@ -1,25 +1,32 @@
-"""Composition of a stage's configuration with Hydra: one typed dataclass, or one line that says what is wrong."""
+"""A stage's configuration as one typed dataclass: composed with Hydra, or read from a file that was composed before.
+
+What is wrong is one line, ConfigError.
+"""
 
 import functools
-import hashlib
 import os
+import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from novelview.config import models, options, schema, sources, stages
+from novelview.config.digest import RUN_ONLY, digest
 from novelview.config.keys import validate
-from novelview.config.literal import literal
 from novelview.config.schema import Resolution
 from novelview.errors import ConfigError
+from novelview.files import write_text
 
 STAGES: dict[str, type] = {
     "download": stages.DownloadStage,
@@ -59,7 +66,14 @@ ESTIMATORS: dict[str, type[sources.EstimatorConfig]] = {
     "colmap": sources.ColmapEstimator,
     "vggt": sources.VggtEstimator,
 }
-RUN_ONLY = ("runtime", "io")
+# Nodes of which there are several kinds: the key that tells them apart, and the kinds.
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "model": ("name", MODELS),
+    "source": ("kind", SOURCES),
+    "poses": ("kind", ESTIMATORS),
+}
+LISTS = ("io.inputs", "io.curves", "io.extras", "io.models", "io.before", "io.showcase")
+AGAIN = "plan again with `snakemake -n`, or leave --config out to compose it anew"
 
 
 def conf_dir() -> Path:
@@ -91,32 +105,122 @@ def _register() -> None:
         store.store(group="model", name=name, node=node)
 
 
-def compose(stage: str, overrides: Sequence[str] = ()) -> Any:
+def compose(stage: str, overrides: Sequence[str] = (), *, without_io: bool = False) -> Any:
     """Compose and type-check the configuration of `stage`; return its dataclass (`STAGES[stage]`).
 
+    without_io: leave `io` empty and ask for none of its keys, as a plan does that does not call the stage.
     Raises ConfigError, one line, for an unknown stage, group option, key, type or value.
     """
     if stage not in STAGES:
         raise ConfigError(f"stage '{stage}' does not exist; choose one of {', '.join(STAGES)}")
-    _register()
+    start_hydra(str(conf_dir()))
     options.register(conf_dir())
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            node = hydra_compose(f"stage/{stage}", overrides=[literal(word) for word in overrides])
-        typed = _typed(node)
+        node = hydra_compose(f"stage/{stage}", overrides=[quoted(word) for word in overrides])
+        if without_io:
+            node.io = {}
+        return _typed(node)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"stage {stage}: {_one_line(error, overrides)}") from None
-    validate(typed)
-    return typed
 
 
-def _typed(node: DictConfig) -> Any:
+@functools.lru_cache(maxsize=1)
+def start_hydra(folder: str) -> None:
+    """Have Hydra read the configuration tree `folder` from now on; again only when another tree is named."""
+    _register()
+    GlobalHydra.instance().clear()
+    initialize_config_dir(folder, version_base="1.3")
+
+
+def write_config(path: Path, stage: str, values: dict[str, Any], known: str, runtime: Any = None) -> None:
+    """Write a configuration as a file that `read_config_file` takes, unless it is there already.
+
+    values: what `resolved` made of it; known: their digest; runtime: that node, where the file is to hold it. The
+    digest is the last line, so that a file that was cut off is known.
+    """
+    if runtime is not None:
+        values = {**values, "runtime": asdict(runtime)}
+    head = (
+        f"# Stage {stage}, composed; run it with: python -m novelview.stages.{stage} --config FILE io.KEY=... [...]\n"
+    )
+    content = {"stage": stage, "config": values, "digest": known}
+    text = head + yaml.dump(content, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=120)
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_text(path, text)
+
+
+def read_config_file(stage: str, path: Path | str, words: Sequence[str] = ()) -> Any:
+    """Return the configuration of `stage` in a file of `write_config`; words: `io.KEY=...` and `runtime.KEY=...`.
+
+    Raises ConfigError, one line, for a file that is missing, damaged, changed or of another stage, and for other words.
+    """
+    for word in words:
+        if word.lstrip("+").partition(".")[0] not in RUN_ONLY:
+            raise ConfigError(f"{word}: beside --config only words under io. and runtime. are taken; {AGAIN}")
+    values, known = _content(stage, path)
+    defaults = OmegaConf.load(conf_dir() / "stage" / f"{stage}.yaml")
+    try:
+        node = OmegaConf.structured(STAGES[stage])
+        for key, (name, kinds) in KINDS.items():
+            if key in values:
+                node[key] = OmegaConf.structured(kinds[values[key][name]])
+        node = OmegaConf.merge(node, values, {"io": OmegaConf.select(defaults, "io")})
+    except (OmegaConfBaseException, KeyError, TypeError, ValueError) as error:
+        first = " ".join(str(error).splitlines()[:1])
+        raise ConfigError(f"{path}: no configuration of stage {stage} of this version ({first}); {AGAIN}") from None
+    OmegaConf.set_struct(node, True)
+    try:
+        for word in OverridesParser.create().parse_overrides([quoted(word) for word in words]):
+            OmegaConf.update(node, word.key_or_group, word.value(), force_add=False)
+        config = _typed(node)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"stage {stage}: {_one_line(error, words)}") from None
+    if digest(config) != known:
+        raise ConfigError(f"{path}: was changed after it was written; {AGAIN}")
+    return config
+
+
+def _content(stage: str, path: Path | str) -> tuple[dict[str, Any], str]:
+    """Return the values and the digest in a configuration file."""
+    try:
+        content = yaml.load(Path(path).read_bytes(), yaml.CSafeLoader)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; {AGAIN}") from None
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())[:80]}); {AGAIN}") from None
+    if not isinstance(content, dict) or set(content) != {"stage", "config", "digest"}:
+        raise ConfigError(f"{path}: no configuration that a plan or a stage wrote, or cut off; {AGAIN}")
+    if content["stage"] != stage or not isinstance(content["config"], dict):
+        raise ConfigError(f"{path}: is of stage {content['stage']}, not {stage}; give the file of this stage")
+    return content["config"], str(content["digest"])
+
+
+def quoted(override: str) -> str:
+    """Return `key=value` with the value of a path quoted for Hydra and `~` expanded; other overrides as they are.
+
+    Paths are the keys `path`, `source.images`, those under `io` that hold one, and all that end in `weights`. A value
+    that is already quoted, `null` or empty stays as it is; a `${key}` in it is still replaced.
+    """
+    key, equals, value = override.partition("=")
+    name = key.lstrip("+")
+    is_path = name in ("path", "source.images") or name.startswith("io.") or name.rpartition(".")[2].endswith("weights")
+    is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    if not (equals and is_path) or name in LISTS or is_quoted or value in ("", "null", "???"):
+        return override
+    # Inside Hydra's quotes a backslash is special only before a quote, the closing one included.
+    inner = re.sub(r"(\\*)'", lambda found: 2 * found[1] + "\\'", os.path.expanduser(value))
+    tail = len(inner) - len(inner.rstrip("\\"))
+    return f"{key}='{inner}{chr(92) * tail}'"
+
+
+def _typed(node: Any) -> Any:
     missing = _missing(OmegaConf.to_container(node))
     if missing:
         raise ConfigError(f"configuration key '{missing[0]}' has no value; give it as {missing[0]}=...")
     OmegaConf.resolve(node)
-    return OmegaConf.to_object(node)
+    typed = OmegaConf.to_object(node)
+    validate(typed)
+    return typed
 
 
 def _missing(node: Any, prefix: str = "") -> list[str]:
@@ -137,21 +241,3 @@ def _one_line(error: Exception, overrides: Sequence[str]) -> str:
     where = f" at key {key}" if key else ""
     given = f"; given: {' '.join(overrides)}" if overrides else ""
     return f"{text}{where}{given}; docs/config.md lists every key"
-
-
-def resolved(config: Any) -> dict[str, Any]:
-    """Return a stage's configuration as plain data without the run-only nodes (`runtime`, `io`)."""
-    container = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items() if key not in RUN_ONLY}
-
-
-def digest(config: Any) -> str:
-    """Return 12 hex digits that change exactly when a result-bearing value of the configuration changes."""
-    return digest_of(resolved(config))
-
-
-def digest_of(values: dict[str, Any]) -> str:
-    """Return the digest of a configuration that `resolved` made plain, such as the one in a weights file's header."""
-    text = OmegaConf.to_yaml(OmegaConf.create(values), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,91 +1,35 @@
-"""Source digests: a hash over the import closure of a stage, so a code edit reruns the stages that contain it."""
+"""Digests that say when a stage has to run again: of its configuration, and of the code it imports."""
 
 import ast
 import functools
 import hashlib
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from novelview.config.memo import recall
+from omegaconf import OmegaConf
 
 PACKAGES = ("novelview", "novelview_kernels")
+RUN_ONLY = ("runtime", "io")
+DATA_SUFFIXES = {".yaml", ".j2", ".css", ".js", ".json"}
 
 
-def package_roots() -> dict[str, Path]:
-    """Return the folder of each of the project's packages."""
-    source = Path(__file__).resolve().parents[1]
-    return {"novelview": source, "novelview_kernels": source.parents[1] / "kernels" / "novelview_kernels"}
+def resolved(config: Any) -> dict[str, Any]:
+    """Return a stage's configuration as plain data without the run-only nodes (`runtime`, `io`)."""
+    container = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items() if key not in RUN_ONLY}
 
 
-def module_file(name: str) -> Path | None:
-    """Return the file of a project module (`novelview.config.digest`), or None when there is no such module."""
-    package, *rest = name.split(".")
-    root = package_roots().get(package)
-    if root is None:
-        return None
-    base = root.joinpath(*rest)
-    for candidate in (base / "__init__.py", base.with_suffix(".py")):
-        if candidate.is_file():
-            return candidate
-    return None
+def digest(config: Any) -> str:
+    """Return 12 hex digits that change exactly when a result-bearing value of the configuration changes."""
+    return digest_of(resolved(config))
 
 
-@functools.cache
-def imports_of(name: str) -> frozenset[str]:
-    """Return the project modules that `name` imports anywhere in its file, function bodies included."""
-    path = module_file(name)
-    assert path is not None, name
-    return frozenset(module for module in _read(name, path)["imports"] if module_file(module))
-
-
-def _read(name: str, path: Path) -> dict[str, Any]:
-    """Return the digest of a module's code and the names it imports, modules or not."""
-    return _recalled(name if path.name == "__init__.py" else name.rpartition(".")[0], path.read_text())
-
-
-# Parsing all modules takes seconds, so what a text says is kept between calls.
-@functools.cache
-def _recalled(package: str, text: str) -> dict[str, Any]:
-    reader = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    return recall(f"module {sys.version} {reader} {package} {text}", lambda: _parsed(package, text))
-
-
-def _parsed(package: str, text: str) -> dict[str, Any]:
-    tree = _tree(text)
-    code = hashlib.sha256(_dump(tree).encode()).hexdigest()
-    return {"code": code, "imports": sorted(_imports(package, tree))}
-
-
-def _imports(package: str, tree: ast.Module) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            parts = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            base = ".".join([*parts, node.module] if node.module else parts)
-            found.update([base, *(f"{base}.{alias.name}" for alias in node.names)])
-    return found
-
-
-def _parents(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[:count]) for count in range(1, len(parts))]
-
-
-@functools.cache
-def closure(name: str) -> tuple[str, ...]:
-    """Return the sorted project modules reached from `name`, itself and parent packages included."""
-    reached: set[str] = set()
-    waiting = [name]
-    while waiting:
-        module = waiting.pop()
-        if module in reached:
-            continue
-        reached.add(module)
-        waiting.extend([*imports_of(module), *_parents(module)])
-    return tuple(sorted(reached))
+def digest_of(values: dict[str, Any]) -> str:
+    """Return the digest of a configuration that `resolved` made plain, such as the one in a weights file's header."""
+    text = OmegaConf.to_yaml(OmegaConf.create(values), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @functools.cache
@@ -99,43 +43,115 @@ def source_digest(stage: str) -> str:
     for module in closure(f"novelview.stages.{stage}"):
         path = module_file(module)
         assert path is not None
-        total.update(f"{module}\0{_read(module, path)['code']}\0".encode())
+        total.update(f"{module}\0{_read(module)[0]}\0".encode())
         for data in _data_files(path):
             total.update(data.name.encode() + b"\0" + data.read_bytes())
     return total.hexdigest()[:12]
 
 
-def _tree(text: str) -> ast.Module:
-    """Return a module's syntax tree without docstrings."""
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            _drop_docstring(node)
-    return tree
+@functools.cache
+def closure(name: str) -> tuple[str, ...]:
+    """Return the sorted project modules reached from `name`, itself and parent packages included."""
+    reached: set[str] = set()
+    waiting = [name]
+    while waiting:
+        module = waiting.pop()
+        if module not in reached:
+            reached.add(module)
+            waiting += [*imports_of(module), *([module.rpartition(".")[0]] if "." in module else [])]
+    return tuple(sorted(reached))
 
 
-def _dump(node: Any) -> str:
-    """Return a syntax tree as text. Empty fields are left out: from version to version Python adds and drops some."""
+@functools.cache
+def imports_of(name: str) -> frozenset[str]:
+    """Return the project modules that `name` imports anywhere in its file, function bodies included."""
+    return frozenset(module for module in _read(name)[1] if module_file(module))
+
+
+@functools.cache
+def package_roots() -> dict[str, Path]:
+    """Return the folder of each of the project's packages."""
+    source = Path(__file__).resolve().parents[1]
+    return {"novelview": source, "novelview_kernels": source.parents[1] / "kernels" / "novelview_kernels"}
+
+
+@functools.cache
+def module_file(name: str) -> Path | None:
+    """Return the file of a project module (`novelview.config.digest`), or None when there is no such module."""
+    package, *rest = name.split(".")
+    root = package_roots().get(package)
+    if root is None:
+        return None
+    base = root.joinpath(*rest)
+    return next((path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()), None)
+
+
+@functools.cache
+def _read(name: str) -> tuple[str, frozenset[str]]:
+    """Return the digest of a module's code, and the names it imports, modules or not."""
+    path = module_file(name)
+    assert path is not None, name
+    text, imports = code_text(path.read_text())
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    names = {found for node in imports for found in _imported(package, node)}
+    return hashlib.sha256(text.encode()).hexdigest(), frozenset(names)
+
+
+def code_text(source: str) -> tuple[str, list[ast.Import | ast.ImportFrom]]:
+    """Return a module's syntax tree as text, the same from every Python, and its import statements.
+
+    Docstrings are left out, and empty fields: from version to version Python adds and drops some. So is what the place
+    of a name says already, whether it is read or written.
+    """
+    parts: list[str] = []
+    imports: list[ast.Import | ast.ImportFrom] = []
+    _write(ast.parse(source), parts.append, imports)
+    return "".join(parts), imports
+
+
+def _write(node: Any, put: Callable[[str], None], imports: list[ast.Import | ast.ImportFrom]) -> None:
     if isinstance(node, ast.AST):
-        fields = [(name, getattr(node, name, None)) for name in node._fields]
-        inner = [f"{name}={_dump(value)}" for name, value in fields if value is not None and value != []]
-        return f"{type(node).__name__}({', '.join(inner)})"
-    return f"[{', '.join(map(_dump, node))}]" if isinstance(node, list) else repr(node)
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            imports.append(node)
+        put(type(node).__name__)
+        put("(")
+        for name in node._fields:
+            value = getattr(node, name, None)
+            if value is not None and value != [] and name != "ctx":
+                put(f"{name}=")
+                _write(_without_docstring(node, value) if name == "body" else value, put, imports)
+                put(",")
+        put(")")
+    elif isinstance(node, list):
+        put("[")
+        for item in node:
+            _write(item, put, imports)
+            put(",")
+        put("]")
+    else:
+        put(repr(node))
 
 
-def _drop_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-    first = node.body[0] if node.body else None
-    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-        node.body = node.body[1:] or [ast.Pass()]
+def _without_docstring(node: ast.AST, body: Any) -> Any:
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        first = body[0]
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            return body[1:] or [ast.Pass()]
+    return body
+
+
+def _imported(package: str, node: ast.Import | ast.ImportFrom) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    parts = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+    base = ".".join([*parts, node.module] if node.module else parts)
+    return [base, *(f"{base}.{alias.name}" for alias in node.names)]
 
 
 def _data_files(module: Path) -> list[Path]:
+    """Return the data files of a package: in its folder, and in folders below that are no packages."""
     if module.name != "__init__.py":
         return []
-    suffixes = {".yaml", ".j2", ".css", ".js", ".json"}
-    own = [path for path in module.parent.iterdir() if path.suffix in suffixes]
-    folders = [
-        folder for folder in module.parent.iterdir() if folder.is_dir() and not (folder / "__init__.py").exists()
-    ]
-    nested = [path for folder in folders for path in folder.rglob("*") if path.suffix in suffixes]
-    return sorted(own + nested)
+    folders = [path for path in module.parent.iterdir() if path.is_dir() and not (path / "__init__.py").exists()]
+    found = [*module.parent.iterdir(), *(path for folder in folders for path in folder.rglob("*"))]
+    return sorted(path for path in found if path.suffix in DATA_SUFFIXES)

@@ -1,27 +1,116 @@
-"""What rules take in from elsewhere and send out: published checkpoints, backbones, our own weights."""
+"""What comes in from elsewhere and what goes out: published checkpoints, and weights of our own that are released.
+
+`--config init=...` puts published checkpoints in the place of runs' first phases. A study names the runs it releases;
+the showcase evaluates released checkpoints beside the study's own runs, on a small data set filmed for that.
+"""
 
 import functools
+import re
 import shlex
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from novelview.config.compose import resolved
-from novelview.config.difference import difference
-from novelview.config.digest import source_digest
-from novelview.config.header import ForeignWeightsError, read_config
-from novelview.config.plan import Plan
-from novelview.config.planned import planned, planned_digest
-from novelview.config.runs import Run
-from novelview.config.schema import Resolution, size_name
-from novelview.downloads.registry import needed, read_registry, targets
+from novelview.config.checkpoints import (
+    FOLDER,
+    WEIGHTS,
+    ForeignWeightsError,
+    Released,
+    difference,
+    read_config,
+    released_checkpoint,
+    released_checkpoints,
+    require_name,
+)
+from novelview.config.digest import resolved
+from novelview.config.schema import Resolution, Study, StudyData, size_name
+from novelview.config.study import Published, Run, variant_of
+from novelview.downloads.registry import read_registry
 from novelview.errors import ConfigError
 
+if TYPE_CHECKING:
+    from novelview.config.plan import Plan
 
-def adopted(plan: Plan, wildcards: Any) -> Run:
-    """Return the run whose published checkpoint the wildcards `run` and `res` name."""
-    runs = (run for run in plan.all if run.adopted and (run.name, run.res) == (wildcards.run, wildcards.res))
-    return next(runs)
+HOW = "give a name of conf/registry.yaml or of released/, RUN=FILE, or RUN/PHASE=FILE"
+LICENCE = "apache-2.0"  # of what is trained here from nothing, unless --config licence=... says otherwise
+
+
+def read_init(given: Any, study: Study) -> dict[str, Published]:
+    """Return run name -> published checkpoint for `--config init="NAME RUN=FILE RUN/PHASE=FILE"`.
+
+    A NAME is one of conf/registry.yaml or of released/; the latter may also stand for FILE. A bare FILE goes to the
+    only run of a study. Raises ConfigError for names that neither the registry nor the study knows, for files that do
+    not exist, and for released ones that are damaged.
+    """
+    found: dict[str, Published] = {}
+    for word in split_words(given, "init"):
+        run, published = _initial(word, study)
+        if run in found:
+            raise ConfigError(f"--config init: two checkpoints for {run}; give one")
+        found[run] = published
+    return found
+
+
+def split_words(given: Any, key: str) -> list[str]:
+    """Return the words of a `--config` value, quoted as in a shell; raises ConfigError for an open quote."""
+    try:
+        return [str(word) for word in (given if isinstance(given, list) else shlex.split(str(given or "")))]
+    except ValueError:
+        raise ConfigError(f"--config {key}: a quote in {given} is not closed; quote each value as a whole") from None
+
+
+def _initial(word: str, study: Study) -> tuple[str, Published]:
+    registry = read_registry()
+    left, equals, right = word.partition("=")
+    if not equals and word in registry:
+        return _registered(word, registry[word].adopt, study)
+    if not equals and _is_released(word):
+        return _released(word, released_checkpoint(Path(FOLDER, word)), study)
+    if not equals and len(study.models) > 1:
+        known = ", ".join(name for name, entry in registry.items() if entry.adopt)
+        raise ConfigError(f"--config init={word}: not one of {known}, and the study has several runs; {HOW}")
+    run, _, phase = left.partition("/") if equals else (study.models[0], "", "")
+    phase = phase or study.phases[0]
+    if run not in study.models or phase not in study.phases:
+        raise ConfigError(f"--config init={word}: runs are {', '.join(study.models)}, phases {', '.join(study.phases)}")
+    given = right if equals else word
+    file = released_checkpoint(Path(FOLDER, given)).weights if _is_released(given) else given
+    if not Path(file).expanduser().is_file():
+        raise ConfigError(f"--config init={word}: {file} is no file; {HOW}")
+    return run, Published(file, _tag(Path(given).stem), phase)
+
+
+def _is_released(name: str) -> bool:
+    return Path(FOLDER, name, WEIGHTS).is_file() and "/" not in name
+
+
+def _released(name: str, found: Released, study: Study) -> tuple[str, Published]:
+    """Return the run that a released checkpoint fits: the study's first one of its model, at its phase."""
+    runs = [run for run in study.models if variant_of(study, run).model == found.model]
+    phase = found.config["phase"]
+    if not runs or phase not in study.phases:
+        raise ConfigError(f"--config init={name}: is {found.model}, {phase}; this study has {', '.join(study.models)}")
+    return runs[0], Published(found.weights, name, phase)
+
+
+def _registered(name: str, adopt: list[str], study: Study) -> tuple[str, Published]:
+    """Return the run that a checkpoint of the registry fits: the study's one of its model, at its phase."""
+    words = dict(word.split("=", 1) for word in adopt)
+    runs = [run for run in study.models if run == words.get("variant", words.get("model"))]
+    phase = words.get("phase", study.phases[0])
+    if not runs or phase not in study.phases:
+        what = f"is {words['model']}, {phase}" if words else "is no checkpoint of a model here"
+        raise ConfigError(f"--config init={name}: {what}; this study has {', '.join(study.models)}")
+    return runs[0], Published(name, _tag(name), phase)
+
+
+def _tag(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.]+", "_", name).strip("._") or "checkpoint"
+
+
+def adopted_run(plan: "Plan", wildcards: Any) -> Run:
+    """Return the run whose published checkpoint the wildcards `run` and `phase` name."""
+    return next(run for run in plan.all if run.adopted and (run.name, run.phase) == (wildcards.run, wildcards.phase))
 
 
 def checkpoint_of(run: Run) -> str:
@@ -30,7 +119,7 @@ def checkpoint_of(run: Run) -> str:
     return registry[run.adopted].path if run.adopted in registry else str(Path(run.adopted).expanduser())
 
 
-def adoption_words(plan: Plan, run: Run) -> list[str]:
+def adoption_words(plan: "Plan", run: Run) -> list[str]:
     """Return the overrides of stage `adopt`: those of the phase the checkpoint stands for, and where it comes from."""
     train = plan.overrides("train", run.name, run.phase)
     described = [word for word in train if not word.startswith(("dataset=", "subset="))]
@@ -38,20 +127,27 @@ def adoption_words(plan: Plan, run: Run) -> list[str]:
     if run.adopted not in registry:
         data = own_header(run).get("dataset")
         return [*described, *([f"dataset={data}"] if data else []), f"file={run.adopted}"]
-    told = [word for word in registry[run.adopted].adopt if word.startswith(("dataset=", "views.", "model."))]
-    return [*described, *told, f"name={run.adopted}"]
+    own = [word for word in registry[run.adopted].adopt if word.startswith(("dataset=", "views.", "model."))]
+    return [*described, *own, f"name={run.adopted}"]
 
 
-def check(plan: Plan) -> None:
+def check_adopted(plan: "Plan") -> None:
     """Raise ConfigError where a checkpoint is not of its run's image size or, if its header tells, model."""
     for run in (run for run in plan.all if run.adopted):
         theirs = own_header(run)
-        if theirs:
-            _require_model(plan, run, theirs["model"])
+        other = theirs and difference(theirs["model"], resolved(plan.composed("train", run.name, run.phase))["model"])
+        if other:
+            raise ConfigError(
+                f"--config init={run.adopted}: not of {run.name} at scale {plan.scale} ({other}); choose the scale it "
+                "was trained at, such as scale=mini"
+            )
         # A checkpoint of ours that the user gives to another phase may have been trained at another size.
         free = theirs and theirs.get("phase") != run.phase
-        views = theirs.get("views")
-        found = _size(views) if views else size_name(planned("adopt", adoption_words(plan, run)).views)
+        found = (
+            _size(theirs["views"])
+            if theirs.get("views")
+            else size_name(plan.compose("adopt", *adoption_words(plan, run)).views)
+        )
         if found != run.res and not free:
             raise ConfigError(f"--config init={run.adopted}: is at {found} px, {run.name} at {run.res}; choose another")
 
@@ -66,64 +162,129 @@ def own_header(run: Run) -> dict[str, Any]:
         return {}
 
 
-def _require_model(plan: Plan, run: Run, theirs: dict[str, Any]) -> None:
-    other = difference(theirs, resolved(plan.composed("train", run.name, run.phase))["model"])
-    if other:
-        raise ConfigError(
-            f"--config init={run.adopted}: not of {run.name} at scale {plan.scale} ({other}); choose the scale it was "
-            "trained at, such as scale=mini"
-        )
-
-
 def _size(views: dict[str, Any]) -> str:
-    return str(Resolution(views["image_size"], views["image_width"] or views["image_size"]))
+    height = int(views["image_size"])
+    return str(Resolution(height, int(views.get("image_width") or 0) or height))
 
 
-def adoption(plan: Plan, wildcards: Any) -> dict[str, str]:
-    """Return the params of rule `adopt_model`."""
-    return stage_params("adopt", tuple(adoption_words(plan, adopted(plan, wildcards))))
+@dataclass(frozen=True)
+class Release:
+    """One checkpoint on its way out: trained, rounded (stage compact), scored as rounded (evaluate), written (publish).
+
+    run: the last phase on all of the data; before: the weights of its earlier phases; place: where rounded weights and
+    their evaluation lie until the folder of released/ is written.
+    """
+
+    name: str
+    run: Run
+    before: tuple[str, ...]
+    place: str
+
+    @property
+    def weights(self) -> str:
+        """The rounded weights."""
+        return f"{self.place}/{WEIGHTS}"
+
+    @property
+    def evaluation(self) -> str:
+        """The evaluation of the rounded weights."""
+        return f"{self.place}/evaluation"
+
+    @property
+    def folder(self) -> str:
+        """The released folder."""
+        return f"{FOLDER}/{self.name}"
 
 
-def pretrained(plan: Plan, wildcards: Any) -> list[str]:
-    """Return the files of the registry that the training of a run cannot do without."""
-    return _pretrained(plan, plan.at(wildcards))
+def releases(plan: "Plan") -> list[Release]:
+    """Return what `snakemake release` writes; a run that starts from a published checkpoint is not released.
+
+    Raises ConfigError for a name that is no folder's, and for a run that the study does not have.
+    """
+    found = []
+    for run, name in plan.study.releases.items():
+        own = [one for one in plan.runs() if one.name == run and one.subset == "full"]
+        if not own:
+            known = ", ".join(dict.fromkeys(one.name for one in plan.runs() if one.subset == "full"))
+            raise ConfigError(f"conf/study/{plan.study.name}.yaml: releases: no run '{run}'; choose among {known}")
+        if not any(one.adopted for one in own):
+            require_name(name, f"conf/study/{plan.study.name}.yaml: releases.{run}")
+            before = tuple(phase.weights for phase in own[:-1])
+            found.append(Release(name, own[-1], before, f"results/{plan.scale}/release/{name}"))
+    return found
 
 
-@functools.cache
-def _pretrained(plan: Plan, run: Run) -> list[str]:
-    config = plan.composed("train", run.name, run.phase, run.subset)
-    return needed(config, read_registry(), started=bool(run.start))
+def require_releases(plan: "Plan") -> list[Release]:
+    """Return what the target `release` writes; raises ConfigError where that is nothing."""
+    found = releases(plan)
+    if not found:
+        raise ConfigError(
+            f"study {plan.study.name} releases nothing: name runs under `releases` in its file, "
+            "or take a study that has them (study=mini scale=mini)"
+        )
+    return found
 
 
-def metric_weights(plan: Plan) -> list[str]:
-    """Return the backbone that LPIPS needs; only paper scale insists on it, elsewhere the column may read n/a."""
-    path = plan.composed("evaluate").eval.lpips_weights
-    return [path] if plan.scale == "paper" and path in targets(read_registry()) else []
-
-
-def publication(config: Mapping[str, Any], name: str, licence: str = "") -> dict[str, str]:
+def publication(plan: "Plan", name: str, licence: str = "") -> dict[str, str]:
     """Return the params of rules that call stage `publish`; without `--config publish=OWNER` nothing is sent anywhere.
 
     name: the repository's; licence: the weights' where `--config licence=...` names none.
     """
-    owner, chosen = config.get("publish"), config.get("licence") or licence
+    owner, chosen = plan.config.get("publish"), plan.config.get("licence") or licence
     words = [*([f"repo={owner}/{name}"] if owner else []), *([f"licence={chosen}"] if chosen else [])]
-    return stage_params("publish", (*words, "io.weights=-", "io.evaluation=-", "io.out=-"))
+    return plan.call("publish", *words)
 
 
-def hub_name(wildcards: Any) -> str:
-    """Return the name of the repository that rule `publish_model` sends a run to."""
-    return f"novelview-{wildcards.run}-{wildcards.data}-x{wildcards.res}"
+@dataclass(frozen=True)
+class Showcase:
+    """Released checkpoints and the data they are shown on; neither is touched by the study's own settings."""
 
+    scale: str
+    data: StudyData
+    checkpoints: tuple[Released, ...]
 
-def compacting(name: str) -> dict[str, str]:
-    """Return the params of rule `compact_model`."""
-    return stage_params("compact", (f"name={name}", "io.weights=-", "io.out=-"))
+    def folder(self, name: str) -> str:
+        """Return the folder of a checkpoint's evaluation."""
+        return f"results/{self.scale}/showcase/{name}/evaluation"
+
+    def metrics(self, name: str) -> str:
+        """Return the file of a checkpoint's means alone, which git keeps."""
+        return f"results/{self.scale}/showcase/{name}/metrics.json"
+
+    def checksum(self, name: str) -> str:
+        """Return the SHA-256 of a checkpoint: a file replaced by an older one is not newer than its evaluation."""
+        return next(one.sha256 for one in self.checkpoints if one.name == name)
+
+    @property
+    def folders(self) -> list[str]:
+        """Return the folders of all evaluations."""
+        return [self.folder(name) for name in self.names]
+
+    @property
+    def names(self) -> list[str]:
+        """Return the checkpoints' names."""
+        return [one.name for one in self.checkpoints]
+
+    @property
+    def datasets(self) -> list[str]:
+        """Return the data set's name, and none where nothing is shown."""
+        return [self.data.dataset] if self.checkpoints else []
+
+    def overrides(self, stage: str) -> list[str]:
+        """Return the Hydra overrides of stage `download`, `preprocess` or `evaluate`."""
+        own = {"download": [f"source={self.data.source}"], "evaluate": [f"eval={self.data.eval}"]}.get(stage, [])
+        return [f"scale={self.scale}", f"dataset={self.data.dataset}", *own]
 
 
 @functools.cache
-def stage_params(stage: str, words: tuple[str, ...]) -> dict[str, str]:
-    """Return overrides as shell words, the configuration's and the sources' digests."""
-    own = [word for word in words if not word.startswith("io.")]
-    overrides = " ".join(shlex.quote(word) for word in own)
-    return {"overrides": overrides, "digest": planned_digest(planned(stage, words)), "source": source_digest(stage)}
+def showcase(plan: "Plan") -> Showcase:
+    """Return what a plan's report shows beside its own runs: nothing where its study has no showcase at its scale.
+
+    Raises ConfigError, one line, for a released checkpoint that cannot be used (`released_checkpoints`).
+    """
+    if plan.scale not in plan.study.showcase:
+        return Showcase("", StudyData("-", "-", "-"), ())
+    found = Showcase(plan.scale, plan.study.showcase[plan.scale], tuple(released_checkpoints()))
+    if found.data.dataset in plan.datasets:
+        raise ConfigError(f"--config name={plan.dataset}: the showcase's data set is called so; choose another name")
+    return found

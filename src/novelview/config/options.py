@@ -139,7 +139,7 @@ def _merged(base: Any, own: Any) -> Any:
     return {**base, **{key: _merged(base.get(key), value) for key, value in own.items()}}
 
 
-class _Loader(yaml.CSafeLoader):
+class UniqueKeyLoader(yaml.CSafeLoader):
     """YAML in which no key stands twice in a mapping, as Hydra reads it."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -152,7 +152,7 @@ class _Loader(yaml.CSafeLoader):
 
 def _load(path: Path, file: str) -> dict[str, Any]:
     try:
-        return _mapping(yaml.load(path.read_bytes(), _Loader), file)
+        return _mapping(yaml.load(path.read_bytes(), UniqueKeyLoader), file)
     except yaml.YAMLError as error:
         raise ConfigError(f"conf/{file}: {' '.join(str(error).split())}") from None
 

@@ -1,57 +1,104 @@
-"""A study as the workflow sees it: which stages run, with which overrides, and where their files lie."""
+"""A study as the workflow sees it: which stages run, with which configurations, and where their files lie.
+
+Wildcards are those of the rules: run, data, phase and res make up a run's folder. Runs are judged on the cameras the
+data came with and, where the study asks for it, on those an estimator finds in the pictures: `evaluation-colmap/`
+beside `evaluation/`.
+"""
 
 import functools
+import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
-from novelview.config.cameras import Judged, judged, ready, suffix, taken, weights_of
-from novelview.config.digest import source_digest
-from novelview.config.init import read_init
-from novelview.config.planned import planned, planned_digest
-from novelview.config.runs import Run, make_runs
+import yaml
+
+from novelview.config.compose import ESTIMATORS, compose, conf_dir, write_config
+from novelview.config.digest import digest_of, resolved, source_digest
+from novelview.config.exchange import read_init, split_words
 from novelview.config.schema import size_name
-from novelview.config.settings import assign, check_keys
-from novelview.config.study import at_scale, load_study, variant_of
+from novelview.config.stages import SIZED_BY
+from novelview.config.study import Run, at_scale, load_study, make_runs, variant_of
+from novelview.downloads.registry import needed, read_registry, targets
 from novelview.errors import ConfigError
 
 SCALING = "scaling"  # the figure and the table of a study with several training subsets
+CONFIGS = Path("logs/config")  # the stages' configurations, a file each
+KEYS = ("study", "scale", "source", "path", "name", "init", "set", "publish", "licence", "resources")
+OWNERS = {  # keys of `set`, and the stages they belong to
+    "source": ("download",),
+    "pack": ("preprocess",),
+    "model": ("train",),
+    "views": ("train",),
+    "train": ("train",),
+    "eval": ("evaluate",),
+    "poses": ("poses",),
+    "align": ("poses",),
+    "runtime": (),  # of every stage: it says how to run, so it reruns nothing
+}
+ALONE = ("align",)  # keys that lie under none
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """The evaluation of one run: on the study's data or (estimator not empty) on the same under estimated cameras."""
+
+    run: Run
+    estimator: str = ""
+
+    @property
+    def folder(self) -> str:
+        """The evaluation's folder."""
+        return f"{self.run.folder}/evaluation{suffix(self.estimator)}"
+
+    @property
+    def metrics(self) -> str:
+        """The means alone, which git keeps."""
+        return f"{self.run.folder}/metrics{suffix(self.estimator)}.json"
 
 
 class Plan:
-    """Overrides, digests and paths of every stage of one `snakemake --config ...` call."""
+    """Configurations and paths of every stage of one `snakemake --config ...` call."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        """Check the workflow's own configuration and every stage's; raises ConfigError, one line."""
-        check_keys(config)
-        self.scale = str(config.get("scale", "demo"))
-        study = load_study(str(config.get("study", "less3depend")))
+    def __init__(self, config: Mapping[str, Any], write: bool = False) -> None:
+        """Check the workflow's own configuration and every stage's; raises ConfigError, one line.
+
+        config: what is given beside, or instead of, conf/workflow.yaml. write: write the stages' configurations to
+        `logs/config` of the working directory when rules ask for them.
+        """
+        unknown = sorted(set(config) - set(KEYS))
+        if unknown:
+            raise ConfigError(f"--config {unknown[0]}=...: unknown; the workflow takes {', '.join(KEYS)}")
+        given = yaml.safe_load((conf_dir() / "workflow.yaml").read_text()) | dict(config)
+        self.config = {key: value for key, value in given.items() if value not in (None, "")}
+        self.writes = write
+        self.scale = str(self.config.get("scale", "demo"))
+        study = load_study(str(self.config.get("study", "less3depend")))
         if self.scale not in study.data:
             raise ConfigError(f"scale '{self.scale}' does not exist; choose one of {', '.join(study.data)}")
         self.study = at_scale(study, self.scale)
         self.data = self.study.data[self.scale]
-        self.path = config.get("path") or self.data.path
-        self.source = str(config.get("source") or self.data.source)
-        self.dataset = str(config.get("name") or self.data.dataset)
-        self._set, self.run_only = assign(config.get("set"))
-        init = read_init(config.get("init"), self.study)
+        self.resources = self.config["resources"][self.scale]
+        self.path = self.config.get("path") or self.data.path
+        self.source = str(self.config.get("source") or self.data.source)
+        self.dataset = str(self.config.get("name") or self.data.dataset)
+        self.settings = setting_words(self.config.get("set"))
+        init = read_init(self.config.get("init"), self.study)
         self.all = make_runs(self.study, self.scale, self.dataset, init, self.resolution)
         self._by_place = {run.place: run for run in self.all}
-        known = self.study.poses.get(self.scale, [])
-        self.estimators = ready(known, lambda name: self.composed("poses", name), fetched=self.scale == "paper")
+        self.estimators = [name for name in self._asked_estimators if self._can_estimate(name)]
         self._check()
 
     def _check(self) -> None:
-        planned("preprocess", [*self.overrides("preprocess"), *self.run_only])
-        needs_path = self.composed("download").source.kind != "rooms"
-        if needs_path and not self.path:
+        if self.composed("download").source.kind != "rooms" and not self.path:
             raise ConfigError(f"source={self.source} reads a folder of yours: give it as --config path=FOLDER")
-        for stage in ("download", "preprocess", "evaluate", "figures", "report"):
-            self.stage(stage)
+        for stage in ("preprocess", "evaluate", "figures", "report"):
+            self.composed(stage)
         for name in self.estimators:
-            self.stage("poses", name)
+            self.composed("poses", name)
 
     def overrides(
         self, stage: str, name: str = "", phase: str = "", subset: str = "full", figure: str = "-"
@@ -60,27 +107,23 @@ class Plan:
 
         name: the run's, for stage `train`; the estimator's of the cameras, for `poses`, `preprocess` and `evaluate`.
         """
-        judged_on = f"dataset={self.dataset}{suffix(name)}"
-        own = {
-            "download": [
-                f"source={self.source}",
-                f"dataset={self.dataset}",
-                *([f"path={self.path}"] if self.path else []),
-            ],
-            "poses": [f"poses={name}", f"dataset={self.dataset}"],
-            "preprocess": [judged_on],
-            "train": [*self._of_run(name, phase), f"phase={phase}", f"dataset={self.dataset}", f"subset={subset}"],
-            "evaluate": [judged_on, f"eval={self.data.eval}", "io.weights=-", "io.out=-"],
-            "latency": [f"dataset={self.dataset}", "io.out=-"],
-            "figures": [f"study={self.study.name}", f"figure={figure}", "io.out=-"],
-            "report": [f"study={self.study.name}", "io.figures=-", "io.out=-"],
-        }[stage]
-        study = self.study.overrides.get(stage, [])
+        scored_on = f"dataset={self.dataset}{suffix(name)}"
+        data = [f"source={self.source}", f"dataset={self.dataset}", *([f"path={self.path}"] if self.path else [])]
         variant = variant_of(self.study, name).train if stage == "train" else []
-        settings = self._set.get(stage, [])
+        own = {
+            "download": data,
+            "poses": [f"poses={name}", f"dataset={self.dataset}"],
+            "preprocess": [scored_on],
+            "train": [*self._of_run(name, phase), f"phase={phase}", f"dataset={self.dataset}", f"subset={subset}"],
+            "evaluate": [scored_on, f"eval={self.data.eval}"],
+            "latency": [f"dataset={self.dataset}"],
+            "figures": [f"study={self.study.name}", f"figure={figure}"],
+            "report": [f"study={self.study.name}"],
+        }[stage]
+        settings = [word for word in self.settings if stage in OWNERS[_owner(word)]]
         if stage == "poses":
-            settings = taken(settings, name, self.study.poses.get(self.scale, []))
-        return [f"scale={self.scale}", *own, *study, *variant, *settings]
+            settings = _of_estimator(settings, name, self._asked_estimators)
+        return [f"scale={self.scale}", *own, *self.study.overrides.get(stage, []), *variant, *settings]
 
     def _of_run(self, name: str, phase: str) -> list[str]:
         own = variant_of(self.study, name)
@@ -89,44 +132,71 @@ class Plan:
         words += [f"recipe={self.scale}/{own.recipe}/{phase}"] if own.recipe else []
         return [f"model={own.model}", *words]
 
+    def composed(self, stage: str, name: str = "", phase: str = "", subset: str = "full", figure: str = "-") -> Any:
+        """Return a stage's configuration; name: as for `overrides`. What is asked of the caller, `io`, is empty."""
+        # Hydra takes its time: what differs in the subset or the figure alone is composed once.
+        own = {"train": {"subset": subset}, "figures": {"figure": figure}}.get(stage, {})
+        return replace(self.compose(stage, *self.overrides(stage, name, phase)), **own)
+
     @functools.cache  # noqa: B019 - one plan lives as long as the process
+    def compose(self, stage: str, *words: str) -> Any:
+        """Return the configuration of a stage composed of these words and the settings of `runtime`."""
+        runtime = [word for word in self.settings if _owner(word) == "runtime"]
+        return compose(stage, [*words, *runtime], without_io=True)
+
+    @functools.cache  # noqa: B019
     def stage(
         self, stage: str, name: str = "", phase: str = "", subset: str = "full", figure: str = "-"
     ) -> dict[str, str]:
-        """Return a rule's params: the overrides as shell words, the configuration's and the sources' digests."""
-        config = self.composed(stage, name, phase, subset, figure)
-        overrides = self.overrides(stage, name, phase, subset, figure)
-        words = [word for word in overrides if not word.startswith("io.")]
-        return {
-            "overrides": " ".join(shlex.quote(word) for word in words),
-            "digest": planned_digest(config),
-            "source": source_digest(stage),
-        }
+        """Return what a rule's params say of its stage: the file of its configuration, its digest and the code's."""
+        return self._params(stage, self.composed(stage, name, phase, subset, figure))
 
-    def composed(self, stage: str, name: str = "", phase: str = "", subset: str = "full", figure: str = "-") -> Any:
-        """Return a stage's configuration; name: as for `overrides`."""
-        # Hydra takes its time: what differs in the subset or the figure alone is composed once.
-        config = self._composed(stage, name, phase)
-        own = {"train": {"subset": subset}, "figures": {"figure": figure}}.get(stage, {})
-        return replace(config, **own)
+    def call(self, stage: str, *words: str) -> dict[str, str]:
+        """Return the same of a stage that is composed of these words alone (`compose`)."""
+        return self._params(stage, self.compose(stage, *words))
 
-    @functools.cache  # noqa: B019
-    def _composed(self, stage: str, name: str, phase: str) -> Any:
-        return planned(stage, self.overrides(stage, name, phase))
+    def _params(self, stage: str, config: Any) -> dict[str, str]:
+        values = resolved(config)
+        digest = digest_of(values)
+        path = CONFIGS / f"{stage}-{digest}.yaml"
+        if self.writes:
+            write_config(path, stage, values, digest, config.runtime)
+        return {"config": str(path), "digest": digest, "source": source_digest(stage)}
+
+    def run(self, wildcards: Any) -> Run:
+        """Return the run whose folder the wildcards make up."""
+        return self._by_place[f"{wildcards.run}/{wildcards.data}/{wildcards.phase}-x{wildcards.res}"]
+
+    def train(self, wildcards: Any) -> dict[str, str]:
+        """Return the params of a training rule."""
+        run = self.run(wildcards)
+        return self.stage("train", run.name, run.phase, run.subset)
+
+    def config_of(self, run: Run) -> Any:
+        """Return the configuration of a run's training."""
+        return self.composed("train", run.name, run.phase, run.subset)
 
     def resolution(self, name: str, phase: str) -> str:
         """Return the image size a run is trained at in a phase, as paths have it: `126`, or height x width."""
         return size_name(self.composed("train", name, phase).views)
 
-    def runs(self, *, trained: bool = False, first: bool | None = None) -> list[Run]:
-        """Return the study's runs; trained: without adopted ones; first: those from nothing, or those from weights."""
+    def runs(self, *, trained: bool = False, started: bool | None = None) -> list[Run]:
+        """Return the study's runs; trained: without adopted ones; started: from earlier weights, or from nothing."""
         kept = [run for run in self.all if not (trained and run.adopted)]
-        return kept if first is None else [run for run in kept if bool(run.start) != first]
+        return kept if started is None else [run for run in kept if bool(run.start) == started]
+
+    def folders(self, runs: Sequence[Run]) -> str:
+        """Return a constraint of the wildcard `run` under which a rule's output matches these runs' folders alone."""
+        places = "|".join(re.escape(run.place) for run in runs)
+        # Looking ahead, because a constraint of one wildcard cannot depend on another's value.
+        return f"(?=(?:{places})/)[a-z0-9_]+" if places else "(?!)"
 
     @property
-    def evaluations(self) -> list[Judged]:
-        """Return every run's evaluations: on the given cameras, and on the estimated ones the study asks for."""
-        return judged(self.study, self.runs(), self.estimators)
+    def evaluations(self) -> list[RunEvaluation]:
+        """Return every evaluation: all runs on the given cameras, then those that take poses on every estimator's."""
+        posed = [run for run in self.runs() if run.name not in self.study.pose_free]
+        own = [RunEvaluation(run) for run in self.runs()]
+        return own + [RunEvaluation(run, name) for name in self.estimators for run in posed]
 
     @property
     def datasets(self) -> dict[str, str]:
@@ -134,33 +204,45 @@ class Plan:
         return {f"{self.dataset}{suffix(name)}": name for name in ("", *self.estimators)}
 
     @property
-    def records(self) -> list[str]:
-        """Return what the estimators say of the cameras they found."""
-        return [f"data/{self.dataset}{suffix(name)}/raw/poses.json" for name in self.estimators]
+    def _asked_estimators(self) -> list[str]:
+        return self.study.poses.get(self.scale, [])
+
+    def _can_estimate(self, name: str) -> bool:
+        """Tell whether an estimator's weights are here; scale paper fetches those that are not."""
+        return self.scale == "paper" or all(Path(path).is_file() for path in self.estimator_weights(name))
 
     def estimator_weights(self, name: str) -> list[str]:
         """Return the weights file an estimator reads, if it reads one."""
         path = weights_of(self.composed("poses", name))
         return [path] if path else []
 
-    def at(self, wildcards: Any) -> Run:
-        """Return the run whose folder the wildcards `run`, `data` and `res` make up."""
-        return self._by_place[f"{wildcards.run}/{wildcards.data}/x{wildcards.res}"]
+    def backbones(self, run: Run) -> list[str]:
+        """Return the registry's files that training a run starts from or needs for its losses."""
+        return needed(self.config_of(run), read_registry(), started=bool(run.start))
 
-    def only(self, runs: Sequence[Run]) -> str:
-        """Return a constraint of the wildcard `run` under which a rule's output matches these runs' folders alone."""
-        places = "|".join(re.escape(run.place) for run in runs)
-        # Looking ahead, because a constraint of one wildcard cannot depend on another's value.
-        return f"(?=(?:{places})/)[a-z0-9_]+" if places else "(?!)"
+    @property
+    def metric_weights(self) -> list[str]:
+        """Return the backbone that LPIPS needs; only paper scale insists on it, elsewhere the column may read n/a."""
+        path = self.composed("evaluate").eval.lpips_weights
+        return [path] if self.scale == "paper" and path in targets(read_registry()) else []
 
-    def train(self, wildcards: Any) -> dict[str, str]:
-        """Return the params of a training rule."""
-        run = self.at(wildcards)
-        return self.stage("train", run.name, run.phase, run.subset)
+    def pointmaps(self, run: Run) -> list[str]:
+        """Return the folder of the pointmaps that a run is trained with; none without PM-Loss."""
+        wanted = self.config_of(run).train.losses.pointmap
+        return [f"data/{self.dataset}/pointmaps/{wanted.teacher}-x{run.res}"] if wanted.weight else []
 
-    def figure(self, name: str) -> dict[str, str]:
-        """Return the params of the rule that draws a figure or writes a table."""
-        return self.stage("figures", figure=name)
+    def pointmap_words(self, teacher: str, res: str) -> list[str]:
+        """Return the overrides of the stage that makes the pointmaps of a teacher at the image size of a training."""
+        folder = f"data/{self.dataset}/pointmaps/{teacher}-x{res}"
+        run = next(run for run in self.runs(trained=True) if folder in self.pointmaps(run))
+        views = self.config_of(run).views
+        own = [f"views.{key}={getattr(views, key)}" for key in SIZED_BY]
+        return [f"scale={self.scale}", f"dataset={self.dataset}", f"teacher={teacher}", *own]
+
+    def teacher_weights(self, teacher: str) -> list[str]:
+        """Return the registry's file that a teacher cannot do without."""
+        path = self.compose("pointmaps").weights
+        return [path] if teacher == "vggt" and path in targets(read_registry()) else []
 
     @property
     def figures(self) -> list[str]:
@@ -182,60 +264,89 @@ class Plan:
         return [f"{self.results}/{name}" for name in self.study.extras]
 
     @property
+    def records(self) -> list[str]:
+        """Return what the estimators say of the cameras they found."""
+        return [f"data/{self.dataset}{suffix(name)}/raw/poses.json" for name in self.estimators]
+
+    @property
+    def results(self) -> str:
+        """Return the folder of the study's tables, figures and report."""
+        ending = "" if self.dataset == self.data.dataset else f"-{self.dataset}"
+        return f"results/{self.scale}/{self.study.name}{ending}"
+
+    @property
     def tag(self) -> str:
         """Return the study's name in the names of log files."""
         return self.results.removeprefix("results/").replace("/", "-")
 
     @property
-    def train_threads(self) -> int:
-        """Return threads of a training, evaluation or pose job: few at scales whose jobs share two cores, or a GPU."""
-        return {"demo": 1, "mini": 4}.get(self.scale, 8)
-
-    def first(self, stage: str) -> int:
-        """Return the priority of a stage's jobs: what others wait for, then long ones, so that no core stays idle.
-
-        At scale mini one model comes to its end before the next, so that few weights are waiting to be read.
-        """
-        mini = {"preprocess": 40, "pointmaps": 40, "poses": 30, "finetune": 10, "evaluate": 20}
-        others = {"preprocess": 40, "pointmaps": 40, "poses": 20, "pretrain": 10, "finetune": 10}
-        return (mini if self.scale == "mini" else others).get(stage, 0)
-
-    @property
-    def data_threads(self) -> int:
-        """Return threads or processes the data set is made and packed with."""
-        return {"mini": 16}.get(self.scale, 2)
-
-    @property
     def gpus(self) -> int:
         """Return GPUs a training or evaluation job asks a cluster for."""
-        return {"demo": 0, "mini": 1}.get(self.scale, 8)
-
-    @property
-    def cpus(self) -> int:
-        """Return cores a training or evaluation job asks a cluster for: the loader workers of every GPU and itself."""
-        return max(self.train_threads, 6 * self.gpus)
-
-    @property
-    def memory_mb(self) -> int:
-        """Return the main memory, in MB, a training or evaluation job asks a cluster for."""
-        return {"demo": 4000, "mini": 48000}.get(self.scale, 192000)
+        return self.resources["train"]["gpu"]
 
     @property
     def needs_network(self) -> bool:
         """Return whether the data come over the network, so that they are fetched where Snakemake runs."""
-        return planned("download", self.overrides("download")).source.kind in ("chunks", "dl3dv")
-
-    def listed(self, paths: Sequence[str]) -> str:
-        """Return paths as one shell word that Hydra reads as a list."""
-        return shlex.quote(f"[{','.join(paths)}]")
+        return self.composed("download").source.kind in ("chunks", "dl3dv")
 
     @property
-    def results(self) -> str:
-        """Return the folder of the study's tables, figures and report."""
-        suffix = "" if self.dataset == self.data.dataset else f"-{self.dataset}"
-        return f"results/{self.scale}/{self.study.name}{suffix}"
+    def words(self) -> str:
+        """Return the call's own configuration as shell words, `study=lact scale=demo set='train.lr=1'`."""
+        given = {key: value for key, value in self.config.items() if key not in ("set", "resources")}
+        given |= {"set": shlex.join(self.settings)} if self.settings else {}
+        return shlex.join(
+            f"{key}={shlex.join(value) if isinstance(value, list) else value}" for key, value in given.items()
+        )
 
 
-def one_of(names: Sequence[str]) -> str:
+def setting_words(given: Any) -> list[str]:
+    """Return the settings of `set` as words, from `a.b=1 c.d=2` or from a mapping, `{a.b: 1, c: {d: 2}}`.
+
+    Raises ConfigError for an open quote and for a key that no stage owns.
+    """
+    words = list(_flat(given)) if isinstance(given, Mapping) else split_words(given, "set")
+    for word in words:
+        name, sign, _ = word.lstrip("+").partition("=")
+        if _owner(word) not in OWNERS or not sign or (_owner(word) == name and name not in ALONE):
+            raise ConfigError(f"--config set: '{word}' is not key=value with a key under {', '.join(OWNERS)}")
+    return words
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def _owner(word: str) -> str:
+    return word.lstrip("+").partition("=")[0].partition(".")[0]
+
+
+def _of_estimator(settings: Sequence[str], name: str, names: Sequence[str]) -> list[str]:
+    """Return the settings meant for estimator `name` of a study's `names`: all but the keys only another one has."""
+    own, others = ({field.name for one in some for field in fields(ESTIMATORS[one])} for some in ([name], names))
+    keys = [word.lstrip("+~").partition("=")[0].split(".") for word in settings]
+    foreign = [key[0] == "poses" and len(key) > 1 and key[1] in others - own for key in keys]
+    return [word for word, other in zip(settings, foreign, strict=True) if not other]
+
+
+def weights_of(config: Any) -> str | None:
+    """Return the weights file a stage `poses` needs, None where it needs none."""
+    return getattr(config.poses, "weights", None)
+
+
+def suffix(estimator: str) -> str:
+    """Return what an estimator adds to the names of a data set and of an evaluation."""
+    return f"-{estimator}" if estimator else ""
+
+
+def one_of(names: Iterable[str]) -> str:
     """Return a wildcard constraint that matches any of the names, and nothing where there are none."""
     return "|".join(re.escape(name) for name in names) or "(?!)"
+
+
+def word_list(paths: Sequence[str]) -> str:
+    """Return paths as one shell word that Hydra reads as a list."""
+    return shlex.quote(f"[{','.join(paths)}]")

@@ -1,8 +1,8 @@
-"""Study files: conf/study/{name}.yaml as a checked dataclass."""
+"""Study files, conf/study/{name}.yaml, and their runs: every model, training subset and phase with its folder."""
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -13,6 +13,41 @@ from novelview.config.schema import SUBSETS, Study, Variant
 from novelview.errors import ConfigError
 
 NAME = re.compile(r"[a-z0-9_]+")  # of runs and phases: they go into paths and wildcards
+Size = Callable[[str, str], str]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published checkpoint in the place of a phase: registry name or file, a short name for paths, the phase."""
+
+    source: str
+    tag: str
+    phase: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One set of weights: trained in `phase`, from those in `start` where there are any.
+
+    name: the run's name, a model's or a variant's; data: folder name that tells the training data apart; res: image
+    size in paths, `126` or `72x128`; adopted: the published checkpoint the weights are, empty for a trained run.
+    """
+
+    name: str
+    model: str
+    phase: str
+    subset: str
+    data: str
+    res: str
+    folder: str
+    weights: str
+    start: str = ""
+    adopted: str = ""
+
+    @property
+    def place(self) -> str:
+        """The end of the folder, which its wildcards make up: `uplvsm/rooms-full/pretrain-x56`."""
+        return f"{self.name}/{self.data}/{self.phase}-x{self.res}"
 
 
 def load_study(name: str) -> Study:
@@ -24,8 +59,7 @@ def load_study(name: str) -> Study:
         raise ConfigError(f"study '{name}' does not exist; choose one of {known}")
     try:
         node = {key: value for key, value in OmegaConf.load(path).items() if key != "defaults"}
-        merged = OmegaConf.merge(OmegaConf.structured(Study), node)
-        study = OmegaConf.to_object(merged)
+        study = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Study), node))
     except (OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"conf/study/{name}.yaml: {str(error).splitlines()[0]}") from None
     assert isinstance(study, Study)
@@ -48,71 +82,95 @@ def phases_of(study: Study, run: str) -> list[str]:
     return variant_of(study, run).phases or study.phases
 
 
+def make_runs(study: Study, scale: str, dataset: str, init: Mapping[str, Published], size: Size) -> list[Run]:
+    """Return the runs of a study in the order that tables list them: model, subset, phase.
+
+    init: run name -> the published checkpoint it starts from. size: (run name, phase) -> image size in paths.
+    Raises ConfigError when two phases of a run share an image size.
+    """
+    found: list[Run] = []
+    for name in study.models:
+        phases = phases_of(study, name)
+        sizes = {phase: size(name, phase) for phase in phases}
+        if len(set(sizes.values())) < len(sizes):
+            raise ConfigError(f"{name}: phases {phases} share the resolution {next(iter(sizes.values()))}; change one")
+        for subset in study.subsets.get(scale, ["full"]):
+            found += _chain(f"results/{scale}/models/{name}", study, name, (dataset, subset), sizes, init.get(name))
+    return list(dict.fromkeys(found))
+
+
+def _chain(
+    root: str, study: Study, name: str, data: tuple[str, str], sizes: dict[str, str], init: Published | None
+) -> list[Run]:
+    """Return the phases of one model on one subset, each starting from the weights of the one before."""
+    model = variant_of(study, name).model
+    dataset, subset = data
+    own_data = f"{dataset}-{subset}" + (f"-{init.tag}" if init else "")
+    found: list[Run] = []
+    for phase in phases_of(study, name)[study.phases.index(init.phase) if init else 0 :]:
+        last = f"{phase}-x{sizes[phase]}"
+        if init and phase == init.phase:
+            where = {"data": f"{dataset}-published", "folder": f"{root}/{dataset}-published/{last}"}
+            where |= {"weights": f"{root}/published/{last}/model.safetensors", "adopted": init.source}
+            found.append(Run(name, model, phase, "full", res=sizes[phase], **where))
+        else:
+            where = {"folder": f"{root}/{own_data}/{last}", "weights": f"{root}/{own_data}/{last}/model.safetensors"}
+            start = found[-1].weights if found else ""
+            found.append(Run(name, model, phase, subset, own_data, sizes[phase], start=start, **where))
+    return found
+
+
 def _check(study: Study, where: str) -> None:
     """Raise ConfigError for names that cannot be a path, runs that are no model, and subsets that do not exist."""
-    models = set(MODELS)
-    for kind, names in _named(study):
-        for name in names:
-            if not NAME.fullmatch(name):
-                raise ConfigError(f"{where}: {kind}: '{name}': use small letters, digits and _")
-        if not names or len(set(names)) < len(names):
-            raise ConfigError(f"{where}: {kind}: name each once, and at least one; found {names}")
-    _check_variants(study, where, models)
-    for run in _runs(study):
-        model = variant_of(study, run).model
-        if model not in models:
-            known = ", ".join(sorted(models | set(study.variants)))
+    lists = {"models": study.models, "phases": study.phases}
+    for key, names in (lists | {f"models_at.{scale}": names for scale, names in study.models_at.items()}).items():
+        wrong = [name for name in names if not NAME.fullmatch(name)]
+        if wrong:
+            raise ConfigError(f"{where}: {key}: '{wrong[0]}': use small letters, digits and _")
+        _require_once(names, f"{where}: {key}")
+    for name, variant in study.variants.items():
+        if name in MODELS:
+            raise ConfigError(f"{where}: variants.{name}: is the name of a model; choose another")
+        if variant.phases != study.phases[: len(variant.phases)]:
+            raise ConfigError(
+                f"{where}: variants.{name}.phases: give the first of {study.phases}; found {variant.phases}"
+            )
+    for model in (variant_of(study, run).model for run in _all_names(study)):
+        if model not in MODELS:
+            known = ", ".join(sorted({*MODELS, *study.variants}))
             raise ConfigError(f"{where}: '{model}' is neither a model nor a variant; choose one of {known}")
-    _check_scales(study, where)
-    _check_subsets(study, where)
+    for scale in study.models_at:
+        if scale not in study.data:
+            known = ", ".join(study.data)
+            raise ConfigError(f"{where}: models_at.{scale}: no such scale in data; choose one of {known}")
+    for scale, subsets in study.subsets.items():
+        _require_known(subsets, SUBSETS, f"{where}: subsets.{scale}")
+        _require_once(subsets, f"{where}: subsets.{scale}")
     _check_poses(study, where)
 
 
-def _check_variants(study: Study, where: str, models: set[str]) -> None:
-    for name, variant in study.variants.items():
-        if name in models:
-            raise ConfigError(f"{where}: variants.{name}: is the name of a model; choose another")
-        own = variant.phases
-        if own != study.phases[: len(own)]:
-            raise ConfigError(f"{where}: variants.{name}.phases: give the first of {study.phases}; found {own}")
+def _check_poses(study: Study, where: str) -> None:
+    for scale, names in study.poses.items():
+        _require_known(names, [name for name in ESTIMATORS if name != "given"], f"{where}: poses.{scale}")
+        if names:
+            _require_once(names, f"{where}: poses.{scale}")
+    for run in study.pose_free:
+        if run not in _all_names(study):
+            known = ", ".join(_all_names(study))
+            raise ConfigError(f"{where}: pose_free: '{run}' is no run; choose one of {known}")
 
 
-def _named(study: Study) -> Iterator[tuple[str, Sequence[str]]]:
-    """Yield (key, names) of every list that names each thing once."""
-    yield from (("models", study.models), ("phases", study.phases))
-    yield from ((f"models_at.{scale}", names) for scale, names in study.models_at.items())
-
-
-def _runs(study: Study) -> list[str]:
-    """Return the runs of all scales."""
+def _all_names(study: Study) -> list[str]:
+    """Return the names of the runs of all scales."""
     return list(dict.fromkeys([*study.models, *(run for names in study.models_at.values() for run in names)]))
 
 
-def _check_scales(study: Study, where: str) -> None:
-    for scale in study.models_at:
-        if scale not in study.data:
-            raise ConfigError(
-                f"{where}: models_at.{scale}: no such scale in data; choose one of {', '.join(study.data)}"
-            )
+def _require_known(names: Sequence[str], known: Iterable[str], where: str) -> None:
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{where}: '{name}': choose one of {', '.join(known)}")
 
 
-def _check_subsets(study: Study, where: str) -> None:
-    for scale, subsets in study.subsets.items():
-        for subset in subsets:
-            if subset not in SUBSETS:
-                raise ConfigError(f"{where}: subsets.{scale}: '{subset}': choose one of {', '.join(SUBSETS)}")
-        if not subsets or len(set(subsets)) < len(subsets):
-            raise ConfigError(f"{where}: subsets.{scale}: name each once, and at least one; found {subsets}")
-
-
-def _check_poses(study: Study, where: str) -> None:
-    known = [name for name in ESTIMATORS if name != "given"]
-    for scale, names in study.poses.items():
-        for name in names:
-            if name not in known:
-                raise ConfigError(f"{where}: poses.{scale}: '{name}': choose one of {', '.join(known)}")
-        if len(set(names)) < len(names):
-            raise ConfigError(f"{where}: poses.{scale}: name each once; found {names}")
-    for run in study.pose_free:
-        if run not in _runs(study):
-            raise ConfigError(f"{where}: pose_free: '{run}' is no run; choose one of {', '.join(_runs(study))}")
+def _require_once(names: Sequence[str], where: str) -> None:
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"{where}: name each once, and at least one; found {names}")

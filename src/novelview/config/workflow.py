@@ -1,52 +1,35 @@
-"""What the Snakefile calls: the environment of the rules and the plan, with one-line errors."""
+"""What the Snakefile calls: the plan with one-line errors, the environment of the rules, and checks before a run."""
 
+import json
 import os
-import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from novelview.config.intact import changes
-from novelview.config.plan import Plan
 from novelview.errors import NovelviewError
+from novelview.files import sha256
 
 T = TypeVar("T")
 RECORDS = Path(".snakemake/metadata")
+HASHED = 2**28  # bytes a data folder that are read anew by every call, smallest files first; sizes are compared for all
 
 
-def enter(root: Path) -> None:
+def use_checkout(root: Path) -> None:
     """Make rules use this interpreter and the sources and configuration tree of the checkout `root`."""
-    own = [str(root / "src"), str(root / "kernels")]
-    inherited = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([*own, *([inherited] if inherited else [])])
+    paths = [str(root / "src"), str(root / "kernels"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ["NOVELVIEW_CONF"] = str(root / "conf")
 
 
-def told(make: Callable[[], T]) -> T:
+def or_exit(make: Callable[[], T]) -> T:
     """Return what `make()` returns; a user's mistake ends the process with one line and status 2."""
     try:
         return make()
     except NovelviewError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
-
-
-def plan(config: Mapping[str, Any]) -> Plan:
-    """Return the checked plan; a user's mistake ends the process with one line and status 2.
-
-    Overrides under `runtime` reach the stages through NOVELVIEW_RUNTIME, because a rule's params rerun it when changed.
-    """
-    made = told(lambda: Plan(config))
-    os.environ["NOVELVIEW_RUNTIME"] = shlex.join(made.run_only)
-    return made
-
-
-def tell_changes(datasets: Iterable[str]) -> None:
-    """Print a line for each data folder whose files are not as its manifest has them, on standard error."""
-    for line in (line for name in datasets for line in changes(f"data/{name}")):
-        print(f"warning: {line}", file=sys.stderr, flush=True)
+        _exit(str(error))
+        raise  # not reached
 
 
 def refuse_linked_records() -> None:
@@ -57,10 +40,60 @@ def refuse_linked_records() -> None:
     for folder, _, names in os.walk(RECORDS):
         for path in (Path(folder, name) for name in names):
             if path.is_symlink() or path.stat().st_nlink > 1:
-                print(
-                    f"error: {path} is a link, and a run would write through it into DVC's cache; "
-                    f"run `dvc unprotect {RECORDS}` first",
-                    file=sys.stderr,
-                    flush=True,
+                _exit(
+                    f"{path} is a link, and a run would write through it into DVC's cache; "
+                    f"run `dvc unprotect {RECORDS}` first"
                 )
-                raise SystemExit(2)
+
+
+def _exit(line: str) -> None:
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    raise SystemExit(2) from None
+
+
+def warn_of_changed_data(datasets: Iterable[str]) -> None:
+    """Print a line for each data folder whose files are not as its manifest has them, on standard error."""
+    for line in (line for name in datasets for line in changed_data(f"data/{name}")):
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+def changed_data(dataset: Path | str) -> list[str]:
+    """Return a line for each folder of a data set (`data/rooms`) with a file that is not as its manifest has it."""
+    folders = (Path(dataset) / name for name in ("raw", "packed"))
+    found = ((folder, next(_differing(folder), None)) for folder in folders)
+    return [
+        f"{name}, and Snakemake sees {folder / 'manifest.json'} alone; bring it back (`dvc checkout {folder}`), "
+        "or delete that manifest to have all of it made again"
+        for folder, name in found
+        if name
+    ]
+
+
+def _differing(folder: Path) -> Iterator[str]:
+    """Yield what is wrong, file by file."""
+    left = HASHED
+    for path, entry in sorted(_listed(folder).items(), key=lambda item: item[1]["bytes"]):
+        size, found = entry["bytes"], path.stat().st_size if path.is_file() else None
+        if found is None:
+            yield f"{path} is missing"
+        elif found != size:
+            yield f"{path} has {found} bytes instead of {size}"
+        elif (left := left - size) >= 0 and sha256(path) != entry["sha256"]:
+            yield f"{path} was changed"
+
+
+def _listed(folder: Path) -> dict[Path, dict[str, Any]]:
+    """Return the manifest's entries by path; none where there is no manifest, or one that its reader will refuse.
+
+    Chunks that stayed in a folder of the user's (`root`) are left out where that folder is not on this machine.
+    """
+    try:
+        content = json.loads((folder / "manifest.json").read_text("utf-8"))
+        root = Path(content.get("root") or folder)
+        files = {
+            (root if name.endswith(".torch") else folder) / name: entry for name, entry in content["files"].items()
+        }
+        here = {path: entry for path, entry in files.items() if root.is_dir() or root not in path.parents}
+        return {path: {"bytes": int(entry["bytes"]), "sha256": entry["sha256"]} for path, entry in here.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+import yaml
 
 from novelview.config.compose import conf_dir
+from novelview.config.options import UniqueKeyLoader
 from novelview.errors import ConfigError
 
 LISTING = "fetched.json"  # in a complete folder: where it came from, every file's size and digest
@@ -113,8 +112,8 @@ def read_registry(path: Path | None = None) -> dict[str, Entry]:
 @functools.lru_cache(maxsize=4)
 def _read(source: Path, _: int) -> dict[str, Entry]:
     try:
-        content = OmegaConf.to_container(OmegaConf.load(source))
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        content = yaml.load(source.read_bytes(), UniqueKeyLoader)
+    except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{source}: cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{source}: a registry is a table of names")

@@ -19,8 +19,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from novelview.cameras.poses import CoordinateFrame, mean_frame
-from novelview.config.compose import digest_of
-from novelview.config.difference import difference
+from novelview.config.checkpoints import difference
+from novelview.config.digest import digest_of
 from novelview.config.schema import ViewsConfig
 from novelview.errors import CheckpointError
 from novelview.evaluation.protocol import autocast, load_context

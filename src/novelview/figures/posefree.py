@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from novelview.config.cameras import weights_of
 from novelview.config.compose import compose
+from novelview.config.plan import weights_of
 from novelview.config.schema import Study
 from novelview.errors import DataError
 from novelview.figures.results import METRICS, Evaluation, Place, Results, Score, Target, largest

@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from novelview.config.released import FOLDER
+from novelview.config.checkpoints import FOLDER
 from novelview.figures.pictures import any_of, has_gallery, picture_uri, read_gallery, shared_samples
 from novelview.figures.results import METRICS, Evaluation, Score, finest, read_evaluation, sections
 from novelview.figures.results_table import given, margin_grid, resampled, score_grid, statements, tally

@@ -160,7 +160,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Curve:
-    """One training run, named by its path `.../{model}/{data}/x{resolution}/train.csv`; resolution falsy: unknown.
+    """One training run, named by `.../{model}/{data}/{phase}-x{resolution}/train.csv`; resolution falsy: unknown.
 
     columns: each name of `COLUMNS` to floats [rows], in step order; `skipped`: updates skipped since the row before.
     """
@@ -278,7 +278,7 @@ def read_curve(file: Path) -> Curve:
     except (TypeError, ValueError):
         what = f"column '{name}' holds something other than numbers"
         raise DataError(f"{file}: {what}; run the training again") from None
-    size, parents = re.fullmatch(r"x([1-9]\d*(x[1-9]\d*)?)", file.parent.name), file.resolve().parents
+    size, parents = re.fullmatch(r"(?:[a-z0-9_]+-)?x([1-9]\d*(x[1-9]\d*)?)", file.parent.name), file.resolve().parents
     if size and len(parents) > 2:
         return Curve(parents[2].name, parents[1].name, Resolution.parse(size[1]), columns)
     return Curve(file.parent.name or file.stem, "", Resolution(0, 0), columns)

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from novelview.config.compose import resolved
-from novelview.config.header import ForeignWeightsError, read_config
-from novelview.config.released import LIMIT
+from novelview.config.checkpoints import LIMIT, ForeignWeightsError, read_config
+from novelview.config.digest import resolved
 from novelview.config.schema import Resolution
 from novelview.config.stages import AdoptStage
 from novelview.downloads.fetch import fetch

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from novelview.config.header import FORMAT, model_config, read_config
+from novelview.config.checkpoints import FORMAT, model_config, read_config
 from novelview.config.models import (
     DepthSplatConfig,
     LaCTConfig,

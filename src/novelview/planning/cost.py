@@ -7,7 +7,6 @@ from typing import Any
 
 from novelview.config.plan import Plan
 from novelview.config.schema import sides
-from novelview.config.teachers import folder_of
 from novelview.downloads.registry import Entry, is_remote, needed, read_registry, targets
 from novelview.planning.flops import parameters
 from novelview.planning.hours import Throughput, Work, read_throughput, works
@@ -134,8 +133,8 @@ def pointmaps(plan: Plan) -> list[Volume]:
     source, found = plan.composed("download").source, {}
     frames = source.train_scenes * source.frames if source.kind == "rooms" else 0
     for run in plan.runs(trained=True):
-        if folder := folder_of(plan, run):
-            config = plan.composed("train", run.name, run.phase, run.subset)
+        for folder in plan.pointmaps(run):
+            config = plan.config_of(run)
             height, width = sides(config.views)
             size = frames * 3 * height * width * (4 if config.train.losses.pointmap.teacher == "exact" else 2)
             there = Path(f"{folder}/manifest.json").is_file()

@@ -14,10 +14,9 @@ from yaml import YAMLError
 
 from novelview.config.compose import conf_dir
 from novelview.config.plan import Plan
-from novelview.config.runs import Run
 from novelview.config.schema import sides, size_name
 from novelview.config.stages import TrainStage
-from novelview.config.teachers import folder_of
+from novelview.config.study import Run
 from novelview.errors import ConfigError
 from novelview.planning.flops import forward, parameters, training_step, vgg
 
@@ -119,13 +118,13 @@ class Work:
 
 def works(plan: Plan, table: Throughput, devices: Iterable[str]) -> list[Work]:
     """Return the stages of a study in their order."""
-    first, later = (plan.runs(trained=True, first=first) for first in (True, False))
-    taught = {folder_of(plan, run) for run in plan.runs(trained=True)}
+    first, later = (plan.runs(trained=True, started=started) for started in (False, True))
+    pointmaps = {f"{folder}/manifest.json" for run in plan.runs(trained=True) for folder in plan.pointmaps(run)}
     found = [
         _files("download", [f"data/{plan.dataset}/raw/manifest.json"]),
         _files("poses", [f"data/{name}/raw/manifest.json" for name, estimator in plan.datasets.items() if estimator]),
         _files("preprocess", [f"data/{name}/packed/manifest.json" for name in plan.datasets]),
-        _files("pointmaps", sorted(f"{folder}/manifest.json" for folder in taught if folder)),
+        _files("pointmaps", sorted(pointmaps)),
         _files("adopt", [run.weights for run in plan.runs() if run.adopted]),
         _training("pretrain", plan, first, table, list(devices)),
         _training("finetune", plan, later, table, list(devices)),

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from novelview.errors import missing_extra
-from novelview.stages.cli import USER_ERROR
+from novelview.stages.cli import fail
 
 FOLDER = Path(__file__).parent
 STAGES = sorted(path.stem for path in FOLDER.glob("[!_]*.py") if path.stem != "cli")
@@ -22,14 +22,12 @@ def main() -> int:
         except ModuleNotFoundError as error:
             if not (line := missing_extra(error)):
                 raise
-            print(f"error: {line}", file=sys.stderr)
-            return USER_ERROR
+            return fail(line)
     elif name in ("-h", "--help"):
         print("novelview STAGE [key=value ...]; novelview STAGE --help\n")
         print("\n".join(f"  {stage:<11} {_about(stage)}" for stage in STAGES))
     else:
-        print(f"error: there is no stage '{name}'; the stages are {', '.join(STAGES)}", file=sys.stderr)
-        return USER_ERROR
+        return fail(f"there is no stage '{name}'; the stages are {', '.join(STAGES)}")
     return 0
 
 

@@ -7,7 +7,7 @@ from novelview.config.stages import AdoptStage
 from novelview.downloads.registry import adoption, read_registry
 from novelview.errors import NovelviewError
 from novelview.files import require_writable
-from novelview.stages.cli import USER_ERROR, run_stage
+from novelview.stages.cli import fail, run_stage
 
 
 def adopt(cfg: AdoptStage) -> None:
@@ -25,8 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         known = adoption(read_registry(), names[-1]) if names else []
     except NovelviewError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+        return fail(str(error))
     return run_stage("adopt", adopt, [*known, *words])
 
 

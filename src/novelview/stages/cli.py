@@ -1,15 +1,18 @@
-"""What the stages' command lines share: compose, check the digest, run, and one line when the user must act."""
+"""What the stages' command lines share: the configuration, one line when the user must act, and a record of both."""
 
 import argparse
 import logging
 import os
-import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from novelview.config.compose import compose, digest, resolved
-from novelview.errors import ConfigError, NovelviewError, missing_extra
+from omegaconf import OmegaConf
+
+from novelview.config.compose import compose, read_config_file, write_config
+from novelview.config.digest import digest_of, resolved
+from novelview.errors import NovelviewError, missing_extra
 from novelview.timebox import BOXED, ENDINGS, BoxEnded
 
 USER_ERROR = 2  # exit status of a mistake the user can mend
@@ -18,6 +21,7 @@ USER_ERROR = 2  # exit status of a mistake the user can mend
 def run_stage(stage: str, body: Callable[[Any], int | None], argv: Sequence[str] | None = None) -> int:
     """Compose `stage` from the command line, run `body(config)` and return the process' exit status.
 
+    With `--config FILE` the configuration is the one in the file. It is stored beside the result (`config.yaml`).
     NovelviewError, OSError and a missing optional package become one line on standard error and status 2, BoxEnded one
     line and status 4; anything else is a bug and keeps its traceback.
     """
@@ -27,57 +31,62 @@ def run_stage(stage: str, body: Callable[[Any], int | None], argv: Sequence[str]
     try:
         status = _run(stage, body, arguments)
     finally:
-        _tell_ending(stage, status)
+        if os.environ.get(ENDINGS):
+            with open(os.environ[ENDINGS], "a") as stream:
+                stream.write(f"{stage} {status}\n")
     return status
-
-
-def _tell_ending(stage: str, status: int) -> None:
-    if os.environ.get(ENDINGS):
-        with open(os.environ[ENDINGS], "a") as stream:
-            stream.write(f"{stage} {status}\n")
 
 
 def _run(stage: str, body: Callable[[Any], int | None], arguments: argparse.Namespace) -> int:
     try:
-        config = compose(stage, [*arguments.overrides, *shlex.split(os.environ.get("NOVELVIEW_RUNTIME", ""))])
-        _expect(digest(config), arguments.expect_digest)
+        if arguments.config is None:
+            config = compose(stage, arguments.words)
+        else:
+            config = read_config_file(stage, arguments.config, arguments.words)
         if arguments.show_config:
-            _show(config)
+            print(OmegaConf.to_yaml(OmegaConf.create(resolved(config))), end="")
             return 0
-        return body(config) or 0
+        status = body(config) or 0
+        if status == 0 and os.environ.get("RANK", "0") == "0":
+            _store(stage, config)
+        return status
     except BoxEnded as ended:
         print(f"{stage}: its time box is over: {ended}; run again to go on", file=sys.stderr)
         return BOXED
     except NovelviewError as error:
-        return _fail(str(error))
+        return fail(str(error))
     except OSError as error:
-        return _fail(_os_error(error))
+        return fail(_os_error(error))
     except ModuleNotFoundError as error:
         line = missing_extra(error)
         if line is None:
             raise
-        return _fail(line)
+        return fail(line)
+
+
+def _store(stage: str, config: Any) -> None:
+    """Write the configuration beside the result that `io.out` names; a published folder is what was published alone."""
+    out = Path(config.io["out"]).expanduser()
+    if stage == "publish" or not out.parent.is_dir():
+        return
+    if out.is_dir():
+        path = out / "config.yaml"
+    elif out.suffix in (".safetensors", ".html"):
+        path = out.with_name("config.yaml")
+    else:  # one of many files in a folder: a figure, a table, a clip
+        path = out.with_suffix(".yaml")
+    values = resolved(config)
+    write_config(path, stage, values, digest_of(values))
 
 
 def _parse(stage: str, argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"python -m novelview.stages.{stage}", description=f"Stage {stage}.")
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides: key=value; docs/config.md lists the keys")
-    parser.add_argument("--expect-digest", help="fail unless the composed configuration has this digest")
+    parser.add_argument("words", nargs="*", help="Hydra overrides: key=value; docs/config.md lists the keys")
+    parser.add_argument(
+        "--config", metavar="FILE", help="take the configuration of a file, add io.* and runtime.* alone"
+    )
     parser.add_argument("--show-config", action="store_true", help="print the composed configuration and stop")
     return parser.parse_intermixed_args(argv)
-
-
-def _expect(found: str, expected: str | None) -> None:
-    if expected and found != expected:
-        raise ConfigError(
-            f"configuration digest is {found}, the workflow expects {expected}; run through snakemake again"
-        )
-
-
-def _show(config: Any) -> None:
-    from omegaconf import OmegaConf
-
-    print(OmegaConf.to_yaml(OmegaConf.create(resolved(config))), end="")
 
 
 def _os_error(error: OSError) -> str:
@@ -95,6 +104,7 @@ def _os_error(error: OSError) -> str:
     return f"{place}{error.strerror or error}{advice.get(error.errno or 0, '')}"
 
 
-def _fail(message: str) -> int:
+def fail(message: str) -> int:
+    """Print a user's mistake as one line; return its exit status."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return USER_ERROR

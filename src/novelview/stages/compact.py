@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from novelview.config.released import require_name
+from novelview.config.checkpoints import require_name
 from novelview.config.stages import CompactStage
 from novelview.files import require_writable
 from novelview.stages.cli import run_stage

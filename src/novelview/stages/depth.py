@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from novelview.config.compose import digest
-from novelview.config.digest import source_digest
+from novelview.config.digest import digest, source_digest
 from novelview.config.schema import ViewsConfig
 from novelview.config.stages import DepthStage
 from novelview.devices import team
@@ -22,12 +21,11 @@ from novelview.files import MANIFEST, require_writable, sha256, write_json
 from novelview.models.depthsplat.model import DepthSplat
 from novelview.models.registry import load_weights
 from novelview.scenes.batch import FrameCache
-from novelview.scenes.samplers import choose_frames, frame_pool
 from novelview.scenes.store import PackedStore
 from novelview.scenes.views import known_entries, load_index
 from novelview.stages.cli import run_stage
 from novelview.stages.evaluate import views_of
-from novelview.stages.render import sized
+from novelview.stages.render import chosen_frames, sized
 from novelview.timebox import TimeBox, Unfinished, stamp_of
 
 log = logging.getLogger(__name__)
@@ -89,11 +87,7 @@ def _chosen(cfg: DepthStage, store: PackedStore) -> Iterator[tuple[str, list[int
     scenes = [cfg.scene] if cfg.scene else store.scenes[: cfg.scenes or None]
     if not scenes:
         raise DataError(f"{cfg.io['packed']}: split {cfg.split} has no scenes; choose the other as split=")
-    for scene in scenes:
-        pool = frame_pool(store, scene, cfg.seed)
-        if cfg.views > len(pool.order):
-            raise DataError(f"views={cfg.views}: scene {scene} has {len(pool.order)} usable frames; ask for fewer")
-        yield scene, sorted(choose_frames(pool, pool.order, cfg.select, cfg.views))
+    yield from ((scene, chosen_frames(cfg, store, scene)) for scene in scenes)
 
 
 def _written(

@@ -2,12 +2,11 @@
 
 import logging
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from novelview.config.compose import digest, resolved
-from novelview.config.digest import source_digest
+from novelview.config.compose import SOURCES
+from novelview.config.digest import digest, resolved, source_digest
 from novelview.config.sources import RoomsSource
 from novelview.config.stages import DownloadStage
 from novelview.errors import ConfigError
@@ -28,13 +27,16 @@ def download(cfg: DownloadStage) -> None:
     """
     box = TimeBox.of(cfg.runtime)
     source: Any = cfg.source
-    if source.kind not in ("rooms", *SOURCES):
-        raise ConfigError(f"source.kind={source.kind}: choose one of rooms, {', '.join(SOURCES)}")
+    if source.kind not in SOURCES:
+        raise ConfigError(f"source.kind={source.kind}: choose one of {', '.join(SOURCES)}")
     out = Path(cfg.io["out"]).expanduser()
     _refuse_foreign(out, cfg.path)
     stamp = stamp_of(digest(cfg), source_digest("download"), *_traced_on(cfg).values())
     with locating(out), resuming_folder(out, stamp) as (folder, units):
-        extra = _rooms(cfg, folder, units, box) if source.kind == "rooms" else SOURCES[source.kind](cfg, folder)
+        if source.kind == "rooms":
+            extra = _rooms(cfg, folder, units, box)
+        else:
+            extra = _chunks(cfg, folder) if source.kind == "chunks" else _imported(cfg, folder)
         files = extra.pop("files", {}) | file_entries(folder)
         write_json(folder / "manifest.json", {"files": files, "source": resolved(cfg)["source"], **extra})
 
@@ -76,63 +78,33 @@ def _chunks(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
     return link(path, source, folder, cfg.runtime.workers, cfg.runtime.progress)
 
 
-def _transforms(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
-    from novelview.scenes.imports import camera_lists, write
-
-    source: Any = cfg.source
-    scene = camera_lists.load_transforms(_path(cfg), source)
-    return write.write_scene(scene, source, folder, cfg.dataset, cfg.runtime.progress)
-
-
-def _colmap(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
-    from novelview.scenes.imports import colmap, write
-
-    source: Any = cfg.source
-    return write.write_scene(colmap.load(_path(cfg), source), source, folder, cfg.dataset, cfg.runtime.progress)
-
-
-def _opencv_cameras(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
-    from novelview.scenes.imports import camera_lists, write
-
-    source: Any = cfg.source
-    scenes = camera_lists.load_opencv_list(_path(cfg), source)
-    if scenes:
-        return write.write_collection({source.split: scenes}, source, folder, cfg.dataset, cfg.runtime.progress)
-    scene = camera_lists.load_opencv_cameras(_path(cfg), source)
-    return write.write_scene(scene, source, folder, cfg.dataset, cfg.runtime.progress)
-
-
-def _dl3dv(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
+def _imported(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
+    """Write the scenes of a folder as chunks."""
     from novelview.downloads.registry import is_remote
     from novelview.scenes.imports import camera_lists, write
 
     source: Any = cfg.source
-    address = cfg.path or camera_lists.BENCHMARK
-    # Beside the final folder, which is replaced whole: a stopped download is continued.
-    place = Path(cfg.io["out"]).expanduser().absolute().parent
-    path = camera_lists.fetch_dl3dv(address, source, place) if is_remote(address) else _path(cfg)
-    groups = camera_lists.load_dl3dv(path, source)
-    return write.write_collection(groups, source, folder, cfg.dataset, cfg.runtime.progress)
+    about = source, folder, cfg.dataset, cfg.runtime.progress
+    # Beside the final folder, which is replaced whole: a stopped download and the log of a failed reconstruction stay.
+    beside = Path(cfg.io["out"]).expanduser().absolute().parent
+    if source.kind == "dl3dv":
+        address = cfg.path or camera_lists.BENCHMARK
+        path = camera_lists.fetch_dl3dv(address, source, beside) if is_remote(address) else _path(cfg)
+        return write.write_collection(camera_lists.load_dl3dv(path, source), *about)
+    path = _path(cfg)
+    if source.kind == "opencv_cameras" and (scenes := camera_lists.load_opencv_list(path, source)):
+        return write.write_collection({source.split: scenes}, *about)
+    if source.kind == "photos":
+        from novelview.scenes.imports import photos
 
+        return write.write_scene(photos.load(path, source, beside / "pycolmap.log", cfg.runtime.threads), *about)
+    if source.kind == "colmap":
+        from novelview.scenes.imports import colmap
 
-def _photos(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
-    from novelview.scenes.imports import photos, write
-
-    source: Any = cfg.source
-    # Beside the final folder: the log of a failed reconstruction must outlive the unfinished download.
-    log = Path(cfg.io["out"]).absolute().parent / "pycolmap.log"
-    scene = photos.load(_path(cfg), source, log, cfg.runtime.threads)
-    return write.write_scene(scene, source, folder, cfg.dataset, cfg.runtime.progress)
-
-
-SOURCES: dict[str, Callable[[DownloadStage, Path], dict[str, Any]]] = {
-    "chunks": _chunks,
-    "transforms": _transforms,
-    "colmap": _colmap,
-    "opencv_cameras": _opencv_cameras,
-    "photos": _photos,
-    "dl3dv": _dl3dv,
-}
+        return write.write_scene(colmap.load(path, source), *about)
+    is_transforms = source.kind == "transforms"
+    load = camera_lists.load_transforms if is_transforms else camera_lists.load_opencv_cameras
+    return write.write_scene(load(path, source), *about)
 
 
 def _path(cfg: DownloadStage) -> Path:
@@ -141,7 +113,7 @@ def _path(cfg: DownloadStage) -> Path:
     return Path(cfg.path).expanduser().absolute()
 
 
-MADE = {"train", "test", "indices", "scenes.json", "import.json", "manifest.json"}
+MADE = {"train", "test", "indices", "scenes.json", "import.json", "manifest.json", "config.yaml"}
 
 
 def _refuse_foreign(out: Path, path: str | None) -> None:

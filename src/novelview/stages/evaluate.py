@@ -10,8 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from novelview.config.compose import digest, digest_of
-from novelview.config.digest import source_digest
+from novelview.config.digest import digest, digest_of, source_digest
 from novelview.config.keys import validate
 from novelview.config.schema import ViewsConfig
 from novelview.config.stages import EvaluateStage

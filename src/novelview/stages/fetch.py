@@ -9,7 +9,7 @@ from pathlib import Path
 from novelview.downloads.fetch import describe, fetch
 from novelview.downloads.registry import find, read_registry
 from novelview.errors import NovelviewError
-from novelview.stages.cli import USER_ERROR
+from novelview.stages.cli import fail
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,8 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in arguments.names:
             fetch(name, arguments.folder, registry)
     except (NovelviewError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return USER_ERROR
+        return fail(str(error))
     return 0
 
 

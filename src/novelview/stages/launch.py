@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from novelview.errors import ConfigError
-from novelview.stages.cli import USER_ERROR
+from novelview.stages.cli import fail
 
 Words = list[str]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -75,8 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         program = words(given.gpus, given.nodes, given.cpus, given.join, given.command, os.environ)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+        return fail(str(error))
     # srun and torchrun outlive the warning ahead of the time limit; the training processes listen to it again.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     os.execvp(program[0], program)

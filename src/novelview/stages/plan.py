@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from novelview.config.plan import Plan
 from novelview.errors import ConfigError, NovelviewError
 from novelview.planning.cost import cost
-from novelview.stages.cli import USER_ERROR
+from novelview.stages.cli import fail
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,8 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(f"'{wrong[0]}' is not key=value; give what you would give to snakemake --config")
         print(cost(Plan(dict(word.split("=", 1) for word in words))))
     except NovelviewError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+        return fail(str(error))
     return 0
 
 

@@ -9,8 +9,7 @@ import torch
 from tqdm import tqdm
 
 from novelview.cameras.camera import unproject
-from novelview.config.compose import digest
-from novelview.config.digest import source_digest
+from novelview.config.digest import digest, source_digest
 from novelview.config.stages import PointmapsStage
 from novelview.devices import team
 from novelview.errors import DataError

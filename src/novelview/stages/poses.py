@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from novelview.config.compose import resolved
+from novelview.config.digest import resolved
 from novelview.config.stages import PosesStage
 from novelview.errors import ConfigError
 from novelview.files import MANIFEST, file_entries, locating, write_json

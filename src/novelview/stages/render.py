@@ -14,10 +14,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from novelview.cameras.paths import turntable
-from novelview.config.compose import digest
-from novelview.config.digest import source_digest
+from novelview.config.digest import digest, source_digest
 from novelview.config.schema import Resolution, ViewsConfig
-from novelview.config.stages import RenderStage
+from novelview.config.stages import DepthStage, RenderStage
 from novelview.devices import team
 from novelview.errors import ConfigError, DataError
 from novelview.evaluation.clips import Cameras, enlarge, path_cameras, to_uint8, write_video
@@ -111,11 +110,16 @@ def _encoded(cfg: RenderStage, model: ViewModel, weights: Path, views: ViewsConf
     if not len(store):
         raise DataError(f"{cfg.io['packed']}: split {cfg.split} has no scenes; choose the other as split=")
     scene = cfg.scene or store.scenes[0]
+    frames = chosen_frames(cfg, store, scene)
+    return encode_scene(model, weights, store, scene, frames, sized(views, cfg.resolution), device, cfg.amp)
+
+
+def chosen_frames(cfg: RenderStage | DepthStage, store: PackedStore, scene: str) -> list[int]:
+    """Return `views` frames of a scene in their order; raises DataError when it has fewer usable ones."""
     pool = frame_pool(store, scene, cfg.seed)
     if cfg.views > len(pool.order):
         raise DataError(f"views={cfg.views}: scene {scene} has {len(pool.order)} usable frames; ask for fewer")
-    frames = sorted(choose_frames(pool, pool.order, cfg.select, cfg.views))
-    return encode_scene(model, weights, store, scene, frames, sized(views, cfg.resolution), device, cfg.amp)
+    return sorted(choose_frames(pool, pool.order, cfg.select, cfg.views))
 
 
 def sized(views: ViewsConfig, size: str) -> ViewsConfig:

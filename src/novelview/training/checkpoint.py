@@ -17,10 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from novelview.config.compose import digest, resolved
-from novelview.config.difference import difference
-from novelview.config.digest import source_digest
-from novelview.config.header import ForeignWeightsError, read_config
+from novelview.config.checkpoints import ForeignWeightsError, difference, read_config
+from novelview.config.digest import digest, resolved, source_digest
 from novelview.config.stages import TrainStage
 from novelview.devices import Team
 from novelview.errors import CheckpointError

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from novelview.config.compose import resolved
+from novelview.config.digest import resolved
 from novelview.config.schema import TrainConfig, sides
 from novelview.config.stages import TrainStage
 from novelview.devices import Team, team

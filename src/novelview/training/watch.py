@@ -15,7 +15,7 @@ from numpy import ndarray
 from torch import Tensor
 from tqdm import tqdm
 
-from novelview.config.compose import digest, resolved
+from novelview.config.digest import digest, resolved
 from novelview.config.schema import size_name
 from novelview.config.stages import TrainStage
 from novelview.devices import Team
