@@ -1,18 +1,22 @@
 """The device a process works on, precision there, and the processes of one run: alone, or several by torchrun."""
 
+from __future__ import annotations
+
 import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from novelview.config.schema import RuntimeConfig
 from novelview.errors import ConfigError
+
+if TYPE_CHECKING:  # PM-Loss, which needs this file, is usable without the configuration
+    from novelview.config.schema import RuntimeConfig
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
@@ -51,22 +55,13 @@ class Team:
         dist.all_reduce(shared, op=dist.ReduceOp.MAX)
         return [value > 0 for value in shared.tolist()]
 
-    def agree(self, flag: bool) -> bool:
-        """Return whether `flag` is set on any process."""
-        return self.any([flag])[0]
-
     def gather(self, value: Any) -> list[Any]:
-        """Return the value of every process, by rank."""
+        """Return the value of every process, by rank, once all have come here."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value)
         return values
-
-    def wait(self) -> None:
-        """Return when every process has come here."""
-        if self.world > 1:
-            dist.barrier()
 
     def mean(self, values: Sequence[float]) -> list[float]:
         """Return the means of `values` over the processes."""
@@ -84,8 +79,8 @@ def team(runtime: RuntimeConfig) -> Iterator[Team]:
     Several speak nccl on GPUs, gloo on CPUs. Only the leading process logs below warnings. Raises ConfigError when the
     asked-for device is not there.
     """
-    environment = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
-    rank, world, local = (int(os.environ.get(key, default)) for key, default in environment)
+    rank, local = (int(os.environ.get(key, 0)) for key in ("RANK", "LOCAL_RANK"))
+    world = int(os.environ.get("WORLD_SIZE", 1))
     device = pick_device(runtime.device, local)
     if runtime.threads:
         torch.set_num_threads(runtime.threads)

@@ -125,7 +125,7 @@ def splits() -> Splits:
 
 
 def scores(model, cfg=CONFIG, ranks=None) -> list[ImageScores]:
-    return evaluate(model.eval(), "fake", FakeStore(), splits(), VIEWS, cfg, ranks)
+    return evaluate(Subject(model.eval(), "fake", VIEWS), FakeStore(), splits(), cfg, ranks)
 
 
 def numbers(rows: list[ImageScores]) -> torch.Tensor:
@@ -183,7 +183,7 @@ def test_swapping_shifts_camera_and_image_together():
 
 def test_a_single_target_has_no_other_pose_to_swap_with():
     index = {"held_out": [EvalEntry("scene0", (0, 4), (2,))]}
-    rows = evaluate(Posed().eval(), "fake", FakeStore(), Splits.of(FakeStore(), index, {}), VIEWS, CONFIG)
+    rows = evaluate(Subject(Posed().eval(), "fake", VIEWS), FakeStore(), Splits.of(FakeStore(), index, {}), CONFIG)
     assert [row.model for row in rows] == ["fake", "mean_colour", "mean_context", "nearest_context"]
     assert {row.set for row in rows} == {"test"}
 
@@ -267,7 +267,7 @@ def test_lpips_fills_its_column_where_it_can_be_computed():
     def distance(pred, target):
         return (pred - target).abs().mean(dim=(2, 3, 4))
 
-    rows = evaluate(Posed().eval(), "fake", FakeStore(), splits(), VIEWS, CONFIG, lpips=distance)
+    rows = evaluate(Subject(Posed().eval(), "fake", VIEWS), FakeStore(), splits(), CONFIG, lpips=distance)
     assert all(0 < row.lpips < 1 for row in rows)
     group = groups(rows, 50, 0)[0]
     own = [row.lpips for row in rows if all(getattr(row, key) == group[key] for key in ("model", "set", "split"))]
@@ -424,7 +424,7 @@ def test_only_the_first_process_writes(tmp_path):
 
 
 def test_published_rows_by_table_model_and_split():
-    paper = papers()[0]
+    paper = next(iter(papers()))
     [row] = published(paper, "main", "uplvsm", "full")
     assert (row.psnr, row.ssim, row.lpips, row.grade) == (28.82, 0.891, 0.104, "primary")
     assert {row.split for row in published(paper, "main")} == {"small", "medium", "large", "full"}

@@ -67,7 +67,7 @@ def test_decay_spares_vectors_marked_and_frozen_parameters() -> None:
     model.marked, model.table = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(1, 2, 2))
     model.frozen = nn.Parameter(torch.ones(2, 2), requires_grad=False)
     model.marked._no_weight_decay = True
-    decayed, free = parameter_groups(model, 0.05)
+    decayed, free = parameter_groups(model.parameters(), 0.05)
     assert [id(one) for one in decayed["params"]] == [id(model.matrix), id(model.table)]
     assert [id(one) for one in free["params"]] == [id(model.vector), id(model.marked)]
     assert decayed["weight_decay"] == 0.05 and free["weight_decay"] == 0.0
@@ -192,7 +192,7 @@ def test_the_update_is_adamw_with_the_scheduled_rate() -> None:
     model, other = linear(), linear()
     cfg = replace(CFG, warmup=2, weight_decay=0.3)
     rule = updater(model, cfg)
-    plain = torch.optim.AdamW(parameter_groups(other, 0.3), betas=(0.9, 0.95), eps=1e-8)
+    plain = torch.optim.AdamW(parameter_groups(other.parameters(), 0.3), betas=(0.9, 0.95), eps=1e-8)
     for step in range(4):
         set_gradients(model, 0.01 * (step + 1))
         set_gradients(other, 0.01 * (step + 1))
@@ -372,7 +372,7 @@ def test_rows_are_means_since_the_row_before_and_resume_seamlessly(tmp_path) -> 
 def test_progress_prints_lines_away_from_a_terminal(capsys) -> None:
     progress = Progress(10, 0, 8, enabled=True)
     progress.row({"step": 5.0, "loss": 0.25, "psnr": 6.0, "lr": 0.1})
-    progress.close()
+    progress.bar.close()
     said = capsys.readouterr().err
     assert said.startswith("step 5/10 loss 0.25 psnr 6.00 lr 0.1") and "images/s" in said and "left" in said
     quiet = Progress(10, 0, 8, enabled=False)

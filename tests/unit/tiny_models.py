@@ -19,9 +19,9 @@ from novelview.config.models import (
     TTTConfig,
     UPLVSMConfig,
 )
-from novelview.models.less3depend import UPLVSM
 from novelview.models.registry import build
 from novelview.models.render import ViewModel
+from novelview.models.uplvsm import UPLVSM
 from novelview.scenes.batch import Views
 
 TRANSFORMER = TransformerConfig(d=32, d_head=16)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +21,6 @@ from novelview.errors import DataError
 from novelview.evaluation.protocol import Splits, autocast, choose_scenes, load_context
 from novelview.files import replacing
 from novelview.scenes.batch import FrameCache, Views
-
-if TYPE_CHECKING:
-    from av.container import OutputContainer
-    from av.video.stream import VideoStream
 
 Cameras = tuple[Float[Tensor, "n 4 4"], Float[Tensor, "n 4"]]
 
@@ -44,10 +40,7 @@ OUTLIERS = (1.0, 99.0)  # percentiles of 1/depth at the ends of the colours
 def write_clips(
     out: Path, model: Any, cache: FrameCache, splits: Splits, cfg: EvalConfig, device: torch.device
 ) -> list[str]:
-    """Write `path_<scene>.mp4` for up to `cfg.video_scenes` scenes into `out`; return the file names.
-
-    A scene shown by one context view has no path and is left out (specs/uplvsm.md section 11).
-    """
+    """Write `path_<scene>.mp4` for up to `cfg.video_scenes` scenes of two context views or more; return the names."""
     names = []
     for number in choose_scenes(splits, cfg.video_scenes):
         entry = splits.entries[number]
@@ -62,12 +55,10 @@ def write_clips(
 
 @torch.no_grad()
 def clip(model: Any, context: Views, cfg: EvalConfig) -> UInt8[np.ndarray, "n h w 3"]:
-    """Render the path of one scene (batch of one), the first and the last context view beside every frame.
-
-    The path runs through the context cameras: the true ones where the model takes poses, else those it estimates.
-    """
+    """Render the path through the context cameras of a batch of one, the first and last context view beside it."""
     assert context.images is not None
     with autocast(cfg.amp, context.c2w.device):
+        # True cameras where the model takes poses, else its own estimates (specs/uplvsm.md section 11).
         # Between two cameras the way back shows the pictures of the way there: they are rendered once.
         mirrored = cfg.video_ease and cfg.video_loop and context.c2w.shape[1] == 2
         path = (cfg.video_frames, cfg.video_loop and not mirrored, cfg.video_order, cfg.video_ease)
@@ -89,10 +80,7 @@ def there_and_back(count: int) -> list[int]:
 def path_cameras(
     path: PathConfig, frames: int, c2w: Float[Tensor, "v 4 4"], intrinsics: Float[Tensor, "v 4"]
 ) -> Cameras:
-    """Return the cameras of a path through the context cameras, `frames` of them unless the path counts by leg.
-
-    Raises DataError for a path through fewer than two cameras. Source: specs/lact.md section 9.
-    """
+    """Return `frames` cameras, or as many a leg as it says, of a path through two or more (specs/lact.md section 9)."""
     if path.frames_per_leg:
         return interpolate(c2w, intrinsics, path.frames_per_leg, path.loop, path.order)
     stops = nearest_order(c2w[:, :3, 3]) if path.order else list(range(len(c2w)))
@@ -107,18 +95,14 @@ def to_uint8(images: Float[Tensor, "*n"]) -> UInt8[Tensor, "*n"]:
     return (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def enlarge(frames: UInt8[np.ndarray, "n h w 3"], side: int = MIN_SIDE) -> UInt8[np.ndarray, "n a b 3"]:
-    """Repeat pixels until the shorter side has at least `side` of them."""
-    factor = -(-side // min(frames.shape[1:3]))
+def enlarge(frames: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "n a b 3"]:
+    """Repeat pixels until the shorter side has at least MIN_SIDE of them."""
+    factor = -(-MIN_SIDE // min(frames.shape[1:3]))
     return frames.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def write_video(path: Path | str, frames: UInt8[np.ndarray, "n h w 3"], fps: int = FPS) -> None:
-    """Write RGB frames as MP4 (H.264, yuv420p) to `path`, atomically; the same frames give the same bytes.
-
-    Odd sides are padded by repeating the last row or column, as yuv420p needs even ones. Raises DataError for an
-    empty clip.
-    """
+    """Write RGB frames as MP4 (H.264), byte for byte reproducible; raises DataError without frames or PyAV."""
     try:
         import av  # here, because a bare machine (docs/mini.md) has none and makes no videos
     except ModuleNotFoundError:
@@ -126,24 +110,17 @@ def write_video(path: Path | str, frames: UInt8[np.ndarray, "n h w 3"], fps: int
         raise DataError(f"{path}: videos need PyAV: {advice}") from None
     if not len(frames):
         raise DataError(f"{path}: a video needs at least one frame")
-    even = even_sides(frames)
+    even = even_sides(frames)  # as yuv420p needs them
     # +faststart moves the index to the front, where a page's player looks for it
     options = {"movflags": "+faststart", "fflags": "+bitexact"}
     with replacing(path) as partial, av.open(str(partial), "w", format="mp4", options=options) as container:
-        stream = _stream(container, even.shape[2], even.shape[1], fps)
+        codec = next(name for name in CODECS if name in av.codecs_available)
+        stream = container.add_stream(codec, rate=Fraction(fps), options=CODECS[codec])
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = even.shape[2], even.shape[1], "yuv420p"
         for picture in even:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
         container.mux(stream.encode(None))
-
-
-def _stream(container: OutputContainer, width: int, height: int, fps: int) -> VideoStream:
-    import av
-
-    codec = next(name for name in CODECS if name in av.codecs_available)
-    stream = container.add_stream(codec, rate=Fraction(fps), options=CODECS[codec])
-    assert isinstance(stream, av.VideoStream)
-    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-    return stream
 
 
 def even_sides(frames: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "n a b 3"]:

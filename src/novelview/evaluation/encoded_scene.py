@@ -2,8 +2,7 @@
 
 A safetensors file of the scene's tensors (`tokens`, the fast weights `blocks.{i}.w0|w1|w2` of LaCT, or the Gaussians
 `gaussians.means|covariances|opacities|harmonics` and `depths` of DepthSplat) and of its context cameras (`context.c2w`
-[v 4 4] in the frame of the sample, `context.intrinsics` [v 4] in pixels). The metadata key `scene` is a JSON object:
-SHA-256 of the weights, their model node and its digest, scene, frames, size, and the frame's motion and scale, if any.
+[v 4 4] in the frame of the sample, `context.intrinsics` [v 4] in pixels); the metadata key `scene` is `Facts` as JSON.
 The same scene gives the same bytes.
 """
 
@@ -50,7 +49,7 @@ class Facts:
     frames: list[int]
     height: int
     width: int
-    motion: list[list[float]] | None = None
+    motion: list[list[float]] | None = None  # of the frame, with scale
     scale: float = 1.0
 
     @staticmethod
@@ -62,11 +61,7 @@ class Facts:
 
 @dataclass
 class Encoded:
-    """A scene as a model's `encode` left it, and what a viewer must know of it.
-
-    scene: tokens [1 n d], fast weights or Gaussians; c2w, intrinsics: the context cameras, normalised as in training;
-    their frame is in the facts, None where poses stay as they come.
-    """
+    """A scene as `encode` left it (tokens [1 n d], fast weights or Gaussians); cameras normalised as in training."""
 
     scene: Any
     c2w: Float[Tensor, "v 4 4"]
@@ -75,7 +70,7 @@ class Encoded:
 
     @property
     def frame(self) -> CoordinateFrame | None:
-        """Return the frame that world cameras must enter to be rendered."""
+        """Return the frame that world cameras must enter to be rendered; None where poses stay as they come."""
         if self.facts.motion is None:
             return None
         return CoordinateFrame(torch.tensor(self.facts.motion).double(), torch.tensor(self.facts.scale).double())
@@ -97,8 +92,8 @@ def encode_scene(
     with torch.no_grad(), autocast(amp, device):
         encoded = model.encode(context)
     frame = mean_frame(store.c2w(scene)[list(frames)], views.scene_scale_factor)
-    moved = {"motion": frame.motion.tolist(), "scale": float(frame.scale)}
     height, width = context.images.shape[-2:]
+    moved = {"motion": frame.motion.tolist(), "scale": float(frame.scale)}
     placed = moved if views.pose_normalisation == "scene" else {}
     facts = Facts(**Facts.of(weights), scene=scene, frames=list(frames), height=height, width=width, **placed)
     return Encoded(encoded, context.c2w[0], context.intrinsics[0], facts)
@@ -106,16 +101,9 @@ def encode_scene(
 
 @torch.no_grad()
 def render_cameras(
-    model: ViewModel,
-    encoded: Encoded,
-    c2w: Float[Tensor, "n 4 4"],
-    intrinsics: Float[Tensor, "n 4"],
-    amp: str = "none",
+    model: ViewModel, encoded: Encoded, c2w: Float[Tensor, "n 4 4"], intrinsics: Float[Tensor, "n 4"], amp: str = "none"
 ) -> Float[Tensor, "n 3 h w"]:
-    """Render cameras of an encoded scene, all at once, float32 in [0,1].
-
-    Cameras must be in the frame the model decodes in (`ViewModel.cameras`).
-    """
+    """Render cameras in the frame the model decodes in (`ViewModel.cameras`), all at once, float32 in [0,1]."""
     facts, device = encoded.facts, next(model.parameters()).device
     with autocast(amp, device):
         poses, lenses = c2w[None].to(device), intrinsics[None].to(device)
@@ -131,10 +119,7 @@ def save_scene(path: Path | str, encoded: Encoded) -> None:
 
 
 def load_scene(path: Path | str, weights: Path | str, device: torch.device) -> Encoded:
-    """Read an encoded scene.
-
-    Raises CheckpointError, one line, for a damaged file and for one that another model, size or weights encoded.
-    """
+    """Read an encoded scene; raises CheckpointError for a damaged file and one of another model, size or weights."""
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such file; write it with io.save_state, or correct io.load_state")
     try:
@@ -144,20 +129,15 @@ def load_scene(path: Path | str, weights: Path | str, device: torch.device) -> E
         c2w, intrinsics = tensors.pop("context.c2w"), tensors.pop("context.intrinsics")
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise CheckpointError(f"{path}: not an encoded scene ({str(error)[:80]}); write it again") from None
-    _check(path, facts, tensors, weights)
-    return Encoded(scene_of(tensors), c2w, intrinsics, facts)
-
-
-def _check(path: Path | str, facts: Facts, tensors: dict[str, Tensor], weights: Path | str) -> None:
     ours = Facts.of(weights)
-    other = difference(facts.model, ours["model"])
-    if other:
+    if other := difference(facts.model, ours["model"]):
         raise CheckpointError(f"{path}: a scene of another model: {other}; encode the scene again")
     if facts.weights != ours["weights"]:
         raise CheckpointError(f"{path}: encoded by other weights than {weights}; encode the scene again")
     for name, value in tensors.items():
         if not value.isfinite().all():
             raise CheckpointError(f"{path}: '{name}' has values that are not finite; encode the scene again")
+    return Encoded(scene_of(tensors), c2w, intrinsics, facts)
 
 
 def tensors_of(scene: Tensor | SceneState | GaussianScene) -> dict[str, Tensor]:
@@ -167,11 +147,8 @@ def tensors_of(scene: Tensor | SceneState | GaussianScene) -> dict[str, Tensor]:
     if isinstance(scene, GaussianScene):
         parts = asdict(scene.gaussians) if scene.gaussians else {}
         return {**{f"{SPLATS}{name}": value for name, value in parts.items()}, "depths": scene.depths}
-    return {
-        f"blocks.{number}.{name}": value
-        for number, weights in enumerate(scene.blocks)
-        for name, value in weights._asdict().items()
-    }
+    blocks = enumerate(weights._asdict() for weights in scene.blocks)
+    return {f"blocks.{number}.{name}": value for number, block in blocks for name, value in block.items()}
 
 
 def scene_of(tensors: dict[str, Tensor]) -> Tensor | SceneState | GaussianScene:
@@ -181,8 +158,5 @@ def scene_of(tensors: dict[str, Tensor]) -> Tensor | SceneState | GaussianScene:
     if "depths" in tensors:
         parts = {name.removeprefix(SPLATS): value for name, value in tensors.items() if name.startswith(SPLATS)}
         return GaussianScene(Gaussians(**parts) if parts else None, tensors["depths"], [])
-    blocks = [
-        FastWeights(*(tensors[f"blocks.{number}.{name}"] for name in FastWeights._fields))
-        for number in range(len(tensors) // len(FastWeights._fields))
-    ]
-    return SceneState(blocks, 1)
+    numbers, names = range(len(tensors) // len(FastWeights._fields)), FastWeights._fields
+    return SceneState([FastWeights(*(tensors[f"blocks.{number}.{name}"] for name in names)) for number in numbers], 1)

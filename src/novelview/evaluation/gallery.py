@@ -1,10 +1,9 @@
 """Pictures kept for the figures, and finished batches kept on disk until the evaluation is whole.
 
-`gallery.safetensors` holds `{n}.context` [v 3 h w], `{n}.target` and `{n}.render` [1 3 h w], all uint8 RGB, and for the
-first samples of a model with attention `{n}.attention` [p p] float16 (rows: patches of context view 0, columns:
-patches of context view 1). Models that predict depth add `{n}.depth`, and where it is known `{n}.true_depth`, [v h w]
-float16, z of the context views in scene units. The metadata key `gallery` is a JSON list, one object a sample: scene,
-set, split, entry, context and target frame numbers, psnr of the render before rounding.
+`gallery.safetensors` holds `{n}.context` [v 3 h w], `{n}.target` and `{n}.render` [1 3 h w], uint8 RGB; of the first
+samples of a model with attention `{n}.attention` [p p] float16 (see `attention`); of a model that predicts depth
+`{n}.depth` and, where known, `{n}.true_depth` [v h w] float16, z of the context views in scene units. The metadata key
+`gallery` is a JSON list of {scene, set, split, entry, context and target frame numbers, psnr before rounding}.
 """
 
 import io
@@ -38,10 +37,7 @@ Chosen = tuple[int, Place]  # entry number, one of its places
 
 
 def choose_samples(splits: Splits, count: int) -> list[Chosen]:
-    """Choose up to `count` (entry number, place) pairs, evenly spread over sets and splits and then over scenes.
-
-    The choice depends on the indices alone, so all models of a data set keep the same pictures.
-    """
+    """Choose up to `count` samples, evenly spread over sets and splits, then scenes; the same for every model."""
     groups: dict[tuple[str, str], list[Chosen]] = {}
     for split in splits.names:
         for number, places in enumerate(splits.places):
@@ -51,15 +47,12 @@ def choose_samples(splits: Splits, count: int) -> list[Chosen]:
     picked: list[Chosen] = []
     for turn, name in enumerate(names[spot] for spot in evenly(len(names), count)):
         start = int((turn + 0.5) * len(groups[name]) / count)
-        picked.append(_fresh(splits, groups[name][start:] + groups[name][:start], picked))
+        members = groups[name][start:] + groups[name][:start]
+        # the first of a scene not yet picked, else the first not yet picked, else the first
+        scenes = {splits.entries[number].scene for number, _ in picked}
+        other_scenes = [member for member in members if splits.entries[member[0]].scene not in scenes]
+        picked.append([*other_scenes, *(member for member in members if member not in picked), members[0]][0])
     return picked
-
-
-def _fresh(splits: Splits, members: Sequence[Chosen], picked: Sequence[Chosen]) -> Chosen:
-    """Return the first member of a scene not yet picked, else the first not yet picked, else the first."""
-    scenes = {splits.entries[number].scene for number, _ in picked}
-    other_scenes = (member for member in members if splits.entries[member[0]].scene not in scenes)
-    return next(other_scenes, next((member for member in members if member not in picked), members[0]))
 
 
 @dataclass
@@ -76,33 +69,27 @@ class Gallery:
         """Keep the samples of a batch that were chosen; numbers: its entries; images: the model's renders."""
         for turn in self.turns(numbers):
             number, place = self.chosen[turn]
-            row = list(numbers).index(number)
-            alone = Batch([batch.scene[row]], *(one_scene(views, row) for views in (batch.context, batch.target)))
-            self.found[turn] = self._sample(number, place, alone, images[row], turn < MAX_ATTENTION)
+            entry, row = self.splits.entries[number], list(numbers).index(number)
+            alone = Batch([batch.scene[row]], *(_one_scene(views, row) for views in (batch.context, batch.target)))
+            assert alone.context.images is not None and alone.target.images is not None
+            middle = len(entry.target) // 2
+            target, image = alone.target.images[0, middle][None], images[row][middle][None]
+            tensors = {"context": alone.context.images[0], "target": target, "render": image}
+            kept = {name: to_uint8(tensor).cpu().contiguous() for name, tensor in tensors.items()}
+            if isinstance(self.model, DepthSplat):
+                depth = encode(self.model, alone, "none").depths[0]
+                kept["depth"] = depth.half().cpu().contiguous()
+                if self.truth.depth is not None:
+                    kept["true_depth"] = true_depth(alone, self.truth.depth, *depth.shape[-2:]).half().contiguous()
+            if turn < MAX_ATTENTION:
+                kept |= attention(self.model, alone.context)
+            facts = {"scene": entry.scene, "set": place.set, "split": place.split, "entry": place.entry}
+            facts |= {"context": list(entry.context), "target": [entry.target[middle]]}
+            self.found[turn] = {**facts, "psnr": round(float(psnr(image, target)), 4)}, kept
 
     def turns(self, numbers: Sequence[int]) -> list[int]:
         """Return the places, among the chosen, of the samples that belong to these entries."""
         return [turn for turn, (number, _) in enumerate(self.chosen) if number in numbers]
-
-    def _sample(
-        self, number: int, place: Place, batch: Batch, images: Float[Tensor, "t 3 h w"], attend: bool
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        assert batch.context.images is not None and batch.target.images is not None
-        entry = self.splits.entries[number]
-        middle = len(entry.target) // 2
-        target, image = batch.target.images[0, middle][None], images[middle][None]
-        tensors = {"context": batch.context.images[0], "target": target, "render": image}
-        kept = {name: to_uint8(tensor).cpu().contiguous() for name, tensor in tensors.items()}
-        if isinstance(self.model, DepthSplat):
-            depth = encode(self.model, batch, "none").depths[0]
-            kept["depth"] = depth.half().cpu().contiguous()
-            if self.truth.depth is not None:
-                kept["true_depth"] = true_depth(batch, self.truth.depth, *depth.shape[-2:]).half().contiguous()
-        if attend:
-            kept |= attention(self.model, batch.context)
-        facts = {"scene": entry.scene, "set": place.set, "split": place.split, "entry": place.entry}
-        frames = {"context": list(entry.context), "target": [entry.target[middle]]}
-        return {**facts, **frames, "psnr": round(float(psnr(image, target)), 4)}, kept
 
     def write(self, path: Path | str, parts: Sequence[dict[int, Any]]) -> None:
         """Write the samples of all processes (`parts`: their `found`) to `path`."""
@@ -115,10 +102,8 @@ class Gallery:
 
 @torch.no_grad()
 def attention(model: ViewModel, context: Views) -> dict[str, Float[Tensor, "p p"]]:
-    """Return {"attention": weights from patches of view 0 to patches of view 1}, or nothing when there are none.
-
-    Only models with an `attention_map` have any, and only for two context views (specs/uplvsm.md section 11).
-    """
+    """Return {"attention": weights from patches of view 0 (rows) to patches of view 1 (columns)}, {} without a map."""
+    # only models with an `attention_map` have one, and only for two context views (specs/uplvsm.md section 11)
     draw = getattr(model, "attention_map", None)
     if draw is None or context.c2w.shape[1] != 2:
         return {}
@@ -127,24 +112,17 @@ def attention(model: ViewModel, context: Views) -> dict[str, Float[Tensor, "p p"
     return {"attention": whole[:patches, patches:].half().contiguous()}
 
 
-def one_scene(views: Views, row: int) -> Views:
-    """Return scene `row` of a batch as a batch of one."""
-    fields = (views.images, views.c2w, views.intrinsics, views.frame)
-    return Views(*(None if value is None else value[row : row + 1] for value in fields))  # type: ignore[arg-type]
+def _one_scene(views: Views, row: int) -> Views:
+    return Views(*(None if value is None else value[row : row + 1] for value in vars(views).values()))  # type: ignore[arg-type]
 
 
 class FinishedBatches:
-    """Scored batches of one process on disk, so that an evaluation whose time box ended goes on after the last of them.
-
-    A unit of `box` is a batch: its rows, and the pictures that `gallery` collected of it. What follows the batches
-    (cameras, videos, depth, the files) is one unit more.
-    """
+    """Scored batches of one process on disk, each a unit of `box`, so that a later call goes on after the last one."""
 
     def __init__(self, out: Path, stamp: str, box: TimeBox, gallery: Gallery, team: Team) -> None:
-        """Open the batches of `out`; the first process removes those of another stamp before the others look."""
         self.box, self.gallery, self.team = box, gallery, team
         self.units = Unfinished(out, stamp, own=team.rank == 0)
-        team.gather(None)
+        team.gather(None)  # the first process removes batches of another stamp before the others look
 
     def read(self, numbers: Sequence[int]) -> list[ImageScores] | None:
         """Return the rows of the batch of these entries, its pictures given to the gallery; None where it is to do."""
@@ -160,8 +138,8 @@ class FinishedBatches:
         if not self.box.limited:
             return False
         pictures = {turn: self.gallery.found[turn] for turn in self.gallery.turns(numbers)}
-        stream = io.BytesIO()
-        torch.save({"numbers": list(numbers), "rows": [astuple(row) for row in rows], "pictures": pictures}, stream)
+        content = {"numbers": list(numbers), "rows": [astuple(row) for row in rows], "pictures": pictures}
+        torch.save(content, stream := io.BytesIO())
         self.units.keep(self._name(numbers), stream.getvalue())
         self.box.units += 1
         return self.box.over

@@ -1,5 +1,6 @@
 """Cameras, depth and surface that a model finds in pictures, against the true ones, where a data set has them."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,18 +38,15 @@ MEASURES = {
 def write_poses(
     out: Path, model: Any, cache: FrameCache, splits: Splits, cfg: EvalConfig, device: torch.device
 ) -> dict[str, float] | None:
-    """Write poses.json into `out` where the model estimates cameras; return the mean errors.
+    """Write poses.json, for up to `cfg.pose_scenes` scenes, where the model estimates cameras; return the mean errors.
 
-    The camera of every frame of up to `cfg.pose_scenes` scenes is estimated from two context views of each. A path is
-    {scene, set, split, context, frames, true, estimated, rotation_deg, translation, spread}: frame numbers;
-    camera-to-world matrices [n 4 4] in scene units normalised over the path, the estimates Sim(3)-aligned to the true
-    ones; errors of every frame in degrees and scene units; and the root mean square distance of the true centres from
-    their mean, the error of guessing that mean for every frame.
+    A path has true and estimated camera-to-world matrices [n 4 4] in scene units normalised over it, the estimates
+    Sim(3)-aligned to the true ones; errors of every frame in degrees and scene units; and `spread`, the root mean
+    square distance of the true centres from their mean: the error of guessing that mean for every frame.
     """
     if not hasattr(model, "estimate_poses") or not cfg.pose_scenes:
         return None
-    numbers = choose_scenes(splits, cfg.pose_scenes)
-    paths = [_path(model, cache, splits, number, cfg, device) for number in numbers]
+    paths = [_path(model, cache, splits, number, cfg, device) for number in choose_scenes(splits, cfg.pose_scenes)]
     write_json(out / "poses.json", paths)
     return mean_errors(paths)
 
@@ -71,11 +69,8 @@ def _path(
     estimated = torch.cat(parts, dim=1)[0].double().cpu()
     estimated = fit_cameras(estimated, true).cameras(estimated)
     centres = true[:, :3, 3]
-    return {
-        "scene": entry.scene,
-        "set": place.set,
-        "split": place.split,
-        "context": list(entry.context),
+    path = {"scene": entry.scene, "set": place.set, "split": place.split, "context": list(entry.context)}
+    return path | {
         "frames": frames,
         "true": true.tolist(),
         "estimated": estimated.tolist(),
@@ -106,71 +101,52 @@ class Truth:
 def write_geometry(
     out: Path, model: Any, cache: FrameCache, truth: Truth, splits: Splits, cfg: EvalConfig, device: torch.device
 ) -> Mapping[str, Any] | None:
-    """Write geometry.json (a row an entry) and PLY files into `out`; return what the summary says, None without depth.
+    """Write geometry.json (a row an entry) and the Gaussians of up to `cfg.ply_scenes` entries, evenly spread, as PLY.
 
-    The summary has {reason, measures, level, groups, ply}; reason is None where there are groups.
+    Return {reason, measures, level, groups, ply} for the summary, its reason None if it has groups; None without depth.
     """
     if not isinstance(model, DepthSplat):
         return None
-    files = _write_plys(out, model, cache, splits, cfg, device)
-    reason = truth.reason
+    files, reason = [], truth.reason
+    step = max(1, len(splits.entries) // max(1, cfg.ply_scenes))
+    for number in range(0, len(splits.entries), step)[: cfg.ply_scenes]:
+        entry = splits.entries[number]
+        batch = load_context(cache, entry.scene, entry.context, number, device)
+        files.append(f"gaussians_{len(files)}.ply")
+        write_ply(out / files[-1], model.drawable(encode(model, batch, cfg.amp)).take(0))
     if truth.depth is not None and cache.cfg.pose_normalisation != "none":
         reason = "n/a (poses are normalised, so lengths are no metres)"
-    rows = [] if reason else _measure(model, cache, truth, splits, cfg, device)
-    if rows:
+    if rows := [] if reason else _measure(model, cache, truth, splits, cfg, device):
         write_json(out / "geometry.json", rows)
     groups = geometry_groups(rows, cfg.bootstrap, cfg.seed)
     return {"reason": reason, "measures": MEASURES, "level": LEVEL, "groups": groups, "ply": files}
 
 
-def _write_plys(
-    out: Path, model: DepthSplat, cache: FrameCache, splits: Splits, cfg: EvalConfig, device: torch.device
-) -> list[str]:
-    """Write the Gaussians of up to `cfg.ply_scenes` entries, evenly spread, as gaussians_<n>.ply; return the names."""
-    names = []
-    step = max(1, len(splits.entries) // max(1, cfg.ply_scenes))
-    for number in range(0, len(splits.entries), step)[: cfg.ply_scenes]:
-        entry = splits.entries[number]
-        batch = load_context(cache, entry.scene, entry.context, number, device)
-        names.append(f"gaussians_{len(names)}.ply")
-        write_ply(out / names[-1], model.drawable(encode(model, batch, cfg.amp)).take(0))
-    return names
-
-
 def _measure(
     model: DepthSplat, cache: FrameCache, truth: Truth, splits: Splits, cfg: EvalConfig, device: torch.device
 ) -> list[dict[str, Any]]:
-    """Return {scene, set, split, entry, and `MEASURES`} of up to `cfg.geometry_entries` entries a set and split.
-
-    Contexts that several splits share are measured once.
-    """
     assert truth.depth is not None
-    rows, known = [], {}
+    rows, known = [], {}  # contexts that several splits share are measured once
     for number, places in first_entries(splits, cfg.geometry_entries):
         entry = splits.entries[number]
         key = entry.scene, entry.context
         if key not in known:
             batch = load_context(cache, entry.scene, entry.context, number, device)
             known[key] = depth_errors(encode(model, batch, cfg.amp), batch, truth.depth)
-        rows += [
-            {"scene": entry.scene, "set": one.set, "split": one.split, "entry": one.entry, **known[key]}
-            for one in places
-        ]
+        for one in places:
+            rows.append({"scene": entry.scene, "set": one.set, "split": one.split, "entry": one.entry, **known[key]})
     return rows
 
 
 def first_entries(splits: Splits, count: int) -> list[tuple[int, list[Place]]]:
     """Return (entry number, its places to report) of the first `count` entries of every set and split."""
-    left: dict[tuple[str, str], int] = {}
-    picked = []
-    for number, places in enumerate(splits.places):
-        kept = []
-        for place in places:
-            key = place.set, place.split
-            left[key] = left.get(key, count) - 1
-            kept += [place] if left[key] >= 0 else []
-        picked += [(number, kept)] if kept else []
-    return picked
+    seen: Counter[tuple[str, str]] = Counter()
+    picked: dict[int, list[Place]] = {}
+    for number, place in ((number, place) for number, places in enumerate(splits.places) for place in places):
+        seen[place.set, place.split] += 1
+        if seen[place.set, place.split] <= count:
+            picked.setdefault(number, []).append(place)
+    return list(picked.items())
 
 
 @torch.no_grad()
@@ -204,23 +180,18 @@ def true_depth(batch: Batch, truth: ExactDepth, height: int, width: int, finer: 
 def distances(means: Float[Tensor, "n 3"], true: Float[Tensor, "m 3"]) -> dict[str, float]:
     """Return accuracy, completeness and chamfer of a cloud against a surface."""
     one, other = means.double(), true.double()
-    accuracy, completeness = (
-        float((of - to[nearest(of, to)]).norm(dim=1).mean()) for of, to in ((one, other), (other, one))
-    )
+    pairs = (one, other), (other, one)
+    accuracy, completeness = (float((of - to[nearest(of, to)]).norm(dim=1).mean()) for of, to in pairs)
     return {"accuracy": accuracy, "completeness": completeness, "chamfer": (accuracy + completeness) / 2}
 
 
 def geometry_groups(rows: Sequence[dict[str, Any]], resamples: int, seed: int) -> list[dict[str, Any]]:
     """Return {set, split, scenes, count, and mean and interval of every measure} for every set and split."""
-    found = []
+    found: list[dict[str, Any]] = []
     for key in dict.fromkeys((row["set"], row["split"]) for row in rows):
         own = [row for row in rows if (row["set"], row["split"]) == key]
         scenes = [row["scene"] for row in own]
-        head = {"set": key[0], "split": key[1], "scenes": len(set(scenes)), "count": len(own)}
-        scores = {
-            name: interval(np.array([row[name] for row in own]), scenes, resamples, seed)
-            for name in MEASURES
-            if name in own[0]
-        }
-        found.append({**head, **scores})
+        found.append({"set": key[0], "split": key[1], "scenes": len(set(scenes)), "count": len(own)})
+        for name in (name for name in MEASURES if name in own[0]):
+            found[-1][name] = interval(np.array([row[name] for row in own]), scenes, resamples, seed)
     return found

@@ -1,27 +1,26 @@
 """What reconstructing a scene and rendering a view of it cost, by number of context views and image size."""
 
-import csv
 import datetime
-import io
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from novelview.config.schema import ViewsConfig
+from novelview.config.schema import ViewsConfig, sides
 from novelview.config.stages import LatencyStage
 from novelview.errors import DataError
 from novelview.evaluation.encoded_scene import tensors_of
 from novelview.evaluation.protocol import autocast, load_context
-from novelview.files import write_text
+from novelview.evaluation.scores import write_table
 from novelview.models.render import ViewModel
-from novelview.scenes.batch import FrameCache, Views
+from novelview.scenes.batch import FrameCache
 from novelview.scenes.samplers import choose_frames, frame_pool
 from novelview.scenes.store import PackedStore
 
@@ -38,41 +37,31 @@ class Cost:
     state_bytes: int
 
 
+@torch.no_grad()
 def costs(
     model: ViewModel, name: str, resolution: str, store: PackedStore, views: ViewsConfig, cfg: LatencyStage
 ) -> list[Cost]:
-    """Measure `model` on the store's scene with the most frames, for every number of context views in `cfg.views`.
-
-    Medians of `cfg.repeats` runs after one that is not counted. Raises DataError when no scene has enough frames.
-    """
+    """Measure `model` on the scene with the most frames for all `cfg.views`; raises DataError when it has too few."""
     scene = max(store.scenes, key=store.frames)
     pool = frame_pool(store, scene, 0)
     if max(cfg.views) > len(pool.order):
-        raise DataError(
-            f"views={max(cfg.views)}: the longest scene, {scene}, has {len(pool.order)} frames; lower views"
-        )
-    cache = FrameCache(store, views, 256)
-    device = next(model.parameters()).device
+        has = f"the longest scene, {scene}, has {len(pool.order)} frames"
+        raise DataError(f"views={max(cfg.views)}: {has}; lower views")
+    cache, device = FrameCache(store, views, 256), next(model.parameters()).device
     found = []
     for count in cfg.views:
         frames = sorted(choose_frames(pool, pool.order, "uniform", count))
         context = load_context(cache, scene, frames, 0, device).context
-        found.append(Cost(name, resolution, count, *_measure(model, context, cfg)))
+        height, width = sides(views)
+        places = [place % count for place in range(cfg.renders)]
+        c2w, lenses = model.cameras(context, context.c2w[:, places]), context.intrinsics[:, places]
+        with autocast(cfg.amp, device):
+            state = model.encode(context)
+            reconstruct = seconds(partial(model.encode, context), cfg.repeats, device)
+            render = seconds(partial(model.decode, state, c2w, lenses, height, width), cfg.repeats, device)
+        size = sum(value.nbytes for value in tensors_of(state).values())
+        found.append(Cost(name, resolution, count, reconstruct, render / cfg.renders, size))
     return found
-
-
-@torch.no_grad()
-def _measure(model: ViewModel, context: Views, cfg: LatencyStage) -> tuple[float, float, int]:
-    assert context.images is not None
-    height, width = context.images.shape[-2:]
-    places = [place % context.c2w.shape[1] for place in range(cfg.renders)]
-    c2w, lenses = model.cameras(context, context.c2w[:, places]), context.intrinsics[:, places]
-    device = context.c2w.device
-    with autocast(cfg.amp, device):
-        scene = model.encode(context)
-        reconstruct = seconds(lambda: model.encode(context), cfg.repeats, device)
-        render = seconds(lambda: model.decode(scene, c2w, lenses, height, width), cfg.repeats, device)
-    return reconstruct, render / cfg.renders, sum(value.nbytes for value in tensors_of(scene).values())
 
 
 def seconds(call: Callable[[], Any], repeats: int, device: torch.device) -> float:
@@ -97,13 +86,8 @@ def write_costs(path: Path | str, rows: Sequence[Cost], device: torch.device) ->
         "python": platform.python_version(),
         "torch": str(torch.__version__),
     }
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*(field.name for field in fields(Cost)), *where])
-    for row in rows:
-        values = [f"{value:.6f}" if isinstance(value, float) else value for value in astuple(row)]
-        writer.writerow([*values, *where.values()])
-    write_text(path, text.getvalue())
+    values = ([*astuple(row), *where.values()] for row in rows)
+    write_table(path, [*(field.name for field in fields(Cost)), *where], values)
 
 
 def _cpu() -> str:

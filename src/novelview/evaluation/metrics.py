@@ -2,8 +2,7 @@
 
 Source of the first three: specs/uplvsm.md section 10. Sharpness is built on the metric Q of Zhu and Milanfar (Automatic
 Parameter Selection for Denoising Algorithms Using a No-Reference Measure of Image Content, IEEE Transactions on Image
-Processing 19(12), 2010) of the render over that of the truth, with Roberts' diagonal differences, which stay
-uncorrelated under white noise. It needs no learned network and is not taken in by noise.
+Processing 19(12), 2010), with Roberts' diagonal differences, which stay uncorrelated under white noise.
 """
 
 import math
@@ -29,20 +28,15 @@ FLAT = 1e-3  # Q of a patch that the eye takes for flat; keeps the ratio of two 
 
 
 def psnr(pred: Float[Tensor, "*n c h w"], target: Float[Tensor, "*n c h w"]) -> Float[Tensor, "*n"]:
-    """Return the PSNR of every image in dB, both clamped to [0,1]; an exact copy scores 100 dB.
-
-    Mean squared error over channels and pixels of one image, then -10 log10.
-    """
+    """Return the PSNR of every image in dB, both clamped to [0,1]; an exact copy scores 100 dB."""
     error = (pred.float().clamp(0, 1) - target.float().clamp(0, 1)).square().mean(dim=(-3, -2, -1))
     return -10 * error.clamp_min(MIN_MSE).log10()
 
 
 def ssim(pred: Float[Tensor, "*n c h w"], target: Float[Tensor, "*n c h w"]) -> Float[Tensor, "*n"]:
-    """Return the SSIM of every image, values in [0,1] without clamping.
+    """Return the SSIM of every image, values in [0,1] without clamping; raises DataError for sides below the window's.
 
-    Equals scikit-image's structural_similarity(win_size=11, gaussian_weights=True, channel_axis=0, data_range=1):
-    sigma 1.5, sample covariance, averaged over the area where the window fits.
-    Raises DataError when an image is smaller than the window.
+    Equals scikit-image's structural_similarity(win_size=11, gaussian_weights=True, channel_axis=0, data_range=1).
     """
     height, width = pred.shape[-2:]
     if min(height, width) < WINDOW:
@@ -102,16 +96,13 @@ def sharpness(pred: Float[Tensor, "*n 3 h w"], target: Float[Tensor, "*n 3 h w"]
     Luma of images clamped to [0,1] is differenced along both diagonals, and s1 >= s2 are the singular values of the
     64 gradients of a patch: Q = s1 (s1 - s2) / (s1 + s2), taken as 0 where the coherence (s1 - s2) / (s1 + s2) stays
     below the level that white noise exceeds in one patch of a thousand. a = max(0, cos 2t) for the angle t between the
-    main gradients of the two, so that edges the target does not have, as borders of blocks, count little. Both sums
-    get FLAT for every patch of the image; beside a target without any structure everything scores 1.
-
-    1: as sharp as the target; towards 0: blurred; above 1, at most 2: its edges are steeper. Where things lie within a
-    patch does not matter, so a picture shifted by a pixel or two stays sharp. Noise spoils the coherence, so it lowers
-    the value, and noise alone scores about 0. Raises DataError for images of fewer than 9 pixels a side.
+    main gradients of the two, so that edges the target does not have count little. Both sums get FLAT for every patch.
+    1: as sharp as the target; towards 0: blurred; above 1, at most 2: its edges are steeper. A picture shifted by a
+    pixel or two stays sharp; noise lowers the value, and alone scores about 0. Raises DataError below 9 pixels a side.
     """
-    if min(pred.shape[-2:]) <= PATCH:
-        size = f"{pred.shape[-1]}x{pred.shape[-2]}"
-        raise DataError(f"sharpness of {size} images: both sides must be above {PATCH} pixels")
+    height, width = pred.shape[-2:]
+    if min(height, width) <= PATCH:
+        raise DataError(f"sharpness of {width}x{height} images: both sides must be above {PATCH} pixels")
     (found, ours), (wanted, theirs) = _structure(pred), _structure(target)
     agreement = (ours * theirs).sum(dim=-1).clamp_min(0)
     # Without the cap a few strong edges beside a target that is nearly flat would decide the mean over all targets.
@@ -120,10 +111,7 @@ def sharpness(pred: Float[Tensor, "*n 3 h w"], target: Float[Tensor, "*n 3 h w"]
 
 
 def _structure(image: Float[Tensor, "*n 3 h w"]) -> tuple[Float[Tensor, "*n p"], Float[Tensor, "*n p 2"]]:
-    """Return Q of every whole patch, 0 where its gradients have no common direction beyond chance, and that direction.
-
-    The direction is (cos 2t, sin 2t), so that gradients of opposite sign agree.
-    """
+    """Return Q of every whole patch, 0 without a direction beyond chance, and that direction (cos 2t, sin 2t)."""
     luma = torch.einsum("...chw,c->...hw", image.float().clamp(0, 1), image.new_tensor(LUMA, dtype=torch.float32))
     down = luma[..., 1:, 1:] - luma[..., :-1, :-1]
     up = luma[..., :-1, 1:] - luma[..., 1:, :-1]

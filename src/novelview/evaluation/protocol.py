@@ -1,13 +1,12 @@
 """What is evaluated and how it is rendered: the entries of all splits, the model, and the baselines beside it.
 
-Source: specs/uplvsm.md section 10. Unlike the reference loader nothing is dropped, padded or repeated; an entry that
-several splits share is rendered once and scored in each.
+Source: specs/uplvsm.md section 10; unlike its loader nothing is dropped, padded or repeated.
 """
 
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,11 +47,9 @@ class Splits:
 
     @classmethod
     def of(cls, store: PackedStore, indices: Mapping[str, Sequence[EvalEntry]], sets: Mapping[str, str]) -> "Splits":
-        """Gather the entries of all splits that `store` can serve.
+        """Gather the entries of all splits that `store` can serve; sets: scene -> name of its set, `test` by default.
 
-        sets: scene -> name of its set; scenes without one are in set `test`. A split whose index is empty is left out
-        with a warning. Raises DataError when no entry of an index can be served, or an entry asks for a frame its
-        scene does not have.
+        Raises DataError when no entry of an index can be served, or an entry asks for a frame its scene does not have.
         """
         found: dict[tuple[Any, ...], tuple[EvalEntry, list[Place]]] = {}
         for split, index in indices.items():
@@ -63,8 +60,8 @@ class Splits:
             for number, entry in enumerate(index):
                 if entry in servable:
                     key = entry.scene, entry.context, entry.target
-                    places = found.setdefault(key, (entry, []))[1]
-                    places.append(Place(split, number, sets.get(entry.scene, "test")))
+                    place = Place(split, number, sets.get(entry.scene, "test"))
+                    found.setdefault(key, (entry, []))[1].append(place)
         if not found:
             raise DataError("no split to evaluate; name some as eval.splits=[...]")
         entries, places = zip(*found.values(), strict=True)
@@ -83,13 +80,10 @@ def evenly(length: int, count: int) -> list[int]:
 
 def choose_scenes(splits: Splits, count: int) -> list[int]:
     """Choose one entry number a scene, its widest context, from up to `count` scenes: sets in turn, evenly spread."""
-
-    def width(number: int) -> int:
-        return max(splits.entries[number].context) - min(splits.entries[number].context)
-
+    widths = [max(entry.context) - min(entry.context) for entry in splits.entries]
     widest: dict[str, int] = {}
     for number, entry in enumerate(splits.entries):
-        if entry.scene not in widest or width(number) > width(widest[entry.scene]):
+        if entry.scene not in widest or widths[number] > widths[widest[entry.scene]]:
             widest[entry.scene] = number
     sets: dict[str, list[int]] = {}
     for number in widest.values():
@@ -136,11 +130,9 @@ def swap_poses(target: Views) -> Views:
 
 
 def nearest_context(context: Views, target: Views) -> Images:
-    """Copy the context view whose camera centre is nearest to the target's; at equal distance, nearest in time.
-
-    Distances are compared to four digits: on a path traversed at constant speed the middle frame is a tie.
-    """
+    """Copy the context view whose camera centre is nearest to the target's; at equal distance, nearest in time."""
     assert context.images is not None
+    # compared to four digits: on a path traversed at constant speed the middle frame is a tie
     apart = torch.cdist(target.c2w[..., :3, 3].double(), context.c2w[..., :3, 3].double())
     steps = (apart / apart.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12) * 1e4).round()
     if context.frame is not None and target.frame is not None:
@@ -164,8 +156,4 @@ def mean_colour(context: Views, target: Views) -> Images:
 
 
 # What needs no model is scored beside every model, in the same rows.
-BASELINES: dict[str, Callable[[Views, Views], Images]] = {
-    "nearest_context": nearest_context,
-    "mean_context": mean_context,
-    "mean_colour": mean_colour,
-}
+BASELINES = {function.__name__: function for function in (nearest_context, mean_context, mean_colour)}

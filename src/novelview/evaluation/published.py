@@ -12,19 +12,14 @@ from novelview.errors import ConfigError
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One published result; what a source does not state is None.
-
-    table: main, ablation, depth, low_resource, objects, scaling, scaling_gain or transfer; model: our registry name,
-    None for methods we do not have; split: our split name; grade: primary (the authors' own page or repository) or
-    secondary (a summary of it).
-    """
+    """One published result; what a source does not state is None. Names of models and splits are ours."""
 
     paper: str
-    table: str
+    table: str  # main, ablation, depth, low_resource, objects, scaling, scaling_gain or transfer
     method: str
     source: str
-    grade: str
-    model: str | None = None
+    grade: str  # primary (the authors' own page or repository) or secondary (a summary of it)
+    model: str | None = None  # None for methods we do not have
     dataset: str | None = None
     split: str | None = None
     resolution: int | None = None
@@ -38,16 +33,12 @@ class PublishedRow:
 
 
 @functools.cache
-def _papers() -> dict[str, Any]:
+def papers() -> dict[str, Any]:
+    """Return what each paper published, by the name that a study gives as `published`."""
     text = files("novelview.evaluation").joinpath("published.yaml").read_text()
     content = OmegaConf.to_container(OmegaConf.create(text))
     assert isinstance(content, dict)
     return {str(paper): entry for paper, entry in content.items()}
-
-
-def papers() -> list[str]:
-    """Return the papers there are numbers of; a study names one as `published`."""
-    return list(_papers())
 
 
 def protocol(paper: str) -> str:
@@ -60,15 +51,13 @@ def published(
 ) -> list[PublishedRow]:
     """Return the rows of `paper` that match what is given; raises ConfigError for an unknown paper."""
     content = _paper(paper)
-    rows = []
-    for row in content["rows"]:
-        source = content["sources"][row["source"]]
-        rows.append(PublishedRow(**{**row, "paper": paper, "source": source["text"], "grade": source["grade"]}))
+    sources = {name: {"source": one["text"], "grade": one["grade"]} for name, one in content["sources"].items()}
+    rows = [PublishedRow(**{**row, "paper": paper, **sources[row["source"]]}) for row in content["rows"]]
     wanted = {"table": table, "model": model, "split": split}
     return [row for row in rows if all(value in (None, getattr(row, key)) for key, value in wanted.items())]
 
 
 def _paper(name: str) -> dict[str, Any]:
-    if name not in _papers():
+    if name not in papers():
         raise ConfigError(f"published={name}: no numbers of this paper; choose one of {', '.join(papers())}")
-    return _papers()[name]
+    return papers()[name]

@@ -65,10 +65,9 @@ def evaluate_to(
 ) -> None:
     """Evaluate `subject` on `splits` into the folder `out`; the first process writes.
 
-    What an earlier evaluation left in `out` is removed first, so the folder never mixes two. facts: further keys of
-    summary.json. truth: the data set's exact depth, for models that predict depth. stamp: digest of all that the scores
-    depend on. Raises BoxEnded when the time of `box` is over, after one batch at least; the next call with that stamp
-    goes on.
+    What an earlier evaluation left there is removed first. facts: further keys of summary.json. truth: the data set's
+    exact depth, for models that predict depth. stamp: digest of all that the scores depend on. Raises BoxEnded when the
+    time of `box` is over, after one batch at least; the next call with that stamp goes on.
     """
     started, model, truth = time.monotonic(), subject.model, truth or Truth()
     if team.rank == 0:
@@ -78,13 +77,23 @@ def evaluate_to(
     lpips, reason = open_lpips(cfg.lpips_weights, team.device)
     gallery = Gallery(model, splits, choose_samples(splits, cfg.gallery), truth)
     finished = FinishedBatches(out, stamp, box or TimeBox(), gallery, team)
-    rows = evaluate(model, subject.name, store, splits, subject.views, cfg, team, lpips, cache_mb, progress, finished)
+    rows = evaluate(subject, store, splits, cfg, team, lpips, cache_mb, progress, finished)
     pictures = team.gather(gallery.found)
     if team.rank:
         return
     write_rows(out / "rows.csv", rows)
     gallery.write(out / "gallery.safetensors", pictures)
     given = model, FrameCache(store, subject.views, cache_mb)
+    needs = ("context_poses", "target_poses", "target_images")
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name)}
+    about = {
+        "model": subject.name,
+        "resolution": size_name(subject.views),
+        "given": {name: bool(getattr(model, f"needs_{name}")) for name in needs},
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "protocol": PROTOCOL + (" Rendered under bf16 autocast." if cfg.amp == "bf16" else ""),
+        "versions": {"python": platform.python_version(), **versions},
+    }
     found = {
         "entries": splits.coverage(),
         "lpips_reason": reason,
@@ -96,33 +105,14 @@ def evaluate_to(
         "groups": groups(rows, cfg.bootstrap, cfg.seed),
         "paired": paired(rows, subject.name, (*BASELINES, subject.name + SWAPPED), cfg.bootstrap, cfg.seed),
     }
-    write_json(out / "summary.json", {**_about(subject, cfg), **facts, **found})
+    write_json(out / "summary.json", {**about, **facts, **found})
     finished.units.clear()
 
 
-def _about(subject: Subject, cfg: EvalConfig) -> dict[str, Any]:
-    model = subject.model
-    return {
-        "model": subject.name,
-        "resolution": size_name(subject.views),
-        "given": {
-            "context_poses": bool(model.needs_context_poses),
-            "target_poses": bool(model.needs_target_poses),
-            "target_images": bool(model.needs_target_images),
-        },
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "protocol": PROTOCOL + (" Rendered under bf16 autocast." if cfg.amp == "bf16" else ""),
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name)},
-    }
-
-
 def evaluate(
-    model: ViewModel,
-    name: str,
+    subject: Subject,
     store: PackedStore,
     splits: Splits,
-    views: ViewsConfig,
     cfg: EvalConfig,
     ranks: Team | None = None,
     lpips: Lpips | None = None,
@@ -130,14 +120,13 @@ def evaluate(
     progress: bool = False,
     finished: FinishedBatches | None = None,
 ) -> list[ImageScores]:
-    """Score `model`, the baselines and the model with swapped poses on every target of `splits`.
+    """Score the model, the baselines and the model with swapped poses on every target; each process returns all rows.
 
-    name: what the model is called in the rows. finished: batches scored before, which are not rendered again, and the
-    gallery that collects pictures of the others; raises BoxEnded, on every process, when it says on any that time is
-    over with batches left. Every process returns the rows of all, in order.
+    finished: batches scored before, which are not rendered again, and the gallery that collects pictures of the others;
+    raises BoxEnded, on every process, when it says on any that time is over with batches left.
     """
     team = ranks or Team()
-    data = EvalSet(store, splits.entries, views, cache_mb)
+    data = EvalSet(store, splits.entries, subject.views, cache_mb)
     rows: list[ImageScores] = []
     todo = []
     for numbers in data.groups(cfg.batch_size, team.rank, team.world):
@@ -147,11 +136,11 @@ def evaluate(
     hidden = None if progress and not team.rank else True  # None: no bar where the output is a file
     left = len(todo)
     for numbers, batch in tqdm(data.load(todo, team.device), "evaluate", len(todo), disable=hidden):
-        renders = dict(render_all(model, name, batch, cfg))
+        renders = dict(render_all(subject.model, subject.name, batch, cfg))
         scored = list(_scores(splits, numbers, batch, renders, lpips))
         rows, left = rows + scored, left - 1
         if finished:
-            finished.gallery.collect(numbers, batch, renders[name])
+            finished.gallery.collect(numbers, batch, renders[subject.name])
             if finished.keep(numbers, scored) and left:
                 break
     if finished and (waiting := sum(team.gather(left))):

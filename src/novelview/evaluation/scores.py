@@ -1,8 +1,8 @@
 """The scores of every image and their CSV file; means and paired differences with 95 % intervals by a bootstrap.
 
 Images of one scene resemble each other, so scenes are drawn with replacement, each with all its images (a cluster
-bootstrap); the interval runs from the 2.5th to the 97.5th percentile of the resampled means. All models of one set
-and split meet the same draws. With a single scene its images are resampled instead, and the group says so.
+bootstrap, percentiles 2.5 and 97.5 of the means). All models of one set and split meet the same draws. With a single
+scene its images are resampled instead, and the group says so.
 """
 
 import csv
@@ -27,18 +27,14 @@ Image = tuple[str, int, int]  # scene, entry, frame
 
 @dataclass(frozen=True, slots=True)
 class ImageScores:
-    """Scores of one image: `model` is a model's name, a baseline's, or `<model>_swapped_pose`.
+    """Scores of one image; lpips is None where it could not be computed."""
 
-    entry: number of the entry in the split's index, nulls not counted; frame: number of the target frame in its scene.
-    lpips is None where the metric could not be computed. sharpness: `metrics.sharpness`, 1 for the truth's.
-    """
-
-    model: str
+    model: str  # a model's name, a baseline's, or `<model>_swapped_pose`
     scene: str
     set: str
     split: str
-    entry: int
-    frame: int
+    entry: int  # in the split's index, nulls not counted
+    frame: int  # of the target in its scene
     psnr: float
     ssim: float
     lpips: float | None
@@ -56,11 +52,13 @@ def in_order(rows: Iterable[ImageScores], splits: Sequence[str]) -> list[ImageSc
 
 def write_rows(path: Path | str, rows: Iterable[ImageScores]) -> None:
     """Write rows as CSV, atomically; an absent LPIPS is an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow(f"{value:.6f}" if isinstance(value, float) else value for value in astuple(row))
+    write_table(path, COLUMNS, map(astuple, rows))
+
+
+def write_table(path: Path | str, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write a table as CSV, atomically, floats to six decimals."""
+    cells = ([f"{value:.6f}" if isinstance(value, float) else value for value in row] for row in rows)
+    csv.writer(text := io.StringIO(), lineterminator="\n").writerows([header, *cells])
     write_text(path, text.getvalue())
 
 
@@ -90,8 +88,7 @@ def clusters(scenes: Sequence[str]) -> Int[np.ndarray, " n"]:
 
 def draws(clusters: int, resamples: int, seed: int) -> Int[np.ndarray, "resamples clusters"]:
     """Return how often each of `clusters` scenes is drawn in each resample; `clusters` draws with replacement."""
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples)
+    return np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples)
 
 
 def bounds(values: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
@@ -102,10 +99,7 @@ def bounds(values: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
 
 
 def interval(values: Float[np.ndarray, " n"], scenes: Sequence[str], resamples: int, seed: int) -> dict[str, float]:
-    """Return {mean, low, high}: the mean of `values` and its bootstrap interval; scenes: the scene of every value.
-
-    Six digits are kept: what sums in another order leave in doubt is not written.
-    """
+    """Return {mean, low, high} of `values` and their scenes, to six digits: others hang on the order of sums."""
     labels = clusters(scenes)
     sums, counts = np.bincount(labels, values), np.bincount(labels)
     drawn = draws(len(counts), resamples, seed)
@@ -114,11 +108,7 @@ def interval(values: Float[np.ndarray, " n"], scenes: Sequence[str], resamples: 
 
 
 def groups(rows: Iterable[ImageScores], resamples: int, seed: int) -> list[dict[str, Any]]:
-    """Return mean and interval of every metric for each model, set and split.
-
-    Each is {model, set, split, scenes, count, resampled, psnr, ssim, lpips, sharpness}; a metric is {mean, low, high},
-    or None where it was not computed; count is the number of images.
-    """
+    """Return {model, set, split, scenes, count (of images), resampled, and intervals or None} of every model."""
     return [
         {"model": model, **_group(key, own, None, resamples, seed)}
         for key, models in _by_model(rows).items()
@@ -129,10 +119,7 @@ def groups(rows: Iterable[ImageScores], resamples: int, seed: int) -> list[dict[
 def paired(
     rows: Iterable[ImageScores], model: str, baselines: Sequence[str], resamples: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Return the difference of `model` and each baseline, image by image, with interval, for each set and split.
-
-    Each is {model, baseline, set, split, scenes, count, resampled, psnr, ssim, lpips, sharpness}.
-    """
+    """Return the same for the difference of `model` and each baseline, image by image, with `baseline` in the rows."""
     return [
         {"model": model, "baseline": baseline, **_group(key, models[model], models[baseline], resamples, seed)}
         for key, models in _by_model(rows).items()
@@ -152,7 +139,6 @@ def means(found: Iterable[Mapping[str, Any]], model: str) -> dict[str, dict[str,
 
 
 def _by_model(rows: Iterable[ImageScores]) -> dict[tuple[str, str], dict[str, dict[Image, ImageScores]]]:
-    """Return rows by (set, split), model, and image, in the order they came."""
     found: dict[tuple[str, str], dict[str, dict[Image, ImageScores]]] = {}
     for row in rows:
         images = found.setdefault((row.set, row.split), {}).setdefault(row.model, {})
@@ -167,11 +153,9 @@ def _group(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Return {set, split, scenes, count, resampled, and the metrics} of some images, minus those of `against`."""
     scenes = [scene for scene, _, _ in images]
-    several = len(set(scenes))
-    found = {"set": key[0], "split": key[1], "scenes": several, "count": len(images)}
-    found["resampled"] = "scenes" if several > 1 else "images"
+    found = {"set": key[0], "split": key[1], "scenes": len(set(scenes)), "count": len(images)}
+    found["resampled"] = "scenes" if found["scenes"] > 1 else "images"
     own_seed = int.from_bytes(hashlib.sha256(json.dumps([seed, *key]).encode()).digest()[:8])
     for metric in METRICS:
         values = [getattr(row, metric) for row in images.values()]

@@ -5,11 +5,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from novelview.errors import DataError
 
-CONVOLUTIONS = {  # layers of torchvision's VGG-16 in the blocks of the lpips package
+# layers of torchvision's VGG-16 in the blocks of the lpips package
+CONVOLUTIONS = {
     "slice1": (0, 2),
     "slice2": (5, 7),
     "slice3": (10, 12, 14),
@@ -24,12 +25,17 @@ _LIBRARY: list[Any] = []  # a library's definitions live as long as the object
 
 
 def load_lpips(weights: Path | str) -> nn.Module:
-    """Build LPIPS version 0.1 with VGG-16 features, frozen, in evaluation mode.
-
-    weights: torchvision's `vgg16-397923af.pth` on disk; the calibration weights come with the lpips package. Raises
-    DataError when the file is missing or not a VGG-16 state dict.
-    """
-    state = _backbone(Path(weights))
+    """Build LPIPS 0.1 on torchvision's `vgg16-397923af.pth`, frozen, in evaluation mode, or raise DataError."""
+    if not Path(weights).is_file():
+        raise DataError(f"{weights}: no such file; fetch vgg16, or give LPIPS no weight in the loss")
+    try:
+        found: Any = torch.load(weights, map_location="cpu", weights_only=True)
+        layers = [(block, layer) for block, layers in CONVOLUTIONS.items() for layer in layers]
+        names = [(block, f"{layer}.{name}") for block, layer in layers for name in ("weight", "bias")]
+        state = {f"{block}.{name}": found[f"features.{name}"] for block, name in names}
+    except Exception as error:  # torch.load fails in as many ways as there are damaged files
+        what = f"not torchvision's VGG-16 weights ({type(error).__name__})"
+        raise DataError(f"{weights}: {what}; fetch it again") from None
     network = import_lpips().LPIPS(net="vgg", version="0.1", pnet_rand=True, verbose=False)
     try:
         network.net.load_state_dict(state)
@@ -38,29 +44,12 @@ def load_lpips(weights: Path | str) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def _backbone(path: Path) -> dict[str, Tensor]:
-    """Return the convolutions of a torchvision VGG-16 under the lpips package's names."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; fetch vgg16, or give LPIPS no weight in the loss")
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-        return {
-            f"{block}.{layer}.{name}": state[f"features.{layer}.{name}"]
-            for block, layers in CONVOLUTIONS.items()
-            for layer in layers
-            for name in ("weight", "bias")
-        }
-    except Exception as error:  # torch.load fails in as many ways as there are damaged files
-        raise DataError(f"{path}: not torchvision's VGG-16 weights ({type(error).__name__}); fetch it again") from None
-
-
 def import_lpips() -> ModuleType:
     """Import and return the lpips package, also where its torchvision cannot be imported beside a CPU-only torch.
 
-    torchvision 0.28.0's wheel registers fake kernels for the operators `nms` and `qnms` that its compiled library
-    defines; beside a CPU build of torch that library does not load, and the import fails ("operator torchvision::nms
-    does not exist"). Defining the two schemas first lets the import pass; no operator is called. With matching wheels
-    the operators exist and nothing is defined here.
+    torchvision 0.28.0's wheel registers fake kernels for the operators `nms` and `qnms` of its compiled library; beside
+    a CPU build of torch that library does not load, and the import fails ("operator torchvision::nms does not exist").
+    Defining the two schemas first lets it pass; no operator is called. With matching wheels nothing is defined here.
     """
     try:
         import torchvision  # noqa: F401

@@ -1,7 +1,7 @@
 """What training minimises: photometric losses of renders and of coarser predictions, and PM-Loss of the Gaussians.
 
-Sources: specs/uplvsm.md section 6 (mean squared error, VGG-19), specs/lact.md section 7 (LPIPS), specs/depthsplat.md
-section 11 (coarser predictions), specs/pmloss.md section 2 (PM-Loss and what its trainer leaves out).
+Sources: specs/uplvsm.md section 6 (squared error, VGG-19), specs/lact.md section 7 (LPIPS), specs/depthsplat.md section
+11 (coarser predictions), specs/pmloss.md section 2 (PM-Loss and what its trainer leaves out).
 """
 
 from itertools import pairwise
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, mse_loss, relu
 
 from novelview.config.schema import LossConfig
-from novelview.devices import full_precision
 from novelview.errors import CheckpointError, ConfigError, DataError
 from novelview.losses.lpips import load_lpips
 from novelview.losses.pointmap import pointmap_loss
@@ -33,11 +32,10 @@ Weights = list[tuple[Tensor, Tensor]]
 
 
 class TrainingLoss(nn.Module):
-    """The loss of a batch's renders: `PhotometricLoss` of the images and, where a model gives more, of that too.
+    """The loss of a batch's renders: `PhotometricLoss` of the images and of what more a model gives; set `step` before.
 
-    extras of the render that count: `intermediate` [k b v 3 h w], the same targets by coarser predictions, the i-th of
-    k weighed `intermediate_decay`^(k - i); `means` [b n 3], a Gaussian a context pixel, held to the teacher's pointmap
-    where PM-Loss has a weight. Set `step` before a call.
+    Extras that count: `intermediate` [k b v 3 h w], the targets by coarser predictions, the i-th of k weighed
+    `intermediate_decay`^(k - i); `means` [b n 3], a Gaussian a context pixel, for PM-Loss where that has a weight.
     """
 
     def __init__(self, cfg: LossConfig) -> None:
@@ -47,10 +45,7 @@ class TrainingLoss(nn.Module):
         self.logged = ("pointmap",) if cfg.pointmap.weight > 0 else ()
 
     def forward(self, render: Render, batch: Batch) -> dict[str, Tensor]:
-        """Return loss, mse, psnr, the terms of `PhotometricLoss`, and intermediate and pointmap where there are any.
-
-        `pointmap` is unweighted, and 0 before its first step. Raises DataError when PM-Loss lacks means or pointmaps.
-        """
+        """Return loss, mse, psnr, the terms of `PhotometricLoss`, intermediate, and pointmap, unweighted, if any."""
         assert batch.target.images is not None, "training targets have pictures"
         self.photometric.step = self.step
         values = self.photometric(render.images, batch.target.images)
@@ -85,16 +80,11 @@ class TrainingLoss(nn.Module):
         cloud = points.movedim(2, -1).flatten(1, 3)  # view-major, then row-major pixels, as the Gaussians are
         if cloud.shape != means.shape:
             raise DataError(f"PM-Loss: {means.shape[1]} Gaussians a scene for {cloud.shape[1]} pixels of its pointmaps")
-        with full_precision(means):
-            return pointmap_loss(means.float(), cloud.float(), cfg.ignore_large, cfg.detach_alignment).mean()
+        return pointmap_loss(means, cloud, cfg.ignore_large, cfg.detach_alignment).mean()
 
 
 class PhotometricLoss(nn.Module):
-    """Weighted sum of mean squared error, VGG-19 loss and LPIPS; a term of weight 0 needs no file and is not computed.
-
-    LPIPS joins when `step`, which the training loop counts, has reached `cfg.lpips_from`. Raises CheckpointError when
-    the weights a term needs are not on disk, ConfigError when no term has a weight.
-    """
+    """Weighted sum of mean squared error, VGG-19 loss and, from step `lpips_from`, LPIPS; weight 0: not computed."""
 
     def __init__(self, cfg: LossConfig) -> None:
         super().__init__()
@@ -105,10 +95,7 @@ class PhotometricLoss(nn.Module):
         self.lpips = load_lpips(str(cfg.lpips_weights)) if cfg.lpips > 0 else None
 
     def forward(self, render: Float[Tensor, "b v 3 h w"], target: Float[Tensor, "b v 3 h w"]) -> dict[str, Tensor]:
-        """Return loss, mse, psnr = -10 log10(mse), and perceptual and lpips where they have a weight.
-
-        With `ignore_large_mse` the loss has the filtered mean; mse and psnr tell of all pixels all the same.
-        """
+        """Return loss, mse, psnr = -10 log10(mse) of all pixels, and perceptual and lpips where they have a weight."""
         mse = mse_loss(render, target)
         terms = {"mse": filtered_mse(render, target, self.cfg.ignore_large_mse) if self.cfg.ignore_large_mse else mse}
         flat = render.flatten(0, 1), target.flatten(0, 1)
@@ -141,9 +128,8 @@ class PerceptualLoss(nn.Module):
 
     def forward(self, render: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> Float[Tensor, ""]:
         """Return the loss of images in [0,1]."""
-        differences = self.differences(render, target)
-        terms = [value * scale for value, scale in zip(differences, (1.0, *TAP_SCALES), strict=True)]
-        return torch.stack(terms).sum() / 255
+        pairs = zip(self.differences(render, target), (1.0, *TAP_SCALES), strict=True)
+        return torch.stack([value * scale for value, scale in pairs]).sum() / 255
 
     def differences(self, render: Tensor, target: Tensor) -> list[Float[Tensor, ""]]:
         """Return the six mean absolute differences: of the images in [0,255], then of each tapped activation."""
@@ -151,8 +137,7 @@ class PerceptualLoss(nn.Module):
         return [(one - other).abs().mean() for one, other in pairs]
 
     def _features(self, images: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
-        x = images * 255 - self.mean
-        features = [x]
+        features = [x := images * 255 - self.mean]
         for index in range(TAPS[-1] + 1):
             if index in POOLED:
                 x = avg_pool2d(x, 2)
@@ -168,16 +153,12 @@ def shapes() -> list[tuple[int, int]]:
 
 
 def read_matconvnet(path: Path | str) -> Weights:
-    """Read `imagenet-vgg-verydeep-19.mat`: 16 pairs of weight [out in 3 3] and bias [out], float32.
-
-    Raises CheckpointError for a missing or different file.
-    """
+    """Read 16 pairs of weight [out in 3 3] and bias [out], float32; raises CheckpointError for any other file."""
     from scipy.io import loadmat
 
     if not Path(path).is_file():
-        raise CheckpointError(
-            f"{path}: no such file; fetch vgg19, or set train.losses.perceptual=0 to train without it"
-        )
+        advice = "fetch vgg19, or set train.losses.perceptual=0 to train without it"
+        raise CheckpointError(f"{path}: no such file; {advice}")
     try:
         layers = loadmat(str(path))["layers"][0]
         weights = [_layer(layers[index]) for index in MATCONVNET_LAYERS]

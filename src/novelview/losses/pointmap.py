@@ -29,27 +29,22 @@ def pointmap_loss(
 ) -> Float[Tensor, " b"]:
     """Return the mean squared distance from the predicted points to the nearest points of the aligned pointmap.
 
-    predicted, pointmap: world coordinates of corresponding pixels, any units each; the pointmap is brought onto the
-    prediction by the similarity that fits all pairs (units of the result: the prediction's, squared). Gradients reach
-    `predicted` through the alignment, too, unless `detach_alignment`. A scene whose loss exceeds `ignore_large` counts
-    1e-5 of it. A scene with a coordinate that is NaN or not below 1e15 has loss 0 and no gradient, of which a
-    RuntimeWarning tells. Raises DataError for clouds that do not pair.
+    Both: world coordinates of corresponding pixels, any units each; the pointmap is brought onto the prediction by the
+    similarity that fits all pairs (result: the prediction's units, squared). Gradients reach `predicted` through the
+    alignment, too, unless `detach_alignment`. A loss above `ignore_large` counts 1e-5 of it. A scene with a coordinate
+    that is NaN or not below 1e15 has loss 0, no gradient, and a RuntimeWarning. Raises DataError for unpaired clouds.
     """
     if predicted.shape != pointmap.shape or predicted.dim() != 3 or 0 in predicted.shape or predicted.shape[-1] != 3:
-        raise DataError(
-            f"PM-Loss needs a pointmap of the predicted points' shape [b, n, 3], got {tuple(predicted.shape)} and"
-            f" {tuple(pointmap.shape)}"
-        )
+        got = f"{tuple(predicted.shape)} and {tuple(pointmap.shape)}"
+        raise DataError(f"PM-Loss needs a pointmap of the predicted points' shape [b, n, 3], got {got}")
     with full_precision(predicted):
         dtype = torch.promote_types(predicted.dtype, torch.float32)
         predicted, pointmap = predicted.to(dtype), pointmap.to(dtype)
         # scenes whose coordinates are numbers that can be squared and summed; comparisons with NaN are false
         sound = ((predicted.detach().abs() < LARGEST) & (pointmap.detach().abs() < LARGEST)).flatten(1).all(dim=1)
         if broken := int((~sound).sum()):  # a loss of 0 must not be taken for a perfect fit
-            message = (
-                f"PM-Loss: {broken} of {len(sound)} scenes count 0, a coordinate of theirs is NaN or not below 1e15"
-            )
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            text = f"PM-Loss: {broken} of {len(sound)} scenes count 0, a coordinate of theirs is NaN or not below 1e15"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
         predicted, pointmap = (torch.where(sound[:, None, None], points, 0) for points in (predicted, pointmap))
         fitted = umeyama(pointmap, predicted.detach() if detach_alignment else predicted)
         loss = torch.where(sound, chamfer(predicted, fitted.points(pointmap)), 0)
@@ -65,15 +60,11 @@ def chamfer(queries: Float[Tensor, "b n 3"], points: Float[Tensor, "b m 3"]) -> 
 
 
 def nearest(queries: Float[Tensor, "n 3"], points: Float[Tensor, "m 3"]) -> Int[Tensor, " n"]:
-    """Return the index of the point nearest to every query, by a k-d tree on the CPU and by brute force elsewhere.
-
-    Where SciPy is not installed (a bare machine, docs/mini.md), brute force finds the same on the CPU.
-    """
+    """Return the index of the point nearest to every query: by SciPy's k-d tree on a CPU that has it, by force else."""
     if queries.device.type == "cpu" and find_spec("scipy"):
         from scipy.spatial import KDTree
 
-        tree = KDTree(points.detach().numpy())
-        _, index = tree.query(queries.detach().numpy(), workers=torch.get_num_threads())
+        _, index = KDTree(points.detach().numpy()).query(queries.detach().numpy(), workers=torch.get_num_threads())
         return torch.from_numpy(index)
     return nearest_brute_force(queries, points)
 
@@ -82,34 +73,29 @@ def nearest(queries: Float[Tensor, "n 3"], points: Float[Tensor, "m 3"]) -> Int[
 def nearest_brute_force(
     queries: Float[Tensor, "n 3"], points: Float[Tensor, "m 3"], pairs: int = PAIRS
 ) -> Int[Tensor, " n"]:
-    """Return the same from all distances, at most `pairs` (or one query's) at a time.
-
-    Distances come from differences: the shortcut over a matrix product loses the digits that decide between neighbours.
-    """
-    found = [
-        torch.cdist(part, points, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
-        for part in queries.split(max(1, pairs // len(points)))
-    ]
-    return torch.cat(found)
+    """Return the same from all distances, at most `pairs` (or one query's) at a time."""
+    # without the shortcut over a matrix product, which loses the digits that decide between neighbours
+    parts = queries.split(max(1, pairs // len(points)))
+    distances = (torch.cdist(part, points, compute_mode="donot_use_mm_for_euclid_dist") for part in parts)
+    return torch.cat([found.argmin(dim=1) for found in distances])
 
 
 class PointmapLoss(nn.Module):
-    """PM-Loss as a training term: weight * mean over the batch, 0 before step `apply_after`."""
+    """PM-Loss as a training term: weight * mean over the batch, 0 before step `apply_after`; see `pointmap_loss`."""
 
     def __init__(
         self, weight: float = 0.005, apply_after: int = 0, ignore_large: float = 100.0, detach_alignment: bool = False
     ) -> None:
         super().__init__()
-        self.weight, self.apply_after = weight, apply_after
-        self.ignore_large, self.detach_alignment = ignore_large, detach_alignment
+        self.weight, self.apply_after, self.options = weight, apply_after, (ignore_large, detach_alignment)
 
     def forward(
         self, predicted: Float[Tensor, "b n 3"], pointmap: Float[Tensor, "b n 3"], step: int = 0
     ) -> Float[Tensor, ""]:
-        """Return the weighted loss at a training step; see `pointmap_loss`."""
+        """Return the weighted loss at a training step."""
         if step < self.apply_after:
             return predicted.new_zeros(())
-        return self.weight * pointmap_loss(predicted, pointmap, self.ignore_large, self.detach_alignment).mean()
+        return self.weight * pointmap_loss(predicted, pointmap, *self.options).mean()
 
 
 def teacher_images(images: Float[Tensor, "b v 3 h w"]) -> Float[Tensor, "b v 3 th tw"]:

@@ -9,7 +9,7 @@ import pickle
 import random
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -35,17 +35,19 @@ State = dict[str, Any]
 
 
 def build_model(cfg: TrainStage, team: Team) -> nn.Module:
-    """Build the configured model on the team's device, from earlier weights (`io.init`) when given.
-
-    Every process builds the same model. Raises CheckpointError when the weights are another model's.
-    """
+    """Build the configured model, the same on every process, from weights (`io.init`) if given; see `load_init`."""
     start = Path(cfg.io["init"]) if cfg.io.get("init") else None
     torch.manual_seed(cfg.train.seed)  # nothing in training draws from another generator
     model = build(without_weights(cfg.model) if start else cfg.model)
     if start:
         load_init(model, cfg, start)
     if team.leads:
-        log.info("starting point: %s", _origin(cfg, start))
+        named = getattr(getattr(cfg.model, "dino", None), "weights", None), getattr(cfg.model, "match_weights", None)
+        backbones = " and ".join(name for name in named if name)
+        origin = "everything from scratch (neither io.init nor model.dino.weights is set)"
+        if backbones:
+            origin = f"public backbone weights in {backbones}, everything else from scratch"
+        log.info("starting point: %s", start or origin)
     torch.manual_seed(cfg.train.seed + team.rank)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = cfg.train.tf32
     model.activation_checkpointing = cfg.train.activation_checkpointing
@@ -55,31 +57,16 @@ def build_model(cfg: TrainStage, team: Team) -> nn.Module:
     return model
 
 
-def _origin(cfg: TrainStage, start: Path | None) -> str:
-    named = getattr(getattr(cfg.model, "dino", None), "weights", None), getattr(cfg.model, "match_weights", None)
-    weights = " and ".join(name for name in named if name)
-    if start or weights:
-        return str(start or f"public backbone weights in {weights}, everything else from scratch")
-    return "everything from scratch (neither io.init nor model.dino.weights is set)"
-
-
 def load_init(model: nn.Module, cfg: TrainStage, path: Path) -> None:
-    """Copy weights from `path`: ours, whose header must describe this model, or a published checkpoint."""
-    try:
-        theirs = read_config(path)["model"]
-    except ForeignWeightsError:  # a published file, or a damaged one, which load_published tells apart
-        theirs = None
-    other = difference(theirs, resolved(cfg)["model"]) if theirs else None
-    if other:
-        raise CheckpointError(f"{path}: weights of another model: {other}; choose the weights or the model to fit")
+    """Copy weights, ours or published ones, from `path`; raises CheckpointError when they are another model's."""
+    with suppress(ForeignWeightsError):  # a published file, or a damaged one, which load_published tells apart
+        if other := difference(read_config(path)["model"], resolved(cfg)["model"]):
+            raise CheckpointError(f"{path}: weights of another model: {other}; choose the weights or the model to fit")
     load_published(path, model)
 
 
 def identity(cfg: TrainStage) -> str:
-    """Return 16 hex digits over all that the weights depend on: configuration, code, data and the starting weights.
-
-    Raises CheckpointError when there are no such starting weights.
-    """
+    """Return 16 hex digits over configuration, code, data and start; raises CheckpointError without a named start."""
     init = cfg.io.get("init")
     if init and not Path(init).is_file():
         raise CheckpointError(f"{init}: no such file; io.init names the weights to start from")
@@ -100,19 +87,13 @@ def compare_depths(cfg: TrainStage) -> None:
     seen = read_json(Path(cfg.io["packed"]) / "manifest.json").get("depth_range")
     if None in planes or not seen or (planes[0] <= seen[0] and seen[1] <= planes[1]):
         return
-    log.warning(
-        "model.near=%g, model.far=%g: what the photographs see lies between %.3g and %.3g, in the units of their"
-        " cameras, and nothing can be placed outside of these planes; give model.near and model.far around that",
-        *planes,
-        *seen,
-    )
+    text = "model.near=%g, model.far=%g: what the photographs see lies between %.3g and %.3g, in the units of their"
+    text += " cameras, and nothing can be placed outside of these planes; give model.near and model.far around that"
+    log.warning(text, *planes, *seen)
 
 
 class Checkpoints:
-    """The checkpoints of one run in `folder`, named `{identity}-{step}-{checksum}.pt`; the newest `keep` stay.
-
-    `identity` is a digest of everything the weights depend on; files of another identity are reported and left alone.
-    """
+    """The newest `keep` checkpoints `{identity}-{step}-{checksum}.pt` of one run; others in `folder` are left alone."""
 
     def __init__(self, folder: Path | str, identity: str, keep: int) -> None:
         self.folder, self.identity, self.keep = Path(folder), identity, keep
@@ -123,8 +104,7 @@ class Checkpoints:
 
     def save(self, step: int, state: State) -> Path:
         """Write `state` (tensors, numbers, strings, containers of these) after `step` steps; drop the oldest."""
-        buffer = io.BytesIO()
-        torch.save({**state, "step": step}, buffer)
+        torch.save({**state, "step": step}, buffer := io.BytesIO())
         content = buffer.getvalue()
         path = self.folder / f"{self.identity}-{step:09d}-{_checksum(content)}.pt"
         write_bytes(path, content)
@@ -138,26 +118,18 @@ class Checkpoints:
             if not path.name.startswith(f"{self.identity}-"):
                 log.warning("STALE checkpoint ignored: %s is of another configuration, code, data or start", path)
         for path in self.own():
-            state = _read(path)
-            if state is not None:
-                log.info("resuming from %s, after step %d", path, state["step"])
-                return state
+            content = path.read_bytes()
+            if _checksum(content) == path.stem.rpartition("-")[2]:
+                with suppress(pickle.UnpicklingError):
+                    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+                    log.info("resuming from %s, after step %d", path, state["step"])
+                    return state
             log.warning("damaged checkpoint passed over: %s", path)
         return None
 
 
 def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _read(path: Path) -> State | None:
-    content = path.read_bytes()
-    if _checksum(content) != path.stem.rpartition("-")[2]:
-        return None
-    try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        return None
 
 
 def random_state() -> State:
@@ -182,11 +154,7 @@ def sweep_partial(folder: Path, pattern: str) -> None:
 
 @contextmanager
 def holding_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of `folder` while the body runs; wait, with one line, while another process has it.
-
-    An orphan of a killed workflow may still be training there. The lock ends with the process, however it dies. A file
-    system without locks is said, and then not guarded.
-    """
+    """Hold the lock of `folder`, until the process dies at most; wait, with a warning, while another process has it."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as stream:
         try:
@@ -210,10 +178,7 @@ class Interrupt:
 
 @contextmanager
 def noting_signals() -> Iterator[Interrupt]:
-    """Note SIGTERM, SIGUSR1 (sent by clusters ahead of the time limit) and SIGINT instead of dying of them.
-
-    A second Ctrl-C stops at once.
-    """
+    """Note SIGTERM, SIGUSR1 (of clusters, before the time limit) and SIGINT; a second Ctrl-C stops at once."""
     interrupt = Interrupt()
 
     def receive(number: int, _: FrameType | None) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,18 +26,7 @@ from novelview.scenes.dataset import TrainLoader, TrainSet, workers_that_fit
 from novelview.scenes.pointmaps import Pointmaps
 from novelview.scenes.store import PackedStore, subset_scenes
 from novelview.timebox import BOXED, INTERRUPTED, TimeBox
-from novelview.training.checkpoint import (
-    Checkpoints,
-    Interrupt,
-    build_model,
-    compare_depths,
-    holding_lock,
-    identity,
-    noting_signals,
-    random_state,
-    restore_random_state,
-    sweep_partial,
-)
+from novelview.training import checkpoint
 from novelview.training.optim import Update, Updater, adamw
 from novelview.training.watch import Record, Watch, side_by_side
 
@@ -55,47 +44,40 @@ class DivergedError(NovelviewError):
 
 
 def train(cfg: TrainStage, box: TimeBox | None = None) -> int:
-    """Train as configured; return the exit status: 0, or, with the state saved, `INTERRUPTED` or `BOXED`.
+    """Train as configured; return 0 or, with the state saved, INTERRUPTED (by a signal) or BOXED (the end of `box`).
 
-    INTERRUPTED follows a signal, BOXED the end of `box` (None: one of `cfg.runtime` that begins now), whose unit is a
-    step: a call trains one at least.
-
-    `cfg.io`: packed (folder of the packed store), out (weights), log (CSV), checkpoints (folder), init (weights, null).
-    A run that finds its own checkpoint goes on from it and ends with the very bytes of an undisturbed run on a CPU.
+    A step, of which a call trains one at least, is the unit of `box` (None: of `cfg.runtime`, from now). A run that
+    finds its own checkpoint goes on from it and ends with the very bytes of an undisturbed run on a CPU.
     """
     box = box or TimeBox.of(cfg.runtime)
-    with team(cfg.runtime) as members, noting_signals() as interrupt:
+    with team(cfg.runtime) as members, checkpoint.noting_signals() as interrupt:
         return Run(cfg, members, interrupt, box).train()
 
 
 class Run:
     """One training run of one process."""
 
-    def __init__(self, cfg: TrainStage, members: Team, interrupt: Interrupt, box: TimeBox) -> None:
+    def __init__(self, cfg: TrainStage, members: Team, interrupt: checkpoint.Interrupt, box: TimeBox) -> None:
         self.cfg, self.team, self.interrupt, self.box = cfg, members, interrupt, box
+        self.total = cfg.train.steps + int(cfg.train.extra_iteration)  # the extra one follows the step that is kept
         self.loader = _loader(cfg, members)
         if members.leads:
-            compare_depths(cfg)
-        self.identity = identity(cfg)
+            checkpoint.compare_depths(cfg)
+        self.identity = checkpoint.identity(cfg)
         loss = TrainingLoss(cfg.train.losses).to(members.device)
-        self.stepper = Stepper(build_model(cfg, members), loss, cfg.train, members)
-        self.checkpoints = Checkpoints(cfg.io["checkpoints"], self.identity, cfg.runtime.keep_checkpoints)
+        self.stepper = own = Stepper(checkpoint.build_model(cfg, members), loss, cfg.train, members)
+        self.checkpoints = checkpoint.Checkpoints(cfg.io["checkpoints"], self.identity, cfg.runtime.keep_checkpoints)
         self.record = Record(cfg.io["log"], cfg.runtime.log_every, self.total, loss.logged)
+        parts = {"model": own.model, "optimizer": own.optimizer, "updater": own.updater, "record": self.record}
+        self.parts: dict[str, Any] = parts  # what a checkpoint holds the state of
         self.done = self.skipped_in_a_row = 0
-        self.boxed = False
-        self.saved_at = time.monotonic()
-
-    @property
-    def total(self) -> int:
-        """Iterations to run; the reference's extra one follows the step whose weights are kept."""
-        return self.cfg.train.steps + int(self.cfg.train.extra_iteration)
+        self.boxed, self.saved_at = False, time.monotonic()
 
     def train(self) -> int:
         """Run to the end, to a signal or to the end of the box; return the exit status."""
-        with holding_lock(self.checkpoints.folder) if self.team.leads else nullcontext():
+        with checkpoint.holding_lock(self.checkpoints.folder) if self.team.leads else nullcontext():
             self._resume()
-            watch = Watch(self.cfg, self.team, self.identity, self.done, self.total, self.record)
-            with closing(watch):
+            with closing(Watch(self.cfg, self.team, self.identity, self.done, self.total, self.record)) as watch:
                 finished = self._steps(watch)
             if self.team.leads:
                 self.record.write()
@@ -123,42 +105,35 @@ class Run:
         late = time.monotonic() - self.saved_at >= self.cfg.runtime.checkpoint_seconds
         due, asked, over = self.team.any([late and self.team.leads, bool(self.interrupt), self.box.over])
         stop, self.boxed = (asked or over) and self.done < self.total, over and not asked
-        last = self.done == self.cfg.train.steps
-        if last or (self.done < self.cfg.train.steps and (due or stop)):
-            self._save()
+        if self.done == self.cfg.train.steps or (self.done < self.cfg.train.steps and (due or stop)):
+            randoms = self.team.gather(checkpoint.random_state())
+            if self.team.leads:
+                parts = {name: part.state_dict() for name, part in self.parts.items()}
+                self.checkpoints.save(self.done, {**parts, "random": randoms, "world": self.team.world})
+            self.saved_at = time.monotonic()
         if stop:
-            self.team.wait()  # torchrun kills the others as soon as one ends, perhaps while the first still writes
+            self.team.gather(
+                None
+            )  # torchrun kills the others as soon as one ends, perhaps while the first still writes
         return stop
-
-    def _save(self) -> None:
-        randoms = self.team.gather(random_state())
-        if self.team.leads:
-            parts = {name: part.state_dict() for name, part in self._parts().items()}
-            self.checkpoints.save(self.done, {**parts, "random": randoms, "world": self.team.world})
-        self.saved_at = time.monotonic()
-
-    def _parts(self) -> dict[str, Any]:
-        """Return what a checkpoint holds the state of, by its key."""
-        model, optimizer, updater = self.stepper.model, self.stepper.optimizer, self.stepper.updater
-        return {"model": model, "optimizer": optimizer, "updater": updater, "record": self.record}
 
     def _resume(self) -> None:
         if self.team.leads:
             for path in (Path(self.cfg.io["out"]), Path(self.cfg.io["log"])):
-                sweep_partial(path.parent, f".{path.stem}.*.partial{path.suffix}")
-            sweep_partial(self.checkpoints.folder, f".{self.identity}-*.partial.pt")
+                checkpoint.sweep_partial(path.parent, f".{path.stem}.*.partial{path.suffix}")
+            checkpoint.sweep_partial(self.checkpoints.folder, f".{self.identity}-*.partial.pt")
         state = self.checkpoints.load()
         if len(set(self.team.gather(state and state["step"]))) > 1:
             raise CheckpointError(f"{self.checkpoints.folder}: not the same for all processes; put it on a shared disk")
         if state is None:
             return
         self.done = state["step"]
-        for name, part in self._parts().items():
+        for name, part in self.parts.items():
             part.load_state_dict(state[name])
         if state["world"] != self.team.world:
             log.warning("the checkpoint is of %d processes, this run has %d", state["world"], self.team.world)
         if self.team.rank < len(state["random"]):
-            restore_random_state(state["random"][self.team.rank])
+            checkpoint.restore_random_state(state["random"][self.team.rank])
 
     def _check(self, update: Update) -> None:
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if update.skipped else 0
@@ -172,57 +147,49 @@ class Run:
 
     def _keep_weights(self) -> None:
         """Write the weights after the recipe's last step; raises DivergedError when no update ever changed them."""
-        updater = self.stepper.updater
-        if not updater.applied:
+        if not self.stepper.updater.applied:
             raise DivergedError(
                 f"not one of {self.cfg.train.steps} updates was applied: every loss was not finite or every gradient "
-                f"norm above {updater.limit:g}; lower train.lr or raise train.allowed_gradnorm_factor"
+                f"norm above {self.stepper.updater.limit:g}; lower train.lr or raise train.allowed_gradnorm_factor"
             )
         if self.team.leads:
             save_weights(Path(self.cfg.io["out"]), self.stepper.model, resolved(self.cfg))
 
     def _report(self, finished: bool) -> None:
+        folder, applied = self.checkpoints.folder, self.stepper.updater.applied
         if not finished:
-            asked = self.interrupt.name or "a signal elsewhere"
-            folder, name = self.checkpoints.folder, "its time box" if self.boxed else asked
+            name = "its time box" if self.boxed else self.interrupt.name or "a signal elsewhere"
             log.warning("stopped by %s after step %d, state saved in %s; run again to go on", name, self.done, folder)
             return
-        applied = self.stepper.updater.applied
         log.info("%d updates applied, %d skipped; weights: %s", applied, self.done - applied, self.cfg.io["out"])
 
 
 class Stepper:
-    """Trains `model` with `loss(render, batch) -> {loss, mse, psnr, ...}` by the recipe `cfg` on `team`.
-
-    Gradients are averaged over processes on the last micro-batch of a step only. AdamW is fused on GPUs; on CPUs the
-    plain implementation is kept, whose numbers are the reference's.
-    """
+    """Trains `model` with `loss(render, batch) -> {loss, mse, psnr, ...}` by the recipe `cfg` on `team`."""
 
     def __init__(self, model: nn.Module, loss: Loss, cfg: TrainConfig, team: Team) -> None:
         self.model, self.loss, self.cfg, self.team = model, loss, cfg, team
         cuda = team.device.type == "cuda"
-        devices = [team.device] if cuda else None
-        many = team.world > 1
-        self.wrapped = DistributedDataParallel(model, devices, broadcast_buffers=False) if many else model
+        self.wrapped: nn.Module = model
+        if team.world > 1:
+            self.wrapped = DistributedDataParallel(model, [team.device] if cuda else None, broadcast_buffers=False)
         self.logged = (*LOGGED, *getattr(loss, "logged", ()))
         self.preview: Tensor | None = None  # the latest micro-batch, for people to look at
-        self.optimizer = adamw(model, cfg, fused=cuda)
+        self.optimizer = adamw(model, cfg, fused=cuda)  # the plain one gives the reference's numbers on CPUs
         scaler = torch.amp.grad_scaler.GradScaler(team.device.type, enabled=cfg.amp == "fp16")
-        self.updater = Updater(model, self.optimizer, cfg, team.agree, scaler)
+        self.updater = Updater(model, self.optimizer, cfg, lambda flag: team.any([flag])[0], scaler)
 
     def step(self, batches: Iterable[Batch]) -> tuple[dict[str, float], Update]:
-        """Train on `grad_accum` micro-batches; return the mean of `logged` over them and all processes, and the update.
-
-        The model sees whole `Views`; what it may look at is its own declaration (`needs_target_images` and others).
-        """
+        """Train on `grad_accum` micro-batches; return the means of `logged` over all processes, and the update."""
         if isinstance(self.loss, TrainingLoss):
             self.loss.step = self.updater.seen
         values = []
         for number, batch in enumerate(batches, start=1):
-            waits = number < self.cfg.grad_accum and isinstance(self.wrapped, DistributedDataParallel)
-            with cast(DistributedDataParallel, self.wrapped).no_sync() if waits else nullcontext():
+            # gradients are averaged over processes on the last micro-batch of a step only
+            more, model = number < self.cfg.grad_accum, self.wrapped
+            with model.no_sync() if more and isinstance(model, DistributedDataParallel) else nullcontext():
                 with self.autocast():
-                    render = self.wrapped(batch.context, batch.target)
+                    render = model(batch.context, batch.target)
                     losses = self.loss(render, batch)
                 self.preview = side_by_side(batch, render.images)
                 self.updater.backward(losses["loss"])
@@ -240,7 +207,13 @@ class Stepper:
 def _loader(cfg: TrainStage, members: Team) -> TrainLoader:
     store = PackedStore(Path(cfg.io["packed"]) / "train")
     scenes = subset_scenes(store, cfg.subset)
-    pointmaps = _pointmaps(cfg)
+    pointmaps, wanted = None, cfg.train.losses.pointmap
+    if wanted.weight:
+        if not cfg.io.get("pointmaps"):
+            raise ConfigError(
+                "train.losses.pointmap.weight: PM-Loss needs io.pointmaps, a folder of the pointmaps stage"
+            )
+        pointmaps = Pointmaps(cfg.io["pointmaps"], cfg.views, wanted.teacher)
     height, width = sides(cfg.views)
     # bytes of a micro-batch: uint8 pictures, and float32 points of the contexts under PM-Loss
     pictures = cfg.views.num_context + cfg.views.num_target + 4 * cfg.views.num_context * (pointmaps is not None)
@@ -249,13 +222,3 @@ def _loader(cfg: TrainStage, members: Team) -> TrainLoader:
     cache, shared = cfg.runtime.cache_mb, workers > 1 and cfg.runtime.cache_mb > 0
     data = TrainSet(store, cfg.views, cfg.train.seed, cache, scenes, threads, cfg.train.grad_accum, pointmaps, shared)
     return TrainLoader(data, cfg.train.batch_size, members.rank, members.world, members.device, workers)
-
-
-def _pointmaps(cfg: TrainStage) -> Pointmaps | None:
-    """Open the pointmaps that PM-Loss asks for; raises ConfigError when they are not named."""
-    wanted = cfg.train.losses.pointmap
-    if not wanted.weight:
-        return None
-    if not cfg.io.get("pointmaps"):
-        raise ConfigError("train.losses.pointmap.weight: PM-Loss needs io.pointmaps, a folder of the pointmaps stage")
-    return Pointmaps(cfg.io["pointmaps"], cfg.views, wanted.teacher)

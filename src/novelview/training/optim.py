@@ -1,7 +1,6 @@
 """The optimisation recipe: parameter groups, learning-rate schedule, and the rule of one update.
 
-Source: specs/uplvsm.md section 8 and, for what is mended, section 14 (B5, B6); for onecycle, the rate of pretrained
-parameters and decay of all, specs/depthsplat.md section 11.
+Sources: specs/uplvsm.md sections 8 and 14 (B5, B6); specs/depthsplat.md section 11 (onecycle, pretrained, decay).
 """
 
 import math
@@ -22,35 +21,24 @@ ONECYCLE_EXTRA = 10  # steps the onecycle schedule is longer than the training
 
 
 def adamw(model: nn.Module, cfg: TrainConfig, fused: bool = False) -> torch.optim.AdamW:
-    """Build AdamW with the recipe's groups; the learning rate starts at 0 and is set before every update.
-
-    With `lr_pretrained` pretrained parameters have groups of their own, whose `rate_scale` is what the scheduled rate
-    is multiplied with. Raises ConfigError when it has nothing to act on.
-    """
-    groups = parameter_groups(model, cfg.weight_decay, cfg.decay)
+    """Build AdamW with the recipe's groups, at rate 0; raises ConfigError when `lr_pretrained` finds no parameter."""
+    groups = parameter_groups(model.parameters(), cfg.weight_decay, cfg.decay)
     if cfg.lr_pretrained:
-        named = [[], []]
+        named: tuple[list[nn.Parameter], list[nn.Parameter]] = [], []
         for name, parameter in model.named_parameters():
             named[PRETRAINED in name].append(parameter)
         if not named[True]:
-            raise ConfigError(
-                f"train.lr_pretrained={cfg.lr_pretrained}: no parameter of this model is called {PRETRAINED}; set it to"
-                " 0"
-            )
-        groups, given = (_split(part, cfg.weight_decay, cfg.decay) for part in named)
+            what = f"train.lr_pretrained={cfg.lr_pretrained}"
+            raise ConfigError(f"{what}: no parameter of this model is called {PRETRAINED}; set it to 0")
+        groups, given = (parameter_groups(part, cfg.weight_decay, cfg.decay) for part in named)
         groups += [{**group, "rate_scale": cfg.lr_pretrained / cfg.lr} for group in given]
     return torch.optim.AdamW(groups, lr=0.0, betas=(cfg.beta1, cfg.beta2), eps=cfg.eps, fused=fused)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, decay: str = "matrices") -> list[dict[str, Any]]:
-    """Split the trainable parameters into decayed ones and others.
-
-    decay=matrices: 1-D ones and those marked `_no_weight_decay` are not decayed, all others are; all: every one is.
-    """
-    return _split(list(model.parameters()), weight_decay, decay)
-
-
-def _split(parameters: list[nn.Parameter], weight_decay: float, decay: str) -> list[dict[str, Any]]:
+def parameter_groups(
+    parameters: Iterable[nn.Parameter], weight_decay: float, decay: str = "matrices"
+) -> list[dict[str, Any]]:
+    """Split trainable parameters into decayed ones and others; decay: matrices (those `is_decayed`) or all."""
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     if decay == "all":
         return [{"params": trainable, "weight_decay": weight_decay}]
@@ -59,15 +47,12 @@ def _split(parameters: list[nn.Parameter], weight_decay: float, decay: str) -> l
 
 
 def is_decayed(parameter: Tensor) -> bool:
-    """Tell whether weight decay applies to `parameter`."""
+    """Tell whether weight decay applies: not to 1-D parameters and those marked `_no_weight_decay`."""
     return parameter.dim() != 1 and not getattr(parameter, "_no_weight_decay", False)
 
 
 def learning_rate(step: int, base: float, warmup: int, total: int, kind: str) -> float:
-    """Return the learning rate of update `step` (0-based): linear warm-up from 0, then `kind`.
-
-    cosine: half a cosine period down to 0 at `total`; linear: straight to 0; constant: stays at `base`.
-    """
+    """Return the rate of update `step` (0-based): linear warm-up, then constant, linear or cosine to 0 at `total`."""
     if step < warmup:
         return base * step / max(1, warmup)
     if kind == "constant":
@@ -79,12 +64,8 @@ def learning_rate(step: int, base: float, warmup: int, total: int, kind: str) ->
 
 
 def onecycle_rate(step: int, peak: float, steps: int, rise: float) -> float:
-    """Return the learning rate of update `step` (0-based) of PyTorch's OneCycleLR with cosine legs, `steps` long.
-
-    From peak / 25 up to `peak` in the share `rise` of the steps, then down to peak / 25 / 1e4 at the last one.
-    """
-    top = rise * steps - 1
-    first = peak / ONECYCLE_FIRST
+    """Return the rate of update `step` (0-based) of PyTorch's OneCycleLR: cosine legs up to `peak` and down again."""
+    top, first = rise * steps - 1, peak / ONECYCLE_FIRST
     if step <= top and top > 0:
         return _cosine_leg(first, peak, step / top)
     return _cosine_leg(peak, first / ONECYCLE_LAST, min(1.0, (step - top) / (steps - 1 - top)))
@@ -104,10 +85,8 @@ class Update:
 
 
 class Updater:
-    """Applies accumulated gradients by the recipe's rule and counts what it did.
+    """Applies accumulated gradients by the recipe's rule; counts updates seen, of the schedule, and applied to weights.
 
-    `seen` is the number of updates offered, `scheduled` the position in the learning-rate schedule, `applied` the
-    number of updates that changed weights.
     `agree(flag)` turns one process' "my loss is not finite" into every process' answer, so replicas never part.
     """
 
@@ -145,29 +124,15 @@ class Updater:
         """Apply the accumulated gradients of micro-batches with these losses, then clear them.
 
         A non-finite loss on any process skips the update on all and leaves the schedule where it is; a norm above
-        `clip_norm * allowed_gradnorm_factor` skips it and advances the schedule if `schedule_on_skip`; a factor of 0
-        skips none. Before update `clip_from` gradients are neither clipped nor skipped for their norm.
+        `limit` skips it and advances the schedule if `schedule_on_skip`. Norms count from update `clip_from` on.
         """
         lr, clips = self.lr, self.seen >= self.cfg.clip_from
         self.seen += 1
-        finite = all(bool(torch.isfinite(loss).all()) for loss in losses)
-        if self.agree(not finite):
+        if self.agree(not all(bool(torch.isfinite(loss).all()) for loss in losses)):
             self.optimizer.zero_grad(set_to_none=True)
             return Update(math.nan, lr, "nonfinite")
         norm = self._clip(clips)
         skip = clips and self.cfg.allowed_gradnorm_factor > 0 and not norm <= self.limit
-        self._apply(lr, skip)
-        self.scheduled += int(not skip or self.cfg.schedule_on_skip)
-        return Update(norm, lr, "norm" if skip else None)
-
-    def _clip(self, clip: bool = True) -> float:
-        self.scaler.unscale_(self.optimizer)
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        for gradient in gradients:
-            gradient.nan_to_num_(nan=0.0, posinf=INFINITE_GRADIENT, neginf=-INFINITE_GRADIENT)
-        return float(nn.utils.clip_grad_norm_(self.parameters, self.cfg.clip_norm if clip else math.inf))
-
-    def _apply(self, lr: float, skip: bool) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("rate_scale", 1.0)
         if not skip:
@@ -175,11 +140,19 @@ class Updater:
             self.applied += 1
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        self.scheduled += int(not skip or self.cfg.schedule_on_skip)
+        return Update(norm, lr, "norm" if skip else None)
+
+    def _clip(self, clip: bool = True) -> float:
+        self.scaler.unscale_(self.optimizer)
+        for gradient in (parameter.grad for parameter in self.parameters if parameter.grad is not None):
+            gradient.nan_to_num_(nan=0.0, posinf=INFINITE_GRADIENT, neginf=-INFINITE_GRADIENT)
+        return float(nn.utils.clip_grad_norm_(self.parameters, self.cfg.clip_norm if clip else math.inf))
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and, for fp16, the loss scale."""
-        counts = {"seen": self.seen, "scheduled": self.scheduled, "applied": self.applied}
-        return {**counts, "scaler": self.scaler.state_dict()}
+        scale = self.scaler.state_dict()
+        return {"seen": self.seen, "scheduled": self.scheduled, "applied": self.applied, "scaler": scale}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""

@@ -36,11 +36,9 @@ CONTEXTS = 4  # context views that a picture shows at most
 
 
 class Record:
-    """Rows of the log. A row holds means over the steps since the row before, how many of them skipped the update, the
-    learning rate of its last step, and the seconds trained since the beginning.
+    """Rows of the log, with means over the steps since the row before; further: columns of this run's own, means too.
 
-    further: columns of this run's own, means as well, put before lr. Its state travels in the checkpoint, so a resumed
-    run neither repeats nor misses rows, whatever became of the CSV file.
+    Its state travels in the checkpoint, so a resumed run neither repeats nor misses rows.
     """
 
     def __init__(self, path: Path | str, every: int, last: int, further: tuple[str, ...] = ()) -> None:
@@ -63,17 +61,10 @@ class Record:
         if step % self.every and step != self.last:
             return None
         row = {"step": float(step), **{key: _mean([entry[key] for entry in self.window]) for key in self.means}}
-        row["lr"] = values["lr"]
-        row["skipped"] = sum(entry["skipped"] for entry in self.window)
-        row["seconds"] = self.seconds
+        row |= {"lr": values["lr"], "skipped": sum(entry["skipped"] for entry in self.window), "seconds": self.seconds}
         self.rows.append(row)
         self.window = []
         return row
-
-    def write_if_due(self) -> None:
-        """Write the CSV file unless that was done a moment ago."""
-        if time.monotonic() - self.flushed >= FLUSH_SECONDS:
-            self.write()
 
     def write(self) -> None:
         """Write the CSV file atomically."""
@@ -116,16 +107,12 @@ class Progress:
         """Show a row of the training log."""
         step = int(row["step"])
         rate = (step - self.begun_at) / max(time.monotonic() - self.began, 1e-9)
-        images = rate * self.images
-        self.bar.set_postfix_str(f"loss {row['loss']:.4g} psnr {row['psnr']:.2f} {images:.0f} images/s")
+        quality, speed = f"loss {row['loss']:.4g} psnr {row['psnr']:.2f}", f"{rate * self.images:.0f} images/s"
+        self.bar.set_postfix_str(f"{quality} {speed}")
         if self.lines:
             left = tqdm.format_interval((self.total - step) / rate) if rate > 0 else "?"
-            text = f"step {step}/{self.total} loss {row['loss']:.4g} psnr {row['psnr']:.2f} lr {row['lr']:.3g}"
-            print(f"{text} {images:.0f} images/s, {left} left", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        self.bar.close()
+            text = f"step {step}/{self.total} {quality} lr {row['lr']:.3g} {speed}, {left} left"
+            print(text, file=sys.stderr, flush=True)
 
 
 class Tracker:
@@ -159,42 +146,27 @@ class Tracker:
 
 
 def open_tracker(mode: str, identity: str, folder: Path | str, name: str, config: dict[str, Any]) -> Tracker:
-    """Open the wandb run `identity` under `folder` in mode online, offline or disabled.
+    """Open the wandb run `identity`, or go on with it, under `folder` in mode online, offline or disabled.
 
-    A resumed training continues the same run. Where an online run cannot be opened it is recorded offline, and where
-    that cannot be either, not at all; both are told. The key is WANDB_API_KEY or what `wandb login` stored. It never
-    needs the network unless asked to.
+    What cannot go online is recorded offline, else not at all; both are told. Only mode online needs the network.
     """
+    waits: dict[str, Any] = {"init_timeout": PATIENCE, "login_timeout": PATIENCE, "finish_timeout": FAREWELL}
+    given: dict[str, Any] = {"id": identity, "resume": "allow", "dir": str(folder), "name": name, "config": config}
     for attempt in {"online": ("online", "offline"), "offline": ("offline",)}.get(mode, ()):
         try:
-            return Tracker(_open(attempt, identity, folder, name, config))
+            import wandb
+
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            settings = wandb.Settings(**waits, silent=True, console="off", disable_git=True, save_code=False)
+            run = wandb.init(project=PROJECT, mode=cast(Any, attempt), settings=settings, **given)
+            run.define_metric("*", step_metric="step")
+            return Tracker(run)
         except Exception as error:  # a missing key, network, disk or helper process: all the same to the training
             then = f"recording offline under {folder}" if attempt == "online" else "the training goes on without it"
             log.warning("wandb cannot go %s (%s); %s", attempt, _line(error), then)
             with suppress(Exception):  # its helper process would refuse the id of the run it could not open (0.31)
-                import wandb
-
-                wandb.teardown()
+                sys.modules["wandb"].teardown()
     return Tracker()
-
-
-def _open(mode: str, identity: str, folder: Path | str, name: str, config: dict[str, Any]) -> Any:
-    import wandb
-
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    settings = wandb.Settings(
-        init_timeout=PATIENCE,
-        login_timeout=PATIENCE,
-        finish_timeout=FAREWELL,
-        silent=True,
-        console="off",
-        disable_git=True,
-        save_code=False,
-    )
-    given: dict[str, Any] = {"id": identity, "resume": "allow", "dir": str(folder), "name": name, "config": config}
-    run = wandb.init(project=PROJECT, mode=cast(Any, mode), settings=settings, **given)
-    run.define_metric("*", step_metric="step")
-    return run
 
 
 def _line(error: Exception) -> str:
@@ -208,8 +180,8 @@ class Watch:
 
     def __init__(self, cfg: TrainStage, team: Team, identity: str, start: int, total: int, record: Record) -> None:
         self.record, self.total, self.leads = record, total, team.leads
-        images = cfg.train.batch_size * cfg.train.grad_accum * team.world
-        views = images * (cfg.views.num_context + cfg.views.num_target)
+        views = cfg.views.num_context + cfg.views.num_target
+        views *= cfg.train.batch_size * cfg.train.grad_accum * team.world
         self.progress = Progress(total, start, views, enabled=cfg.runtime.progress and team.leads)
         mode = cfg.runtime.wandb if team.leads else "disabled"
         name = f"{cfg.variant or cfg.model.name}-{cfg.phase}-{cfg.dataset}-{cfg.subset}-x{size_name(cfg.views)}"
@@ -222,29 +194,24 @@ class Watch:
         row = self.record.add(number, entry)
         self.progress.bar.update()
         if row is not None and self.leads:
-            self.record.write_if_due()
+            if time.monotonic() - self.record.flushed >= FLUSH_SECONDS:
+                self.record.write()
             self.progress.row(row)
             self.tracker.row(row)
-            self._show(number, preview)
-
-    def _show(self, number: int, preview: Tensor | None) -> None:
-        """Send the picture of the first row, of every so many after it, and of the last step."""
-        wanted = self.pictures_every and (self.rows % self.pictures_every == 0 or number == self.total)
-        if wanted and preview is not None and self.tracker.run is not None:
-            self.tracker.picture(float(number), to_bytes(preview), "context views, target, render")
-        self.rows += 1
+            # a picture of the first row, of every so many after it, and of the last step
+            wanted = self.pictures_every and (self.rows % self.pictures_every == 0 or number == self.total)
+            if wanted and preview is not None and self.tracker.run is not None:
+                self.tracker.picture(float(number), to_bytes(preview), "context views, target, render")
+            self.rows += 1
 
     def close(self) -> None:
         """Stop watching."""
-        self.progress.close()
+        self.progress.bar.close()
         self.tracker.finish()
 
 
 def run_id(cfg: TrainStage, identity: str) -> str:
-    """Return the wandb run's id: the stage's configuration digest, then what else the weights depend on, shortened.
-
-    A resumed training keeps it; other code, data or starting weights under the same configuration are another run.
-    """
+    """Return the wandb run's id: the digest of the configuration, then of all that the weights depend on, shortened."""
     return f"{digest(cfg)}-{identity[:8]}"
 
 
@@ -252,8 +219,7 @@ def side_by_side(batch: Batch, render: Float[Tensor, "b v 3 h w"]) -> Float[Tens
     """Return context views, one target and its render of a batch's first sample, left to right, values as they are."""
     assert batch.context.images is not None and batch.target.images is not None
     context = batch.context.images[0, :CONTEXTS]
-    shown = [*context, batch.target.images[0, 0], render[0, 0].detach().to(context.dtype)]
-    return torch.cat(shown, dim=-1)
+    return torch.cat([*context, batch.target.images[0, 0], render[0, 0].detach().to(context.dtype)], dim=-1)
 
 
 def to_bytes(picture: Float[Tensor, "3 h w"]) -> UInt8[ndarray, "h w 3"]:

@@ -18,7 +18,7 @@ from transformer_fixture import (
 from novelview.cameras.camera import plucker
 from novelview.config.models import PTLVSMConfig
 from novelview.models.layers import run_blocks
-from novelview.models.less3depend import PTLVSM
+from novelview.models.ptlvsm import PTLVSM
 
 
 def _model(folder: Path, config: dict[str, Any]) -> PTLVSM:

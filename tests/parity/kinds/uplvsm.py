@@ -23,7 +23,7 @@ from novelview.cameras.camera import plucker
 from novelview.config.models import UPLVSMConfig
 from novelview.figures.pictures import overlay
 from novelview.models.layers import run_blocks
-from novelview.models.less3depend import UPLVSM
+from novelview.models.uplvsm import UPLVSM
 
 
 def _model(folder: Path, config: dict[str, Any]) -> UPLVSM:

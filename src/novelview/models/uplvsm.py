@@ -1,15 +1,11 @@
-"""Less3Depend's two systems, which need no camera but one at most of the context (specs/uplvsm.md).
-
-UP-LVSM (section 3): no poses at all; a latent camera is estimated from each target image. PT-LVSM (section 4): unposed
-context views, posed targets, a decoder-only transformer.
-"""
+"""UP-LVSM: no poses; a latent camera is estimated from each target image (arXiv 2506.09885, specs/uplvsm.md 3)."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from novelview.cameras.poses import canonicalise, encoding_to_c2w
-from novelview.config.models import PTLVSMConfig, UPLVSMConfig
+from novelview.cameras.poses import encoding_to_c2w
+from novelview.config.models import UPLVSMConfig
 from novelview.devices import full_precision
 from novelview.models.dinov2 import DinoMlp, image_tokenizer
 from novelview.models.layers import (
@@ -21,7 +17,7 @@ from novelview.models.layers import (
     pose_tokenizer,
     run_blocks,
 )
-from novelview.models.render import DecoderOnly, EncoderDecoder, PosedTargets, Render
+from novelview.models.render import EncoderDecoder, Render
 from novelview.scenes.batch import Views
 
 MIN_LENGTH = 1e-3  # a quaternion is divided by max(length, this), as the reference does
@@ -115,30 +111,3 @@ class UPLVSM(EncoderDecoder):
     def estimate_poses(self, context: Views, images: Float[Tensor, "b v 3 h w"]) -> Float[Tensor, "b v 4 4"]:
         """Return camera-to-world matrices of images in the model's own frame of the scene."""
         return encoding_to_c2w(self.estimate(self.encode(context), images))
-
-
-class PTLVSM(PosedTargets, DecoderOnly):
-    """Renders known target cameras from views of which only the first one's camera is known.
-
-    Attribute and parameter names are those of the published checkpoints.
-    """
-
-    def __init__(self, cfg: PTLVSMConfig) -> None:
-        super().__init__()
-        self.cfg, self.patch_size = cfg, cfg.patch_size
-        d, gain = cfg.transformer.d, cfg.transformer.init_gain
-        self.image_tokenizer = image_tokenizer(cfg.dino)
-        self.target_pose_tokenizer = pose_tokenizer(d, cfg.patch_size, gain)
-        self.canonical_pose_tokenizer = pose_tokenizer(d, cfg.patch_size, gain)
-        self.image_token_decoder = image_token_decoder(d, cfg.patch_size, gain)
-        self.transformer_blocks = make_blocks(cfg.transformer, cfg.n_layer)
-        self.transformer_input_layernorm = nn.LayerNorm(d, bias=False)
-
-    def cameras(self, context: Views, c2w: Float[Tensor, "b n 4 4"]) -> Float[Tensor, "b n 4 4"]:
-        """Express cameras relative to context view 0 with `canonical_camera`, else leave them as they are."""
-        first = self.posed(context, "context")[:, :1]
-        return canonicalise(torch.cat([first, c2w], dim=1))[:, 1:] if self.cfg.canonical_camera else c2w
-
-    def encode(self, context: Views) -> Float[Tensor, "b n d"]:
-        """Return the image tokens of all context views, the first one's marked with its camera."""
-        return self.marked_tokens(context, self.cameras(context, self.posed(context, "context")[:, :1])[:, 0])
