@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from novelview.models.less3depend import UPLVSM
 from torch import Tensor, nn
 
 from novelview.cameras.poses import encoding_to_c2w
@@ -22,6 +21,7 @@ from novelview.config.models import (
 )
 from novelview.models.registry import build
 from novelview.models.render import ViewModel
+from novelview.models.uplvsm import UPLVSM
 from novelview.scenes.batch import Views
 
 TRANSFORMER = TransformerConfig(d=32, d_head=16)

@@ -26,10 +26,11 @@ from novelview.errors import ConfigError
 from novelview.files import write_bytes
 from novelview.models.depthsplat.model import DepthSplat
 from novelview.models.lact import LaCT
-from novelview.models.less3depend import PTLVSM, UPLVSM
 from novelview.models.lvsm import LVSMDecoderOnly, LVSMEncoderDecoder
+from novelview.models.ptlvsm import PTLVSM
 from novelview.models.published import match_keys, read_state
 from novelview.models.render import ViewModel
+from novelview.models.uplvsm import UPLVSM
 
 MODELS: dict[str, tuple[type[ModelConfig], type[ViewModel]]] = {
     "uplvsm": (UPLVSMConfig, UPLVSM),

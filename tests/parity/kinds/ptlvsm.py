@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from novelview.models.less3depend import PTLVSM
 from transformer_fixture import (
     compare,
     dino_config,
@@ -19,6 +18,7 @@ from transformer_fixture import (
 from novelview.cameras.camera import plucker
 from novelview.config.models import PTLVSMConfig
 from novelview.models.layers import run_blocks
+from novelview.models.ptlvsm import PTLVSM
 
 
 def _model(folder: Path, config: dict[str, Any]) -> PTLVSM:

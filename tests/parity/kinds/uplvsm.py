@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from novelview.models.less3depend import UPLVSM
 from safetensors.torch import load_file
 from transformer_fixture import (
     RENDER_ATOL,
@@ -24,6 +23,7 @@ from novelview.cameras.camera import plucker
 from novelview.config.models import UPLVSMConfig
 from novelview.figures.pictures import overlay
 from novelview.models.layers import run_blocks
+from novelview.models.uplvsm import UPLVSM
 
 
 def _model(folder: Path, config: dict[str, Any]) -> UPLVSM:
