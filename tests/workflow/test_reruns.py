@@ -78,7 +78,7 @@ QUICK = (
 )
 MORE = (
     ("conf/models/ptlvsm.yaml", REMARK, set()),
-    ("src/novelview/models/uplvsm.py", lambda before: before.replace('"""', '"""Told otherwise: ', 1), set()),
+    ("src/novelview/models/ptlvsm.py", lambda before: before.replace('"""', '"""Told otherwise: ', 1), set()),
     ("conf/source/rooms.yaml", appended("seed: 5\n"), RAW | PACKED | TRAINED | AFTER_TRAINING),
     ("conf/stage/preprocess.yaml", appended("pack: {max_bad_frames: 1}\n"), PACKED | TRAINED | AFTER_TRAINING),
     (
@@ -96,7 +96,7 @@ MORE = (
     ("src/novelview/scenes/procedural/layout.py", CODE, RAW | PACKED | TRAINED | AFTER_TRAINING),
     ("src/novelview/scenes/pack.py", CODE, PACKED | TRAINED | AFTER_TRAINING),
     ("src/novelview/training/optim.py", CODE, TRAINED | AFTER_TRAINING),
-    ("src/novelview/models/uplvsm.py", CODE, TRAINED | AFTER_TRAINING),
+    ("src/novelview/models/ptlvsm.py", CODE, TRAINED | AFTER_TRAINING),
     ("src/novelview/figures/plots.py", CODE, WRITTEN | REPORT),
     ("workflow/rules/figures.smk", replaced("novelview.stages.report {", "novelview.stages.report  {"), REPORT),
     (
