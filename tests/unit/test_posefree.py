@@ -153,9 +153,9 @@ def test_every_posed_run_is_judged_on_every_estimators_cameras(tmp_path: Path, m
         "/metrics-colmap.json"
     )
     assert plan.datasets == {"rooms-textured": "", "rooms-textured-colmap": "colmap"}
-    assert "dataset=rooms-textured-colmap" in plan.stage("evaluate", "colmap")["overrides"]
+    assert plan.composed("evaluate", "colmap").dataset == "rooms-textured-colmap"
     assert plan.stage("evaluate", "colmap")["digest"] != plan.stage("evaluate")["digest"]
-    assert plan.stage("poses", "colmap")["overrides"] == "scale=demo poses=colmap dataset=rooms-textured"
+    assert plan.overrides("poses", "colmap") == ["scale=demo", "poses=colmap", "dataset=rooms-textured"]
     assert Plan({"study": "posefree", "scale": "paper", "path": "."}).estimators == ["colmap", "vggt"]
 
 
@@ -173,7 +173,7 @@ def test_weights_that_are_here_bring_their_estimator(tmp_path: Path, monkeypatch
     (tmp_path / "pretrained").mkdir()
     (tmp_path / "pretrained" / "vggt_1b.safetensors").write_bytes(b"")
     plan = Plan({"study": "posefree", "set": "align=scale"})
-    assert plan.estimators == ["colmap", "vggt"] and "align=scale" in plan.stage("poses", "vggt")["overrides"]
+    assert plan.estimators == ["colmap", "vggt"] and plan.composed("poses", "vggt").align == "scale"
     stages = pipeline(plan)["stages"]
     outs = [next(iter(entry)) for entry in stages["poses"]["outs"]]
     assert outs == ["data/rooms-textured-colmap/raw", "data/rooms-textured-vggt/raw"]
