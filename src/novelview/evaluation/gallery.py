@@ -70,7 +70,9 @@ class Gallery:
         for turn in self.turns(numbers):
             number, place = self.chosen[turn]
             entry, row = self.splits.entries[number], list(numbers).index(number)
-            alone = Batch([batch.scene[row]], *(_one_scene(views, row) for views in (batch.context, batch.target)))
+            fields = (vars(views).values() for views in (batch.context, batch.target))
+            views = (Views(*(value if value is None else value[row : row + 1] for value in part)) for part in fields)  # type: ignore[arg-type]
+            alone = Batch([batch.scene[row]], *views)
             assert alone.context.images is not None and alone.target.images is not None
             middle = len(entry.target) // 2
             target, image = alone.target.images[0, middle][None], images[row][middle][None]
@@ -110,10 +112,6 @@ def attention(model: ViewModel, context: Views) -> dict[str, Float[Tensor, "p p"
     whole = draw(context)[0].float().cpu()
     patches = len(whole) // 2
     return {"attention": whole[:patches, patches:].half().contiguous()}
-
-
-def _one_scene(views: Views, row: int) -> Views:
-    return Views(*(None if value is None else value[row : row + 1] for value in vars(views).values()))  # type: ignore[arg-type]
 
 
 class FinishedBatches:

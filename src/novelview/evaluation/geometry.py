@@ -41,8 +41,7 @@ def write_poses(
     """Write poses.json, for up to `cfg.pose_scenes` scenes, where the model estimates cameras; return the mean errors.
 
     A path has true and estimated camera-to-world matrices [n 4 4] in scene units normalised over it, the estimates
-    Sim(3)-aligned to the true ones; errors of every frame in degrees and scene units; and `spread`, the root mean
-    square distance of the true centres from their mean: the error of guessing that mean for every frame.
+    Sim(3)-aligned; errors in degrees and scene units; and `spread`, the error of guessing the mean of the true centres.
     """
     if not hasattr(model, "estimate_poses") or not cfg.pose_scenes:
         return None
@@ -69,15 +68,12 @@ def _path(
     estimated = torch.cat(parts, dim=1)[0].double().cpu()
     estimated = fit_cameras(estimated, true).cameras(estimated)
     centres = true[:, :3, 3]
-    path = {"scene": entry.scene, "set": place.set, "split": place.split, "context": list(entry.context)}
-    return path | {
-        "frames": frames,
-        "true": true.tolist(),
-        "estimated": estimated.tolist(),
-        "rotation_deg": rotation_error_deg(estimated, true).tolist(),
-        "translation": translation_error(estimated, true).tolist(),
-        "spread": float((centres - centres.mean(dim=0)).square().sum(dim=1).mean().sqrt()),
-    }
+    own = {"scene": entry.scene, "set": place.set, "split": place.split, "context": list(entry.context)}
+    path = {**own, "frames": frames, "true": true.tolist(), "estimated": estimated.tolist()}
+    path["rotation_deg"] = rotation_error_deg(estimated, true).tolist()
+    path["translation"] = translation_error(estimated, true).tolist()
+    path["spread"] = float((centres - centres.mean(dim=0)).square().sum(dim=1).mean().sqrt())
+    return path
 
 
 def mean_errors(paths: Sequence[dict[str, Any]]) -> dict[str, float] | None:

@@ -89,11 +89,8 @@ def choose_scenes(splits: Splits, count: int) -> list[int]:
     for number in widest.values():
         sets.setdefault(splits.places[number][0].set, []).append(number)
     shares = [count // len(sets) + (turn < count % len(sets)) for turn in range(len(sets))]
-    return [
-        members[spot]
-        for members, share in zip(sets.values(), shares, strict=True)
-        for spot in evenly(len(members), min(share, len(members)))
-    ]
+    pairs = [(members, min(share, len(members))) for members, share in zip(sets.values(), shares, strict=True)]
+    return [members[spot] for members, share in pairs for spot in evenly(len(members), share)]
 
 
 def load_context(cache: FrameCache, scene: str, frames: Sequence[int], row: int, device: torch.device) -> Batch:

@@ -65,9 +65,8 @@ def evaluate_to(
 ) -> None:
     """Evaluate `subject` on `splits` into the folder `out`; the first process writes.
 
-    What an earlier evaluation left there is removed first. facts: further keys of summary.json. truth: the data set's
-    exact depth, for models that predict depth. stamp: digest of all that the scores depend on. Raises BoxEnded when the
-    time of `box` is over, after one batch at least; the next call with that stamp goes on.
+    What an earlier evaluation left there is removed first. facts: further keys of summary.json. stamp: digest of all
+    that the scores depend on; raises BoxEnded at the end of `box`, and the next call with that stamp goes on.
     """
     started, model, truth = time.monotonic(), subject.model, truth or Truth()
     if team.rank == 0:
@@ -122,8 +121,7 @@ def evaluate(
 ) -> list[ImageScores]:
     """Score the model, the baselines and the model with swapped poses on every target; each process returns all rows.
 
-    finished: batches scored before, which are not rendered again, and the gallery that collects pictures of the others;
-    raises BoxEnded, on every process, when it says on any that time is over with batches left.
+    finished: batches scored before; raises BoxEnded on all when it says on any that time is over with batches left.
     """
     team = ranks or Team()
     data = EvalSet(store, splits.entries, subject.views, cache_mb)

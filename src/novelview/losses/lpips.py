@@ -47,9 +47,8 @@ def load_lpips(weights: Path | str) -> nn.Module:
 def import_lpips() -> ModuleType:
     """Import and return the lpips package, also where its torchvision cannot be imported beside a CPU-only torch.
 
-    torchvision 0.28.0's wheel registers fake kernels for the operators `nms` and `qnms` of its compiled library; beside
-    a CPU build of torch that library does not load, and the import fails ("operator torchvision::nms does not exist").
-    Defining the two schemas first lets it pass; no operator is called. With matching wheels nothing is defined here.
+    torchvision 0.28.0 registers fake kernels for operators of its compiled library, which does not load there
+    ("operator torchvision::nms does not exist"). Defining the two schemas lets the import pass; no operator is called.
     """
     try:
         import torchvision  # noqa: F401

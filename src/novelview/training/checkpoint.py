@@ -70,12 +70,8 @@ def identity(cfg: TrainStage) -> str:
     init = cfg.io.get("init")
     if init and not Path(init).is_file():
         raise CheckpointError(f"{init}: no such file; io.init names the weights to start from")
-    parts = {
-        "config": digest(cfg),
-        "code": source_digest("train"),
-        "data": sha256(Path(cfg.io["packed"]) / "manifest.json"),
-        "init": sha256(init) if init else None,
-    }
+    parts = {"config": digest(cfg), "code": source_digest("train"), "init": sha256(init) if init else None}
+    parts["data"] = sha256(Path(cfg.io["packed"]) / "manifest.json")
     if cfg.train.losses.pointmap.weight and cfg.io.get("pointmaps"):
         parts["pointmaps"] = sha256(Path(cfg.io["pointmaps"]) / "manifest.json")
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

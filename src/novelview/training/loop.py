@@ -46,8 +46,8 @@ class DivergedError(NovelviewError):
 def train(cfg: TrainStage, box: TimeBox | None = None) -> int:
     """Train as configured; return 0 or, with the state saved, INTERRUPTED (by a signal) or BOXED (the end of `box`).
 
-    A step, of which a call trains one at least, is the unit of `box` (None: of `cfg.runtime`, from now). A run that
-    finds its own checkpoint goes on from it and ends with the very bytes of an undisturbed run on a CPU.
+    A call trains one step at least. A run that finds its own checkpoint goes on from it and ends with the very bytes
+    of an undisturbed run on a CPU.
     """
     box = box or TimeBox.of(cfg.runtime)
     with team(cfg.runtime) as members, checkpoint.noting_signals() as interrupt:

@@ -121,12 +121,11 @@ class Updater:
         self.scaler.scale(loss / self.cfg.grad_accum).backward()
 
     def update(self, losses: Iterable[Tensor]) -> Update:
-        """Apply the accumulated gradients of micro-batches with these losses, then clear them.
+        """Apply the accumulated gradients of micro-batches with these losses, or skip the update; then clear them.
 
-        A non-finite loss on any process skips the update on all and leaves the schedule where it is; a norm above
-        `limit` skips it and advances the schedule if `schedule_on_skip`. Norms count from update `clip_from` on.
+        The schedule stays after a loss that is not finite and, without `schedule_on_skip`, after a norm above `limit`.
         """
-        lr, clips = self.lr, self.seen >= self.cfg.clip_from
+        lr, clips = self.lr, self.seen >= self.cfg.clip_from  # before that norms neither clip nor skip
         self.seen += 1
         if self.agree(not all(bool(torch.isfinite(loss).all()) for loss in losses)):
             self.optimizer.zero_grad(set_to_none=True)
