@@ -6,7 +6,6 @@ alive at once does not grow with their number (specs/ttt_kernels.md sections 2 a
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,11 +18,6 @@ from novelview_kernels.ttt.reference import NORM_EPS, FastWeights, column_norms,
 
 LEG = {"cpu": 1 << 20}  # hidden activations (heads x tokens x width) of one leg, by device
 LONG_LEG = 1 << 25
-
-
-def _without_autocast(value: Tensor) -> AbstractContextManager[Any]:
-    """Return the context without autocast on the device of `value`; tensors on `meta` know no autocast at all."""
-    return nullcontext() if value.is_meta else torch.autocast(value.device.type, enabled=False)
 
 
 def _legs(weights: FastWeights, *values: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -73,7 +67,7 @@ class Update(torch.autograd.Function):
         k: Tensor, v: Tensor, lr: Tensor, steps: int, operands: torch.dtype | None,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         """Return the updated weights; the norms n0, n1, n2 are constants."""
-        with _without_autocast(w0):
+        with torch.autocast("cpu" if w0.is_meta else w0.device.type, enabled=False):
             gradients = _stacked(_gradients(FastWeights(w0, w1, w2), k, v, lr.permute(1, 2, 0), operands))
             steps_taken = _apart(newton_schulz(gradients, steps, operands))
             moved = [w + x for w, x in zip((w0, w1, w2), steps_taken, strict=True)]
@@ -86,7 +80,7 @@ class Update(torch.autograd.Function):
         """Return the gradients of weights, keys, values and rates."""
         w0, w1, w2, n0, n1, n2, k, v, lr, gradients = ctx.saved_tensors
         weights, operands = FastWeights(w0, w1, w2), ctx.operands
-        with _without_autocast(w0):
+        with torch.autocast("cpu" if w0.is_meta else w0.device.type, enabled=False):
             found = iterates(gradients, ctx.steps, operands)
             each = zip(weights, _apart(found[-1]), (n0, n1, n2), cotangents, strict=True)
             direct = FastWeights(*(moved_backward(w, x, norm, bar) for w, x, norm, bar in each))
@@ -160,7 +154,7 @@ class Apply(torch.autograd.Function):
         weights, mm = FastWeights(w0, w1, w2), partial(matmul, operands=operands)
         ctx.save_for_backward(w0, w1, w2, q)
         ctx.operands = operands
-        with _without_autocast(q):
+        with torch.autocast("cpu" if q.is_meta else q.device.type, enabled=False):
             hidden = (silu(mm(leg, w0)) * mm(leg, w2) for (leg,) in _legs(weights, q))
             return torch.cat([mm(h, w1) for h in hidden], dim=1)
 
@@ -171,7 +165,7 @@ class Apply(torch.autograd.Function):
         weights = FastWeights(w0, w1, w2)
         totals = [torch.zeros_like(w, memory_format=torch.contiguous_format) for w in weights]
         parts = []
-        with _without_autocast(q):
+        with torch.autocast("cpu" if q.is_meta else q.device.type, enabled=False):
             for q_leg, bar in _legs(weights, q, cotangents[0]):
                 q_bar, *shares = _answers_backward(weights, q_leg, bar, ctx.operands)
                 for total, share in zip(totals, shares, strict=True):
