@@ -11,11 +11,16 @@ ROOT = Path(__file__).parents[2]
 PROFILE = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
 
 
+WORKFLOW = yaml.safe_load((ROOT / "conf/workflow.yaml").read_text())
+
+
 def rules() -> dict[str, str]:
-    """Return the text of every rule by name."""
-    texts = [path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk"))]
-    found = [re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", text, re.MULTILINE) for text in texts]
-    return dict(item for rules in found for item in rules)
+    """Return the text of every rule by name; one that uses another has that one's text before its own."""
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
+    found = dict(re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", text, re.MULTILINE))
+    for used, name, own in re.findall(r"^use rule (\w+) as (\w+) with:\n((?:    .*\n|\n)+)", text, re.MULTILINE):
+        found[name] = found[used] + own
+    return found
 
 
 def test_the_profile_names_rules_that_exist() -> None:
@@ -38,5 +43,7 @@ def test_training_and_evaluation_take_gpus_and_nodes_from_the_profile() -> None:
     assert {"pretrain_model", "finetune_model", "evaluate_model"} <= launched
     for name in launched:
         text = rules()[name]
-        assert "--gpus {resources.gpu} --nodes {resources.nodes}" in text and "gpu=" in text and "nodes=1" in text, name
+        assert "--gpus {resources.gpu} --nodes {resources.nodes}" in text and "nodes=1" in text, name
+        (given,) = re.findall(r'\*\*\{.*RESOURCES\["(\w+)"\]\.items\(\)', text)
+        assert all("gpu" in WORKFLOW["resources"][scale][given] for scale in ("demo", "mini", "paper")), name
         assert "launcher" not in text, f"{name}: params would make GPUs a reason to run again"

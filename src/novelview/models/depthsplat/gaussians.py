@@ -264,11 +264,12 @@ def signs(degree: int) -> Float[Tensor, " k"]:
 @cache
 def _sphere() -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return directions spread over the sphere, and the pseudoinverse of each band's values there."""
-    y = 1 - (2 * torch.arange(DIRECTIONS, dtype=torch.float64) + 1) / DIRECTIONS
-    angle, radius = torch.arange(DIRECTIONS, dtype=torch.float64) * GOLDEN, (1 - y * y).sqrt()
-    points = torch.stack([radius * angle.cos(), y, radius * angle.sin()], dim=-1)
-    basis = harmonics_y(points, 4)
-    return points, tuple(torch.linalg.pinv(basis[:, band**2 : (band + 1) ** 2].mT) for band in range(5))
+    with torch.device("cpu"):  # kept for every later call, whatever device this first one counts on
+        y = 1 - (2 * torch.arange(DIRECTIONS, dtype=torch.float64) + 1) / DIRECTIONS
+        angle, radius = torch.arange(DIRECTIONS, dtype=torch.float64) * GOLDEN, (1 - y * y).sqrt()
+        points = torch.stack([radius * angle.cos(), y, radius * angle.sin()], dim=-1)
+        basis = harmonics_y(points, 4)
+        return points, tuple(torch.linalg.pinv(basis[:, band**2 : (band + 1) ** 2].mT) for band in range(5))
 
 
 def wigner(rotation: Float[Tensor, "*b 3 3"], degree: int) -> list[Float[Tensor, "*b m m"]]:
