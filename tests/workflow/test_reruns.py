@@ -98,10 +98,14 @@ MORE = (
     ("src/novelview/training/optim.py", CODE, TRAINED | AFTER_TRAINING),
     ("src/novelview/models/ptlvsm.py", CODE, TRAINED | AFTER_TRAINING),
     ("src/novelview/figures/plots.py", CODE, WRITTEN | REPORT),
-    ("workflow/rules/figures.smk", replaced("novelview.stages.report {", "novelview.stages.report  {"), REPORT),
+    (
+        "workflow/rules/figures.smk",
+        replaced("novelview.stages.report --config {", "novelview.stages.report  {"),
+        REPORT,
+    ),
     (
         "workflow/rules/data.smk",
-        replaced("stages.preprocess {", "stages.preprocess  {"),
+        replaced("stages.preprocess --config {", "stages.preprocess  {"),
         PACKED | TRAINED | AFTER_TRAINING,
     ),
     ("data/rooms/raw/manifest.json", appended("\n"), PACKED | TRAINED | AFTER_TRAINING),
