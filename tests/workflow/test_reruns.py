@@ -100,12 +100,12 @@ MORE = (
     ("src/novelview/figures/plots.py", CODE, WRITTEN | REPORT),
     (
         "workflow/rules/figures.smk",
-        replaced("novelview.stages.report --config {", "novelview.stages.report  {"),
+        replaced("stages.report --config", "stages.report  --config"),
         REPORT,
     ),
     (
         "workflow/rules/data.smk",
-        replaced("stages.preprocess --config {", "stages.preprocess  {"),
+        replaced("stages.preprocess --config", "stages.preprocess  --config"),
         PACKED | TRAINED | AFTER_TRAINING,
     ),
     ("data/rooms/raw/manifest.json", appended("\n"), PACKED | TRAINED | AFTER_TRAINING),
