@@ -46,8 +46,8 @@ lint: $(STAMP)
 	$(RUN)/snakemake --lint
 
 docs: $(STAMP)
-	$(RUN)/python -m novelview.config.reference > docs/config.md
-	$(RUN)/python -m novelview.config.pipeline > dvc.yaml
+	$(RUN)/python tools/config_reference.py > docs/config.md
+	$(RUN)/python tools/dvc_yaml.py > dvc.yaml
 
 bench: $(STAMP)
 	$(RUN)/python bench/preprocess.py
@@ -82,4 +82,4 @@ clean:
 	rm -rf data results checkpoints logs benchmarks .snakemake
 
 environment.yml: constraints.txt
-	$(RUN)/python -m novelview.config.reference --environment constraints.txt > $@
+	$(RUN)/python tools/config_reference.py --environment constraints.txt > $@

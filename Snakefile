@@ -24,6 +24,7 @@ rule all:
 
 
 onstart:
+    gc.enable()
     refuse_linked_records()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from novelview.config import reference
+import config_reference as reference
 from novelview.config.compose import STAGES, compose, conf_dir
 from novelview.config.digest import digest, resolved
 from novelview.config.stages import TrainStage

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from dvc_yaml import pipeline
 from novelview.config import exchange
 from novelview.config.compose import compose
 from novelview.config.digest import resolved
-from novelview.config.pipeline import pipeline
 from novelview.config.plan import Plan
 from novelview.errors import ConfigError
 from novelview.files import sha256

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from novelview.config.pipeline import pipeline
+from dvc_yaml import pipeline
 from novelview.config.plan import Plan
 from novelview.config.schema import Study
 from novelview.config.study import _check_poses, load_study

@@ -48,7 +48,7 @@ def _run(folder: Path) -> None:
 
 
 def _share(author: Checkout, remote: Path) -> None:
-    author.path("dvc.yaml").write_text(author.call("python", "-m", "novelview.config.pipeline"))
+    author.path("dvc.yaml").write_text(author.call("python", "tools/dvc_yaml.py"))
     author.call("git", "init", "--quiet", "--initial-branch=main")
     author.call("dvc", "remote", "add", "--default", "storage", str(remote))
     author.call("dvc", "commit", "--force", "--quiet")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from novelview.config.pipeline import config_files, main, render
+from dvc_yaml import config_files, main, render
 from novelview.config.plan import Plan
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +106,6 @@ def test_another_study_has_stages_of_its_own(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_wrong_word_is_one_line() -> None:
-    command = [sys.executable, "-m", "novelview.config.pipeline", "study=nerf"]
+    command = [sys.executable, "tools/dvc_yaml.py", "study=nerf"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and done.stderr.startswith("error: study 'nerf'") and done.stderr.count("\n") == 1

@@ -3,6 +3,11 @@
 or_exit(lambda: exchange.check_adopted(PLAN))
 
 
+def adopted_run(wildcards):
+    """Return the run whose published checkpoint the wildcards name."""
+    return next(run for run in PLAN.all if run.adopted and (run.name, run.phase) == (wildcards.run, wildcards.phase))
+
+
 localrules:
     publish_model,
     release_model,
@@ -10,7 +15,7 @@ localrules:
 
 rule adopt_model:
     input:
-        checkpoint=lambda wildcards: exchange.checkpoint_of(exchange.adopted_run(PLAN, wildcards)),
+        checkpoint=lambda wildcards: exchange.checkpoint_of(adopted_run(wildcards)),
     output:
         weights=f"results/{PLAN.scale}/models/{{run}}/published/{{phase}}-x{{res}}/model.safetensors",
     log:
@@ -25,9 +30,7 @@ rule adopt_model:
         mem_mb=16000,
         runtime=60,
     params:
-        stage=lambda wildcards: PLAN.call(
-            "adopt", *exchange.adoption_words(PLAN, exchange.adopted_run(PLAN, wildcards))
-        ),
+        stage=lambda wildcards: PLAN.call("adopt", *exchange.adoption_words(PLAN, adopted_run(wildcards))),
     message:
         "Adopting a published checkpoint as {wildcards.run} at {wildcards.res}"
     shell:
@@ -150,4 +153,4 @@ rule release_model:
 
 rule release:
     input:
-        lambda wildcards: [f"{one.folder}/published.json" for one in or_exit(lambda: exchange.require_releases(PLAN))],
+        lambda wildcards: [f"released/{one.name}/published.json" for one in or_exit(lambda: exchange.require_releases(PLAN))],

@@ -3,11 +3,11 @@
 import ast
 import functools
 import hashlib
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from omegaconf import OmegaConf
 
 PACKAGES = ("novelview", "novelview_kernels")
 RUN_ONLY = ("runtime", "io")
@@ -16,9 +16,7 @@ DATA_SUFFIXES = {".yaml", ".j2", ".css", ".js", ".json"}
 
 def resolved(config: Any) -> dict[str, Any]:
     """Return a stage's configuration as plain data without the run-only nodes (`runtime`, `io`)."""
-    container = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items() if key not in RUN_ONLY}
+    return {key: value for key, value in asdict(config).items() if key not in RUN_ONLY}
 
 
 def digest(config: Any) -> str:
@@ -28,8 +26,7 @@ def digest(config: Any) -> str:
 
 def digest_of(values: dict[str, Any]) -> str:
     """Return the digest of a configuration that `resolved` made plain, such as the one in a weights file's header."""
-    text = OmegaConf.to_yaml(OmegaConf.create(values), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @functools.cache

@@ -7,7 +7,7 @@ the showcase evaluates released checkpoints beside the study's own runs, on a sm
 import functools
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from novelview.config.checkpoints import (
     require_name,
 )
 from novelview.config.digest import resolved
-from novelview.config.schema import Resolution, Study, StudyData, size_name
+from novelview.config.schema import Study, StudyData, ViewsConfig, size_name
 from novelview.config.study import Published, Run, variant_of
 from novelview.downloads.registry import read_registry
 from novelview.errors import ConfigError
@@ -63,9 +63,15 @@ def _initial(word: str, study: Study) -> tuple[str, Published]:
     registry = read_registry()
     left, equals, right = word.partition("=")
     if not equals and word in registry:
-        return _registered(word, registry[word].adopt, study)
+        words = dict(part.split("=", 1) for part in registry[word].adopt)
+        run, phase = words.get("variant", words.get("model", "")), words.get("phase", study.phases[0])
+        what = f"is {words['model']}, {phase}" if words else "is no checkpoint of a model here"
+        return _fitting(word, study, [run], what, Published(word, _tag(word), phase))
     if not equals and _is_released(word):
-        return _released(word, released_checkpoint(Path(FOLDER, word)), study)
+        found = released_checkpoint(Path(FOLDER, word))
+        runs = [run for run in study.models if variant_of(study, run).model == found.model]
+        phase = found.config["phase"]
+        return _fitting(word, study, runs, f"is {found.model}, {phase}", Published(found.weights, word, phase))
     if not equals and len(study.models) > 1:
         known = ", ".join(name for name, entry in registry.items() if entry.adopt)
         raise ConfigError(f"--config init={word}: not one of {known}, and the study has several runs; {HOW}")
@@ -84,33 +90,16 @@ def _is_released(name: str) -> bool:
     return Path(FOLDER, name, WEIGHTS).is_file() and "/" not in name
 
 
-def _released(name: str, found: Released, study: Study) -> tuple[str, Published]:
-    """Return the run that a released checkpoint fits: the study's first one of its model, at its phase."""
-    runs = [run for run in study.models if variant_of(study, run).model == found.model]
-    phase = found.config["phase"]
-    if not runs or phase not in study.phases:
-        raise ConfigError(f"--config init={name}: is {found.model}, {phase}; this study has {', '.join(study.models)}")
-    return runs[0], Published(found.weights, name, phase)
-
-
-def _registered(name: str, adopt: list[str], study: Study) -> tuple[str, Published]:
-    """Return the run that a checkpoint of the registry fits: the study's one of its model, at its phase."""
-    words = dict(word.split("=", 1) for word in adopt)
-    runs = [run for run in study.models if run == words.get("variant", words.get("model"))]
-    phase = words.get("phase", study.phases[0])
-    if not runs or phase not in study.phases:
-        what = f"is {words['model']}, {phase}" if words else "is no checkpoint of a model here"
+def _fitting(name: str, study: Study, runs: list[str], what: str, published: Published) -> tuple[str, Published]:
+    """Return the first of `runs` that the study has with a checkpoint that stands for one of its phases."""
+    own = [run for run in runs if run in study.models]
+    if not own or published.phase not in study.phases:
         raise ConfigError(f"--config init={name}: {what}; this study has {', '.join(study.models)}")
-    return runs[0], Published(name, _tag(name), phase)
+    return own[0], published
 
 
 def _tag(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.]+", "_", name).strip("._") or "checkpoint"
-
-
-def adopted_run(plan: "Plan", wildcards: Any) -> Run:
-    """Return the run whose published checkpoint the wildcards `run` and `phase` name."""
-    return next(run for run in plan.all if run.adopted and (run.name, run.phase) == (wildcards.run, wildcards.phase))
 
 
 def checkpoint_of(run: Run) -> str:
@@ -143,10 +132,9 @@ def check_adopted(plan: "Plan") -> None:
             )
         # A checkpoint of ours that the user gives to another phase may have been trained at another size.
         free = theirs and theirs.get("phase") != run.phase
-        found = (
-            _size(theirs["views"])
-            if theirs.get("views")
-            else size_name(plan.compose("adopt", *adoption_words(plan, run)).views)
+        views = theirs.get("views") or asdict(plan.compose("adopt", *adoption_words(plan, run)).views)
+        found = size_name(
+            ViewsConfig(image_size=int(views["image_size"]), image_width=int(views.get("image_width", 0)))
         )
         if found != run.res and not free:
             raise ConfigError(f"--config init={run.adopted}: is at {found} px, {run.name} at {run.res}; choose another")
@@ -162,38 +150,16 @@ def own_header(run: Run) -> dict[str, Any]:
         return {}
 
 
-def _size(views: dict[str, Any]) -> str:
-    height = int(views["image_size"])
-    return str(Resolution(height, int(views.get("image_width") or 0) or height))
-
-
 @dataclass(frozen=True)
 class Release:
     """One checkpoint on its way out: trained, rounded (stage compact), scored as rounded (evaluate), written (publish).
 
-    run: the last phase on all of the data; before: the weights of its earlier phases; place: where rounded weights and
-    their evaluation lie until the folder of released/ is written.
+    run: the last phase on all of the data; before: the weights of its earlier phases.
     """
 
     name: str
     run: Run
     before: tuple[str, ...]
-    place: str
-
-    @property
-    def weights(self) -> str:
-        """The rounded weights."""
-        return f"{self.place}/{WEIGHTS}"
-
-    @property
-    def evaluation(self) -> str:
-        """The evaluation of the rounded weights."""
-        return f"{self.place}/evaluation"
-
-    @property
-    def folder(self) -> str:
-        """The released folder."""
-        return f"{FOLDER}/{self.name}"
 
 
 def releases(plan: "Plan") -> list[Release]:
@@ -209,8 +175,7 @@ def releases(plan: "Plan") -> list[Release]:
             raise ConfigError(f"conf/study/{plan.study.name}.yaml: releases: no run '{run}'; choose among {known}")
         if not any(one.adopted for one in own):
             require_name(name, f"conf/study/{plan.study.name}.yaml: releases.{run}")
-            before = tuple(phase.weights for phase in own[:-1])
-            found.append(Release(name, own[-1], before, f"results/{plan.scale}/release/{name}"))
+            found.append(Release(name, own[-1], tuple(phase.weights for phase in own[:-1])))
     return found
 
 
@@ -251,19 +216,10 @@ class Showcase:
         """Return the file of a checkpoint's means alone, which git keeps."""
         return f"results/{self.scale}/showcase/{name}/metrics.json"
 
-    def checksum(self, name: str) -> str:
-        """Return the SHA-256 of a checkpoint: a file replaced by an older one is not newer than its evaluation."""
-        return next(one.sha256 for one in self.checkpoints if one.name == name)
-
     @property
     def folders(self) -> list[str]:
         """Return the folders of all evaluations."""
-        return [self.folder(name) for name in self.names]
-
-    @property
-    def names(self) -> list[str]:
-        """Return the checkpoints' names."""
-        return [one.name for one in self.checkpoints]
+        return [self.folder(one.name) for one in self.checkpoints]
 
     @property
     def datasets(self) -> list[str]:

@@ -21,7 +21,7 @@ Give a key to one stage as `python -m novelview.stages.train train.lr=1e-3`, or 
 
 def main() -> int:
     """Print the key reference, or with `--environment` the conda environment of constraints.txt."""
-    parser = argparse.ArgumentParser(prog="python -m novelview.config.reference", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python tools/config_reference.py", description=main.__doc__)
     parser.add_argument("--environment", metavar="CONSTRAINTS", type=Path, help="print environment.yml instead")
     arguments = parser.parse_args()
     text = environment(arguments.environment.read_text()) if arguments.environment else keys()
