@@ -51,7 +51,7 @@ def test_weights_that_nothing_reads_any_more_may_be_gone(mini: Mini) -> None:
     assert mini.root / first.weights in carried(mini)
     make(mini, last.weights, f"{last.folder}/evaluation/summary.json")
     assert not mini.is_used_up(first) and not mini.is_used_up(last)  # the release reads both
-    make(mini, f"{release.folder}/published.json", f"{release.evaluation}/summary.json")
+    make(mini, f"{release.folder}/published.json", f"{release.place}/evaluation/summary.json")
     assert mini.is_used_up(last) and mini.is_used_up(first)
     travelling = carried(mini)
     assert not {mini.root / first.weights, mini.root / last.weights} & set(travelling)
@@ -87,7 +87,7 @@ def test_no_data_is_asked_for_when_only_pages_are_left(mini: Mini) -> None:
         for one in plan.evaluations:
             make(mini, f"{one.folder}/summary.json", one.metrics)
     for one in mini.releases:
-        make(mini, f"{one.folder}/published.json", f"{one.evaluation}/summary.json")
+        make(mini, f"{one.folder}/published.json", f"{one.place}/evaluation/summary.json")
     assert mini.wanted_data() == []
 
 

@@ -61,8 +61,8 @@ def _pages(mini: Mini) -> Iterator[Path]:
 def _releases(mini: Mini) -> Iterator[Path]:
     for one in mini.releases:
         yield mini.root / one.place / "metrics.json"
-        yield from _evaluation(mini.root / one.evaluation)
+        yield from _evaluation(mini.root / one.place / "evaluation")
         if mini.released(one):
             yield from (mini.root / one.folder).glob("*")
         else:
-            yield mini.root / one.weights
+            yield mini.root / one.place / "model.safetensors"

@@ -61,7 +61,7 @@ class Driver:
         """Return what is asked of a study: its report, and what it releases."""
         plan = self.mini.plans[self.mini.studies.index(study)]
         own = [one for one in self.mini.releases if one.run in plan.runs() and plan.study.releases]
-        return ["all", *(["release"] if own else []), *(f"{one.evaluation}/summary.json" for one in own)]
+        return ["all", *(["release"] if own else []), *(f"{one.place}/evaluation/summary.json" for one in own)]
 
     def snakemake(self, study: str, targets: Sequence[str]) -> bool:
         """Make the targets, again while stages end in a box of their own; return False when the budget ended first."""

@@ -51,7 +51,7 @@ class Mini:
 
     def released(self, one: Release) -> bool:
         """Whether a checkpoint is released, and from these runs: a clone may hold an earlier one."""
-        return self.exist(f"{one.folder}/published.json", f"{one.evaluation}/summary.json")
+        return self.exist(f"{one.folder}/published.json", f"{one.place}/evaluation/summary.json")
 
     def jobs(self) -> list[Job]:
         """Return all stages but those of the data, in their order."""

@@ -153,4 +153,6 @@ rule release_model:
 
 rule release:
     input:
-        lambda wildcards: [f"released/{one.name}/published.json" for one in or_exit(lambda: exchange.require_releases(PLAN))],
+        lambda wildcards: [
+            f"released/{one.name}/published.json" for one in or_exit(lambda: exchange.require_releases(PLAN))
+        ],

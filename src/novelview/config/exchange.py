@@ -154,12 +154,15 @@ def own_header(run: Run) -> dict[str, Any]:
 class Release:
     """One checkpoint on its way out: trained, rounded (stage compact), scored as rounded (evaluate), written (publish).
 
-    run: the last phase on all of the data; before: the weights of its earlier phases.
+    run: the last phase on all of the data; before: the weights of its earlier phases; place: where rounded weights and
+    their evaluation lie until `folder` is written.
     """
 
     name: str
     run: Run
     before: tuple[str, ...]
+    place: str
+    folder: str
 
 
 def releases(plan: "Plan") -> list[Release]:
@@ -175,7 +178,8 @@ def releases(plan: "Plan") -> list[Release]:
             raise ConfigError(f"conf/study/{plan.study.name}.yaml: releases: no run '{run}'; choose among {known}")
         if not any(one.adopted for one in own):
             require_name(name, f"conf/study/{plan.study.name}.yaml: releases.{run}")
-            found.append(Release(name, own[-1], tuple(phase.weights for phase in own[:-1])))
+            before = tuple(phase.weights for phase in own[:-1])
+            found.append(Release(name, own[-1], before, f"results/{plan.scale}/release/{name}", f"{FOLDER}/{name}"))
     return found
 
 
