@@ -38,7 +38,7 @@ def environment(constraints: str) -> str:
 
 
 def keys() -> str:
-    """Return docs/config.md: a table a node, with default and meaning."""
+    """Return docs/config.md: a table a node, with type, default and meaning."""
     return HEAD + "".join(_table(node) for module in (stages, schema, sources, models) for node in _nodes(module))
 
 
@@ -49,30 +49,35 @@ def _nodes(module: Any) -> list[type]:
 
 
 def _table(node: type) -> str:
-    # What every stage has comes first in its dataclass, and last for a reader.
-    items = sorted(fields(node), key=lambda item: item.name in ("io", "runtime"))
-    rows = [f"| `{item.name}` | {_type(item)} | {_default(item)} | {_meaning(item)} |\n" for item in items]
+    # What every stage has is told once.
+    items = [item for item in fields(node) if node is stages.StageConfig or item.name not in ("io", "runtime")]
+    rows = [f"| {_declared(item)} | {_meaning(item)} |\n" for item in items]
     summary = inspect.cleandoc(node.__doc__ or "")
-    head = "| key | type | default | meaning |\n| --- | --- | --- | --- |\n"
-    return f"\n## {node.__name__}\n\n{summary}\n\n{head}{''.join(rows)}"
+    return f"\n## {node.__name__}\n\n{summary}\n\n| key | meaning |\n| --- | --- |\n{''.join(rows)}"
 
 
-def _type(item: Any) -> str:
-    name = item.type if isinstance(item.type, str) else getattr(item.type, "__name__", str(item.type))
-    text = str(item.type) if "[" in str(item.type) or "|" in str(item.type) else name
-    return f"`{text}`".replace("|", "\\|")
+def _declared(item: Any) -> str:
+    """Return `key: type = default`, as the dataclass declares it."""
+    kind = (
+        str(item.type).replace("typing.", "")
+        if "[" in str(item.type) or "|" in str(item.type)
+        else getattr(item.type, "__name__", item.type)
+    )
+    default, required = item.default, ""
+    if item.default_factory is not NO_DEFAULT:
+        default = item.default_factory()
+    if is_dataclass(default):
+        text = f"{item.name}: {type(default).__name__}"
+    elif default == "???":
+        text, required = f"{item.name}: {kind}", " required"
+    else:
+        text = f"{item.name}: {kind} = {default!r}" if default == "" else f"{item.name}: {kind} = {default}"
+    return f"`{text}`{required}".replace("|", "\\|")
 
 
 def _meaning(item: Any) -> str:
     known = item.metadata.get("key")
     return known.description().replace("|", "\\|") if known else ""
-
-
-def _default(item: Any) -> str:
-    if item.default_factory is not NO_DEFAULT:
-        value = item.default_factory()
-        return f"see `{type(value).__name__}`" if hasattr(value, "__dataclass_fields__") else f"`{value}`"
-    return "required" if item.default == "???" else f"`{item.default}`"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ SIZED_BY = ("image_size", "image_width", "patch_size", "resize", "filter", "squa
 
 @dataclass
 class StageConfig:
-    """What every stage has; neither is part of a digest. `io`: where files lie."""
+    """What every stage has beside its own keys; neither is part of a digest. `io`: where files lie."""
 
     io: dict[str, Any] = key({})
     runtime: RuntimeConfig = key(RuntimeConfig)
