@@ -10,7 +10,7 @@ from PIL import Image
 from dvc_yaml import pipeline
 from novelview.config.plan import Plan
 from novelview.config.schema import Study
-from novelview.config.study import _check_poses, load_study
+from novelview.config.study import _check, load_study
 from novelview.errors import ConfigError, DataError
 from novelview.evaluation.scores import ImageScores, read_rows, write_rows
 from novelview.figures.posefree import absent, common, difference, judgements, posefree_table
@@ -191,8 +191,8 @@ def test_weights_that_are_here_bring_their_estimator(tmp_path: Path, monkeypatch
     ],
 )
 def test_a_mistake_in_the_study_is_one_line(changes: dict, words: list[str]) -> None:
-    study = Study(name="made", models=["uplvsm"], **changes)
+    study = Study(name="made", models=["uplvsm"], phases=["pretrain"], **changes)
     with pytest.raises(ConfigError) as caught:
-        _check_poses(study, "conf/study/made.yaml")
+        _check(study, "conf/study/made.yaml")
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
     assert load_study("posefree").pose_free == ["uplvsm"]

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -28,44 +29,18 @@ from novelview.config.schema import Resolution
 from novelview.errors import ConfigError
 from novelview.files import write_text
 
-STAGES: dict[str, type] = {
-    "download": stages.DownloadStage,
-    "preprocess": stages.PreprocessStage,
-    "train": stages.TrainStage,
-    "evaluate": stages.EvaluateStage,
-    "figures": stages.FiguresStage,
-    "report": stages.ReportStage,
-    "adopt": stages.AdoptStage,
-    "compact": stages.CompactStage,
-    "publish": stages.PublishStage,
-    "render": stages.RenderStage,
-    "latency": stages.LatencyStage,
-    "depth": stages.DepthStage,
-    "poses": stages.PosesStage,
-    "pointmaps": stages.PointmapsStage,
-}
-SOURCES: dict[str, type[sources.SourceConfig]] = {
-    "rooms": sources.RoomsSource,
-    "photos": sources.PhotosSource,
-    "transforms": sources.TransformsSource,
-    "colmap": sources.ColmapSource,
-    "opencv_cameras": sources.OpencvCamerasSource,
-    "chunks": sources.ChunksSource,
-    "dl3dv": sources.Dl3dvSource,
-}
-MODELS: dict[str, type[models.ModelConfig]] = {
-    "uplvsm": models.UPLVSMConfig,
-    "ptlvsm": models.PTLVSMConfig,
-    "lvsm_decoder_only": models.LVSMDecoderOnlyConfig,
-    "lvsm_encoder_decoder": models.LVSMEncoderDecoderConfig,
-    "lact": models.LaCTConfig,
-    "depthsplat": models.DepthSplatConfig,
-}
-ESTIMATORS: dict[str, type[sources.EstimatorConfig]] = {
-    "given": sources.GivenEstimator,
-    "colmap": sources.ColmapEstimator,
-    "vggt": sources.VggtEstimator,
-}
+
+def _nodes(module: ModuleType, base: type, key: str = "") -> dict[str, Any]:
+    """Return a module's nodes of a base class by the value of `key`, or by the class' name without `Stage`."""
+    own = [node for node in vars(module).values() if isinstance(node, type) and issubclass(node, base)]
+    names = [getattr(node, key, MISSING) if key else node.__name__.removesuffix("Stage").lower() for node in own]
+    return {name: node for name, node in zip(names, own, strict=True) if name not in (MISSING, "data", "stageconfig")}
+
+
+STAGES: dict[str, type] = _nodes(stages, stages.StageConfig)
+SOURCES: dict[str, type[sources.SourceConfig]] = _nodes(sources, sources.SourceConfig, "kind")
+MODELS: dict[str, type[models.ModelConfig]] = _nodes(models, models.ModelConfig, "name")
+ESTIMATORS: dict[str, type[sources.EstimatorConfig]] = _nodes(sources, sources.EstimatorConfig, "kind")
 # Nodes of which there are several kinds: the key that tells them apart, and the kinds.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "model": ("name", MODELS),

@@ -1,7 +1,7 @@
 """Study files, conf/study/{name}.yaml, and their runs: every model, training subset and phase with its folder."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from omegaconf import OmegaConf
@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from novelview.config.compose import ESTIMATORS, MODELS, conf_dir
+from novelview.config.keys import refuse
 from novelview.config.schema import SUBSETS, Study, Variant
 from novelview.errors import ConfigError
 
@@ -123,54 +124,31 @@ def _chain(
 def _check(study: Study, where: str) -> None:
     """Raise ConfigError for names that cannot be a path, runs that are no model, and subsets that do not exist."""
     lists = {"models": study.models, "phases": study.phases}
-    for key, names in (lists | {f"models_at.{scale}": names for scale, names in study.models_at.items()}).items():
-        wrong = [name for name in names if not NAME.fullmatch(name)]
-        if wrong:
-            raise ConfigError(f"{where}: {key}: '{wrong[0]}': use small letters, digits and _")
-        _require_once(names, f"{where}: {key}")
+    lists |= {f"models_at.{scale}": names for scale, names in study.models_at.items()}
+    for key, names in lists.items():
+        wrong = next((name for name in names if not NAME.fullmatch(name)), None)
+        refuse(wrong is not None, f"{where}: {key}: '{wrong}': use small letters, digits and _")
+    subsets = {f"subsets.{scale}": names for scale, names in study.subsets.items()}
+    poses = {f"poses.{scale}": names for scale, names in study.poses.items() if names}
+    for key, names in (lists | subsets | poses).items():
+        several = not names or len(set(names)) < len(names)
+        refuse(several, f"{where}: {key}: name each once, and at least one; found {names}")
     for name, variant in study.variants.items():
-        if name in MODELS:
-            raise ConfigError(f"{where}: variants.{name}: is the name of a model; choose another")
-        if variant.phases != study.phases[: len(variant.phases)]:
-            raise ConfigError(
-                f"{where}: variants.{name}.phases: give the first of {study.phases}; found {variant.phases}"
-            )
-    for model in (variant_of(study, run).model for run in _all_names(study)):
-        if model not in MODELS:
-            known = ", ".join(sorted({*MODELS, *study.variants}))
-            raise ConfigError(f"{where}: '{model}' is neither a model nor a variant; choose one of {known}")
+        refuse(name in MODELS, f"{where}: variants.{name}: is the name of a model; choose another")
+        first = study.phases[: len(variant.phases)]
+        message = f"{where}: variants.{name}.phases: give the first of {study.phases}; found {variant.phases}"
+        refuse(variant.phases != first, message)
+    runs = list(dict.fromkeys(run for key, names in lists.items() if key != "phases" for run in names))
+    for model in (variant_of(study, run).model for run in runs):
+        known = ", ".join(sorted({*MODELS, *study.variants}))
+        refuse(model not in MODELS, f"{where}: '{model}' is neither a model nor a variant; choose one of {known}")
     for scale in study.models_at:
-        if scale not in study.data:
-            known = ", ".join(study.data)
-            raise ConfigError(f"{where}: models_at.{scale}: no such scale in data; choose one of {known}")
-    for scale, subsets in study.subsets.items():
-        _require_known(subsets, SUBSETS, f"{where}: subsets.{scale}")
-        _require_once(subsets, f"{where}: subsets.{scale}")
-    _check_poses(study, where)
-
-
-def _check_poses(study: Study, where: str) -> None:
-    for scale, names in study.poses.items():
-        _require_known(names, [name for name in ESTIMATORS if name != "given"], f"{where}: poses.{scale}")
-        if names:
-            _require_once(names, f"{where}: poses.{scale}")
+        known = ", ".join(study.data)
+        refuse(scale not in study.data, f"{where}: models_at.{scale}: no such scale in data; choose one of {known}")
+    estimators = [name for name in ESTIMATORS if name != "given"]
+    for key, names in (subsets | poses).items():
+        known_names = estimators if key in poses else list(SUBSETS)
+        for name in names:
+            refuse(name not in known_names, f"{where}: {key}: '{name}': choose one of {', '.join(known_names)}")
     for run in study.pose_free:
-        if run not in _all_names(study):
-            known = ", ".join(_all_names(study))
-            raise ConfigError(f"{where}: pose_free: '{run}' is no run; choose one of {known}")
-
-
-def _all_names(study: Study) -> list[str]:
-    """Return the names of the runs of all scales."""
-    return list(dict.fromkeys([*study.models, *(run for names in study.models_at.values() for run in names)]))
-
-
-def _require_known(names: Sequence[str], known: Iterable[str], where: str) -> None:
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"{where}: '{name}': choose one of {', '.join(known)}")
-
-
-def _require_once(names: Sequence[str], where: str) -> None:
-    if not names or len(set(names)) < len(names):
-        raise ConfigError(f"{where}: name each once, and at least one; found {names}")
+        refuse(run not in runs, f"{where}: pose_free: '{run}' is no run; choose one of {', '.join(runs)}")
