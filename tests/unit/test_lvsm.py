@@ -52,7 +52,7 @@ STACKS = {
 
 def _published(name: str) -> ViewModel:
     with torch.device("meta"):
-        return build(MODELS[name][0]())
+        return build(MODELS[name]())
 
 
 @pytest.mark.parametrize(("name", "parameters"), [(NAMES[0], 170_795_520), (NAMES[1], 173_154_816)])

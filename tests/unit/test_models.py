@@ -21,7 +21,7 @@ from novelview.scenes.batch import Views
 )
 def test_published_sizes(name: str, parameters: int, undecayed: int, keys: int) -> None:
     with torch.device("meta"):
-        model = build(MODELS[name][0]())
+        model = build(MODELS[name]())
     assert sum(value.numel() for value in model.parameters()) == parameters
     assert sum(value.numel() for value in model.parameters() if value.dim() == 1) == undecayed
     assert len(model.state_dict()) == keys

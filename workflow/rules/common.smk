@@ -11,7 +11,13 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "kernels")]
 
 from novelview.config import exchange
 from novelview.config.plan import Plan, one_of, word_list
-from novelview.config.workflow import or_exit, refuse_linked_records, use_checkout, warn_of_changed_data
+from novelview.config.workflow import (
+    or_exit,
+    refuse_linked_records,
+    tell_of_other_code,
+    use_checkout,
+    warn_of_changed_data,
+)
 
 # Planning makes many objects and no garbage: looking for some takes a seventh of its time. `onstart` turns it on again.
 gc.disable()
@@ -26,6 +32,7 @@ RESOURCES = PLAN.resources
 MODEL = f"results/{PLAN.scale}/models/{{run}}/{{data}}/{{phase}}-x{{res}}"
 if workflow.is_main_process:
     warn_of_changed_data([PLAN.dataset, *SHOWCASE.datasets])
+    tell_of_other_code(PLAN)
 
 # A cluster's warning ahead of the time limit reaches every process of a job. Only training acts on it: Snakemake, the
 # shell and tee, which inherit this, must live until training has saved its state.

@@ -18,7 +18,7 @@ rule download_source:
         mem_mb=RESOURCES["data"]["mem_mb"],
         runtime=240,
     params:
-        stage=PLAN.stage("download"),
+        stage=PLAN.stage("download", out=f"data/{PLAN.dataset}/raw"),
         out=subpath(output.manifest, parent=True),
     message:
         "Fetching or generating the data set {wildcards.dataset}"
@@ -46,7 +46,9 @@ rule pack_scenes:
         mem_mb=RESOURCES["data"]["mem_mb"],
         runtime=240,
     params:
-        stage=lambda wildcards: PLAN.stage("preprocess", PLAN.datasets[wildcards.dataset]),
+        stage=lambda wildcards: PLAN.stage(
+            "preprocess", PLAN.datasets[wildcards.dataset], out=f"data/{wildcards.dataset}/packed"
+        ),
         raw=subpath(input.manifest, parent=True),
         out=subpath(output.manifest, parent=True),
     message:

@@ -32,7 +32,7 @@ rule evaluate_model:
         runtime=240,
         nodes=1,
     params:
-        stage=lambda wildcards: PLAN.stage("evaluate", wildcards.on.removeprefix("-")),
+        stage=lambda wildcards: PLAN.evaluate(wildcards),
         packed=subpath(input.packed, parent=True),
         raw=subpath(input.raw, parent=True),
         out=subpath(output.summary, parent=True),

@@ -24,7 +24,11 @@ rule teach_pointmaps:
         runtime=1440,
         gpu=RESOURCES["pointmaps"]["gpu"],
     params:
-        stage=lambda wildcards: PLAN.call("pointmaps", *PLAN.pointmap_words(wildcards.teacher, wildcards.res)),
+        stage=lambda wildcards: PLAN.call(
+            "pointmaps",
+            *PLAN.pointmap_words(wildcards.teacher, wildcards.res),
+            out="data/{dataset}/pointmaps/{teacher}-x{res}".format(**wildcards),
+        ),
         packed=subpath(input.packed, parent=True),
         raw=subpath(input.raw, parent=True),
         out=subpath(output.manifest, parent=True),

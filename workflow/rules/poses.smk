@@ -23,7 +23,9 @@ rule estimate_poses:
         runtime=2880,
         gpu=RESOURCES["poses"]["gpu"],
     params:
-        stage=lambda wildcards: PLAN.stage("poses", wildcards.estimator),
+        stage=lambda wildcards: PLAN.stage(
+            "poses", wildcards.estimator, out=f"data/{PLAN.dataset}-{wildcards.estimator}/raw"
+        ),
         raw=subpath(input.manifest, parent=True),
         out=subpath(output.manifest, parent=True),
     message:

@@ -113,7 +113,7 @@ use rule evaluate_model as evaluate_release with:
     wildcard_constraints:
         name=one_of(RELEASES),
     params:
-        stage=lambda wildcards: PLAN.stage("evaluate"),
+        stage=lambda wildcards: PLAN.stage("evaluate", models=(RELEASES[wildcards.name].run.model,)),
         packed=subpath(input.packed, parent=True),
         raw=subpath(input.raw, parent=True),
         out=subpath(output.summary, parent=True),

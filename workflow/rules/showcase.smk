@@ -37,7 +37,9 @@ use rule evaluate_model as evaluate_released with:
     wildcard_constraints:
         name=one_of(CHECKPOINTS),
     params:
-        stage=lambda wildcards: PLAN.call("evaluate", *SHOWCASE.overrides("evaluate")),
+        stage=lambda wildcards: PLAN.call(
+            "evaluate", *SHOWCASE.overrides("evaluate"), models=(CHECKPOINTS[wildcards.name].model,)
+        ),
         # A file replaced by an older one is not newer than its evaluation.
         checksum=lambda wildcards: CHECKPOINTS[wildcards.name].sha256,
         packed=subpath(input.packed, parent=True),

@@ -19,7 +19,7 @@ rule measure_latency:
         **RESOURCES["latency"],
         runtime=60,
     params:
-        stage=lambda wildcards: PLAN.stage("latency"),
+        stage=lambda wildcards: PLAN.stage("latency", models=tuple(sorted({run.model for run in PLAN.runs()}))),
         packed=subpath(input.packed, parent=True),
         models=word_list([run.weights for run in PLAN.runs()]),
     message:

@@ -105,6 +105,14 @@ def model_config(path: Path | str, node: dict[str, Any]) -> ModelConfig:
     return config
 
 
+def model_code(config: Any) -> str:
+    """Return the class that a stage of this configuration builds, of its `model` or of the weights it reads."""
+    weights = config.io.get("weights")
+    if not hasattr(config, "model") and weights:
+        return model_config(weights, read_config(weights)["model"]).code
+    return getattr(getattr(config, "model", None), "code", "")
+
+
 def difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str | None:
     """Return the first key in which two model nodes differ, with both values; initial values do not count."""
     left, right = _flat(theirs), _flat(ours)

@@ -7,6 +7,7 @@ import functools
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -107,18 +108,20 @@ def start_hydra(folder: str) -> None:
     initialize_config_dir(folder, version_base="1.3")
 
 
-def write_config(path: Path, stage: str, values: dict[str, Any], known: str, runtime: Any = None) -> None:
+def write_config(
+    path: Path, stage: str, values: dict[str, Any], known: str, runtime: Any = None, code: str = ""
+) -> None:
     """Write a configuration as a file that `read_config_file` takes, unless it is there already.
 
-    values: what `resolved` made of it; known: their digest; runtime: that node, where the file is to hold it. The
-    digest is the last line, so that a file that was cut off is known.
+    values: what `resolved` made of it; known: their digest; runtime: that node, where the file is to hold it; code: the
+    digest of the code that made a result. The digest is the last line, so that a file that was cut off is known.
     """
     if runtime is not None:
         values = {**values, "runtime": asdict(runtime)}
     head = (
         f"# Stage {stage}, composed; run it with: python -m novelview.stages.{stage} --config FILE io.KEY=... [...]\n"
     )
-    content = {"stage": stage, "config": values, "digest": known}
+    content = {"stage": stage, "config": values, **({"code": code} if code else {}), "digest": known}
     text = head + yaml.dump(content, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=120)
     if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)
@@ -163,11 +166,20 @@ def _content(stage: str, path: Path | str) -> tuple[dict[str, Any], str]:
         raise ConfigError(f"{path}: no such file; {AGAIN}") from None
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())[:80]}); {AGAIN}") from None
-    if not isinstance(content, dict) or set(content) != {"stage", "config", "digest"}:
+    if not isinstance(content, dict) or set(content) - {"code"} != {"stage", "config", "digest"}:
         raise ConfigError(f"{path}: no configuration that a plan or a stage wrote, or cut off; {AGAIN}")
     if content["stage"] != stage or not isinstance(content["config"], dict):
         raise ConfigError(f"{path}: is of stage {content['stage']}, not {stage}; give the file of this stage")
     return content["config"], str(content["digest"])
+
+
+def recorded(folder: Path | str) -> tuple[str, str]:
+    """Return the digests of the configuration and the code that made the result in a folder; empty where none says."""
+    with suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
+        content = yaml.load((Path(folder) / "config.yaml").read_bytes(), yaml.CSafeLoader)
+        if isinstance(content, dict):
+            return str(content.get("digest", "")), str(content.get("code", ""))
+    return "", ""
 
 
 def quoted(override: str) -> str:

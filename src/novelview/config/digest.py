@@ -9,7 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("novelview", "novelview_kernels")
+# What no number depends on: what composes configurations, whose values are in the other digest, reports and looks on.
+WATCHERS = (
+    "novelview.config",
+    "novelview.errors",
+    "novelview.timebox",
+    "novelview.stages.cli",
+    "novelview.training.watch",
+)
 RUN_ONLY = ("runtime", "io")
 DATA_SUFFIXES = {".yaml", ".j2", ".css", ".js", ".json"}
 
@@ -30,33 +37,46 @@ def digest_of(values: dict[str, Any]) -> str:
 
 
 @functools.cache
-def source_digest(stage: str) -> str:
-    """Return 12 hex digits over the code of `novelview.stages.<stage>` and everything of ours that it imports.
-
-    Comments, blank lines and docstrings are left out: the hash is taken over the syntax trees, so only code counts.
-    Data files shipped in the package beside a module of the closure (templates, tables) are hashed as bytes.
-    """
-    total = hashlib.sha256()
-    for module in closure(f"novelview.stages.{stage}"):
-        path = module_file(module)
-        assert path is not None
-        total.update(f"{module}\0{_read(module)[0]}\0".encode())
-        for data in _data_files(path):
-            total.update(data.name.encode() + b"\0" + data.read_bytes())
-    return total.hexdigest()[:12]
+def source_digest(stage: str, *models: str) -> str:
+    """Return 12 hex digits over the code that a stage's results depend on; see `code_of`."""
+    return hashlib.sha256(json.dumps(code_of(stage, *models)).encode()).hexdigest()[:12]
 
 
 @functools.cache
-def closure(name: str) -> tuple[str, ...]:
-    """Return the sorted project modules reached from `name`, itself and parent packages included."""
+def code_of(stage: str, *models: str) -> dict[str, str]:
+    """Return 12 hex digits of each module of ours that a stage's results depend on, by its name.
+
+    models: classes that the stage builds, `ModelConfig.code`; none is imported before one is built. Comments, blank
+    lines and docstrings do not count: the digests are of syntax trees. The data files of a package (templates,
+    tables) belong to it, as bytes.
+    """
+    found = {}
+    for module in closure(f"novelview.stages.{stage}", *(model.rpartition(".")[0] for model in models if model)):
+        path = module_file(module)
+        assert path is not None
+        total = hashlib.sha256(_read(module)[0].encode())
+        for data in _data_files(path):
+            total.update(data.name.encode() + b"\0" + data.read_bytes())
+        found[module] = total.hexdigest()[:12]
+    return found
+
+
+@functools.cache
+def closure(*names: str) -> tuple[str, ...]:
+    """Return the sorted project modules reached from `names`, parent packages included, `WATCHERS` left out."""
     reached: set[str] = set()
-    waiting = [name]
+    waiting = [*names]
     while waiting:
         module = waiting.pop()
-        if module not in reached:
+        if module not in reached and not watches(module):
             reached.add(module)
             waiting += [*imports_of(module), *([module.rpartition(".")[0]] if "." in module else [])]
     return tuple(sorted(reached))
+
+
+def watches(module: str) -> bool:
+    """Tell whether a module is one of `WATCHERS`, or below one."""
+    return any(module == name or module.startswith(f"{name}.") for name in WATCHERS)
 
 
 @functools.cache

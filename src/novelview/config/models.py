@@ -1,6 +1,7 @@
 """Configuration nodes of the models; defaults are the published sizes."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from omegaconf import MISSING
 
@@ -56,8 +57,9 @@ class TransformerConfig:
 
 @dataclass
 class ModelConfig:
-    """What every model's node has; `name` selects the registry entry."""
+    """What every model's node has; `code`: the class that is built from it, imported where one is built."""
 
+    code: ClassVar[str] = ""
     name: str = MISSING
 
     def check(self) -> None:
@@ -76,6 +78,7 @@ class ModelConfig:
 class PTLVSMConfig(ModelConfig):
     """PT-LVSM (specs/uplvsm.md section 4)."""
 
+    code: ClassVar[str] = "novelview.models.ptlvsm.PTLVSM"
     name: str = "ptlvsm"
     patch_size: int = key(14, above=0)
     transformer: TransformerConfig = key(TransformerConfig)
@@ -88,6 +91,7 @@ class PTLVSMConfig(ModelConfig):
 class UPLVSMConfig(ModelConfig):
     """UP-LVSM (specs/uplvsm.md section 3)."""
 
+    code: ClassVar[str] = "novelview.models.uplvsm.UPLVSM"
     name: str = "uplvsm"
     patch_size: int = key(14, above=0)
     transformer: TransformerConfig = key(TransformerConfig)
@@ -113,6 +117,7 @@ class LVSMConfig(ModelConfig):
 class LVSMDecoderOnlyConfig(LVSMConfig):
     """LVSM, decoder-only (specs/lvsm.md section 4)."""
 
+    code: ClassVar[str] = "novelview.models.lvsm.LVSMDecoderOnly"
     name: str = "lvsm_decoder_only"
     n_layer: int = key(24, above=0)
 
@@ -121,6 +126,7 @@ class LVSMDecoderOnlyConfig(LVSMConfig):
 class LVSMEncoderDecoderConfig(LVSMConfig):
     """LVSM, encoder-decoder (specs/lvsm.md section 5)."""
 
+    code: ClassVar[str] = "novelview.models.lvsm.LVSMEncoderDecoder"
     name: str = "lvsm_encoder_decoder"
     encoder_n_layer: int = key(12, above=0)
     decoder_n_layer: int = key(12, above=0)
@@ -151,6 +157,7 @@ class TTTConfig:
 class LaCTConfig(ModelConfig):
     """LaCT for novel view synthesis (specs/lact.md); defaults are lact_l24_d768_ttt2x."""
 
+    code: ClassVar[str] = "novelview.models.lact.LaCT"
     name: str = "lact"
     patch_size: int = key(8, above=0)
     d: int = key(768, above=0)
@@ -210,6 +217,7 @@ class GaussianConfig:
 class DepthSplatConfig(ModelConfig):
     """DepthSplat (specs/depthsplat.md); defaults are the small model, RE10K at 256x256."""
 
+    code: ClassVar[str] = "novelview.models.depthsplat.model.DepthSplat"
     name: str = "depthsplat"
     patch_size: int = key(16, "image sides are multiples of it: 4 times lowest_feature_resolution")
     near: float = key(0.5, "nearest and farthest depth in the units of the poses", above=0)

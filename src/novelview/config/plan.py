@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from novelview.config.compose import ESTIMATORS, compose, conf_dir, write_config
+from novelview.config.compose import ESTIMATORS, MODELS, compose, conf_dir, recorded, write_config
 from novelview.config.digest import digest_of, resolved, source_digest
 from novelview.config.exchange import read_init, split_words
 from novelview.config.schema import size_name
@@ -27,7 +27,7 @@ from novelview.errors import ConfigError
 
 SCALING = "scaling"  # the figure and the table of a study with several training subsets
 CONFIGS = Path("logs/config")  # the stages' configurations, a file each
-KEYS = ("study", "scale", "source", "path", "name", "init", "set", "publish", "licence", "resources")
+KEYS = ("study", "scale", "source", "path", "name", "init", "set", "code", "publish", "licence", "resources")
 OWNERS = {  # keys of `set`, and the stages they belong to
     "source": ("download",),
     "pack": ("preprocess",),
@@ -40,6 +40,8 @@ OWNERS = {  # keys of `set`, and the stages they belong to
     "runtime": (),  # of every stage: it says how to run, so it reruns nothing
 }
 ALONE = ("align",)  # keys that lie under none
+
+Params = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,9 @@ class Plan:
         self.path = self.config.get("path") or self.data.path
         self.source = str(self.config.get("source") or self.data.source)
         self.dataset = str(self.config.get("name") or self.data.dataset)
-        self.settings = setting_words(self.config.get("set"))
+        code = [f"runtime.code={self.config['code']}"] if "code" in self.config else []
+        self.settings = [*setting_words(self.config.get("set")), *code]
+        self.kept: dict[str, None] = {}  # folders whose results other code made, as far as stages were asked for
         init = read_init(self.config.get("init"), self.study)
         self.all = make_runs(self.study, self.scale, self.dataset, init, self.resolution)
         self._by_place = {run.place: run for run in self.all}
@@ -145,32 +149,58 @@ class Plan:
         return compose(stage, [*words, *runtime], without_io=True)
 
     @functools.cache  # noqa: B019
-    def stage(
-        self, stage: str, name: str = "", phase: str = "", subset: str = "full", figure: str = "-"
-    ) -> dict[str, str]:
-        """Return what a rule's params say of its stage: the file of its configuration, its digest and the code's."""
-        return self._params(stage, self.composed(stage, name, phase, subset, figure))
+    def stage(self, stage: str, *name: str, out: str = "", models: tuple[str, ...] = (), **which: str) -> Params:
+        """Return what a rule's params say of its stage: the file of its configuration, its digest and the code's.
 
-    def call(self, stage: str, *words: str) -> dict[str, str]:
+        name, which: as `composed` takes them; out: the folder of the result, for `runtime.code=keep`; models: of the
+        weights that it reads.
+        """
+        return self._params(stage, self.composed(stage, *name, **which), out, models)
+
+    def call(self, stage: str, *words: str, out: str = "", models: tuple[str, ...] = ()) -> Params:
         """Return the same of a stage that is composed of these words alone (`compose`)."""
-        return self._params(stage, self.compose(stage, *words))
+        return self._params(stage, self.compose(stage, *words), out, models)
 
-    def _params(self, stage: str, config: Any) -> dict[str, str]:
+    def _params(self, stage: str, config: Any, out: str, models: tuple[str, ...]) -> Params:
         values = resolved(config)
         digest = digest_of(values)
         path = CONFIGS / f"{stage}-{digest}.yaml"
         if self.writes:
             write_config(path, stage, values, digest, config.runtime)
-        return {"config": str(path), "digest": digest, "source": source_digest(stage)}
+        nodes = [MODELS[name] for name in models] or ([config.model] if hasattr(config, "model") else [])
+        code = source_digest(stage, *sorted({node.code for node in nodes}))
+        before = recorded(out) if out and config.runtime.code == "keep" else ("", "")
+        if before[0] == digest and before[1] not in ("", code):
+            self.kept[out], code = None, before[1]  # the rule's params stay what they were: nothing runs again
+        return {"config": str(path), "digest": digest, "source": code}
+
+    def made_by_other_code(self) -> list[str]:
+        """Return the folders whose results stay although other code made them, where `runtime.code` is keep."""
+        if self.composed("evaluate").runtime.code == "keep":
+            self.stage("download", out=f"data/{self.dataset}/raw")
+            for dataset, name in self.datasets.items():
+                self.stage("preprocess", name, out=f"data/{dataset}/packed")
+            for name in self.estimators:
+                self.stage("poses", name, out=f"data/{self.dataset}{suffix(name)}/raw")
+            for run in self.runs(trained=True):
+                self.stage("train", run.name, phase=run.phase, subset=run.subset, out=run.folder)
+            for one in self.evaluations:
+                self.stage("evaluate", one.estimator, out=one.folder, models=(one.run.model,))
+        return [*self.kept]
 
     def run(self, wildcards: Any) -> Run:
         """Return the run whose folder the wildcards make up."""
         return self._by_place[f"{wildcards.run}/{wildcards.data}/{wildcards.phase}-x{wildcards.res}"]
 
-    def train(self, wildcards: Any) -> dict[str, str]:
+    def train(self, wildcards: Any) -> Params:
         """Return the params of a training rule."""
         run = self.run(wildcards)
-        return self.stage("train", run.name, run.phase, run.subset)
+        return self.stage("train", run.name, phase=run.phase, subset=run.subset, out=run.folder)
+
+    def evaluate(self, wildcards: Any) -> Params:
+        """Return the params of the rule that evaluates runs; the wildcard `on` is the ending of its data set."""
+        run, estimator = self.run(wildcards), wildcards.on.removeprefix("-")
+        return self.stage("evaluate", estimator, out=RunEvaluation(run, estimator).folder, models=(run.model,))
 
     def config_of(self, run: Run) -> Any:
         """Return the configuration of a run's training."""

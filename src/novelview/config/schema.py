@@ -35,6 +35,7 @@ class RuntimeConfig:
     )
     wandb_pictures: int = key(10, "log rows between pictures sent to wandb; 0: none", at_least=0)
     progress: bool = True
+    code: str = key("strict", choices="strict: what other code made is made again | keep: it stays, and a line says so")
 
 
 @dataclass

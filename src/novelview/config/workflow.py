@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from novelview.config.plan import Plan
 from novelview.errors import NovelviewError
 from novelview.files import sha256
 
@@ -55,6 +56,14 @@ def warn_of_changed_data(datasets: Iterable[str]) -> None:
     """Print a line for each data folder whose files are not as its manifest has them, on standard error."""
     for line in (line for name in datasets for line in changed_data(f"data/{name}")):
         print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+def tell_of_other_code(plan: Plan) -> None:
+    """Print, on standard error, which results are kept although other code made them (`runtime.code=keep`)."""
+    kept = plan.made_by_other_code()
+    if kept:
+        line = f"code=keep: other code made {', '.join(kept)}; these stay, and --config code=strict makes them again"
+        print(line, file=sys.stderr, flush=True)
 
 
 def changed_data(dataset: Path | str) -> list[str]:

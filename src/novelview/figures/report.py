@@ -161,8 +161,7 @@ def _origin(item: Evaluation, curves: Sequence[Curve]) -> list[str]:
         item.name,
         f"{parameters:,}" if parameters else UNKNOWN,
         str(weights.get("sha256", UNKNOWN))[:12],
-        str(weights.get("digest", UNKNOWN)),
-        str(summary.get("digest", UNKNOWN)),
+        *(f"{one.get('digest', UNKNOWN)} / {one.get('code') or UNKNOWN}" for one in (weights, summary)),
         *(str(train.get(key, UNKNOWN)) for key in ("seed", "steps", "batch_size")),
         duration(float(own[0].columns["seconds"][-1]) if own else None),
     ]

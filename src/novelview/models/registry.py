@@ -1,9 +1,10 @@
 """Models by name: built from a configuration, written to and read from weights files.
 
-A model is one file or folder, one configuration node and one line of `MODELS`. Weights files are safetensors with the
+A model is one file or folder and one configuration node. Weights files are safetensors with the
 resolved configuration in the header, so that a file alone rebuilds its model.
 """
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,46 +14,27 @@ from safetensors.torch import save
 from torch import nn
 
 from novelview.config.checkpoints import FORMAT, model_config, read_config
-from novelview.config.models import (
-    DepthSplatConfig,
-    LaCTConfig,
-    LVSMDecoderOnlyConfig,
-    LVSMEncoderDecoderConfig,
-    ModelConfig,
-    PTLVSMConfig,
-    UPLVSMConfig,
-)
+from novelview.config.compose import MODELS
+from novelview.config.models import ModelConfig
 from novelview.errors import ConfigError
 from novelview.files import write_bytes
-from novelview.models.depthsplat.model import DepthSplat
-from novelview.models.lact import LaCT
-from novelview.models.lvsm import LVSMDecoderOnly, LVSMEncoderDecoder
-from novelview.models.ptlvsm import PTLVSM
 from novelview.models.published import match_keys, read_state
 from novelview.models.render import ViewModel
-from novelview.models.uplvsm import UPLVSM
-
-MODELS: dict[str, tuple[type[ModelConfig], type[ViewModel]]] = {
-    "uplvsm": (UPLVSMConfig, UPLVSM),
-    "ptlvsm": (PTLVSMConfig, PTLVSM),
-    "lvsm_decoder_only": (LVSMDecoderOnlyConfig, LVSMDecoderOnly),
-    "lvsm_encoder_decoder": (LVSMEncoderDecoderConfig, LVSMEncoderDecoder),
-    "lact": (LaCTConfig, LaCT),
-    "depthsplat": (DepthSplatConfig, DepthSplat),
-}
 
 
 def build(cfg: ModelConfig) -> ViewModel:
     """Build the model that `cfg` describes, freshly initialised from torch's global generator.
 
-    Raises ConfigError when `cfg.name` is unknown or `cfg` is another model's node.
+    Its module is imported here, so that what another model is made of is no part of a stage's code. Raises ConfigError
+    when `cfg.name` is unknown or `cfg` is another model's node.
     """
     if cfg.name not in MODELS:
         raise ConfigError(f"model.name={cfg.name}: choose one of {', '.join(MODELS)}")
-    node, model = MODELS[cfg.name]
-    if not isinstance(cfg, node):
-        raise ConfigError(f"model.name={cfg.name}: its configuration is a {type(cfg).__name__}, not {node.__name__}")
-    return model(cfg)  # pyright: ignore[reportCallIssue]
+    if not isinstance(cfg, MODELS[cfg.name]):
+        wanted = MODELS[cfg.name].__name__
+        raise ConfigError(f"model.name={cfg.name}: its configuration is a {type(cfg).__name__}, not {wanted}")
+    module, _, name = cfg.code.rpartition(".")
+    return getattr(importlib.import_module(module), name)(cfg)
 
 
 def save_weights(path: Path | str, model: nn.Module, config: dict[str, Any]) -> None:

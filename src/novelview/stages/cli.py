@@ -10,8 +10,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from novelview.config.checkpoints import model_code
 from novelview.config.compose import compose, read_config_file, write_config
-from novelview.config.digest import digest_of, resolved
+from novelview.config.digest import digest_of, resolved, source_digest
 from novelview.errors import NovelviewError, missing_extra
 from novelview.timebox import BOXED, ENDINGS, BoxEnded
 
@@ -76,7 +77,7 @@ def _store(stage: str, config: Any) -> None:
     else:  # one of many files in a folder: a figure, a table, a clip
         path = out.with_suffix(".yaml")
     values = resolved(config)
-    write_config(path, stage, values, digest_of(values))
+    write_config(path, stage, values, digest_of(values), code=source_digest(stage, model_code(config)))
 
 
 def _parse(stage: str, argv: Sequence[str] | None) -> argparse.Namespace:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from novelview.config.checkpoints import model_code
 from novelview.config.digest import digest, source_digest
 from novelview.config.schema import ViewsConfig
 from novelview.config.stages import DepthStage
@@ -47,7 +48,9 @@ def depth(cfg: DepthStage) -> None:
     store = PackedStore(Path(cfg.io["packed"]) / cfg.split)
     views = sized(views_of(config, weights), cfg.resolution)
     made: dict[str, Any] = {}
-    stamp = stamp_of(digest(cfg), source_digest("depth"), sha256(weights), sha256(store.folder.parent / MANIFEST))
+    stamp = stamp_of(
+        digest(cfg), source_digest("depth", model_code(cfg)), sha256(weights), sha256(store.folder.parent / MANIFEST)
+    )
     units = Unfinished(out, stamp)
     with team(cfg.runtime) as ranks, torch.no_grad():
         model = model.to(ranks.device).eval()

@@ -10,6 +10,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from novelview.config.checkpoints import model_code
+from novelview.config.compose import recorded
 from novelview.config.digest import digest, digest_of, source_digest
 from novelview.config.keys import validate
 from novelview.config.schema import ViewsConfig
@@ -52,12 +54,12 @@ def evaluate(cfg: EvaluateStage) -> None:
             model.to(ranks.device).eval(), config.get("variant") or config["model"]["name"], views_of(config, weights)
         )
         facts = {"dataset": cfg.dataset, "scale": cfg.scale, "digest": digest(cfg), "weights": about(weights, config)}
-        facts["cameras"] = cameras
+        facts |= {"code": source_digest("evaluate", model_code(cfg)), "cameras": cameras}
         facts["train_scenes"] = train_scenes(Path(cfg.io["packed"]) / "train", cfg.dataset, config)
         run, truth = cfg.runtime, Truth(*exact_depth(raw, store, ranks.device.type))
         out = Path(cfg.io["out"])
         data = sha256(store.folder.parent / MANIFEST), repr(task.entries)
-        stamp = stamp_of(facts, source_digest("evaluate"), data, ranks.device.type)
+        stamp = stamp_of(facts, data, ranks.device.type)
         evaluate_to(out, subject, store, task, cfg.eval, ranks, facts, run.cache_mb, run.progress, truth, stamp, box)
         if ranks.leads:
             write_metrics(cfg)
@@ -107,8 +109,12 @@ def views_of(config: dict[str, Any], weights: Path | str) -> ViewsConfig:
 
 
 def about(weights: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Return what the summary says of the weights: their training configuration, its digest, the file's checksum."""
-    return {"digest": digest_of(config), "sha256": sha256(weights), "config": config}
+    """Return what the summary says of the weights: their training configuration, its digest, the code's, a checksum.
+
+    code: empty where nothing beside the weights says which code made them.
+    """
+    digest, (known, code) = digest_of(config), recorded(weights.parent)
+    return {"digest": digest, "code": code if known == digest else "", "sha256": sha256(weights), "config": config}
 
 
 def train_scenes(packed: Path, dataset: str, config: dict[str, Any]) -> int | None:

@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from novelview.cameras.paths import turntable
+from novelview.config.checkpoints import model_code
 from novelview.config.digest import digest, source_digest
 from novelview.config.schema import Resolution, ViewsConfig
 from novelview.config.stages import DepthStage, RenderStage
@@ -72,7 +73,7 @@ def _timed(call: Callable[[], Result]) -> tuple[Result, float]:
 def _stamp(cfg: RenderStage, weights: Path) -> str:
     state = cfg.io.get("load_state")
     seen = sha256(state) if state else sha256(Path(cfg.io["packed"]) / MANIFEST)
-    return stamp_of(digest(cfg), source_digest("render"), sha256(weights), seen)
+    return stamp_of(digest(cfg), source_digest("render", model_code(cfg)), sha256(weights), seen)
 
 
 def _pictures(

@@ -8,7 +8,7 @@ import logging
 import pickle
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from novelview.config.checkpoints import ForeignWeightsError, difference, read_config
-from novelview.config.digest import digest, resolved, source_digest
+from novelview.config.digest import digest, resolved
 from novelview.config.stages import TrainStage
 from novelview.devices import Team
 from novelview.errors import CheckpointError
@@ -66,11 +66,11 @@ def load_init(model: nn.Module, cfg: TrainStage, path: Path) -> None:
 
 
 def identity(cfg: TrainStage) -> str:
-    """Return 16 hex digits over configuration, code, data and start; raises CheckpointError without a named start."""
+    """Return 16 hex digits over configuration, data and start; raises CheckpointError without a named start."""
     init = cfg.io.get("init")
     if init and not Path(init).is_file():
         raise CheckpointError(f"{init}: no such file; io.init names the weights to start from")
-    parts = {"config": digest(cfg), "code": source_digest("train"), "init": sha256(init) if init else None}
+    parts = {"config": digest(cfg), "init": sha256(init) if init else None}
     parts["data"] = sha256(Path(cfg.io["packed"]) / "manifest.json")
     if cfg.train.losses.pointmap.weight and cfg.io.get("pointmaps"):
         parts["pointmaps"] = sha256(Path(cfg.io["pointmaps"]) / "manifest.json")
@@ -89,22 +89,36 @@ def compare_depths(cfg: TrainStage) -> None:
 
 
 class Checkpoints:
-    """The newest `keep` checkpoints `{identity}-{step}-{checksum}.pt` of one run; others in `folder` are left alone."""
+    """The newest `keep` checkpoints `{identity}-{code}-{step}-{checksum}.pt` of one run; others in `folder` stay.
 
-    def __init__(self, folder: Path | str, identity: str, keep: int) -> None:
+    code: digests of the modules that the numbers depend on. With `go_on` a run that has no checkpoint of its own code
+    goes on from one of other code, which it drops when it has saved its own; without, it begins anew.
+    """
+
+    def __init__(
+        self, folder: Path | str, identity: str, keep: int, code: Mapping[str, str] | None = None, go_on: bool = False
+    ) -> None:
         self.folder, self.identity, self.keep = Path(folder), identity, keep
+        self.code, self.go_on = dict(code or {}), go_on
+        self.name = f"{identity}-{_checksum(json.dumps(self.code, sort_keys=True).encode())[:8]}"
 
     def own(self) -> list[Path]:
-        """Return this run's checkpoints, newest first."""
-        return sorted(self.folder.glob(f"{self.identity}-*.pt"), reverse=True)
+        """Return this run's checkpoints by this code, newest first."""
+        return sorted(self.folder.glob(f"{self.name}-*.pt"), reverse=True)
+
+    def of_other_code(self) -> list[Path]:
+        """Return this run's checkpoints by other code, newest first."""
+        found = set(self.folder.glob(f"{self.identity}-*.pt")) - {*self.own()}
+        return sorted(found, key=lambda path: path.name.split("-")[2:], reverse=True)
 
     def save(self, step: int, state: State) -> Path:
         """Write `state` (tensors, numbers, strings, containers of these) after `step` steps; drop the oldest."""
-        torch.save({**state, "step": step}, buffer := io.BytesIO())
+        torch.save({**state, "step": step, "code": self.code}, buffer := io.BytesIO())
         content = buffer.getvalue()
-        path = self.folder / f"{self.identity}-{step:09d}-{_checksum(content)}.pt"
+        path = self.folder / f"{self.name}-{step:09d}-{_checksum(content)}.pt"
         write_bytes(path, content)
-        for old in [other for other in self.own() if other != path][self.keep - 1 :]:
+        others = [other for other in self.own() if other != path] + (self.of_other_code() if self.go_on else [])
+        for old in others[self.keep - 1 :]:
             old.unlink(missing_ok=True)
         return path
 
@@ -112,16 +126,32 @@ class Checkpoints:
         """Return the newest undamaged state, or None to start from the beginning; warns about what it passes over."""
         for path in sorted(self.folder.glob("*.pt")):
             if not path.name.startswith(f"{self.identity}-"):
-                log.warning("STALE checkpoint ignored: %s is of another configuration, code, data or start", path)
+                log.warning("STALE checkpoint ignored: %s is of another configuration, data or start", path)
         for path in self.own():
-            content = path.read_bytes()
-            if _checksum(content) == path.stem.rpartition("-")[2]:
-                with suppress(pickle.UnpicklingError):
-                    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-                    log.info("resuming from %s, after step %d", path, state["step"])
+            if state := _read(path):
+                log.info("resuming from %s, after step %d", path, state["step"])
+                return state
+        for path in self.of_other_code():
+            if state := _read(path):
+                theirs = state.get("code", {})
+                changed = sorted(name for name in {*theirs, *self.code} if theirs.get(name) != self.code.get(name))
+                if self.go_on:
+                    text = "runtime.code=keep: going on from %s, after step %d, although code changed since: %s"
+                    log.warning(text, path, state["step"], ", ".join(changed))
                     return state
-            log.warning("damaged checkpoint passed over: %s", path)
+                text = "STALE checkpoint ignored: %s is of other code (changed: %s); runtime.code=keep goes on from it"
+                log.warning(text, path, ", ".join(changed))
         return None
+
+
+def _read(path: Path) -> State | None:
+    """Return the state in a checkpoint; None, with a warning, where it is damaged."""
+    content = path.read_bytes()
+    if _checksum(content) == path.stem.rpartition("-")[2]:
+        with suppress(pickle.UnpicklingError):
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    log.warning("damaged checkpoint passed over: %s", path)
+    return None
 
 
 def _checksum(content: bytes) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from novelview.config.digest import resolved
+from novelview.config.digest import code_of, resolved
 from novelview.config.schema import TrainConfig, sides
 from novelview.config.stages import TrainStage
 from novelview.devices import Team, team
@@ -66,7 +66,9 @@ class Run:
         self.identity = checkpoint.identity(cfg)
         loss = TrainingLoss(cfg.train.losses).to(members.device)
         self.stepper = own = Stepper(checkpoint.build_model(cfg, members), loss, cfg.train, members)
-        self.checkpoints = checkpoint.Checkpoints(cfg.io["checkpoints"], self.identity, cfg.runtime.keep_checkpoints)
+        keep, go_on = cfg.runtime.keep_checkpoints, cfg.runtime.code == "keep"
+        code = code_of("train", cfg.model.code)
+        self.checkpoints = checkpoint.Checkpoints(cfg.io["checkpoints"], self.identity, keep, code, go_on)
         self.record = Record(cfg.io["log"], cfg.runtime.log_every, self.total, loss.logged)
         parts = {"model": own.model, "optimizer": own.optimizer, "updater": own.updater, "record": self.record}
         self.parts: dict[str, Any] = parts  # what a checkpoint holds the state of
