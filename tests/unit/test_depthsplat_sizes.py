@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from novelview.config.compose import compose
-from novelview.models.dinov2 import without_weights
 from novelview.models.registry import build
 
 SIZES = {  # encoder, without the vision transformer, depth predictor alone, keys (specs/depthsplat.md section 1)
@@ -38,7 +37,7 @@ def _encoder(size: str, *changes: str) -> Any:
     words = ["model=depthsplat", "scale=paper", f"size=paper/{size}", "recipe=demo/lvsm_decoder_only/pretrain"]
     config = compose("train", [*words, "views.image_size=256", "views.image_width=256", *changes])
     with torch.device("meta"):
-        model: Any = build(without_weights(config.model))
+        model: Any = build(config.model.without_weights())
     return model.encoder
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from novelview.config import digest as subject
+from novelview.config.compose import MODELS
 
 STAGES = ["download", "preprocess", "train", "evaluate", "figures", "report"]
 
@@ -14,14 +15,18 @@ STAGES = ["download", "preprocess", "train", "evaluate", "figures", "report"]
 @pytest.mark.parametrize("stage", STAGES)
 def test_closure_is_what_modulefinder_finds(stage: str) -> None:
     roots = [str(folder.parent) for folder in subject.package_roots().values()]
-    finder = ModuleFinder(path=roots)
+    finder = ModuleFinder(path=roots, excludes=[*subject.WATCHERS])
     entry = subject.module_file(f"novelview.stages.{stage}")
     assert entry is not None
     finder.run_script(str(entry))
     found = {name for name in finder.modules if name.split(".")[0] in subject.package_roots()}
-    wanted = {name for name in found | {f"novelview.stages.{stage}"} if not subject.watches(name)}
-    assert wanted <= set(subject.closure(f"novelview.stages.{stage}"))
-    assert found > {"novelview.errors", "novelview.config.compose", "novelview.stages.cli"}
+    reached = set(subject.closure(f"novelview.stages.{stage}"))
+    assert found | {f"novelview.stages.{stage}"} <= reached and found > {"novelview", "novelview.files"}
+    assert not reached & {"novelview.errors", "novelview.config.compose", "novelview.stages.cli"}
+
+
+def test_no_watcher_is_a_name_that_nothing_has() -> None:
+    assert all(subject.module_file(name) for name in subject.WATCHERS)
 
 
 @pytest.fixture
@@ -37,9 +42,9 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _forget() -> None:
-    for function in (subject.module_file, subject._read, subject.imports_of, subject.closure):
+    for function in (subject.module_file, subject._read, subject.imports_of, subject.closure, subject.code_of):
         function.cache_clear()
-    subject.code_of.cache_clear()
+    subject.source_digest.cache_clear()
 
 
 def _changed_by(path: Path, text: str) -> set[str]:
@@ -52,6 +57,29 @@ def _changed_by(path: Path, text: str) -> set[str]:
 def test_an_edit_changes_exactly_the_stages_that_import_it(copy: Path) -> None:
     edited = copy / "training" / "optim.py"
     assert _changed_by(edited, edited.read_text() + "\nEXTRA = 1\n") == {"train"}
+
+
+@pytest.mark.parametrize(
+    ("file", "trained"),
+    [
+        ("training/watch.py", set()),
+        ("models/lact.py", {"lact"}),
+        ("models/depthsplat/depth.py", {"depthsplat"}),
+        ("models/uplvsm.py", {"uplvsm"}),
+        ("models/dinov2.py", {"uplvsm", "ptlvsm", "depthsplat"}),
+        ("losses/photometric.py", {*MODELS}),
+        ("scenes/samplers.py", {*MODELS}),
+        ("evaluation/scores.py", set()),
+        ("config/models.py", set()),
+    ],
+)
+def test_an_edit_makes_again_the_trainings_of_the_models_that_have_it(copy: Path, file: str, trained: set[str]) -> None:
+    before = {name: subject.source_digest("train", node.code) for name, node in MODELS.items()}
+    (copy / file).write_text((copy / file).read_text() + "\nEXTRA = 1\n")
+    _forget()
+    assert {
+        name for name, node in MODELS.items() if subject.source_digest("train", node.code) != before[name]
+    } == trained
 
 
 def test_a_helper_below_everything_changes_every_stage(copy: Path) -> None:

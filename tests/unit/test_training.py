@@ -283,7 +283,7 @@ def test_checkpoints_rotate_and_the_newest_is_loaded(tmp_path) -> None:
     assert kept.load() is None
     for step in (9, 10, 100):
         kept.save(step, state(step))
-    assert [path.name.split("-")[1] for path in kept.own()] == ["000000100", "000000010"]
+    assert [path.name.split("-")[2] for path in kept.own()] == ["000000100", "000000010"]
     found = kept.load()
     assert found is not None and found["step"] == 100 and found["weight"].tolist() == [100.0] * 3
 
@@ -327,6 +327,26 @@ def test_checkpoints_of_another_run_are_reported_and_kept(tmp_path, caplog) -> N
     assert ours.load() is None and f"STALE checkpoint ignored: {theirs}" in caplog.text
     ours.save(1, state(1))
     assert theirs.exists()
+
+
+@pytest.mark.parametrize("go_on", [False, True])
+def test_a_run_begins_anew_or_goes_on_where_code_changed(tmp_path, caplog, go_on) -> None:
+    caplog.set_level("INFO")
+    code = {"novelview.losses": "1", "novelview.models.lact": "1", "novelview.gone": "1"}
+    theirs = Checkpoints(tmp_path, "aa", keep=2, code=code).save(100, state(100))
+    ours = Checkpoints(
+        tmp_path, "aa", keep=2, code={"novelview.losses": "2", "novelview.models.lact": "1"}, go_on=go_on
+    )
+    found = ours.load()
+    assert (found and found["step"]) == (100 if go_on else None)
+    assert str(theirs) in caplog.text and "novelview.gone, novelview.losses" in caplog.text
+    assert "novelview.models.lact" not in caplog.text and ("STALE" in caplog.text) is not go_on
+    ours.save(3, state(3))
+    newest = ours.save(4, state(4))
+    assert theirs.exists() is not go_on  # a run that went on has no use for it; another code's run may come back to it
+    caplog.clear()
+    again = ours.load()
+    assert again is not None and again["step"] == 4 and f"resuming from {newest}" in caplog.text
 
 
 def test_random_generators_continue_where_they_were() -> None:

@@ -91,10 +91,6 @@ def model_config(path: Path | str, node: dict[str, Any]) -> ModelConfig:
     name = node.get("name")
     if name not in MODELS:
         raise CheckpointError(f"{path}: weights of the unknown model '{name}'; this version knows {', '.join(MODELS)}")
-    if isinstance(node.get("dino"), dict):
-        node = {**node, "dino": {**node["dino"], "weights": None}}
-    if "match_weights" in node:
-        node = {**node, "match_weights": None}
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(MODELS[name]), node))
         validate(config)
@@ -102,7 +98,7 @@ def model_config(path: Path | str, node: dict[str, Any]) -> ModelConfig:
         first = str(error).splitlines()[0]
         raise CheckpointError(f"{path}: written by another version of novelview ({first}); train again") from None
     assert isinstance(config, ModelConfig)
-    return config
+    return config.without_weights()
 
 
 def model_code(config: Any) -> str:

@@ -1,7 +1,7 @@
 """Configuration nodes of the models; defaults are the published sizes."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -61,6 +61,12 @@ class ModelConfig:
 
     code: ClassVar[str] = ""
     name: str = MISSING
+
+    def without_weights(self) -> "ModelConfig":
+        """Return the node without the pretrained backbones it starts from, because other weights replace them."""
+        dino = getattr(self, "dino", None)
+        changes: dict[str, Any] = {"dino": replace(dino, weights=None)} if isinstance(dino, DinoConfig) else {}
+        return replace(self, **changes, **({"match_weights": None} if hasattr(self, "match_weights") else {}))
 
     def check(self) -> None:
         """Raise ConfigError for widths that do not go together."""

@@ -4,7 +4,6 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from novelview.config.models import DinoConfig, ModelConfig
+from novelview.config.models import DinoConfig
 from novelview.errors import CheckpointError
 from novelview.models.layers import RMSNorm, attend_packed, check_size, run_blocks
 from novelview.models.published import match_keys, read_state
@@ -202,15 +201,6 @@ def sincos_table(side: int, width: int) -> Float[Tensor, "n d"]:
     down = axis[:, None].expand(-1, side, -1)
     across = axis[None].expand(side, -1, -1)
     return torch.cat([down, across], dim=-1).flatten(0, 1).float()
-
-
-def without_weights(node: ModelConfig) -> ModelConfig:
-    """Return a model's node that does not read pretrained backbone weights, because others replace them."""
-    dino: DinoConfig | None = getattr(node, "dino", None)
-    changes: dict[str, Any] = {} if dino is None else {"dino": replace(dino, weights=None)}
-    if hasattr(node, "match_weights"):
-        changes["match_weights"] = None
-    return replace(node, **changes)
 
 
 def load_dino(vit: DinoVisionTransformer, weights: str | None) -> None:

@@ -17,7 +17,6 @@ from novelview.downloads.hub import cached_file
 from novelview.downloads.registry import HubAddress, read_registry
 from novelview.errors import CheckpointError, ConfigError
 from novelview.files import sha256, write_bytes
-from novelview.models.dinov2 import without_weights
 from novelview.models.published import load_published
 from novelview.models.registry import build, load_weights, save_weights, weights_bytes
 from novelview.models.render import ViewModel
@@ -39,7 +38,7 @@ def adopt(cfg: AdoptStage) -> None:
     source = fetch(cfg.name) if cfg.name else Path(str(cfg.file)).expanduser()
     if not source.is_file():
         raise CheckpointError(f"{source}: no such file; give the path of a downloaded checkpoint as file=...")
-    model = build(without_weights(cfg.model))
+    model = build(cfg.model.without_weights())
     load_published(source, model)
     save_weights(cfg.io["out"], model, _adopted_header(cfg, source))
     log.info("%s: %s at %d px, from %s", cfg.io["out"], cfg.model.name, cfg.views.image_size, source)

@@ -17,7 +17,6 @@ from novelview.config.schema import ViewsConfig, sides
 from novelview.config.stages import TrainStage
 from novelview.losses.photometric import PerceptualLoss, shapes
 from novelview.models.depthsplat.model import DepthSplat
-from novelview.models.dinov2 import without_weights
 from novelview.models.registry import build
 from novelview.models.render import ViewModel
 from novelview.scenes.batch import Views
@@ -42,7 +41,7 @@ def _remembered(count: Callable[..., Answer]) -> Callable[..., Answer]:
 @_remembered
 def _model(node: ModelConfig) -> ViewModel:
     with torch.device("meta"):
-        return build(without_weights(node)).eval()
+        return build(node.without_weights()).eval()
 
 
 def _counted(call: Callable[[], object]) -> int:

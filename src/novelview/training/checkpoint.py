@@ -23,7 +23,6 @@ from novelview.config.stages import TrainStage
 from novelview.devices import Team
 from novelview.errors import CheckpointError
 from novelview.files import read_json, sha256, write_bytes
-from novelview.models.dinov2 import without_weights
 from novelview.models.published import load_published
 from novelview.models.registry import build
 
@@ -38,7 +37,7 @@ def build_model(cfg: TrainStage, team: Team) -> nn.Module:
     """Build the configured model, the same on every process, from weights (`io.init`) if given; see `load_init`."""
     start = Path(cfg.io["init"]) if cfg.io.get("init") else None
     torch.manual_seed(cfg.train.seed)  # nothing in training draws from another generator
-    model = build(without_weights(cfg.model) if start else cfg.model)
+    model = build(cfg.model.without_weights() if start else cfg.model)
     if start:
         load_init(model, cfg, start)
     if team.leads:
