@@ -14,7 +14,7 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from novelview.config.compose import conf_dir, quoted, start_hydra
+from novelview.config.compose import MODELS, conf_dir, quoted, start_hydra
 from novelview.config.digest import closure, package_roots
 from novelview.config.exchange import showcase
 from novelview.config.options import read_options, register
@@ -184,7 +184,9 @@ def _planned(plan: Plan) -> list[str]:
 def _rooms(stage: str) -> set[str]:
     """Return the folders, and single files, of the project's code that a stage imports; the kernels are one folder."""
     found = set()
-    for module in closure(f"novelview.stages.{stage}"):
+    # Models are imported when they are built, so no stage's code shows them.
+    built = [node.code.rpartition(".")[0] for node in MODELS.values()] if stage in ("train", "evaluate") else []
+    for module in closure(f"novelview.stages.{stage}", *built):
         package, *rest = module.split(".")
         if package != "novelview":
             found.add(f"kernels/{package}")

@@ -75,6 +75,7 @@ QUICK = (
     ("conf/eval/rooms.yaml", replaced("bootstrap: 20", "bootstrap: 21"), AFTER_TRAINING),
     ("src/novelview/evaluation/protocol.py", CODE, AFTER_TRAINING),
     ("src/novelview/figures/report.py", CODE, REPORT),
+    ("src/novelview/training/watch.py", CODE, set()),
 )
 MORE = (
     ("conf/models/ptlvsm.yaml", REMARK, set()),
@@ -96,7 +97,12 @@ MORE = (
     ("src/novelview/scenes/procedural/layout.py", CODE, RAW | PACKED | TRAINED | AFTER_TRAINING),
     ("src/novelview/scenes/pack.py", CODE, PACKED | TRAINED | AFTER_TRAINING),
     ("src/novelview/training/optim.py", CODE, TRAINED | AFTER_TRAINING),
-    ("src/novelview/models/ptlvsm.py", CODE, TRAINED | AFTER_TRAINING),
+    (
+        "src/novelview/models/ptlvsm.py",
+        CODE,
+        SMALL["ptlvsm"] | LARGE["ptlvsm"] | JUDGED["ptlvsm", 28] | JUDGED["ptlvsm", 42] | WRITTEN | REPORT,
+    ),
+    ("src/novelview/models/lact.py", CODE, set()),
     ("src/novelview/figures/plots.py", CODE, WRITTEN | REPORT),
     (
         "workflow/rules/figures.smk",
@@ -141,6 +147,20 @@ def test_more_edits_rerun_exactly(pulled: Checkout, name: str, edit: Edit, expec
 )
 def test_a_key_given_by_hand_reruns_exactly(pulled: Checkout, more: str, expected: set[str]) -> None:
     assert pulled.plans(more=more) == expected
+
+
+def test_what_other_code_made_can_be_kept_and_is_told(pulled: Checkout) -> None:
+    path = pulled.path("src/novelview/training/optim.py")
+    before = path.read_text()
+    path.write_text(CODE(before))
+    try:
+        said = pulled.call(*pulled.command("-n", "--config", "code=keep"))
+        assert pulled.plans(more="runtime.code=keep train.lr=0.0011") == TRAINED | AFTER_TRAINING
+    finally:
+        path.write_text(before)
+    kept = [f"results/demo/{Path(name).parent}" for name in sorted(TRAINED)]
+    assert "Nothing to be done" in said and all(folder in said for folder in kept) and "data/rooms/raw" not in said
+    assert "code=keep" not in pulled.call(*pulled.command("-n", "--config", "code=keep"))
 
 
 @pytest.mark.parametrize("name", ["raw/train/000000.torch", "raw/indices/gap6.json"])
