@@ -1,9 +1,10 @@
 """Files of Hugging Face repositories through huggingface_hub, which resumes and honours HF_* variables and proxies."""
 
+import functools
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,6 +17,7 @@ from novelview.errors import ConfigError, DataError
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 5
+DIGEST = re.compile(r"[0-9a-f]{64}")
 FINAL = (400, 401, 403, 404, 410, 416)
 
 
@@ -39,20 +41,24 @@ def _offline(address: HubAddress) -> DataError:
     return DataError(f"{address}: not fetched: HF_HUB_OFFLINE is set; unset it where there is a network")
 
 
+@functools.cache
+def _client(endpoint: str | None) -> Any:
+    from huggingface_hub import HfApi  # half a second to import, and most fetches do without
+
+    return HfApi(endpoint=endpoint, library_name="novelview")
+
+
 def ask_hub(address: HubAddress, call: Callable[[Any], Answer], failed: str = "not fetched") -> Answer:
     """Return what `call` returns for the hub's client; again after a while when it failed for a reason that may pass.
 
     The client's token is HF_TOKEN or what `hf auth login` stored. Raises DataError, one line, when it did not succeed.
     """
-    from huggingface_hub import HfApi  # half a second to import, and most fetches do without
-
     if is_offline():
         raise _offline(address)
-    client = HfApi(os.environ.get("HF_ENDPOINT") or None, library_name="novelview")
 
     def attempt() -> Answer:
         try:
-            return call(client)
+            return call(_client(os.environ.get("HF_ENDPOINT") or None))
         except Exception as error:  # its own, the HTTP library's, the operating system's: all mean that it failed
             reason, final = _judge(address, error)
             raise (DataError(f"{address}: {failed}: {reason}") if final else TryAgain(f"{failed}: {reason}")) from None
@@ -85,25 +91,25 @@ def commit_of(address: HubAddress) -> str:
 def file_facts(address: HubAddress, commit: str) -> Remote:
     """Return size and digest the hub gives for the file `address.path`; raises DataError when there is none."""
     asked = {"revision": commit, "repo_type": address.repo_type}
-    for remote in _remotes(ask_hub(address, lambda hub: hub.get_paths_info(address.repo, [address.path], **asked))):
-        return remote
-    raise DataError(f"{address}: no such file in the repository; see {address.page}")
+    found = ask_hub(address, lambda hub: hub.get_paths_info(address.repo, [address.path], **asked))
+    files = [_remote(item, address.path) for item in found if hasattr(item, "blob_id")]
+    if not files:
+        raise DataError(f"{address}: no such file in the repository; see {address.page}")
+    return files[0]
 
 
 def list_files(address: HubAddress, commit: str, patterns: Sequence[str]) -> list[Remote]:
     """Return the files below the folder `address.path` whose paths, relative to it, match a pattern, sorted."""
     asked = {"revision": commit, "repo_type": address.repo_type, "recursive": True}
     items = ask_hub(address, lambda hub: list(hub.list_repo_tree(address.repo, address.path or None, **asked)))
-    files = _remotes(items, f"{address.path}/" if address.path else "")
+    prefix = f"{address.path}/" if address.path else ""
+    files = [_remote(item, item.path.removeprefix(prefix)) for item in items if hasattr(item, "blob_id")]
     wanted = [one for one in files if any(fnmatchcase(one.path, pattern) for pattern in patterns)]
     return sorted(wanted, key=lambda one: one.path)
 
 
-def _remotes(items: Iterable[Any], prefix: str = "") -> list[Remote]:
-    files = (
-        (item, item.lfs.sha256 if item.lfs else f"git:{item.blob_id}") for item in items if hasattr(item, "blob_id")
-    )
-    return [Remote(item.path.removeprefix(prefix), item.size, digest) for item, digest in files]
+def _remote(item: Any, path: str) -> Remote:
+    return Remote(path, item.size, item.lfs.sha256 if item.lfs else f"git:{item.blob_id}")
 
 
 def download_file(address: HubAddress, commit: str, facts: Remote, path: Path, staging: Path) -> None:
@@ -117,7 +123,8 @@ def download_file(address: HubAddress, commit: str, facts: Remote, path: Path, s
 def cached_file(address: HubAddress) -> Path:
     """Return the file `address.path` in huggingface_hub's own cache, fetched unless HF_HUB_OFFLINE is set.
 
-    Its bytes are compared with the digest the hub names it by. Raises DataError, one line, when it cannot be had."""
+    Its bytes are compared with the digest the hub names it by. Raises DataError, one line, when it cannot be had.
+    """
     if is_offline():
         from huggingface_hub import try_to_load_from_cache
 
@@ -128,7 +135,7 @@ def cached_file(address: HubAddress) -> Path:
         return Path(cached)
     found = _download(address, revision=address.revision)
     stored = found.resolve()
-    _verify(address, stored, stored.name if re.fullmatch(r"[0-9a-f]{64}", stored.name) else None, None)
+    _verify(address, stored, stored.name if DIGEST.fullmatch(stored.name) else None, None)
     return found
 
 
@@ -138,7 +145,8 @@ def _download(address: HubAddress, **given: Any) -> Path:
 
 
 def _verify(address: HubAddress, path: Path, digest: str | None, size: int | None) -> None:
-    if wrong := mismatch(path, digest, size):
+    wrong = mismatch(path, digest, size)
+    if wrong:
         path.unlink()
         raise DataError(f"{address}: what arrived has {wrong}; it was deleted, try again later")
 
@@ -148,11 +156,13 @@ def require_token() -> None:
     from huggingface_hub import get_token
 
     if not get_token():
-        advice = "run `hf auth login`, or set HF_TOKEN; it is never a configuration key"
-        raise ConfigError(f"publishing needs a token: {advice}")
+        raise ConfigError(
+            "publishing needs a token: run `hf auth login`, or set HF_TOKEN; it is never a configuration key"
+        )
     if is_offline():
-        advice = "unset HF_HUB_OFFLINE, or leave repo out to write the folder alone"
-        raise ConfigError(f"publishing needs the network: {advice}")
+        raise ConfigError(
+            "publishing needs the network: unset HF_HUB_OFFLINE, or leave repo out to write the folder alone"
+        )
 
 
 def upload(folder: Path, repo: str, private: bool, message: str) -> str:
@@ -170,7 +180,8 @@ def upload(folder: Path, repo: str, private: bool, message: str) -> str:
         name = path.relative_to(folder).as_posix()
         if name not in there:
             raise DataError(f"{address}: {name} did not arrive (commit {commit}); publish again")
-        if wrong := mismatch(path, there[name].digest, there[name].size):
+        wrong = mismatch(path, there[name].digest, there[name].size)
+        if wrong:
             raise DataError(f"{address}: {name} differs there from {path} ({wrong}; commit {commit}); publish again")
     log.info("published %s at commit %s", address.page, commit)
     return commit

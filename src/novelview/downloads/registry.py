@@ -15,6 +15,7 @@ from novelview.errors import ConfigError
 
 LISTING = "fetched.json"  # in a complete folder: where it came from, every file's size and digest
 PREFIX = "hf://"
+TYPES = {"datasets": "dataset", "models": "model"}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -28,16 +29,13 @@ class HubAddress:
     revision: str = "main"
 
     def __str__(self) -> str:
-        return f"{PREFIX}{self._name}{'/' if self.path else ''}{self.path}@{self.revision}"
-
-    @property
-    def _name(self) -> str:
-        return self.repo if self.repo_type == "model" else f"{self.repo_type}s/{self.repo}"
+        kind = "" if self.repo_type == "model" else f"{self.repo_type}s/"
+        return f"{PREFIX}{kind}{self.repo}{'/' if self.path else ''}{self.path}@{self.revision}"
 
     @property
     def page(self) -> str:
         """The repository's page, for people."""
-        return f"https://huggingface.co/{self._name}"
+        return f"https://huggingface.co/{'' if self.repo_type == 'model' else self.repo_type + 's/'}{self.repo}"
 
 
 def is_remote(path: str) -> bool:
@@ -49,8 +47,8 @@ def parse_hub(text: str, repo_type: str) -> HubAddress:
     """Read an hf:// address; `repo_type` is what one without datasets/ or models/ means. Raises ConfigError."""
     body, _, revision = text.removeprefix(PREFIX).partition("@")
     words = [word for word in body.split("/") if word]
-    if words and words[0] in ("datasets", "models"):
-        repo_type, words = words[0].removesuffix("s"), words[1:]
+    if words and words[0] in TYPES:
+        repo_type, words = TYPES[words[0]], words[1:]
     wrong = len(words) < 2 or not all(NAME.fullmatch(word) for word in words[:2]) or ".." in words
     if not text.startswith(PREFIX) or wrong:
         raise ConfigError(f"{text}: not an address on the hub; write hf://[datasets/]owner/repo[/folder][@revision]")
@@ -85,12 +83,19 @@ class Entry:
     adopt: list[str] = field(default_factory=list)
 
     @property
+    def is_folder(self) -> bool:
+        """Whether the entry is a folder of files."""
+        return bool(self.files)
+
+    @property
+    def address(self) -> HubAddress | None:
+        """The entry's place on the hub, or None for one from a url."""
+        return HubAddress(self.repo, self.repo_type, self.file or "", self.revision) if self.repo else None
+
+    @property
     def addresses(self) -> list[str]:
         """Every address in the order it is tried."""
-        return [
-            self.url or str(HubAddress(self.repo or "", self.repo_type, self.file or "", self.revision)),
-            *self.mirrors,
-        ]
+        return [self.url or str(self.address), *self.mirrors]
 
     @property
     def bytes(self) -> int | None:
@@ -118,13 +123,17 @@ def _read(source: Path, _: int) -> dict[str, Entry]:
 def _entry(source: Path, name: str, node: Any) -> Entry:
     if not isinstance(node, Mapping):
         raise ConfigError(f"{source}: {name}: needs a url, or a repo and its file or files")
-    if unknown := sorted(str(key) for key in node.keys() - {field.name for field in fields(Entry)}):
+    known = {field.name for field in fields(Entry)}
+    unknown = sorted(str(key) for key in node.keys() - known)
+    if unknown:
         raise ConfigError(f"{source}: {name}: unknown key '{unknown[0]}'")
     if not ("url" in node or ("repo" in node and ("file" in node) != ("files" in node))):
         raise ConfigError(f"{source}: {name}: needs a url, or a repo and its file or files")
-    if missing := sorted({"purpose", "path", "licence", "citation"} - node.keys()):
+    missing = sorted({"purpose", "path", "licence", "citation"} - node.keys())
+    if missing:
         raise ConfigError(f"{source}: {name}: key '{missing[0]}' is missing")
-    if local := [mirror for mirror in node.get("mirrors", []) if not is_remote(str(mirror))]:
+    local = [mirror for mirror in node.get("mirrors", []) if not is_remote(str(mirror))]
+    if local:
         raise ConfigError(f"{source}: {name}: mirror '{local[0]}' is neither http(s):// nor hf://")
     return Entry(name=name, **{str(key): value for key, value in node.items()})
 
@@ -138,16 +147,19 @@ def find(registry: Mapping[str, Entry], name: str) -> Entry:
 
 def targets(registry: Mapping[str, Entry]) -> dict[str, str]:
     """Return the file that stands for each entry, below the chosen folder -> the entry's name."""
-    return {f"{entry.path}/{LISTING}" if entry.files else entry.path: name for name, entry in registry.items()}
+    return {f"{entry.path}/{LISTING}" if entry.is_folder else entry.path: name for name, entry in registry.items()}
 
 
 def needed(config: Any, registry: Mapping[str, Entry], started: bool = False) -> list[str]:
     """Return the registry's files that a training configuration cannot do without, as its keys name them.
 
-    A loss with weight 0 needs none, nor does an image tokenizer that starts from earlier weights (`started`)."""
+    A loss with weight 0 needs none, nor does an image tokenizer that starts from earlier weights (`started`).
+    """
     losses, dino = config.train.losses, getattr(config.model, "dino", None)
-    wanted = [] if started else [getattr(dino, "weights", None), getattr(config.model, "match_weights", None)]
-    wanted += [losses.vgg_weights] * (losses.perceptual > 0) + [losses.lpips_weights] * (losses.lpips > 0)
+    wanted = [dino.weights] if dino is not None and not started else []
+    wanted += [getattr(config.model, "match_weights", None)] if not started else []
+    wanted += [losses.vgg_weights if losses.perceptual > 0 else None]
+    wanted += [losses.lpips_weights if losses.lpips > 0 else None]
     return [path for path in wanted if path in targets(registry)]
 
 
@@ -157,4 +169,4 @@ def adoption(registry: Mapping[str, Entry], name: str) -> list[str]:
     if not entry.adopt:
         known = ", ".join(other for other, item in registry.items() if item.adopt)
         raise ConfigError(f"'{name}' is no checkpoint of a model of this project; choose among {known}")
-    return entry.adopt
+    return list(entry.adopt)

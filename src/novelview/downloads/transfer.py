@@ -60,16 +60,19 @@ def download(
 ) -> None:
     """Fetch `url` to `path`; what has arrived so far waits in `path`.part and is continued by the next call.
 
-    digest: SHA-256 or its first digits; size: bytes; check: says what is wrong with a file, or None. All are applied,
-    as is the length the server announces, before the file gets its name. Raises DataError, one line: the server refuses
-    (`Missing` for 404 and 410), disk full, fetched by another process, attempts used up, wrong content."""
+    digest: SHA-256 or its first digits; size: bytes; check: returns what is wrong with a file, or None. All are applied
+    before the file gets its name, as is the length the server announces. Raises DataError, one line, when the server
+    refuses (`Missing` for 404 and 410), the disk is too full, another process fetches the same file, the attempts are
+    used up, or the content is wrong.
+    """
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(part) as stream:
         if digest is None and not _tag(part).exists():
             stream.truncate(0)  # nothing would tell whether the rest belongs to the same version
         retry(url, attempts, lambda: _attempt(url, stream, part, size, progress))
-        if wrong := mismatch(part, digest, size) or (check(part) if check else None):
+        wrong = mismatch(part, digest, size) or (check(part) if check else None)
+        if wrong:
             _discard(part)
             raise DataError(f"{url}: what arrived has {wrong}; it was deleted, try again later or mend the registry")
         os.fsync(stream.fileno())
@@ -89,8 +92,10 @@ def locked(path: Path, what: Path | None = None) -> Iterator[IO[bytes]]:
 
 
 def retry(name: object, attempts: int, call: Callable[[], Answer]) -> Answer:
-    """Return what `call` returns, called again when it raises TryAgain after 1, 2, 4 ... seconds, or as it asks; raises
-    DataError, one line that begins with `name`, when the attempts are used up."""
+    """Return what `call` returns, called again when it raises TryAgain after 1, 2, 4 ... seconds, or as it asks.
+
+    Raises DataError, one line that begins with `name`, when the attempts are used up.
+    """
     for attempt in range(1, attempts + 1):
         try:
             return call()
@@ -104,6 +109,7 @@ def retry(name: object, attempts: int, call: Callable[[], Answer]) -> Answer:
 
 
 def _attempt(url: str, stream: IO[bytes], part: Path, size: int | None, progress: bool) -> None:
+    """Continue the file behind `stream` to its end."""
     have, tag = os.fstat(stream.fileno()).st_size, _tag(part)
     headers = {"User-Agent": "novelview", "Accept-Encoding": "identity"}
     if have:
@@ -129,8 +135,8 @@ def _attempt(url: str, stream: IO[bytes], part: Path, size: int | None, progress
             total = have + int(length) if length.isdigit() else size
             if size is not None and total != size:
                 _discard(part)
-                wrong = f"the server has {total} bytes instead of {size}"
-                raise DataError(f"{url}: {wrong}; try again later or mend the registry")
+                wrong = f"the server has {total} bytes instead of {size}; try again later or mend the registry"
+                raise DataError(f"{url}: {wrong}")
             check_disk(part.parent, total - have if total else 0)
             _receive(response, stream, have, total, progress)
     except urllib.error.HTTPError as error:
@@ -170,6 +176,7 @@ def _refused(url: str, error: urllib.error.HTTPError, stream: IO[bytes], part: P
 
 
 def _seconds(text: str | None) -> float:
+    """Return the seconds a Retry-After header asks for, given as a number or as a date."""
     if text and text.strip().isdigit():
         return float(text)
     try:
@@ -182,8 +189,9 @@ def check_disk(folder: Path, needed: int) -> None:
     """Raise DataError when `needed` bytes do not fit on the disk of `folder`."""
     free = shutil.disk_usage(folder).free
     if needed + SPARE > free:
-        short = f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB free"
-        raise DataError(f"{folder}: {short}; make room or choose another folder")
+        raise DataError(
+            f"{folder}: {needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB free; make room or choose another folder"
+        )
 
 
 def _discard(part: Path) -> None:
@@ -192,8 +200,11 @@ def _discard(part: Path) -> None:
 
 
 def mismatch(path: Path, digest: str | None, size: int | None) -> str | None:
-    """Return in words how a file differs from its size in bytes and its digest, or None; digest: SHA-256 or its first
-    digits, or `git:` and the 40 of a git blob's SHA-1, which the hub gives for files outside its large-file storage."""
+    """Return in words how a file differs from its size in bytes and its digest, or None.
+
+    digest: SHA-256 or its first digits; `git:` and 40 digits is the SHA-1 of a git blob, which the hub gives for files
+    outside its large-file storage.
+    """
     found = path.stat().st_size
     if size is not None and found != size:
         return f"{found} bytes instead of {size}"
@@ -209,9 +220,11 @@ def mismatch(path: Path, digest: str | None, size: int | None) -> str | None:
 
 
 def implausible(path: Path, name: str, about: int | None = None) -> str | None:
-    """Return in words why a file without a published checksum cannot be what its name says, or None; about: rough size
-    in bytes. A sign-in page, an archive cut short with its announced length, and another kind than the suffix of the
-    final `name` tells are found so; a changed byte is not."""
+    """Return in words why a file without a published checksum cannot be what its name says, or None.
+
+    name: the final name, whose suffix tells the kind; about: rough size in bytes. A sign-in page, an archive cut short
+    together with its announced length, and a file of another kind are found so; a changed byte is not.
+    """
     found = path.stat().st_size
     if about and abs(found - about) > TOLERANCE * about:
         return f"{found} bytes instead of about {about}"
