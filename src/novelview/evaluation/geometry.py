@@ -41,8 +41,7 @@ def write_poses(
     """Write poses.json, for up to `cfg.pose_scenes` scenes, where the model estimates cameras; return the mean errors.
 
     A path has true and estimated camera-to-world matrices [n 4 4] in scene units normalised over it, the estimates
-    Sim(3)-aligned; errors in degrees and scene units; and `spread`, the error of guessing the mean of the true centres.
-    """
+    Sim(3)-aligned; errors in degrees and scene units; `spread`, the error of guessing the mean of the true centres."""
     if not hasattr(model, "estimate_poses") or not cfg.pose_scenes:
         return None
     paths = [_path(model, cache, splits, number, cfg, device) for number in choose_scenes(splits, cfg.pose_scenes)]
@@ -55,8 +54,7 @@ def _path(
     model: Any, cache: FrameCache, splits: Splits, number: int, cfg: EvalConfig, device: torch.device
 ) -> dict[str, Any]:
     entry, place = splits.entries[number], splits.places[number][0]
-    bad = set(cache.store.bad(entry.scene))
-    sound = [frame for frame in range(cache.store.frames(entry.scene)) if frame not in bad]
+    sound = sorted(set(range(cache.store.frames(entry.scene))) - set(cache.store.bad(entry.scene)))
     step = max(1.0, len(sound) / MAX_FRAMES)
     frames = [sound[int(turn * step)] for turn in range(int(len(sound) / step))]
     sample = cache.sample(entry.scene, [*entry.context, *frames], number)
@@ -68,12 +66,11 @@ def _path(
     estimated = torch.cat(parts, dim=1)[0].double().cpu()
     estimated = fit_cameras(estimated, true).cameras(estimated)
     centres = true[:, :3, 3]
-    own = {"scene": entry.scene, "set": place.set, "split": place.split, "context": list(entry.context)}
-    path = {**own, "frames": frames, "true": true.tolist(), "estimated": estimated.tolist()}
-    path["rotation_deg"] = rotation_error_deg(estimated, true).tolist()
-    path["translation"] = translation_error(estimated, true).tolist()
-    path["spread"] = float((centres - centres.mean(dim=0)).square().sum(dim=1).mean().sqrt())
-    return path
+    path = {"scene": entry.scene, "set": place.set, "split": place.split, "context": list(entry.context)}
+    path |= {"frames": frames, "true": true.tolist(), "estimated": estimated.tolist()}
+    path |= {"rotation_deg": rotation_error_deg(estimated, true).tolist()}
+    path |= {"translation": translation_error(estimated, true).tolist()}
+    return path | {"spread": float((centres - centres.mean(dim=0)).square().sum(dim=1).mean().sqrt())}
 
 
 def mean_errors(paths: Sequence[dict[str, Any]]) -> dict[str, float] | None:
@@ -97,10 +94,8 @@ class Truth:
 def write_geometry(
     out: Path, model: Any, cache: FrameCache, truth: Truth, splits: Splits, cfg: EvalConfig, device: torch.device
 ) -> Mapping[str, Any] | None:
-    """Write geometry.json (a row an entry) and the Gaussians of up to `cfg.ply_scenes` entries, evenly spread, as PLY.
-
-    Return {reason, measures, level, groups, ply} for the summary, its reason None if it has groups; None without depth.
-    """
+    """Write geometry.json (a row an entry) and the Gaussians of up to `cfg.ply_scenes` entries, evenly spread, as PLY;
+    return {reason, measures, level, groups, ply}, its reason None if it has groups; None for a model without depth."""
     if not isinstance(model, DepthSplat):
         return None
     files, reason = [], truth.reason
@@ -129,8 +124,8 @@ def _measure(
         if key not in known:
             batch = load_context(cache, entry.scene, entry.context, number, device)
             known[key] = depth_errors(encode(model, batch, cfg.amp), batch, truth.depth)
-        for one in places:
-            rows.append({"scene": entry.scene, "set": one.set, "split": one.split, "entry": one.entry, **known[key]})
+        own = ({"set": place.set, "split": place.split, "entry": place.entry} for place in places)
+        rows += [{"scene": entry.scene, **place, **known[key]} for place in own]
     return rows
 
 

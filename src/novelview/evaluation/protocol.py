@@ -1,7 +1,6 @@
 """What is evaluated and how it is rendered: the entries of all splits, the model, and the baselines beside it.
 
-Source: specs/uplvsm.md section 10; unlike its loader nothing is dropped, padded or repeated.
-"""
+Source: specs/uplvsm.md section 10; unlike its loader nothing is dropped, padded or repeated."""
 
 import contextlib
 import logging
@@ -48,20 +47,16 @@ class Splits:
     @classmethod
     def of(cls, store: PackedStore, indices: Mapping[str, Sequence[EvalEntry]], sets: Mapping[str, str]) -> "Splits":
         """Gather the entries of all splits that `store` can serve; sets: scene -> name of its set, `test` by default.
-
-        Raises DataError when no entry of an index can be served, or an entry asks for a frame its scene does not have.
-        """
+        Raises DataError when no entry of an index can be served, or one asks for a frame its scene does not have."""
         found: dict[tuple[Any, ...], tuple[EvalEntry, list[Place]]] = {}
         for split, index in indices.items():
             if not index:
                 log.warning("split %s: its index has no entries, so it has no scores", split)
                 continue
             servable = set(known_entries(index, store, f"split {split}"))
-            for number, entry in enumerate(index):
-                if entry in servable:
-                    key = entry.scene, entry.context, entry.target
-                    place = Place(split, number, sets.get(entry.scene, "test"))
-                    found.setdefault(key, (entry, []))[1].append(place)
+            for number, entry in ((number, entry) for number, entry in enumerate(index) if entry in servable):
+                own = found.setdefault((entry.scene, entry.context, entry.target), (entry, []))
+                own[1].append(Place(split, number, sets.get(entry.scene, "test")))
         if not found:
             raise DataError("no split to evaluate; name some as eval.splits=[...]")
         entries, places = zip(*found.values(), strict=True)

@@ -1,12 +1,10 @@
-"""The jobs of a study: how many, which have their files already, and how long a device needs for the rest.
-
-Rates are those of conf/throughput.yaml: measured where a row says so, estimated everywhere else.
-"""
+"""The jobs of a study: how many, which have their files already, and how long a device needs for the rest, at the
+rates of conf/throughput.yaml: measured where a row says so, estimated everywhere else."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -78,10 +76,8 @@ class Throughput:
     def rate(
         self, device: str, model: str, size: str, amp: str, stage: str, parameters: float | None = None
     ) -> tuple[float, bool]:
-        """Return operations a second of one process on one device, and whether they were measured.
-
-        stage: train or evaluate; amp: bf16, fp16, tf32 or none; parameters: the model's, where they are known.
-        """
+        """Return operations a second of one process on one device, and whether they were measured; stage: train or
+        evaluate; amp: bf16, fp16, tf32 or none; parameters: the model's, where they are known."""
         rows = {(row.device, row.model, row.size): row.teraflops * 1e12 for row in reversed(self.measured)}
         if stage == "train" and (device, model, size) in rows:
             return rows[device, model, size], True
@@ -96,18 +92,15 @@ def read_throughput() -> Throughput:
     path = conf_dir() / "throughput.yaml"
     try:
         merged: Any = OmegaConf.merge(OmegaConf.structured(Throughput), OmegaConf.load(path))
-        found: Any = OmegaConf.to_object(merged)
-        return found
+        return cast(Throughput, OmegaConf.to_object(merged))
     except (OSError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
 
 
 @dataclass
 class Work:
-    """One stage: jobs, those whose files are there, and device-hours of the others by class of device.
-
-    measured: whether every hour rests on a measurement.
-    """
+    """One stage: jobs, those whose files are there, and device-hours of the others by class of device; measured:
+    whether every hour rests on a measurement."""
 
     stage: str
     jobs: int = 0
@@ -154,7 +147,6 @@ def _training(stage: str, plan: Plan, runs: list[Run], table: Throughput, device
 
 
 def _trained(config: TrainStage, step: float, table: Throughput, device: str) -> tuple[float, bool]:
-    """Return the seconds a device trains for at `step` operations a step, and whether they rest on a measurement."""
     name, count = config.model.name, parameters(config.model)
     amp = "tf32" if config.train.amp == "none" and config.train.tf32 else config.train.amp
     rate, measured = table.rate(device, name, size_name(config.views), amp, "train", count)
@@ -184,10 +176,8 @@ def _evaluation(plan: Plan, table: Throughput, devices: list[str]) -> Work:
 
 def entries_of(plan: Plan, table: Throughput) -> int:
     """Return how many entries an evaluation of the study renders: the published indices', or one a scene and split."""
-    source: Any = plan.composed("download").source
-    splits: list[str] = plan.composed("evaluate").eval.splits
+    source, splits = plan.composed("download").source, plan.composed("evaluate").eval.splits
     if source.kind == "rooms":
         return (source.test_seen_scenes + source.test_new_scenes) * len(splits)
-    if source.kind == "chunks":
-        return sum(table.entries.get(split, 0) for split in splits)
-    return int(getattr(source, "held_out", 0))
+    rendered = sum(table.entries.get(split, 0) for split in splits)
+    return rendered if source.kind == "chunks" else int(getattr(source, "held_out", 0))
