@@ -97,8 +97,7 @@ def file_entry(path: Path) -> dict[str, Any]:
 
 def file_entries(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the entry of every file below a folder, by its path from there: a manifest's `files`."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): file_entry(path) for path in files}
+    return {str(path.relative_to(folder)): file_entry(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def check_size(path: Path, entry: Mapping[str, Any], advice: str) -> None:

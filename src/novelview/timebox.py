@@ -31,7 +31,8 @@ class TimeBox:
     """The time of one call of a stage, from the making of this object on; 0 `minutes` for no limit.
 
     stop_at: Unix time at which it ends in any case, 0 for none. However short, a call finishes one unit of work (a
-    training step, a room, a chunk, a batch): repeated calls come to an end."""
+    training step, a room, a chunk, a batch): repeated calls come to an end.
+    """
 
     def __init__(self, minutes: float = 0.0, stop_at: float = 0.0) -> None:
         self.end = time.monotonic() + 60 * minutes if minutes else math.inf

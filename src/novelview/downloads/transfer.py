@@ -1,6 +1,7 @@
 """Files over HTTP and of Hugging Face repositories: resumed, retried a bounded number of times, verified, whole or not.
 
-The hub is asked through huggingface_hub, which honours the HF_* variables and proxies."""
+The hub is asked through huggingface_hub, which honours the HF_* variables and proxies.
+"""
 
 import contextlib
 import fcntl
@@ -15,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from fnmatch import fnmatchcase
@@ -46,11 +47,7 @@ Answer = TypeVar("Answer")
 
 
 class TryAgain(Exception):
-    """An attempt failed for a reason that may pass; `wait`: seconds the server asked for."""
-
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
-        super().__init__(reason)
-        self.wait = wait
+    """An attempt failed for a reason, the first argument, that may pass; a second: seconds the server asked for."""
 
 
 class Missing(DataError):
@@ -70,7 +67,8 @@ def download(
 
     digest: SHA-256 or its first digits; size: bytes; check: says what is wrong with a file, or None. All are applied,
     as is the length the server announces, before the file gets its name. Raises DataError, one line: the server refuses
-    (`Missing` for 404 and 410), disk full, fetched by another process, attempts used up, wrong content."""
+    (`Missing` for 404 and 410), disk full, fetched by another process, attempts used up, wrong content.
+    """
     part, tag = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.tag")
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(part) as stream:
@@ -107,10 +105,11 @@ def retry(name: object, attempts: int, call: Callable[[], Answer]) -> Answer:
     for attempt in range(1, attempts + 1):
         try:
             return call()
-        except TryAgain as reason:
+        except TryAgain as failed:
+            reason, asked = (*failed.args, 0.0)[:2]
             if attempt == attempts:
                 raise DataError(f"{name}: {reason} after {attempts} attempts; run again to continue") from None
-            wait = min(max(2.0 ** (attempt - 1), reason.wait), LONGEST_WAIT)
+            wait = min(max(2.0 ** (attempt - 1), asked), LONGEST_WAIT)
             log.warning("%s: %s; attempt %d of %d in %.0f s", name, reason, attempt + 1, attempts, wait)
             time.sleep(wait)
     raise AssertionError("the last attempt returns or raises")
@@ -253,7 +252,7 @@ def is_offline() -> bool:
 def ask_hub(address: HubAddress, call: Callable[[Any], Answer], failed: str = "not fetched") -> Answer:
     """Return what `call` returns for the hub's client; again after a while when it failed for a reason that may pass.
 
-    The client's token is HF_TOKEN or what `hf auth login` stored. Raises DataError, one line, when it did not succeed.
+    The client's token is HF_TOKEN or what `hf auth login` stored. Raises DataError, one line, if it did not succeed.
     """
     from huggingface_hub import HfApi  # half a second to import, and most fetches do without
 
@@ -272,7 +271,6 @@ def ask_hub(address: HubAddress, call: Callable[[Any], Answer], failed: str = "n
 
 
 def _judge(address: HubAddress, error: Exception) -> tuple[str, bool]:
-    """Return in words why a call failed, and whether it would fail again."""
     from huggingface_hub.errors import FileMetadataError, GatedRepoError, LocalEntryNotFoundError
 
     text = " ".join(str(error).split())[:300] or type(error).__name__
@@ -283,8 +281,7 @@ def _judge(address: HubAddress, error: Exception) -> tuple[str, bool]:
         text += "; if it is private or gated, `hf auth login` or set HF_TOKEN"
     full = isinstance(error, OSError) and error.errno in (13, 28, 30)
     foreign = isinstance(error, ValueError | FileMetadataError)  # an address that is none, a server that is no hub
-    unreached = isinstance(error, LocalEntryNotFoundError)
-    return text, not unreached and (full or foreign or status in FINAL)
+    return text, not isinstance(error, LocalEntryNotFoundError) and (full or foreign or status in FINAL)
 
 
 def commit_of(address: HubAddress) -> str:
@@ -296,8 +293,9 @@ def commit_of(address: HubAddress) -> str:
 def file_facts(address: HubAddress, commit: str) -> Remote:
     """Return size and digest the hub gives for the file `address.path`; raises DataError when there is none."""
     asked = {"revision": commit, "repo_type": address.repo_type}
-    for remote in _remotes(ask_hub(address, lambda hub: hub.get_paths_info(address.repo, [address.path], **asked))):
-        return remote
+    for item in ask_hub(address, lambda hub: hub.get_paths_info(address.repo, [address.path], **asked)):
+        if hasattr(item, "blob_id"):
+            return _remote(item)
     raise DataError(f"{address}: no such file in the repository; see {address.page}")
 
 
@@ -305,15 +303,13 @@ def list_files(address: HubAddress, commit: str, patterns: Sequence[str]) -> lis
     """Return the files below the folder `address.path` whose paths, relative to it, match a pattern, sorted."""
     asked = {"revision": commit, "repo_type": address.repo_type, "recursive": True}
     items = ask_hub(address, lambda hub: list(hub.list_repo_tree(address.repo, address.path or None, **asked)))
-    files = _remotes(items, f"{address.path}/" if address.path else "")
+    files = [_remote(one, f"{address.path}/" if address.path else "") for one in items if hasattr(one, "blob_id")]
     wanted = [one for one in files if any(fnmatchcase(one.path, pattern) for pattern in patterns)]
     return sorted(wanted, key=lambda one: one.path)
 
 
-def _remotes(items: Iterable[Any], prefix: str = "") -> list[Remote]:
-    files = [item for item in items if hasattr(item, "blob_id")]
-    digests = (item.lfs.sha256 if item.lfs else f"git:{item.blob_id}" for item in files)
-    return [Remote(one.path.removeprefix(prefix), one.size, own) for one, own in zip(files, digests, strict=True)]
+def _remote(item: Any, prefix: str = "") -> Remote:
+    return Remote(item.path.removeprefix(prefix), item.size, item.lfs.sha256 if item.lfs else f"git:{item.blob_id}")
 
 
 def download_file(address: HubAddress, commit: str, facts: Remote, path: Path, staging: Path) -> None:
@@ -327,7 +323,8 @@ def download_file(address: HubAddress, commit: str, facts: Remote, path: Path, s
 def cached_file(address: HubAddress) -> Path:
     """Return the file `address.path` in huggingface_hub's own cache, fetched unless HF_HUB_OFFLINE is set.
 
-    Its bytes are compared with the digest the hub names it by. Raises DataError, one line, when it cannot be had."""
+    Its bytes are compared with the digest the hub names it by. Raises DataError, one line, when it cannot be had.
+    """
     if is_offline():
         from huggingface_hub import try_to_load_from_cache
 
@@ -362,9 +359,8 @@ def require_token() -> None:
 def upload(folder: Path, repo: str, private: bool, message: str) -> str:
     """Send the files of `folder` to the model repository `repo`, made where there is none; return the commit.
 
-    Raises ConfigError without a token, DataError, one line, when the hub refuses or holds other bytes afterwards.
+    Raises DataError, one line, when the hub refuses or holds other bytes afterwards; see `require_token`.
     """
-    require_token()
     address, failed = HubAddress(repo), "not published"
     ask_hub(address, lambda hub: hub.create_repo(repo, private=private or None, exist_ok=True), failed)
     given = {"repo_id": repo, "folder_path": folder, "commit_message": message}

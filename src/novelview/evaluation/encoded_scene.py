@@ -101,10 +101,9 @@ def render_cameras(
     model: ViewModel, encoded: Encoded, c2w: Float[Tensor, "n 4 4"], intrinsics: Float[Tensor, "n 4"], amp: str = "none"
 ) -> Float[Tensor, "n 3 h w"]:
     """Render cameras in the frame the model decodes in (`ViewModel.cameras`), all at once, float32 in [0,1]."""
-    facts, device = encoded.facts, next(model.parameters()).device
+    size, device = (encoded.facts.height, encoded.facts.width), next(model.parameters()).device
     with autocast(amp, device):
-        poses, lenses = c2w[None].to(device), intrinsics[None].to(device)
-        return model.decode(encoded.scene, poses, lenses, facts.height, facts.width)[0].float()
+        return model.decode(encoded.scene, c2w[None].to(device), intrinsics[None].to(device), *size)[0].float()
 
 
 def save_scene(path: Path | str, encoded: Encoded) -> None:

@@ -41,7 +41,8 @@ def write_poses(
     """Write poses.json, for up to `cfg.pose_scenes` scenes, where the model estimates cameras; return the mean errors.
 
     A path has true and estimated camera-to-world matrices [n 4 4] in scene units normalised over it, the estimates
-    Sim(3)-aligned; errors in degrees and scene units; `spread`, the error of guessing the mean of the true centres."""
+    Sim(3)-aligned; errors in degrees and scene units; `spread`, the error of guessing the mean of the true centres.
+    """
     if not hasattr(model, "estimate_poses") or not cfg.pose_scenes:
         return None
     paths = [_path(model, cache, splits, number, cfg, device) for number in choose_scenes(splits, cfg.pose_scenes)]
@@ -79,8 +80,8 @@ def mean_errors(paths: Sequence[dict[str, Any]]) -> dict[str, float] | None:
         return None
     rotation = [value for path in paths for value in path["rotation_deg"]]
     relative = [value / max(path["spread"], 1e-12) for path in paths for value in path["translation"]]
-    means = {"rotation_deg": sum(rotation) / len(rotation), "translation_over_spread": sum(relative) / len(relative)}
-    return {name: round(value, 4) for name, value in means.items()} | {"scenes": len(paths)}
+    both = {"rotation_deg": rotation, "translation_over_spread": relative}
+    return {name: round(sum(own) / len(own), 4) for name, own in both.items()} | {"scenes": len(paths)}
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,8 @@ def depth_errors(scene: GaussianScene, batch: Batch, truth: ExactDepth) -> dict[
     height, width = scene.depths.shape[-2:]
     depth = scene.depths[0].double().cpu()
     true = true_depth(batch, truth, height, width).double()
-    found = {"abs_rel": float(((depth - true).abs() / true).mean())}
-    found["delta1"] = float((torch.maximum(depth / true, true / depth) < CLOSE).double().mean())
+    close = torch.maximum(depth / true, true / depth) < CLOSE
+    found = {"abs_rel": float(((depth - true).abs() / true).mean()), "delta1": float(close.double().mean())}
     if scene.gaussians is not None:
         lens = batch.context.intrinsics[0].cpu() * FINER
         points = unproject(true_depth(batch, truth, height, width, FINER), batch.context.c2w[0].cpu(), lens)
@@ -170,8 +171,7 @@ def true_depth(batch: Batch, truth: ExactDepth, height: int, width: int, finer: 
 
 def distances(means: Float[Tensor, "n 3"], true: Float[Tensor, "m 3"]) -> dict[str, float]:
     """Return accuracy, completeness and chamfer of a cloud against a surface."""
-    one, other = means.double(), true.double()
-    pairs = (one, other), (other, one)
+    pairs = (means.double(), true.double()), (true.double(), means.double())
     accuracy, completeness = (float((of - to[nearest(of, to)]).norm(dim=1).mean()) for of, to in pairs)
     return {"accuracy": accuracy, "completeness": completeness, "chamfer": (accuracy + completeness) / 2}
 
@@ -182,7 +182,7 @@ def geometry_groups(rows: Sequence[dict[str, Any]], resamples: int, seed: int) -
     for key in dict.fromkeys((row["set"], row["split"]) for row in rows):
         own = [row for row in rows if (row["set"], row["split"]) == key]
         scenes = [row["scene"] for row in own]
-        found.append({"set": key[0], "split": key[1], "scenes": len(set(scenes)), "count": len(own)})
-        for name in (name for name in MEASURES if name in own[0]):
-            found[-1][name] = interval(np.array([row[name] for row in own]), scenes, resamples, seed)
+        values = {name: np.array([row[name] for row in own]) for name in MEASURES if name in own[0]}
+        measures = {name: interval(column, scenes, resamples, seed) for name, column in values.items()}
+        found.append({"set": key[0], "split": key[1], "scenes": len(set(scenes)), "count": len(own), **measures})
     return found

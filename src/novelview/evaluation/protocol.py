@@ -1,10 +1,11 @@
 """What is evaluated and how it is rendered: the entries of all splits, the model, and the baselines beside it.
 
-Source: specs/uplvsm.md section 10; unlike its loader nothing is dropped, padded or repeated."""
+Source: specs/uplvsm.md section 10; unlike its loader nothing is dropped, padded or repeated.
+"""
 
 import contextlib
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,13 +77,12 @@ def evenly(length: int, count: int) -> list[int]:
 def choose_scenes(splits: Splits, count: int) -> list[int]:
     """Choose one entry number a scene, its widest context, from up to `count` scenes: sets in turn, evenly spread."""
     widths = [max(entry.context) - min(entry.context) for entry in splits.entries]
-    widest: dict[str, int] = {}
+    scenes: dict[str, list[int]] = defaultdict(list)
     for number, entry in enumerate(splits.entries):
-        if entry.scene not in widest or widths[number] > widths[widest[entry.scene]]:
-            widest[entry.scene] = number
-    sets: dict[str, list[int]] = {}
-    for number in widest.values():
-        sets.setdefault(splits.places[number][0].set, []).append(number)
+        scenes[entry.scene].append(number)
+    sets: dict[str, list[int]] = defaultdict(list)
+    for number in (max(numbers, key=widths.__getitem__) for numbers in scenes.values()):
+        sets[splits.places[number][0].set].append(number)
     shares = [count // len(sets) + (turn < count % len(sets)) for turn in range(len(sets))]
     pairs = [(members, min(share, len(members))) for members, share in zip(sets.values(), shares, strict=True)]
     return [members[spot] for members, share in pairs for spot in evenly(len(members), share)]
@@ -116,9 +116,8 @@ def autocast(amp: str, device: torch.device) -> contextlib.AbstractContextManage
 
 def swap_poses(target: Views) -> Views:
     """Give every target the camera, and the image a pose would be estimated from, of the next target of its entry."""
-    count = target.c2w.shape[1]
-    order = torch.arange(count, device=target.c2w.device).roll(-1)
-    return target.take(order.expand(len(target.c2w), count))
+    order = torch.arange(target.c2w.shape[1], device=target.c2w.device).roll(-1)
+    return target.take(order.expand(len(target.c2w), -1))
 
 
 def nearest_context(context: Views, target: Views) -> Images:

@@ -1,7 +1,8 @@
 """The scores of every image and their CSV file; means and paired differences with 95 % intervals by a bootstrap.
 
 Images of one scene resemble each other, so scenes are drawn, each with all its images (a cluster bootstrap), the same
-ones for all models of one set and split. With a single scene its images are resampled instead; the group says so."""
+ones for all models of one set and split. With a single scene its images are resampled instead; the group says so.
+"""
 
 import csv
 import hashlib
@@ -107,11 +108,8 @@ def interval(values: Float[np.ndarray, " n"], scenes: Sequence[str], resamples: 
 
 def groups(rows: Iterable[ImageScores], resamples: int, seed: int) -> list[dict[str, Any]]:
     """Return {model, set, split, scenes, count (of images), resampled, and intervals or None} of every model."""
-    return [
-        {"model": model, **_group(key, own, None, resamples, seed)}
-        for key, models in _by_model(rows).items()
-        for model, own in models.items()
-    ]
+    every = ((key, model, own) for key, models in _by_model(rows).items() for model, own in models.items())
+    return [{"model": model, **_group(key, own, {}, resamples, seed)} for key, model, own in every]
 
 
 def paired(
@@ -146,7 +144,7 @@ def _by_model(rows: Iterable[ImageScores]) -> dict[tuple[str, str], dict[str, di
 def _group(
     key: tuple[str, str],
     images: Mapping[Image, ImageScores],
-    against: Mapping[Image, ImageScores] | None,
+    against: Mapping[Image, ImageScores],
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:

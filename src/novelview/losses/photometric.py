@@ -1,7 +1,8 @@
 """What training minimises: photometric losses of renders and of coarser predictions, and PM-Loss of the Gaussians.
 
 Sources: specs/uplvsm.md section 6 (squared error, VGG-19), specs/lact.md section 7 (LPIPS), specs/depthsplat.md section
-11 (coarser predictions), specs/pmloss.md section 2 (PM-Loss and what its trainer leaves out)."""
+11 (coarser predictions), specs/pmloss.md section 2 (PM-Loss and what its trainer leaves out).
+"""
 
 from itertools import pairwise
 from pathlib import Path
@@ -33,7 +34,8 @@ class TrainingLoss(nn.Module):
     """The loss of a batch's renders: `PhotometricLoss` of the images and of what more a model gives; set `step` before.
 
     Extras that count: `intermediate` [k b v 3 h w], the targets by coarser predictions, the i-th of k weighed
-    `intermediate_decay`^(k - i); `means` [b n 3], a Gaussian a context pixel, for PM-Loss where that has a weight."""
+    `intermediate_decay`^(k - i); `means` [b n 3], a Gaussian a context pixel, for PM-Loss where that has a weight.
+    """
 
     def __init__(self, cfg: LossConfig) -> None:
         super().__init__()
@@ -69,11 +71,11 @@ class TrainingLoss(nn.Module):
         cfg = self.cfg.pointmap
         if self.step < cfg.apply_after:
             return render.images.new_zeros(())
-        means, points = render.extras.get("means"), batch.context.points
+        means, points, key = render.extras.get("means"), batch.context.points, "train.losses.pointmap.weight"
         if means is None:
-            raise DataError("train.losses.pointmap.weight: this model predicts no Gaussians to hold to a pointmap")
+            raise DataError(f"{key}: this model predicts no Gaussians to hold to a pointmap")
         if points is None:
-            raise DataError("train.losses.pointmap.weight: the batch has no pointmaps; give io.pointmaps")
+            raise DataError(f"{key}: the batch has no pointmaps; give io.pointmaps")
         cloud = points.movedim(2, -1).flatten(1, 3)  # view-major, then row-major pixels, as the Gaussians are
         if cloud.shape != means.shape:
             raise DataError(f"PM-Loss: {means.shape[1]} Gaussians a scene for {cloud.shape[1]} pixels of its pointmaps")

@@ -78,9 +78,9 @@ class Throughput:
     ) -> tuple[float, bool]:
         """Return operations a second of one process on one device, and whether they were measured; stage: train or
         evaluate; amp: bf16, fp16, tf32 or none; parameters: the model's, where they are known."""
-        rows = {(row.device, row.model, row.size): row.teraflops * 1e12 for row in reversed(self.measured)}
-        if stage == "train" and (device, model, size) in rows:
-            return rows[device, model, size], True
+        for row in self.measured if stage == "train" else ():
+            if (row.device, row.model, row.size) == (device, model, size):
+                return row.teraflops * 1e12, True
         own = self.devices[device]
         peak = {"none": own.fp32_tflops, "tf32": own.tf32_tflops}.get(amp, own.bf16_tflops)
         share = self.small.utilisation if self.is_small(device, parameters) else self.utilisation
