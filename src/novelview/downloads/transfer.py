@@ -144,23 +144,20 @@ def _attempt(url: str, stream: IO[bytes], part: Path, tag: Path, size: int | Non
                 tag.unlink(missing_ok=True)
                 raise DataError(f"{url}: the server has {total} bytes instead of {size}; {MEND}")
             check_disk(part.parent, total - have if total else 0)
-            _receive(response, stream, have, total, progress)
+            # disable=None: no bar where the output is a file
+            hidden = None if progress else True
+            with tqdm(total=total, initial=have, unit="B", unit_scale=True, disable=hidden) as bar:
+                while piece := response.read(PIECE):
+                    stream.write(piece)
+                    have += len(piece)
+                    bar.update(len(piece))
+            stream.flush()
+            if total is not None and have < total:
+                raise TryAgain(f"connection lost at {have} of {total} bytes")
     except urllib.error.HTTPError as error:
         _refused(url, error, stream, part, have)
     except LOST as error:
         raise TryAgain(f"connection lost ({getattr(error, 'reason', None) or error or type(error).__name__})") from None
-
-
-def _receive(response: Any, stream: IO[bytes], have: int, total: int | None, progress: bool) -> None:
-    # disable=None: no bar where the output is a file
-    with tqdm(total=total, initial=have, unit="B", unit_scale=True, disable=None if progress else True) as bar:
-        while piece := response.read(PIECE):
-            stream.write(piece)
-            have += len(piece)
-            bar.update(len(piece))
-    stream.flush()
-    if total is not None and have < total:
-        raise TryAgain(f"connection lost at {have} of {total} bytes")
 
 
 def _refused(url: str, error: urllib.error.HTTPError, stream: IO[bytes], part: Path, have: int) -> None:

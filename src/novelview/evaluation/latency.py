@@ -44,9 +44,8 @@ def costs(
     """Measure `model` on the scene with the most frames for all `cfg.views`; raises DataError when it has too few."""
     scene = max(store.scenes, key=store.frames)
     pool = frame_pool(store, scene, 0)
-    if max(cfg.views) > len(pool.order):
-        has = f"the longest scene, {scene}, has {len(pool.order)} frames"
-        raise DataError(f"views={max(cfg.views)}: {has}; lower views")
+    if (most := max(cfg.views)) > len(pool.order):
+        raise DataError(f"views={most}: the longest scene, {scene}, has {len(pool.order)} frames; lower views")
     cache, device = FrameCache(store, views, 256), next(model.parameters()).device
     found = []
     for count in cfg.views:

@@ -1,7 +1,7 @@
 """The jobs of a study: how many, which have their files already, and how long a device needs for the rest, at the
 rates of conf/throughput.yaml: measured where a row says so, estimated everywhere else."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -109,7 +109,7 @@ class Work:
     measured: bool = True
 
 
-def works(plan: Plan, table: Throughput, devices: Iterable[str]) -> list[Work]:
+def works(plan: Plan, table: Throughput, devices: Sequence[str]) -> list[Work]:
     """Return the stages of a study in their order."""
     first, later = (plan.runs(trained=True, started=started) for started in (False, True))
     pointmaps = {f"{folder}/manifest.json" for run in plan.runs(trained=True) for folder in plan.pointmaps(run)}
@@ -119,9 +119,9 @@ def works(plan: Plan, table: Throughput, devices: Iterable[str]) -> list[Work]:
         _files("preprocess", [f"data/{name}/packed/manifest.json" for name in plan.datasets]),
         _files("pointmaps", sorted(pointmaps)),
         _files("adopt", [run.weights for run in plan.runs() if run.adopted]),
-        _training("pretrain", plan, first, table, list(devices)),
-        _training("finetune", plan, later, table, list(devices)),
-        _evaluation(plan, table, list(devices)),
+        _training("pretrain", plan, first, table, devices),
+        _training("finetune", plan, later, table, devices),
+        _evaluation(plan, table, devices),
         _files("figures", [f"{plan.results}/figures/{name}.png" for name in plan.figures]),
         _files("tables", [f"{plan.results}/tables/{name}.md" for name in plan.tables]),
         _files("report", [f"{plan.results}/report/index.html"]),
@@ -133,7 +133,7 @@ def _files(stage: str, paths: list[str]) -> Work:
     return Work(stage, len(paths), sum(Path(path).is_file() for path in paths))
 
 
-def _training(stage: str, plan: Plan, runs: list[Run], table: Throughput, devices: list[str]) -> Work:
+def _training(stage: str, plan: Plan, runs: list[Run], table: Throughput, devices: Sequence[str]) -> Work:
     work = _files(stage, [run.weights for run in runs])
     work.hours = dict.fromkeys(devices, 0.0)
     for run in (run for run in runs if not Path(run.weights).is_file()):
@@ -156,7 +156,7 @@ def _trained(config: TrainStage, step: float, table: Throughput, device: str) ->
     return config.train.steps * (step / rate + beside) + table.small.job_seconds, measured
 
 
-def _evaluation(plan: Plan, table: Throughput, devices: list[str]) -> Work:
+def _evaluation(plan: Plan, table: Throughput, devices: Sequence[str]) -> Work:
     summaries = {f"{one.folder}/summary.json": one.run for one in plan.evaluations}
     work = _files("evaluate", list(summaries))
     work.hours, work.measured = dict.fromkeys(devices, 0.0), False
