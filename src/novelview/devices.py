@@ -1,13 +1,11 @@
 """The device a process works on, precision there, and the processes of one run: alone, or several by torchrun."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any  # of the configuration: PM-Loss, which needs this file, is usable without it
 
 import torch
 import torch.distributed as dist
@@ -15,18 +13,13 @@ from torch import Tensor
 
 from novelview.errors import ConfigError
 
-if TYPE_CHECKING:  # PM-Loss, which needs this file, is usable without the configuration
-    from novelview.config.schema import RuntimeConfig
-
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
     """Return the device for `runtime.device`: auto takes a GPU when there is one."""
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise ConfigError("runtime.device=cuda: no usable GPU here; set runtime.device=cpu or auto")
-    if name == "cpu" or not available:
-        return torch.device("cpu")
-    return torch.device("cuda", local_rank)
+    return torch.device("cuda", local_rank) if available and name != "cpu" else torch.device("cpu")
 
 
 def full_precision(value: Tensor) -> AbstractContextManager[Any]:
@@ -40,7 +33,7 @@ class Team:
 
     rank: int = 0
     world: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 - it cannot change
 
     @property
     def leads(self) -> bool:
@@ -57,10 +50,9 @@ class Team:
 
     def gather(self, value: Any) -> list[Any]:
         """Return the value of every process, by rank, once all have come here."""
-        if self.world == 1:
-            return [value]
-        values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value)
+        values = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(values, value)
         return values
 
     def mean(self, values: Sequence[float]) -> list[float]:
@@ -73,28 +65,27 @@ class Team:
 
 
 @contextmanager
-def team(runtime: RuntimeConfig) -> Iterator[Team]:
+def team(runtime: Any) -> Iterator[Team]:
     """Join the run described by torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK), or run alone without it.
 
-    Several speak nccl on GPUs, gloo on CPUs. Only the leading process logs below warnings. Raises ConfigError when the
-    asked-for device is not there.
+    runtime: a RuntimeConfig. Several speak nccl on GPUs, gloo on CPUs; only the leading one logs below warnings. Raises
+    ConfigError when the asked-for device is not there.
     """
     rank, local = (int(os.environ.get(key, 0)) for key in ("RANK", "LOCAL_RANK"))
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    device = pick_device(runtime.device, local)
+    own = Team(rank, int(os.environ.get("WORLD_SIZE", 1)), pick_device(runtime.device, local))
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
-    if world == 1:
-        yield Team(rank, world, device)
+    if own.world == 1:
+        yield own
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if own.device.type == "cuda":
+        torch.cuda.set_device(own.device)
+    dist.init_process_group("nccl" if own.device.type == "cuda" else "gloo")
     logger = logging.getLogger("novelview")
     level = logger.level
     try:
-        logger.setLevel(logging.WARNING if rank > 0 else level)
-        yield Team(rank, world, device)
+        logger.setLevel(level if own.leads else logging.WARNING)
+        yield own
     finally:
         logger.setLevel(level)
         dist.destroy_process_group()

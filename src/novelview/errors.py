@@ -17,10 +17,8 @@ class CheckpointError(NovelviewError):
     """A weights file or training checkpoint does not fit the model or the run."""
 
 
-EXTRAS = {  # optional packages, and the extra of pyproject.toml that brings each
-    **{"av": "figures", "jinja2": "figures", "matplotlib": "figures"},
-    **{"dvc": "workflow", "snakemake": "workflow", "pycolmap": "photos", "wandb": "tracking"},
-}
+EXTRAS = {"pycolmap": "photos", "wandb": "tracking"}  # optional packages, and the extra that brings each
+EXTRAS |= dict.fromkeys(("av", "jinja2", "matplotlib"), "figures") | dict.fromkeys(("dvc", "snakemake"), "workflow")
 
 
 def missing_extra(error: ModuleNotFoundError) -> str | None:

@@ -15,11 +15,8 @@ MANIFEST = "manifest.json"  # of a folder of data: written last, with size and S
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success fsync it and move it over `path`, else remove it.
-
-    It has the suffix of `path`, which libraries look at (matplotlib, PyAV). An OSError about the temporary file, or
-    about none (a full disk), comes out under the name `path`.
-    """
+    """Yield a temporary path beside `path`, of the same suffix (libraries look at it); on success fsync it and move it
+    over `path`, else remove it. An OSError about it, or about none (a full disk), comes out under the name `path`."""
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     partial = final.with_name(f".{final.stem}.{os.getpid()}.partial{final.suffix}")
@@ -37,10 +34,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def locating(place: Path | str) -> Iterator[None]:
-    """Give every OSError of the body that names no file (a full disk) the name `place`.
-
-    It may be the context of a RuntimeError: torch.save answers a failed write with one about its place in the archive.
-    """
+    """Give every OSError of the body that names no file (a full disk) the name `place`; it may be the context of a
+    RuntimeError: torch.save answers a failed write with one about its place in the archive."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -56,10 +51,8 @@ def _located(error: OSError, place: Path | str, other: str | None = None) -> OSE
 
 
 def require_writable(path: Path | str, key: str) -> None:
-    """Check, before a long run, that the file `path` of configuration key `key` can be written; nothing is made.
-
-    Raises ConfigError when it is a folder, or the nearest existing folder above it cannot be written.
-    """
+    """Raise ConfigError, before a long run, when the file `path` of configuration key `key` cannot be written because
+    it is a folder, or by the nearest existing folder above it; nothing is made."""
     final = Path(path).absolute()
     if final.is_dir():
         raise ConfigError(f"{key}={path}: is a folder; give the name of a file")
@@ -87,10 +80,8 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_json(path: Path | str, advice: str = "delete it and make it again") -> Any:
-    """Read a JSON file, with or without byte order mark; raises DataError naming it when it is missing or not JSON.
-
-    advice: what to do about a file that is not JSON; for the user's own files, never to delete them.
-    """
+    """Read a JSON file, with or without byte order mark; raises DataError naming it when it is missing or not JSON;
+    advice: what to do about one that is not JSON; for the user's own files, never to delete them."""
     try:
         return json.loads(Path(path).read_text("utf-8-sig"))
     except FileNotFoundError:
@@ -106,8 +97,7 @@ def file_entry(path: Path) -> dict[str, Any]:
 
 def file_entries(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the entry of every file below a folder, by its path from there: a manifest's `files`."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): file_entry(path) for path in files}
+    return {str(path.relative_to(folder)): file_entry(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def check_size(path: Path, entry: Mapping[str, Any], advice: str) -> None:

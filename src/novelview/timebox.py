@@ -6,6 +6,7 @@ its SHA-256. Units belong to a stamp, a digest of all they depend on; others are
 
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -27,16 +28,15 @@ class BoxEnded(Exception):
 
 
 class TimeBox:
-    """The time of one call of a stage, from the making of this object on.
+    """The time of one call of a stage, from the making of this object on; 0 `minutes` for no limit.
 
-    minutes: length, 0 for no limit. stop_at: Unix time at which it ends in any case, 0 for none. However short, a call
-    finishes one unit of work (a training step, a room, a chunk, a batch): repeated calls come to an end.
+    stop_at: Unix time at which it ends in any case, 0 for none. However short, a call finishes one unit of work (a
+    training step, a room, a chunk, a batch): repeated calls come to an end.
     """
 
     def __init__(self, minutes: float = 0.0, stop_at: float = 0.0) -> None:
-        self.ends = [time.monotonic() + 60 * minutes] if minutes else []
-        self.stop_at = stop_at
-        self.units = 0
+        self.end = time.monotonic() + 60 * minutes if minutes else math.inf
+        self.stop_at, self.units = stop_at or math.inf, 0
 
     @classmethod
     def of(cls, runtime: RuntimeConfig) -> "TimeBox":
@@ -46,13 +46,12 @@ class TimeBox:
     @property
     def limited(self) -> bool:
         """Whether the time will ever be over."""
-        return bool(self.ends or self.stop_at)
+        return min(self.end, self.stop_at) < math.inf
 
     @property
     def over(self) -> bool:
         """Whether the time is over."""
-        late = bool(self.stop_at) and time.time() >= self.stop_at
-        return late or any(time.monotonic() >= end for end in self.ends)
+        return time.time() >= self.stop_at or time.monotonic() >= self.end
 
     def unit(self) -> None:
         """Count a unit of work that this call finished and put on disk; raises BoxEnded when the time is over."""
@@ -118,11 +117,8 @@ class Unfinished:
 
 @contextmanager
 def resuming_folder(final: Path, stamp: str = "") -> Iterator[tuple[Path, Unfinished]]:
-    """Yield a sibling of `final` and its units; on success the sibling takes the name and the units go.
-
-    Where a unit was kept, both stay after BoxEnded, Ctrl-C or a kill, and a call with the same stamp finds them; else
-    they are removed.
-    """
+    """Yield a sibling of `final` and its units; on success the sibling takes the name and the units go. Where a unit
+    was kept, both stay after BoxEnded, Ctrl-C or a kill for a call with the same stamp; else they are removed."""
     partial, old = (final.with_name(f".{final.name}.{word}") for word in ("partial", "old"))
     units = Unfinished(final, stamp)
     shutil.rmtree(old, ignore_errors=True)

@@ -14,10 +14,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from novelview.downloads import hub
-from novelview.downloads.hub import Remote
+from novelview.downloads import transfer
 from novelview.downloads.registry import LISTING, PREFIX, Entry, HubAddress, find, parse_hub, read_registry
-from novelview.downloads.transfer import ATTEMPTS, Missing, check_disk, download, implausible, locked, mismatch
+from novelview.downloads.transfer import Missing, Remote, check_disk, download, implausible, locked, mismatch, reject
 from novelview.errors import DataError
 from novelview.files import read_json, replacing, sha256, write_json
 
@@ -35,12 +34,15 @@ CHUNK = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.torch")
 def fetch(name: str, folder: Path | str = ".", registry: Mapping[str, Entry] | None = None) -> Path:
     """Fetch the registry's entry `name` below `folder` and return its path; what is there and right is kept.
 
-    Purpose, licence, citation and size are logged before the first byte. The entry's addresses are tried in turn.
-    Raises ConfigError for an unknown name, DataError, one line, when the entry cannot be had whole and right.
+    Purpose, licence, citation and size are logged first; addresses are tried in turn. Raises ConfigError for an unknown
+    name, DataError, one line, when the entry cannot be had whole and right.
     """
     entry = find(registry if registry is not None else read_registry(), name)
     path = Path(folder) / entry.path
-    if _is_here(entry, path):
+    wrong = mismatch(path, entry.sha256, entry.size) if path.is_file() else None
+    if wrong:
+        log.warning("%s: %s has %s; fetching it again", name, path, wrong)
+    if is_collected(path, entry.addresses) if entry.files else path.is_file() and not wrong:
         log.info("%s: already here (%s)", name, path)
         return path
     for line in describe(entry):
@@ -49,7 +51,7 @@ def fetch(name: str, folder: Path | str = ".", registry: Mapping[str, Entry] | N
     reasons = []
     for left, address in reversed(list(enumerate(reversed(entry.addresses)))):
         try:
-            _from(entry, address, path, BEFORE_MIRROR if left else ATTEMPTS)
+            _from(entry, address, path, BEFORE_MIRROR if left else transfer.ATTEMPTS)
             break
         except DataError as error:
             reasons.append(str(error))
@@ -57,7 +59,7 @@ def fetch(name: str, folder: Path | str = ".", registry: Mapping[str, Entry] | N
                 log.warning("%s; trying the next address", error)
     else:
         raise DataError(" | ".join(reasons))
-    if not entry.is_folder:
+    if not entry.files:
         stated = "" if entry.sha256 else " (none in the registry to compare)"
         log.info("%s: %s, SHA-256 %s%s", name, path, sha256(path), stated)
     return path
@@ -66,31 +68,16 @@ def fetch(name: str, folder: Path | str = ".", registry: Mapping[str, Entry] | N
 def describe(entry: Entry) -> list[str]:
     """Return what a user should know before fetching an entry, as lines."""
     size = f"{entry.bytes / 1e6:.1f} MB" if entry.bytes else "size unknown"
-    lines = [
-        f"{entry.name}: {entry.purpose}",
-        f"  from {' or '.join(entry.addresses)} ({size})",
-        f"  licence: {entry.licence}",
-        f"  please cite: {entry.citation}",
-    ]
+    lines = [f"{entry.name}: {entry.purpose}", f"  from {' or '.join(entry.addresses)} ({size})"]
+    lines += [f"  licence: {entry.licence}", f"  please cite: {entry.citation}"]
     return [*lines, "  gated: accept the terms on its page, then `hf auth login`"] if entry.gated else lines
-
-
-def _is_here(entry: Entry, path: Path) -> bool:
-    if entry.is_folder:
-        return is_collected(path, entry.addresses)
-    if not path.is_file():
-        return False
-    wrong = mismatch(path, entry.sha256, entry.size)
-    if wrong:
-        log.warning("%s: %s has %s; fetching it again", entry.name, path, wrong)
-    return not wrong
 
 
 def _from(entry: Entry, address: str, path: Path, attempts: int) -> None:
     if not address.startswith(PREFIX):
         check = None if entry.sha256 else partial(implausible, name=path.name, about=entry.bytes)
         download(address, path, entry.sha256, entry.size, check, attempts)
-    elif entry.is_folder:
+    elif entry.files:
         fetch_folder(parse_hub(address, entry.repo_type), entry.files, path)
     else:
         _fetch_file(parse_hub(address, entry.repo_type), path, entry)
@@ -98,38 +85,35 @@ def _from(entry: Entry, address: str, path: Path, attempts: int) -> None:
 
 def _fetch_file(address: HubAddress, path: Path, entry: Entry) -> None:
     """Fetch one file of a repository, verified against the registry and against what the hub says of it."""
-    if hub.is_offline():
-        found = hub.cached_file(address)
+    if transfer.is_offline():
         with replacing(path) as copy:
-            shutil.copyfile(found, copy)
+            shutil.copyfile(transfer.cached_file(address), copy)
     else:
-        commit = hub.commit_of(address)
-        facts = hub.file_facts(address, commit)
+        commit = transfer.commit_of(address)
+        facts = transfer.file_facts(address, commit)
         log.info("%s: commit %s, %s bytes, %s", address, commit, facts.size, facts.digest)
         if facts.size is not None and entry.size not in (None, facts.size):
             raise DataError(f"{address}: the hub has {facts.size} bytes instead of {entry.size}; mend the registry")
         check_disk(path.parent, facts.size or entry.bytes or 0)
         staging = path.with_name(f".{path.name}.hub")
-        hub.download_file(address, commit, facts, path, staging)
+        transfer.download_file(address, commit, facts, path, staging)
         shutil.rmtree(staging, ignore_errors=True)
     wrong = mismatch(path, entry.sha256, entry.size) or implausible(path, path.name)
-    if wrong:
-        path.unlink()
-        raise DataError(f"{address}: what arrived has {wrong}; it was deleted, check conf/registry.yaml")
+    reject(address, path, wrong, "check conf/registry.yaml")
 
 
 def fetch_folder(address: HubAddress, patterns: list[str], folder: Path) -> None:
     """Fetch the files of a repository's folder that match `patterns`, all of one commit, into `folder`."""
-    commit = hub.commit_of(address)
-    files = hub.list_files(address, commit, patterns)
+    commit = transfer.commit_of(address)
+    files = transfer.list_files(address, commit, patterns)
     if not files:
         raise DataError(f"{address}: no file there matches {' '.join(patterns)}; see {address.page}")
     total = sum(remote.size or 0 for remote in files)
     log.info("%s: commit %s, %d files, %.1f GB", address, commit, len(files), total / 1e9)
-    prefix = f"{address.path}/" if address.path else ""
 
     def get(remote: Remote, path: Path, staging: Path) -> None:
-        hub.download_file(replace(address, path=f"{prefix}{remote.path}"), commit, remote, path, staging)
+        inside = replace(address, path=f"{address.path}/{remote.path}".lstrip("/"))
+        transfer.download_file(inside, commit, remote, path, staging)
 
     _collect(files, get, folder, {"origin": str(address), "commit": commit})
 
@@ -137,10 +121,9 @@ def fetch_folder(address: HubAddress, patterns: list[str], folder: Path) -> None
 def fetch_chunks(address: str, folder: Path, progress: bool = True) -> Path:
     """Fetch a chunk set to `folder` and return it; what an earlier call left is kept or continued.
 
-    address: hf://owner/repo[/folder][@revision] (a data set unless it says models/), or an http(s):// folder that holds
-    train/ and test/, or one of them, each with index.json, and SHA256SUMS where chunks are to be verified by more than
-    length and kind (specs/re10k_format.md section 1). Raises ConfigError for an address that is none, DataError, one
-    line, when the set cannot be had.
+    address: hf:// (a data set unless it says models/), or an http(s):// folder with train/ or test/ or both, each with
+    index.json, and SHA256SUMS if chunks are to be verified by more than length and kind (specs/re10k_format.md section
+    1). Raises ConfigError for an address that is none, DataError, one line, when the set cannot be had.
     """
     place = parse_hub(address, "dataset") if address.startswith(PREFIX) else None
     origin = str(place) if place else address.rstrip("/")
@@ -158,8 +141,8 @@ def fetch_chunks(address: str, folder: Path, progress: bool = True) -> Path:
 def _fetch_mirror(base: str, folder: Path, progress: bool) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as place:
-        sums = _checksums(base, Path(place))
-        files = [remote for split in SPLITS for remote in _files_of_split(base, split, sums, Path(place))]
+        sums = _checksums(base, Path(place) / SUMS)
+        files = [one for split in SPLITS for one in _files_of_split(base, split, sums, Path(place) / f"{split}.json")]
     if not files:
         raise DataError(f"{base}: has neither train/index.json nor test/index.json; give the folder above them")
     if not sums:
@@ -173,20 +156,19 @@ def _fetch_mirror(base: str, folder: Path, progress: bool) -> None:
     _collect(files, get, folder, {"origin": base, "indices": indices, "verified": bool(sums)}, progress)
 
 
-def _checksums(base: str, place: Path) -> dict[str, str]:
+def _checksums(base: str, local: Path) -> dict[str, str]:
     try:
-        download(f"{base}/{SUMS}", place / SUMS, progress=False)
+        download(f"{base}/{SUMS}", local, progress=False)
     except Missing:
         return {}
-    words = [line.split() for line in (place / SUMS).read_text(errors="replace").splitlines() if line.strip()]
+    words = [line.split() for line in local.read_text(errors="replace").splitlines() if line.strip()]
     if not all(len(line) == 2 and re.fullmatch(r"[0-9a-fA-F]{64}", line[0]) for line in words):
         raise DataError(f"{base}/{SUMS}: not lines of a SHA-256 and a path; ask the mirror's owner, or remove it")
     return {path.removeprefix("*").removeprefix("./"): digest.lower() for digest, path in words}
 
 
-def _files_of_split(base: str, split: str, sums: Mapping[str, str], place: Path) -> list[Remote]:
+def _files_of_split(base: str, split: str, sums: Mapping[str, str], local: Path) -> list[Remote]:
     name = f"{split}/index.json"
-    local = place / f"{split}.json"
     try:
         download(f"{base}/{name}", local, sums.get(name), progress=False)
     except Missing:
@@ -195,14 +177,14 @@ def _files_of_split(base: str, split: str, sums: Mapping[str, str], place: Path)
     if not isinstance(index, dict) or not all(CHUNK.fullmatch(str(chunk)) for chunk in index.values()):
         raise DataError(f"{base}/{name}: is no mapping from scenes to chunks; ask the mirror's owner")
     paths = sorted({f"{split}/{chunk}" for chunk in index.values()})
-    unlisted = [path for path in paths if sums and path not in sums]
-    if unlisted:
+    if unlisted := [path for path in paths if sums and path not in sums]:
         raise DataError(f"{base}/{SUMS}: does not list {unlisted[0]}; ask the mirror's owner")
     return [Remote(name, local.stat().st_size, sha256(local)), *(Remote(path, None, sums.get(path)) for path in paths)]
 
 
 def is_collected(folder: Path, origins: Sequence[str]) -> bool:
     """Tell whether `folder` is complete and from one of `origins`; raises DataError when something else is there."""
+    part = _part(folder)
     if not folder.exists():
         return False
     if not (folder / LISTING).is_file():
@@ -210,13 +192,13 @@ def is_collected(folder: Path, origins: Sequence[str]) -> bool:
     listing = read_json(folder / LISTING)
     if not isinstance(listing, dict) or listing.get("origin") not in origins:
         raise DataError(f"{folder}: holds other files than {origins[0]}; move it away or choose another folder")
-    sizes = {name: facts["bytes"] for name, facts in listing["files"].items()}
-    wrong = [name for name, size in sizes.items() if not _keeps(folder / name, Remote(name, size), same=True)]
+    files = [Remote(name, facts["bytes"]) for name, facts in listing["files"].items()]
+    wrong = [remote.path for remote in files if not _keeps(folder / remote.path, remote, same=True)]
     if wrong:
         log.warning("%s: %s is missing or changed; fetching it again", folder, wrong[0])
-        os.replace(folder, _part(folder))
+        os.replace(folder, part)
         for name in (LISTING, *wrong):
-            (_part(folder) / name).unlink(missing_ok=True)
+            (part / name).unlink(missing_ok=True)
     return not wrong
 
 
@@ -229,31 +211,29 @@ def _collect(
 ) -> None:
     """Fetch `files` into `folder`, several at a time; what has arrived waits in `folder`.part for the next call.
 
-    get: fetches one file to a path, verified, given a folder for rests. about: written to fetched.json, with every
-    file's size and digest. Raises DataError, one line, for the first file that cannot be had whole and right.
+    get: fetches one file to a path, verified, given a folder for rests. about: facts beside files in fetched.json.
     """
     for remote in files:
         if PurePosixPath(remote.path).is_absolute() or ".." in PurePosixPath(remote.path).parts:
             raise DataError(f"{about['origin']}: names a file outside the folder ({remote.path}); nothing was fetched")
     part = _part(folder)
     part.mkdir(parents=True, exist_ok=True)
-    lock = part.with_name(f".{part.name}.lock")
+    lock, staging = part.with_name(f".{part.name}.lock"), part / STAGING
     with locked(lock, part):
-        note = part / STAGING / "of.json"
+        note = staging / "of.json"
         same = note.is_file() and read_json(note) == dict(about)  # the rest is of the very same set
         write_json(note, dict(about))
         missing = [remote for remote in files if not _keeps(part / remote.path, remote, same)]
         check_disk(part, sum(remote.size or 0 for remote in missing))
         with ThreadPoolExecutor(WORKERS) as pool:
-            tasks = [pool.submit(get, remote, part / remote.path, part / STAGING) for remote in missing]
+            tasks = [pool.submit(get, remote, part / remote.path, staging) for remote in missing]
             done, hidden = len(files) - len(missing), None if progress else True
             try:
                 for task in tqdm(tasks, total=len(files), initial=done, unit="file", disable=hidden):
                     task.result()
-            except BaseException:
+            finally:
                 pool.shutdown(cancel_futures=True)
-                raise
-        shutil.rmtree(part / STAGING, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
         facts = {one.path: {"bytes": (part / one.path).stat().st_size, "digest": one.digest} for one in files}
         write_json(part / LISTING, {**about, "files": facts})
         os.replace(part, folder)
@@ -266,6 +246,5 @@ def _part(folder: Path) -> Path:
 
 def _keeps(path: Path, remote: Remote, same: bool) -> bool:
     """Tell whether a file of the rest stays: verified when it was fetched, else by its digest now."""
-    if not path.is_file() or not (same or remote.digest):
-        return False
-    return mismatch(path, None if same else remote.digest, remote.size) is None
+    known = path.is_file() and bool(same or remote.digest)
+    return known and mismatch(path, None if same else remote.digest, remote.size) is None

@@ -14,8 +14,7 @@ from novelview.config.options import UniqueKeyLoader
 from novelview.errors import ConfigError
 
 LISTING = "fetched.json"  # in a complete folder: where it came from, every file's size and digest
-PREFIX = "hf://"
-TYPES = {"datasets": "dataset", "models": "model"}
+PREFIX, SITE = "hf://", "https://huggingface.co/"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -29,13 +28,12 @@ class HubAddress:
     revision: str = "main"
 
     def __str__(self) -> str:
-        kind = "" if self.repo_type == "model" else f"{self.repo_type}s/"
-        return f"{PREFIX}{kind}{self.repo}{'/' if self.path else ''}{self.path}@{self.revision}"
+        return f"{PREFIX}{self.page.removeprefix(SITE)}{'/' if self.path else ''}{self.path}@{self.revision}"
 
     @property
     def page(self) -> str:
         """The repository's page, for people."""
-        return f"https://huggingface.co/{'' if self.repo_type == 'model' else self.repo_type + 's/'}{self.repo}"
+        return f"{SITE}{'' if self.repo_type == 'model' else self.repo_type + 's/'}{self.repo}"
 
 
 def is_remote(path: str) -> bool:
@@ -47,8 +45,8 @@ def parse_hub(text: str, repo_type: str) -> HubAddress:
     """Read an hf:// address; `repo_type` is what one without datasets/ or models/ means. Raises ConfigError."""
     body, _, revision = text.removeprefix(PREFIX).partition("@")
     words = [word for word in body.split("/") if word]
-    if words and words[0] in TYPES:
-        repo_type, words = TYPES[words[0]], words[1:]
+    if words and words[0] in ("datasets", "models"):
+        repo_type, words = words[0].removesuffix("s"), words[1:]
     wrong = len(words) < 2 or not all(NAME.fullmatch(word) for word in words[:2]) or ".." in words
     if not text.startswith(PREFIX) or wrong:
         raise ConfigError(f"{text}: not an address on the hub; write hf://[datasets/]owner/repo[/folder][@revision]")
@@ -59,9 +57,9 @@ def parse_hub(text: str, repo_type: str) -> HubAddress:
 class Entry:
     """One published thing: a file from `url`, a `file` of a repository on the hub, or a folder of one (`files`).
 
-    path: where it lands below the chosen folder; mirrors: further addresses (http(s):// or hf://), tried in turn;
-    sha256: the digest or its first digits; size: bytes; about_mb: rough size in 10^6 bytes; gated: the hub asks for an
-    account that accepted the terms; adopt: overrides of stage `adopt` under which a checkpoint is this project's model.
+    path: where it lands below the chosen folder; mirrors: further addresses, tried in turn; sha256: the digest or its
+    first digits; size: bytes; about_mb: rough size in 10^6 bytes; gated: the hub asks for an account that accepted the
+    terms; adopt: overrides of stage `adopt` under which a checkpoint is this project's model.
     """
 
     name: str
@@ -83,19 +81,10 @@ class Entry:
     adopt: list[str] = field(default_factory=list)
 
     @property
-    def is_folder(self) -> bool:
-        """Whether the entry is a folder of files."""
-        return bool(self.files)
-
-    @property
-    def address(self) -> HubAddress | None:
-        """The entry's place on the hub, or None for one from a url."""
-        return HubAddress(self.repo, self.repo_type, self.file or "", self.revision) if self.repo else None
-
-    @property
     def addresses(self) -> list[str]:
         """Every address in the order it is tried."""
-        return [self.url or str(self.address), *self.mirrors]
+        on_hub = HubAddress(self.repo or "", self.repo_type, self.file or "", self.revision)
+        return [self.url or str(on_hub), *self.mirrors]
 
     @property
     def bytes(self) -> int | None:
@@ -123,17 +112,13 @@ def _read(source: Path, _: int) -> dict[str, Entry]:
 def _entry(source: Path, name: str, node: Any) -> Entry:
     if not isinstance(node, Mapping):
         raise ConfigError(f"{source}: {name}: needs a url, or a repo and its file or files")
-    known = {field.name for field in fields(Entry)}
-    unknown = sorted(str(key) for key in node.keys() - known)
-    if unknown:
+    if unknown := sorted(str(key) for key in node.keys() - {field.name for field in fields(Entry)}):
         raise ConfigError(f"{source}: {name}: unknown key '{unknown[0]}'")
     if not ("url" in node or ("repo" in node and ("file" in node) != ("files" in node))):
         raise ConfigError(f"{source}: {name}: needs a url, or a repo and its file or files")
-    missing = sorted({"purpose", "path", "licence", "citation"} - node.keys())
-    if missing:
+    if missing := sorted({"purpose", "path", "licence", "citation"} - node.keys()):
         raise ConfigError(f"{source}: {name}: key '{missing[0]}' is missing")
-    local = [mirror for mirror in node.get("mirrors", []) if not is_remote(str(mirror))]
-    if local:
+    if local := [mirror for mirror in node.get("mirrors", []) if not is_remote(str(mirror))]:
         raise ConfigError(f"{source}: {name}: mirror '{local[0]}' is neither http(s):// nor hf://")
     return Entry(name=name, **{str(key): value for key, value in node.items()})
 
@@ -147,7 +132,7 @@ def find(registry: Mapping[str, Entry], name: str) -> Entry:
 
 def targets(registry: Mapping[str, Entry]) -> dict[str, str]:
     """Return the file that stands for each entry, below the chosen folder -> the entry's name."""
-    return {f"{entry.path}/{LISTING}" if entry.is_folder else entry.path: name for name, entry in registry.items()}
+    return {f"{entry.path}/{LISTING}" if entry.files else entry.path: name for name, entry in registry.items()}
 
 
 def needed(config: Any, registry: Mapping[str, Entry], started: bool = False) -> list[str]:
@@ -156,10 +141,8 @@ def needed(config: Any, registry: Mapping[str, Entry], started: bool = False) ->
     A loss with weight 0 needs none, nor does an image tokenizer that starts from earlier weights (`started`).
     """
     losses, dino = config.train.losses, getattr(config.model, "dino", None)
-    wanted = [dino.weights] if dino is not None and not started else []
-    wanted += [getattr(config.model, "match_weights", None)] if not started else []
-    wanted += [losses.vgg_weights if losses.perceptual > 0 else None]
-    wanted += [losses.lpips_weights if losses.lpips > 0 else None]
+    wanted = [] if started else [getattr(dino, "weights", None), getattr(config.model, "match_weights", None)]
+    wanted += [losses.vgg_weights] * (losses.perceptual > 0) + [losses.lpips_weights] * (losses.lpips > 0)
     return [path for path in wanted if path in targets(registry)]
 
 
@@ -169,4 +152,4 @@ def adoption(registry: Mapping[str, Entry], name: str) -> list[str]:
     if not entry.adopt:
         known = ", ".join(other for other, item in registry.items() if item.adopt)
         raise ConfigError(f"'{name}' is no checkpoint of a model of this project; choose among {known}")
-    return list(entry.adopt)
+    return entry.adopt

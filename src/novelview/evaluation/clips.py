@@ -1,7 +1,5 @@
 """Pictures for people: clips along a path of cameras as MP4 files, and depth maps as arrays and coloured pictures."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from fractions import Fraction
@@ -41,15 +39,12 @@ def write_clips(
     out: Path, model: Any, cache: FrameCache, splits: Splits, cfg: EvalConfig, device: torch.device
 ) -> list[str]:
     """Write `path_<scene>.mp4` for up to `cfg.video_scenes` scenes of two context views or more; return the names."""
+    chosen = [(number, splits.entries[number]) for number in choose_scenes(splits, cfg.video_scenes)]
     names = []
-    for number in choose_scenes(splits, cfg.video_scenes):
-        entry = splits.entries[number]
-        if len(entry.context) < 2:
-            continue
+    for number, entry in ((number, entry) for number, entry in chosen if len(entry.context) > 1):
         batch = load_context(cache, entry.scene, entry.context, number, device)
-        name = f"path_{re.sub(r'[^A-Za-z0-9._-]+', '-', entry.scene)}.mp4"
-        write_video(out / name, clip(model, batch.context, cfg), cfg.video_fps)
-        names.append(name)
+        names.append(f"path_{re.sub(r'[^A-Za-z0-9._-]+', '-', entry.scene)}.mp4")
+        write_video(out / names[-1], clip(model, batch.context, cfg), cfg.video_fps)
     return names
 
 
@@ -149,17 +144,12 @@ def write_depths(
     """Write what `cfg` asks for: `{frame}.npy`, `{frame}.png`, and `concat.png`, the views above their depths."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = coloured(depths)
-    for frame, depth, picture in zip(frames, depths, pictures, strict=True):
-        if cfg.npy:
-            with replacing(folder / f"{frame:06d}.npy") as partial, partial.open("wb") as stream:
-                np.save(stream, depth.astype(np.float32))
-        if cfg.png:
-            _write_png(folder / f"{frame:06d}.png", picture)
+    drawn = {f"{frame:06d}": picture for frame, picture in zip(frames, pictures, strict=True)} if cfg.png else {}
     if cfg.concat:
-        rows = [np.concatenate(list(row), axis=1) for row in (images, pictures)]
-        _write_png(folder / "concat.png", np.concatenate(rows))
-
-
-def _write_png(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
-    with replacing(path) as partial:
-        Image.fromarray(picture).save(partial, "PNG")
+        drawn["concat"] = np.concatenate([np.concatenate(list(row), axis=1) for row in (images, pictures)])
+    for name, picture in drawn.items():
+        with replacing(folder / f"{name}.png") as partial:
+            Image.fromarray(picture).save(partial, "PNG")
+    for frame, depth in zip(frames, depths, strict=True) if cfg.npy else ():
+        with replacing(folder / f"{frame:06d}.npy") as partial:
+            np.save(partial, depth.astype(np.float32))

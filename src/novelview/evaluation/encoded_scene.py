@@ -8,7 +8,7 @@ The same scene gives the same bytes.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from novelview.cameras.poses import CoordinateFrame, mean_frame
 from novelview.config.checkpoints import difference
 from novelview.config.digest import digest_of
-from novelview.config.schema import ViewsConfig
+from novelview.config.schema import ViewsConfig, sides
 from novelview.errors import CheckpointError
 from novelview.evaluation.protocol import autocast, load_context
 from novelview.files import sha256, write_bytes
@@ -71,9 +71,8 @@ class Encoded:
     @property
     def frame(self) -> CoordinateFrame | None:
         """Return the frame that world cameras must enter to be rendered; None where poses stay as they come."""
-        if self.facts.motion is None:
-            return None
-        return CoordinateFrame(torch.tensor(self.facts.motion).double(), torch.tensor(self.facts.scale).double())
+        motion, scale = self.facts.motion, torch.tensor(self.facts.scale).double()
+        return CoordinateFrame(torch.tensor(motion).double(), scale) if motion else None
 
 
 def encode_scene(
@@ -88,14 +87,12 @@ def encode_scene(
 ) -> Encoded:
     """Encode the context views `frames` of a scene; `weights` is the file the model came from."""
     context = load_context(FrameCache(store, views, 0), scene, frames, 0, device).context
-    assert context.images is not None
     with torch.no_grad(), autocast(amp, device):
         encoded = model.encode(context)
-    frame = mean_frame(store.c2w(scene)[list(frames)], views.scene_scale_factor)
-    height, width = context.images.shape[-2:]
-    moved = {"motion": frame.motion.tolist(), "scale": float(frame.scale)}
-    placed = moved if views.pose_normalisation == "scene" else {}
-    facts = Facts(**Facts.of(weights), scene=scene, frames=list(frames), height=height, width=width, **placed)
+    facts = Facts(**Facts.of(weights), scene=scene, frames=list(frames), height=sides(views)[0], width=sides(views)[1])
+    if views.pose_normalisation == "scene":
+        frame = mean_frame(store.c2w(scene)[list(frames)], views.scene_scale_factor)
+        facts = replace(facts, motion=frame.motion.tolist(), scale=float(frame.scale))
     return Encoded(encoded, context.c2w[0], context.intrinsics[0], facts)
 
 
@@ -104,10 +101,9 @@ def render_cameras(
     model: ViewModel, encoded: Encoded, c2w: Float[Tensor, "n 4 4"], intrinsics: Float[Tensor, "n 4"], amp: str = "none"
 ) -> Float[Tensor, "n 3 h w"]:
     """Render cameras in the frame the model decodes in (`ViewModel.cameras`), all at once, float32 in [0,1]."""
-    facts, device = encoded.facts, next(model.parameters()).device
+    size, device = (encoded.facts.height, encoded.facts.width), next(model.parameters()).device
     with autocast(amp, device):
-        poses, lenses = c2w[None].to(device), intrinsics[None].to(device)
-        return model.decode(encoded.scene, poses, lenses, facts.height, facts.width)[0].float()
+        return model.decode(encoded.scene, c2w[None].to(device), intrinsics[None].to(device), *size)[0].float()
 
 
 def save_scene(path: Path | str, encoded: Encoded) -> None:

@@ -7,6 +7,7 @@ samples of a model with attention `{n}.attention` [p p] float16 (see `attention`
 """
 
 import io
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
@@ -39,10 +40,10 @@ Chosen = tuple[int, Place]  # entry number, one of its places
 def choose_samples(splits: Splits, count: int) -> list[Chosen]:
     """Choose up to `count` samples, evenly spread over sets and splits, then scenes; the same for every model."""
     groups: dict[tuple[str, str], list[Chosen]] = {}
-    for split in splits.names:
-        for number, places in enumerate(splits.places):
-            for place in (place for place in places if place.split == split):
-                groups.setdefault((split, place.set), []).append((number, place))
+    every = [(number, place) for number, places in enumerate(splits.places) for place in places]
+    for split, (number, place) in itertools.product(splits.names, every):
+        if place.split == split:
+            groups.setdefault((split, place.set), []).append((number, place))
     names = list(groups)
     picked: list[Chosen] = []
     for turn, name in enumerate(names[spot] for spot in evenly(len(names), count)):
@@ -104,8 +105,8 @@ class Gallery:
 
 @torch.no_grad()
 def attention(model: ViewModel, context: Views) -> dict[str, Float[Tensor, "p p"]]:
-    """Return {"attention": weights from patches of view 0 (rows) to patches of view 1 (columns)}, {} without a map."""
-    # only models with an `attention_map` have one, and only for two context views (specs/uplvsm.md section 11)
+    """Return {"attention": weights from patches of view 0 (rows) to patches of view 1 (columns)}; {} for models without
+    an `attention_map` and for other than two context views (specs/uplvsm.md section 11)."""
     draw = getattr(model, "attention_map", None)
     if draw is None or context.c2w.shape[1] != 2:
         return {}

@@ -41,7 +41,7 @@ def write_poses(
     """Write poses.json, for up to `cfg.pose_scenes` scenes, where the model estimates cameras; return the mean errors.
 
     A path has true and estimated camera-to-world matrices [n 4 4] in scene units normalised over it, the estimates
-    Sim(3)-aligned; errors in degrees and scene units; and `spread`, the error of guessing the mean of the true centres.
+    Sim(3)-aligned; errors in degrees and scene units; `spread`, the error of guessing the mean of the true centres.
     """
     if not hasattr(model, "estimate_poses") or not cfg.pose_scenes:
         return None
@@ -55,8 +55,7 @@ def _path(
     model: Any, cache: FrameCache, splits: Splits, number: int, cfg: EvalConfig, device: torch.device
 ) -> dict[str, Any]:
     entry, place = splits.entries[number], splits.places[number][0]
-    bad = set(cache.store.bad(entry.scene))
-    sound = [frame for frame in range(cache.store.frames(entry.scene)) if frame not in bad]
+    sound = sorted(set(range(cache.store.frames(entry.scene))) - set(cache.store.bad(entry.scene)))
     step = max(1.0, len(sound) / MAX_FRAMES)
     frames = [sound[int(turn * step)] for turn in range(int(len(sound) / step))]
     sample = cache.sample(entry.scene, [*entry.context, *frames], number)
@@ -68,12 +67,11 @@ def _path(
     estimated = torch.cat(parts, dim=1)[0].double().cpu()
     estimated = fit_cameras(estimated, true).cameras(estimated)
     centres = true[:, :3, 3]
-    own = {"scene": entry.scene, "set": place.set, "split": place.split, "context": list(entry.context)}
-    path = {**own, "frames": frames, "true": true.tolist(), "estimated": estimated.tolist()}
-    path["rotation_deg"] = rotation_error_deg(estimated, true).tolist()
-    path["translation"] = translation_error(estimated, true).tolist()
-    path["spread"] = float((centres - centres.mean(dim=0)).square().sum(dim=1).mean().sqrt())
-    return path
+    path = {"scene": entry.scene, "set": place.set, "split": place.split, "context": list(entry.context)}
+    path |= {"frames": frames, "true": true.tolist(), "estimated": estimated.tolist()}
+    path |= {"rotation_deg": rotation_error_deg(estimated, true).tolist()}
+    path |= {"translation": translation_error(estimated, true).tolist()}
+    return path | {"spread": float((centres - centres.mean(dim=0)).square().sum(dim=1).mean().sqrt())}
 
 
 def mean_errors(paths: Sequence[dict[str, Any]]) -> dict[str, float] | None:
@@ -82,8 +80,8 @@ def mean_errors(paths: Sequence[dict[str, Any]]) -> dict[str, float] | None:
         return None
     rotation = [value for path in paths for value in path["rotation_deg"]]
     relative = [value / max(path["spread"], 1e-12) for path in paths for value in path["translation"]]
-    means = {"rotation_deg": sum(rotation) / len(rotation), "translation_over_spread": sum(relative) / len(relative)}
-    return {name: round(value, 4) for name, value in means.items()} | {"scenes": len(paths)}
+    both = {"rotation_deg": rotation, "translation_over_spread": relative}
+    return {name: round(sum(own) / len(own), 4) for name, own in both.items()} | {"scenes": len(paths)}
 
 
 @dataclass(frozen=True)
@@ -97,10 +95,8 @@ class Truth:
 def write_geometry(
     out: Path, model: Any, cache: FrameCache, truth: Truth, splits: Splits, cfg: EvalConfig, device: torch.device
 ) -> Mapping[str, Any] | None:
-    """Write geometry.json (a row an entry) and the Gaussians of up to `cfg.ply_scenes` entries, evenly spread, as PLY.
-
-    Return {reason, measures, level, groups, ply} for the summary, its reason None if it has groups; None without depth.
-    """
+    """Write geometry.json (a row an entry) and the Gaussians of up to `cfg.ply_scenes` entries, evenly spread, as PLY;
+    return {reason, measures, level, groups, ply}, its reason None if it has groups; None for a model without depth."""
     if not isinstance(model, DepthSplat):
         return None
     files, reason = [], truth.reason
@@ -129,8 +125,8 @@ def _measure(
         if key not in known:
             batch = load_context(cache, entry.scene, entry.context, number, device)
             known[key] = depth_errors(encode(model, batch, cfg.amp), batch, truth.depth)
-        for one in places:
-            rows.append({"scene": entry.scene, "set": one.set, "split": one.split, "entry": one.entry, **known[key]})
+        own = ({"set": place.set, "split": place.split, "entry": place.entry} for place in places)
+        rows += [{"scene": entry.scene, **place, **known[key]} for place in own]
     return rows
 
 
@@ -157,8 +153,8 @@ def depth_errors(scene: GaussianScene, batch: Batch, truth: ExactDepth) -> dict[
     height, width = scene.depths.shape[-2:]
     depth = scene.depths[0].double().cpu()
     true = true_depth(batch, truth, height, width).double()
-    found = {"abs_rel": float(((depth - true).abs() / true).mean())}
-    found["delta1"] = float((torch.maximum(depth / true, true / depth) < CLOSE).double().mean())
+    close = torch.maximum(depth / true, true / depth) < CLOSE
+    found = {"abs_rel": float(((depth - true).abs() / true).mean()), "delta1": float(close.double().mean())}
     if scene.gaussians is not None:
         lens = batch.context.intrinsics[0].cpu() * FINER
         points = unproject(true_depth(batch, truth, height, width, FINER), batch.context.c2w[0].cpu(), lens)
@@ -175,8 +171,7 @@ def true_depth(batch: Batch, truth: ExactDepth, height: int, width: int, finer: 
 
 def distances(means: Float[Tensor, "n 3"], true: Float[Tensor, "m 3"]) -> dict[str, float]:
     """Return accuracy, completeness and chamfer of a cloud against a surface."""
-    one, other = means.double(), true.double()
-    pairs = (one, other), (other, one)
+    pairs = (means.double(), true.double()), (true.double(), means.double())
     accuracy, completeness = (float((of - to[nearest(of, to)]).norm(dim=1).mean()) for of, to in pairs)
     return {"accuracy": accuracy, "completeness": completeness, "chamfer": (accuracy + completeness) / 2}
 
@@ -187,7 +182,7 @@ def geometry_groups(rows: Sequence[dict[str, Any]], resamples: int, seed: int) -
     for key in dict.fromkeys((row["set"], row["split"]) for row in rows):
         own = [row for row in rows if (row["set"], row["split"]) == key]
         scenes = [row["scene"] for row in own]
-        found.append({"set": key[0], "split": key[1], "scenes": len(set(scenes)), "count": len(own)})
-        for name in (name for name in MEASURES if name in own[0]):
-            found[-1][name] = interval(np.array([row[name] for row in own]), scenes, resamples, seed)
+        values = {name: np.array([row[name] for row in own]) for name in MEASURES if name in own[0]}
+        measures = {name: interval(column, scenes, resamples, seed) for name, column in values.items()}
+        found.append({"set": key[0], "split": key[1], "scenes": len(set(scenes)), "count": len(own), **measures})
     return found

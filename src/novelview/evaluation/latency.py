@@ -44,21 +44,19 @@ def costs(
     """Measure `model` on the scene with the most frames for all `cfg.views`; raises DataError when it has too few."""
     scene = max(store.scenes, key=store.frames)
     pool = frame_pool(store, scene, 0)
-    if max(cfg.views) > len(pool.order):
-        has = f"the longest scene, {scene}, has {len(pool.order)} frames"
-        raise DataError(f"views={max(cfg.views)}: {has}; lower views")
+    if (most := max(cfg.views)) > len(pool.order):
+        raise DataError(f"views={most}: the longest scene, {scene}, has {len(pool.order)} frames; lower views")
     cache, device = FrameCache(store, views, 256), next(model.parameters()).device
     found = []
     for count in cfg.views:
         frames = sorted(choose_frames(pool, pool.order, "uniform", count))
         context = load_context(cache, scene, frames, 0, device).context
-        height, width = sides(views)
         places = [place % count for place in range(cfg.renders)]
         c2w, lenses = model.cameras(context, context.c2w[:, places]), context.intrinsics[:, places]
         with autocast(cfg.amp, device):
             state = model.encode(context)
             reconstruct = seconds(partial(model.encode, context), cfg.repeats, device)
-            render = seconds(partial(model.decode, state, c2w, lenses, height, width), cfg.repeats, device)
+            render = seconds(partial(model.decode, state, c2w, lenses, *sides(views)), cfg.repeats, device)
         size = sum(value.nbytes for value in tensors_of(state).values())
         found.append(Cost(name, resolution, count, reconstruct, render / cfg.renders, size))
     return found
@@ -78,19 +76,14 @@ def seconds(call: Callable[[], Any], repeats: int, device: torch.device) -> floa
 
 def write_costs(path: Path | str, rows: Sequence[Cost], device: torch.device) -> None:
     """Write rows as CSV, atomically, each with device, threads, versions and date."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     where = {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
-        "cores": str(os.cpu_count()),
-        "threads": str(torch.get_num_threads()),
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else next(names, platform.machine()),
+        **{"cores": str(os.cpu_count()), "threads": str(torch.get_num_threads())},
+        **{"python": platform.python_version(), "torch": str(torch.__version__)},
     }
     values = ([*astuple(row), *where.values()] for row in rows)
     write_table(path, [*(field.name for field in fields(Cost)), *where], values)
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -35,9 +35,7 @@ def psnr(pred: Float[Tensor, "*n c h w"], target: Float[Tensor, "*n c h w"]) -> 
 
 def ssim(pred: Float[Tensor, "*n c h w"], target: Float[Tensor, "*n c h w"]) -> Float[Tensor, "*n"]:
     """Return the SSIM of every image, values in [0,1] without clamping; raises DataError for sides below the window's.
-
-    Equals scikit-image's structural_similarity(win_size=11, gaussian_weights=True, channel_axis=0, data_range=1).
-    """
+    Equals scikit-image's structural_similarity(win_size=11, gaussian_weights=True, channel_axis=0, data_range=1)."""
     height, width = pred.shape[-2:]
     if min(height, width) < WINDOW:
         raise DataError(f"SSIM of {width}x{height} images: both sides must be at least {WINDOW} pixels")
@@ -98,7 +96,7 @@ def sharpness(pred: Float[Tensor, "*n 3 h w"], target: Float[Tensor, "*n 3 h w"]
     below the level that white noise exceeds in one patch of a thousand. a = max(0, cos 2t) for the angle t between the
     main gradients of the two, so that edges the target does not have count little. Both sums get FLAT for every patch.
     1: as sharp as the target; towards 0: blurred; above 1, at most 2: its edges are steeper. A picture shifted by a
-    pixel or two stays sharp; noise lowers the value, and alone scores about 0. Raises DataError below 9 pixels a side.
+    pixel or two stays sharp; noise lowers the value, and alone scores about 0. DataError below 9 pixels a side.
     """
     height, width = pred.shape[-2:]
     if min(height, width) <= PATCH:
@@ -112,21 +110,21 @@ def sharpness(pred: Float[Tensor, "*n 3 h w"], target: Float[Tensor, "*n 3 h w"]
 
 def _structure(image: Float[Tensor, "*n 3 h w"]) -> tuple[Float[Tensor, "*n p"], Float[Tensor, "*n p 2"]]:
     """Return Q of every whole patch, 0 without a direction beyond chance, and that direction (cos 2t, sin 2t)."""
+
+    def sums(values: Float[Tensor, "*n a b"]) -> Float[Tensor, "*n p"]:
+        rows, columns = values.shape[-2] // PATCH, values.shape[-1] // PATCH
+        whole = values[..., : rows * PATCH, : columns * PATCH]
+        return whole.unflatten(-1, (columns, PATCH)).unflatten(-3, (rows, PATCH)).sum(dim=(-3, -1)).flatten(-2)
+
     luma = torch.einsum("...chw,c->...hw", image.float().clamp(0, 1), image.new_tensor(LUMA, dtype=torch.float32))
     down = luma[..., 1:, 1:] - luma[..., :-1, :-1]
     up = luma[..., :-1, 1:] - luma[..., 1:, :-1]
-    xx, xy, yy = (_patch_sums(product) for product in (down * down, down * up, up * up))
+    xx, xy, yy = (sums(product) for product in (down * down, down * up, up * up))
     twice = torch.stack([0.5 * (xx - yy), xy], dim=-1)
     middle, reach = 0.5 * (xx + yy), twice.norm(dim=-1)
     first, second = (middle + reach).sqrt(), (middle - reach).clamp_min(0).sqrt()
     coherence = (first - second) / (first + second).clamp_min(1e-12)
     return first * coherence * (coherence > _chance_level()), twice / reach[..., None].clamp_min(1e-20)
-
-
-def _patch_sums(values: Float[Tensor, "*n a b"]) -> Float[Tensor, "*n p"]:
-    rows, columns = values.shape[-2] // PATCH, values.shape[-1] // PATCH
-    whole = values[..., : rows * PATCH, : columns * PATCH]
-    return whole.unflatten(-1, (columns, PATCH)).unflatten(-3, (rows, PATCH)).sum(dim=(-3, -1)).flatten(-2)
 
 
 def _chance_level() -> float:

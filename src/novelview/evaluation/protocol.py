@@ -5,7 +5,7 @@ Source: specs/uplvsm.md section 10; unlike its loader nothing is dropped, padded
 
 import contextlib
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,20 +48,16 @@ class Splits:
     @classmethod
     def of(cls, store: PackedStore, indices: Mapping[str, Sequence[EvalEntry]], sets: Mapping[str, str]) -> "Splits":
         """Gather the entries of all splits that `store` can serve; sets: scene -> name of its set, `test` by default.
-
-        Raises DataError when no entry of an index can be served, or an entry asks for a frame its scene does not have.
-        """
+        Raises DataError when no entry of an index can be served, or one asks for a frame its scene does not have."""
         found: dict[tuple[Any, ...], tuple[EvalEntry, list[Place]]] = {}
         for split, index in indices.items():
             if not index:
                 log.warning("split %s: its index has no entries, so it has no scores", split)
                 continue
             servable = set(known_entries(index, store, f"split {split}"))
-            for number, entry in enumerate(index):
-                if entry in servable:
-                    key = entry.scene, entry.context, entry.target
-                    place = Place(split, number, sets.get(entry.scene, "test"))
-                    found.setdefault(key, (entry, []))[1].append(place)
+            for number, entry in ((number, entry) for number, entry in enumerate(index) if entry in servable):
+                own = found.setdefault((entry.scene, entry.context, entry.target), (entry, []))
+                own[1].append(Place(split, number, sets.get(entry.scene, "test")))
         if not found:
             raise DataError("no split to evaluate; name some as eval.splits=[...]")
         entries, places = zip(*found.values(), strict=True)
@@ -81,13 +77,12 @@ def evenly(length: int, count: int) -> list[int]:
 def choose_scenes(splits: Splits, count: int) -> list[int]:
     """Choose one entry number a scene, its widest context, from up to `count` scenes: sets in turn, evenly spread."""
     widths = [max(entry.context) - min(entry.context) for entry in splits.entries]
-    widest: dict[str, int] = {}
+    scenes: dict[str, list[int]] = defaultdict(list)
     for number, entry in enumerate(splits.entries):
-        if entry.scene not in widest or widths[number] > widths[widest[entry.scene]]:
-            widest[entry.scene] = number
-    sets: dict[str, list[int]] = {}
-    for number in widest.values():
-        sets.setdefault(splits.places[number][0].set, []).append(number)
+        scenes[entry.scene].append(number)
+    sets: dict[str, list[int]] = defaultdict(list)
+    for number in (max(numbers, key=widths.__getitem__) for numbers in scenes.values()):
+        sets[splits.places[number][0].set].append(number)
     shares = [count // len(sets) + (turn < count % len(sets)) for turn in range(len(sets))]
     pairs = [(members, min(share, len(members))) for members, share in zip(sets.values(), shares, strict=True)]
     return [members[spot] for members, share in pairs for spot in evenly(len(members), share)]
@@ -121,9 +116,8 @@ def autocast(amp: str, device: torch.device) -> contextlib.AbstractContextManage
 
 def swap_poses(target: Views) -> Views:
     """Give every target the camera, and the image a pose would be estimated from, of the next target of its entry."""
-    count = target.c2w.shape[1]
-    order = torch.arange(count, device=target.c2w.device).roll(-1)
-    return target.take(order.expand(len(target.c2w), count))
+    order = torch.arange(target.c2w.shape[1], device=target.c2w.device).roll(-1)
+    return target.take(order.expand(len(target.c2w), -1))
 
 
 def nearest_context(context: Views, target: Views) -> Images:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from novelview.errors import ConfigError
 
@@ -36,9 +36,7 @@ class PublishedRow:
 def papers() -> dict[str, Any]:
     """Return what each paper published, by the name that a study gives as `published`."""
     text = files("novelview.evaluation").joinpath("published.yaml").read_text()
-    content = OmegaConf.to_container(OmegaConf.create(text))
-    assert isinstance(content, dict)
-    return {str(paper): entry for paper, entry in content.items()}
+    return {str(paper): entry for paper, entry in yaml.safe_load(text).items()}
 
 
 def protocol(paper: str) -> str:

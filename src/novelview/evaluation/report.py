@@ -1,7 +1,5 @@
-"""One evaluation: every target of every entry scored once, whatever the batch, and the folder that holds the results.
-
-The folder has rows.csv, gallery.safetensors, what further the model can tell, and summary.json, written last.
-"""
+"""One evaluation: every target of every entry scored once, whatever the batch, and the folder that holds the results:
+rows.csv, gallery.safetensors, what further the model can tell, and summary.json, written last."""
 
 import importlib.metadata
 import importlib.util
@@ -63,11 +61,9 @@ def evaluate_to(
     stamp: str = "",
     box: TimeBox | None = None,
 ) -> None:
-    """Evaluate `subject` on `splits` into the folder `out`; the first process writes.
-
-    What an earlier evaluation left there is removed first. facts: further keys of summary.json. stamp: digest of all
-    that the scores depend on; raises BoxEnded at the end of `box`, and the next call with that stamp goes on.
-    """
+    """Evaluate `subject` on `splits` into the folder `out`; the first process writes, and first removes what an earlier
+    evaluation left. facts: further keys of summary.json. stamp: digest of all that the scores depend on; raises
+    BoxEnded at the end of `box`, and the next call with that stamp goes on."""
     started, model, truth = time.monotonic(), subject.model, truth or Truth()
     if team.rank == 0:
         out.mkdir(parents=True, exist_ok=True)
@@ -120,13 +116,9 @@ def evaluate(
     finished: FinishedBatches | None = None,
 ) -> list[ImageScores]:
     """Score the model, the baselines and the model with swapped poses on every target; each process returns all rows.
-
-    finished: batches scored before; raises BoxEnded on all when it says on any that time is over with batches left.
-    """
-    team = ranks or Team()
+    finished: batches scored before; raises BoxEnded on all when it says on any that time is over with batches left."""
+    team, rows, todo = ranks or Team(), [], []
     data = EvalSet(store, splits.entries, subject.views, cache_mb)
-    rows: list[ImageScores] = []
-    todo = []
     for numbers in data.groups(cfg.batch_size, team.rank, team.world):
         known = finished.read(numbers) if finished else None
         rows += known or []

@@ -1,13 +1,14 @@
 """The scores of every image and their CSV file; means and paired differences with 95 % intervals by a bootstrap.
 
 Images of one scene resemble each other, so scenes are drawn, each with all its images (a cluster bootstrap), the same
-ones for all models of one set and split. With a single scene its images are resampled instead, and the group says so.
+ones for all models of one set and split. With a single scene its images are resampled instead; the group says so.
 """
 
 import csv
 import hashlib
 import io
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -92,8 +93,7 @@ def draws(clusters: int, resamples: int, seed: int) -> Int[np.ndarray, "resample
 
 def bounds(values: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
     """Return the percentiles between which `LEVEL` per cent of the resampled values lie."""
-    tail = (100 - LEVEL) / 2
-    low, high = np.percentile(values, [tail, 100 - tail])
+    low, high = np.percentile(values, [(100 - LEVEL) / 2, 100 - (100 - LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -108,11 +108,8 @@ def interval(values: Float[np.ndarray, " n"], scenes: Sequence[str], resamples: 
 
 def groups(rows: Iterable[ImageScores], resamples: int, seed: int) -> list[dict[str, Any]]:
     """Return {model, set, split, scenes, count (of images), resampled, and intervals or None} of every model."""
-    return [
-        {"model": model, **_group(key, own, None, resamples, seed)}
-        for key, models in _by_model(rows).items()
-        for model, own in models.items()
-    ]
+    every = ((key, model, own) for key, models in _by_model(rows).items() for model, own in models.items())
+    return [{"model": model, **_group(key, own, {}, resamples, seed)} for key, model, own in every]
 
 
 def paired(
@@ -138,17 +135,16 @@ def means(found: Iterable[Mapping[str, Any]], model: str) -> dict[str, dict[str,
 
 
 def _by_model(rows: Iterable[ImageScores]) -> dict[tuple[str, str], dict[str, dict[Image, ImageScores]]]:
-    found: dict[tuple[str, str], dict[str, dict[Image, ImageScores]]] = {}
+    found: dict[tuple[str, str], dict[str, dict[Image, ImageScores]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
-        images = found.setdefault((row.set, row.split), {}).setdefault(row.model, {})
-        images[row.scene, row.entry, row.frame] = row
+        found[row.set, row.split][row.model][row.scene, row.entry, row.frame] = row
     return found
 
 
 def _group(
     key: tuple[str, str],
     images: Mapping[Image, ImageScores],
-    against: Mapping[Image, ImageScores] | None,
+    against: Mapping[Image, ImageScores],
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:

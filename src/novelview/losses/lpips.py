@@ -9,14 +9,8 @@ from torch import nn
 
 from novelview.errors import DataError
 
-# layers of torchvision's VGG-16 in the blocks of the lpips package
-CONVOLUTIONS = {
-    "slice1": (0, 2),
-    "slice2": (5, 7),
-    "slice3": (10, 12, 14),
-    "slice4": (17, 19, 21),
-    "slice5": (24, 26, 28),
-}
+# layers of torchvision's VGG-16 in the blocks slice1 to slice5 of the lpips package
+CONVOLUTIONS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 SCHEMAS = {  # of the operators that torchvision's Python code expects its compiled library to define
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -30,7 +24,7 @@ def load_lpips(weights: Path | str) -> nn.Module:
         raise DataError(f"{weights}: no such file; fetch vgg16, or give LPIPS no weight in the loss")
     try:
         found: Any = torch.load(weights, map_location="cpu", weights_only=True)
-        layers = [(block, layer) for block, layers in CONVOLUTIONS.items() for layer in layers]
+        layers = [(f"slice{block}", layer) for block, layers in enumerate(CONVOLUTIONS, 1) for layer in layers]
         names = [(block, f"{layer}.{name}") for block, layer in layers for name in ("weight", "bias")]
         state = {f"{block}.{name}": found[f"features.{name}"] for block, name in names}
     except Exception as error:  # torch.load fails in as many ways as there are damaged files
@@ -47,8 +41,8 @@ def load_lpips(weights: Path | str) -> nn.Module:
 def import_lpips() -> ModuleType:
     """Import and return the lpips package, also where its torchvision cannot be imported beside a CPU-only torch.
 
-    torchvision 0.28.0 registers fake kernels for operators of its compiled library, which does not load there
-    ("operator torchvision::nms does not exist"). Defining the two schemas lets the import pass; no operator is called.
+    0.28.0 registers fake kernels for operators of its compiled library, which does not load there ("operator
+    torchvision::nms does not exist"). Defining the two schemas lets the import pass; no operator is called.
     """
     try:
         import torchvision  # noqa: F401

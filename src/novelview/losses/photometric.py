@@ -6,7 +6,6 @@ Sources: specs/uplvsm.md section 6 (squared error, VGG-19), specs/lact.md sectio
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -72,11 +71,11 @@ class TrainingLoss(nn.Module):
         cfg = self.cfg.pointmap
         if self.step < cfg.apply_after:
             return render.images.new_zeros(())
-        means, points = render.extras.get("means"), batch.context.points
+        means, points, key = render.extras.get("means"), batch.context.points, "train.losses.pointmap.weight"
         if means is None:
-            raise DataError("train.losses.pointmap.weight: this model predicts no Gaussians to hold to a pointmap")
+            raise DataError(f"{key}: this model predicts no Gaussians to hold to a pointmap")
         if points is None:
-            raise DataError("train.losses.pointmap.weight: the batch has no pointmaps; give io.pointmaps")
+            raise DataError(f"{key}: the batch has no pointmaps; give io.pointmaps")
         cloud = points.movedim(2, -1).flatten(1, 3)  # view-major, then row-major pixels, as the Gaussians are
         if cloud.shape != means.shape:
             raise DataError(f"PM-Loss: {means.shape[1]} Gaussians a scene for {cloud.shape[1]} pixels of its pointmaps")
@@ -133,10 +132,11 @@ class PerceptualLoss(nn.Module):
 
     def differences(self, render: Tensor, target: Tensor) -> list[Float[Tensor, ""]]:
         """Return the six mean absolute differences: of the images in [0,255], then of each tapped activation."""
-        pairs = zip(self._features(render), self._features(target), strict=True)
+        pairs = zip(self.features(render), self.features(target), strict=True)
         return [(one - other).abs().mean() for one, other in pairs]
 
-    def _features(self, images: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
+    def features(self, images: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
+        """Return what is compared of images in [0,1]: them in [0,255] without the mean, then each tapped activation."""
         features = [x := images * 255 - self.mean]
         for index in range(TAPS[-1] + 1):
             if index in POOLED:
@@ -161,14 +161,10 @@ def read_matconvnet(path: Path | str) -> Weights:
         raise CheckpointError(f"{path}: no such file; {advice}")
     try:
         layers = loadmat(str(path))["layers"][0]
-        weights = [_layer(layers[index]) for index in MATCONVNET_LAYERS]
+        pairs = [map(torch.from_numpy, layers[index][0][0][2][0]) for index in MATCONVNET_LAYERS]
+        weights = [(one.permute(3, 2, 0, 1).contiguous().float(), bias.flatten().float()) for one, bias in pairs]
     except Exception as error:  # scipy fails in many ways on a damaged file
         raise CheckpointError(f"{path}: not MatConvNet's VGG-19 ({type(error).__name__}); fetch it again") from None
     if [(weight.shape[1], weight.shape[0]) for weight, _ in weights] != shapes():
         raise CheckpointError(f"{path}: its convolutions are not VGG-19's; fetch imagenet-vgg-verydeep-19.mat")
     return weights
-
-
-def _layer(layer: Any) -> tuple[Tensor, Tensor]:
-    weight, bias = layer[0][0][2][0][0], layer[0][0][2][0][1]
-    return torch.from_numpy(weight).permute(3, 2, 0, 1).contiguous().float(), torch.from_numpy(bias).flatten().float()

@@ -32,7 +32,7 @@ def pointmap_loss(
     Both: world coordinates of corresponding pixels, any units each; the pointmap is brought onto the prediction by the
     similarity that fits all pairs (result: the prediction's units, squared). Gradients reach `predicted` through the
     alignment, too, unless `detach_alignment`. A loss above `ignore_large` counts 1e-5 of it. A scene with a coordinate
-    that is NaN or not below 1e15 has loss 0, no gradient, and a RuntimeWarning. Raises DataError for unpaired clouds.
+    that is NaN or not below 1e15 has loss 0, no gradient, and a RuntimeWarning. DataError is for unpaired clouds.
     """
     if predicted.shape != pointmap.shape or predicted.dim() != 3 or 0 in predicted.shape or predicted.shape[-1] != 3:
         got = f"{tuple(predicted.shape)} and {tuple(pointmap.shape)}"
@@ -47,16 +47,12 @@ def pointmap_loss(
             warnings.warn(text, RuntimeWarning, stacklevel=2)
         predicted, pointmap = (torch.where(sound[:, None, None], points, 0) for points in (predicted, pointmap))
         fitted = umeyama(pointmap, predicted.detach() if detach_alignment else predicted)
-        loss = torch.where(sound, chamfer(predicted, fitted.points(pointmap)), 0)
+        points = fitted.points(pointmap)
+        with torch.no_grad():
+            index = torch.stack([nearest(one, two) for one, two in zip(predicted, points, strict=True)])
+        found = points.gather(1, index[..., None].expand(-1, -1, 3))
+        loss = torch.where(sound, (predicted - found).square().sum(dim=-1).mean(dim=-1), 0)
     return torch.where(loss > ignore_large, LARGE_FACTOR * loss, loss)
-
-
-def chamfer(queries: Float[Tensor, "b n 3"], points: Float[Tensor, "b m 3"]) -> Float[Tensor, " b"]:
-    """Return the mean squared distance from every query to its nearest point; differentiable in both."""
-    with torch.no_grad():
-        index = torch.stack([nearest(one, two) for one, two in zip(queries, points, strict=True)])
-    found = points.gather(1, index[..., None].expand(-1, -1, 3))
-    return (queries - found).square().sum(dim=-1).mean(dim=-1)
 
 
 def nearest(queries: Float[Tensor, "n 3"], points: Float[Tensor, "m 3"]) -> Int[Tensor, " n"]:
@@ -100,10 +96,10 @@ class PointmapLoss(nn.Module):
 
 def teacher_images(images: Float[Tensor, "b v 3 h w"]) -> Float[Tensor, "b v 3 th tw"]:
     """Resize images in [0,1] down to multiples of the teacher's 14-pixel patch, bilinear without antialiasing."""
-    height, width = (side // TEACHER_PATCH * TEACHER_PATCH for side in images.shape[-2:])
-    if (height, width) == tuple(images.shape[-2:]):
+    size = tuple(side // TEACHER_PATCH * TEACHER_PATCH for side in images.shape[-2:])
+    if size == tuple(images.shape[-2:]):
         return images
-    flat = functional.interpolate(images.flatten(0, 1), (height, width), mode="bilinear", align_corners=False)
+    flat = functional.interpolate(images.flatten(0, 1), size, mode="bilinear", align_corners=False)
     return flat.unflatten(0, images.shape[:2])
 
 

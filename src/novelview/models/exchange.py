@@ -13,8 +13,8 @@ from novelview.config.digest import resolved
 from novelview.config.schema import Resolution
 from novelview.config.stages import AdoptStage
 from novelview.downloads.fetch import fetch
-from novelview.downloads.hub import cached_file
 from novelview.downloads.registry import HubAddress, read_registry
+from novelview.downloads.transfer import cached_file
 from novelview.errors import CheckpointError, ConfigError
 from novelview.files import sha256, write_bytes
 from novelview.models.published import load_published

@@ -1,5 +1,6 @@
 """The cost of a study: device-hours of its stages, disk, downloads, and what all of it rests on, in words."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,14 +34,9 @@ def cost(plan: Plan) -> str:
     lines = [
         f"Plan of study {plan.study.name} at scale {plan.scale} on {plan.dataset}: models {', '.join(models)}; "
         f"subsets {', '.join(subsets)}; sizes {', '.join(sizes)} px",
-        "",
-        *_stages(found, devices),
-        "",
-        *_basis(plan, table, found, devices),
-        "",
-        *_volumes("Disk when all is done", disk(plan, table)),
-        "",
-        *_volumes("To fetch or to be given", downloads(plan)),
+        *("", *_stages(found, devices), "", *_basis(plan, table, found, devices)),
+        *("", *_volumes("Disk when all is done", disk(plan, table))),
+        *("", *_volumes("To fetch or to be given", downloads(plan))),
     ]
     return "\n".join(line.rstrip() for line in lines)
 
@@ -57,13 +53,12 @@ def _stages(found: Sequence[Work], devices: Sequence[str]) -> list[str]:
 
 
 def _basis(plan: Plan, table: Throughput, found: Sequence[Work], devices: Sequence[str]) -> list[str]:
-    """Say what the hours are: of how many devices, measured or estimated, and what is not in them."""
     unit, small = "GPU" if plan.gpus else "CPU", table.small
     jobs = f"a training or evaluation job takes {max(plan.gpus, 1)} at a time, jobs in turn."
     lines = [f"h: {unit}-hours still to spend; {jobs}"]
     if any(work.hours and not work.measured for work in found):
-        share = _shares(table.utilisation)
-        lines.append(f"~: estimated, not measured: counted operations over an assumed share of the peak ({share}).")
+        share = f"counted operations over an assumed share of the peak ({_shares(table.utilisation)})"
+        lines.append(f"~: estimated, not measured: {share}.")
     if plan.gpus and any(table.is_small("gpu", size) for size in _parameters(plan)):
         steps = ", ".join(f"{name} {value:g}" for name, value in small.step_ms.items()) + " ms a training step"
         lines += [
@@ -113,12 +108,11 @@ def disk(plan: Plan, table: Throughput) -> list[Volume]:
     """Return what lies on disk when the study is done."""
     chunks = chunk_bytes(plan, table)
     linked = plan.composed("download").source.kind == "chunks" and not is_remote(str(plan.path))
-    raw = "chunks (used where they lie)" if linked else "chunks"
+    names = ("raw", "chunks (used where they lie)" if linked else "chunks"), ("packed", "packed store")
     weights = [4 * size for size in _parameters(plan)]
     keep = plan.composed("train", plan.all[0].name, plan.all[0].phase).runtime.keep_checkpoints
     return [
-        Volume(raw, chunks, Path(f"data/{plan.dataset}/raw/manifest.json").is_file()),
-        Volume("packed store", chunks, Path(f"data/{plan.dataset}/packed/manifest.json").is_file()),
+        *(Volume(what, chunks, Path(f"data/{plan.dataset}/{key}/manifest.json").is_file()) for key, what in names),
         *pointmaps(plan),
         Volume(f"weights of {len(weights)} runs", sum(weights)),
         Volume("checkpoints while a run trains, each", keep * STATES * max(weights) if weights else None),
@@ -126,19 +120,16 @@ def disk(plan: Plan, table: Throughput) -> list[Volume]:
 
 
 def pointmaps(plan: Plan) -> list[Volume]:
-    """Return the teachers' pointmaps that runs with PM-Loss learn from, one folder a size (exact: float32).
-
-    Their bytes are known before the data are there where these are generated.
-    """
+    """Return the teachers' pointmaps that runs with PM-Loss learn from, one folder a size (exact: float32); their bytes
+    are known before the data are there where these are generated."""
     source, found = plan.composed("download").source, {}
     frames = source.train_scenes * source.frames if source.kind == "rooms" else 0
-    for run in plan.runs(trained=True):
-        for folder in plan.pointmaps(run):
-            config = plan.config_of(run)
-            height, width = sides(config.views)
-            size = frames * 3 * height * width * (4 if config.train.losses.pointmap.teacher == "exact" else 2)
-            there = Path(f"{folder}/manifest.json").is_file()
-            found[folder] = Volume(f"pointmaps at {run.res} px", size or None, there)
+    for run, folder in [(one, folder) for one in plan.runs(trained=True) for folder in plan.pointmaps(one)]:
+        config = plan.config_of(run)
+        size = frames * 3 * math.prod(sides(config.views))
+        size *= 4 if config.train.losses.pointmap.teacher == "exact" else 2
+        there = Path(f"{folder}/manifest.json").is_file()
+        found[folder] = Volume(f"pointmaps at {run.res} px", size or None, there)
     return list(found.values())
 
 
@@ -158,8 +149,7 @@ def chunk_bytes(plan: Plan, table: Throughput) -> float | None:
 def dataset_entry(plan: Plan) -> Entry | None:
     """Return the registry's entry of the study's data: of its folder, or of its name."""
     registry = read_registry()
-    own = [entry for entry in registry.values() if entry.path == str(plan.path)]
-    return next(iter(own), registry.get(plan.dataset))
+    return next((one for one in registry.values() if one.path == str(plan.path)), registry.get(plan.dataset))
 
 
 def downloads(plan: Plan) -> list[Volume]:
@@ -171,9 +161,8 @@ def downloads(plan: Plan) -> list[Volume]:
     names += [name for name in getattr(source, "indices", {}).values() if name in registry]
     names += [run.adopted for run in plan.runs() if run.adopted in registry]
     names += [known[path] for name in plan.estimators for path in plan.estimator_weights(name)]
-    notes = {name: "" for name in names}
-    lpips = known.get(plan.composed("evaluate").eval.lpips_weights)
-    if lpips:
+    notes = dict.fromkeys(names, "")
+    if lpips := known.get(plan.composed("evaluate").eval.lpips_weights):
         notes.setdefault(lpips, " (for LPIPS, which reads n/a without it)")
     entries = [(registry[name], note) for name, note in notes.items()]
     found = [Volume(f"{one.name}{note}", one.bytes, Path(one.path).exists()) for one, note in entries]

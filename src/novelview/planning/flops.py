@@ -1,8 +1,6 @@
-"""Floating-point operations and parameters of the models, by PyTorch's counter (2 per multiply-add).
-
-The real models run on tensors of the device `meta`, which have shapes and no values. Counted are convolutions, matrix
-products and attention, which is all but a per cent or two of a model's work.
-"""
+"""Floating-point operations and parameters of the models, by PyTorch's counter (2 per multiply-add), on tensors of the
+device `meta`, which have shapes and no values. Counted are convolutions, matrix products and attention, which is all
+but a per cent or two of a model's work."""
 
 import functools
 from collections.abc import Callable
@@ -45,8 +43,7 @@ def _model(node: ModelConfig) -> ViewModel:
 
 
 def _counted(call: Callable[[], object]) -> int:
-    # The counter knows the products of plain attention on every device, its fused form on some.
-    plain = sdpa_kernel(SDPBackend.MATH)
+    plain = sdpa_kernel(SDPBackend.MATH)  # the counter knows its products on every device, the fused form on some
     with torch.device("meta"), torch.no_grad(), plain, FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()
@@ -66,10 +63,8 @@ def forward(node: ModelConfig, views: ViewsConfig, contexts: int, targets: int) 
 
 
 def training_step(cfg: TrainStage) -> int:
-    """Return the operations of one training step of one process: forward, backward, recomputation and losses.
-
-    A backward pass takes two forward passes. A perceptual loss sees both images forward and the render backward.
-    """
+    """Return the operations of one training step of one process: forward, backward (twice a forward), recomputation and
+    losses; a perceptual loss sees both images forward and the render backward."""
     views, train, losses = cfg.views, cfg.train, cfg.train.losses
     own = forward(cfg.model, views, views.num_context, views.num_target)
     perceptual = ((losses.perceptual > 0) + (losses.lpips > 0)) * views.num_target * vgg(*sides(views))
@@ -81,12 +76,11 @@ def training_step(cfg: TrainStage) -> int:
 def vgg(height: int, width: int) -> int:
     """Return the operations of the perceptual network on one image."""
 
-    def compare() -> None:
+    def one() -> None:
         layers = [(torch.empty(out, into, 3, 3), torch.empty(out)) for into, out in shapes()]
-        image = torch.empty(1, 3, height, width)
-        PerceptualLoss(layers).differences(image, image)
+        PerceptualLoss(layers).features(torch.empty(1, 3, height, width))
 
-    return _counted(compare) // 2
+    return _counted(one)
 
 
 def parameters(node: ModelConfig) -> int:

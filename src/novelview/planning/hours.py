@@ -1,12 +1,10 @@
-"""The jobs of a study: how many, which have their files already, and how long a device needs for the rest.
+"""The jobs of a study: how many, which have their files already, and how long a device needs for the rest, at the
+rates of conf/throughput.yaml: measured where a row says so, estimated everywhere else."""
 
-Rates are those of conf/throughput.yaml: measured where a row says so, estimated everywhere else.
-"""
-
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -78,13 +76,11 @@ class Throughput:
     def rate(
         self, device: str, model: str, size: str, amp: str, stage: str, parameters: float | None = None
     ) -> tuple[float, bool]:
-        """Return operations a second of one process on one device, and whether they were measured.
-
-        stage: train or evaluate; amp: bf16, fp16, tf32 or none; parameters: the model's, where they are known.
-        """
-        rows = {(row.device, row.model, row.size): row.teraflops * 1e12 for row in reversed(self.measured)}
-        if stage == "train" and (device, model, size) in rows:
-            return rows[device, model, size], True
+        """Return operations a second of one process on one device, and whether they were measured; stage: train or
+        evaluate; amp: bf16, fp16, tf32 or none; parameters: the model's, where they are known."""
+        for row in self.measured if stage == "train" else ():
+            if (row.device, row.model, row.size) == (device, model, size):
+                return row.teraflops * 1e12, True
         own = self.devices[device]
         peak = {"none": own.fp32_tflops, "tf32": own.tf32_tflops}.get(amp, own.bf16_tflops)
         share = self.small.utilisation if self.is_small(device, parameters) else self.utilisation
@@ -96,18 +92,15 @@ def read_throughput() -> Throughput:
     path = conf_dir() / "throughput.yaml"
     try:
         merged: Any = OmegaConf.merge(OmegaConf.structured(Throughput), OmegaConf.load(path))
-        found: Any = OmegaConf.to_object(merged)
-        return found
+        return cast(Throughput, OmegaConf.to_object(merged))
     except (OSError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
 
 
 @dataclass
 class Work:
-    """One stage: jobs, those whose files are there, and device-hours of the others by class of device.
-
-    measured: whether every hour rests on a measurement.
-    """
+    """One stage: jobs, those whose files are there, and device-hours of the others by class of device; measured:
+    whether every hour rests on a measurement."""
 
     stage: str
     jobs: int = 0
@@ -116,7 +109,7 @@ class Work:
     measured: bool = True
 
 
-def works(plan: Plan, table: Throughput, devices: Iterable[str]) -> list[Work]:
+def works(plan: Plan, table: Throughput, devices: Sequence[str]) -> list[Work]:
     """Return the stages of a study in their order."""
     first, later = (plan.runs(trained=True, started=started) for started in (False, True))
     pointmaps = {f"{folder}/manifest.json" for run in plan.runs(trained=True) for folder in plan.pointmaps(run)}
@@ -126,9 +119,9 @@ def works(plan: Plan, table: Throughput, devices: Iterable[str]) -> list[Work]:
         _files("preprocess", [f"data/{name}/packed/manifest.json" for name in plan.datasets]),
         _files("pointmaps", sorted(pointmaps)),
         _files("adopt", [run.weights for run in plan.runs() if run.adopted]),
-        _training("pretrain", plan, first, table, list(devices)),
-        _training("finetune", plan, later, table, list(devices)),
-        _evaluation(plan, table, list(devices)),
+        _training("pretrain", plan, first, table, devices),
+        _training("finetune", plan, later, table, devices),
+        _evaluation(plan, table, devices),
         _files("figures", [f"{plan.results}/figures/{name}.png" for name in plan.figures]),
         _files("tables", [f"{plan.results}/tables/{name}.md" for name in plan.tables]),
         _files("report", [f"{plan.results}/report/index.html"]),
@@ -140,7 +133,7 @@ def _files(stage: str, paths: list[str]) -> Work:
     return Work(stage, len(paths), sum(Path(path).is_file() for path in paths))
 
 
-def _training(stage: str, plan: Plan, runs: list[Run], table: Throughput, devices: list[str]) -> Work:
+def _training(stage: str, plan: Plan, runs: list[Run], table: Throughput, devices: Sequence[str]) -> Work:
     work = _files(stage, [run.weights for run in runs])
     work.hours = dict.fromkeys(devices, 0.0)
     for run in (run for run in runs if not Path(run.weights).is_file()):
@@ -154,7 +147,6 @@ def _training(stage: str, plan: Plan, runs: list[Run], table: Throughput, device
 
 
 def _trained(config: TrainStage, step: float, table: Throughput, device: str) -> tuple[float, bool]:
-    """Return the seconds a device trains for at `step` operations a step, and whether they rest on a measurement."""
     name, count = config.model.name, parameters(config.model)
     amp = "tf32" if config.train.amp == "none" and config.train.tf32 else config.train.amp
     rate, measured = table.rate(device, name, size_name(config.views), amp, "train", count)
@@ -164,7 +156,7 @@ def _trained(config: TrainStage, step: float, table: Throughput, device: str) ->
     return config.train.steps * (step / rate + beside) + table.small.job_seconds, measured
 
 
-def _evaluation(plan: Plan, table: Throughput, devices: list[str]) -> Work:
+def _evaluation(plan: Plan, table: Throughput, devices: Sequence[str]) -> Work:
     summaries = {f"{one.folder}/summary.json": one.run for one in plan.evaluations}
     work = _files("evaluate", list(summaries))
     work.hours, work.measured = dict.fromkeys(devices, 0.0), False
@@ -184,10 +176,8 @@ def _evaluation(plan: Plan, table: Throughput, devices: list[str]) -> Work:
 
 def entries_of(plan: Plan, table: Throughput) -> int:
     """Return how many entries an evaluation of the study renders: the published indices', or one a scene and split."""
-    source: Any = plan.composed("download").source
-    splits: list[str] = plan.composed("evaluate").eval.splits
+    source, splits = plan.composed("download").source, plan.composed("evaluate").eval.splits
     if source.kind == "rooms":
         return (source.test_seen_scenes + source.test_new_scenes) * len(splits)
-    if source.kind == "chunks":
-        return sum(table.entries.get(split, 0) for split in splits)
-    return int(getattr(source, "held_out", 0))
+    rendered = sum(table.entries.get(split, 0) for split in splits)
+    return rendered if source.kind == "chunks" else int(getattr(source, "held_out", 0))

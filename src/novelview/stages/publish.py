@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from novelview.config.stages import PublishStage
-from novelview.downloads.hub import require_token, upload
+from novelview.downloads.transfer import require_token, upload
 from novelview.errors import ConfigError, DataError
 from novelview.figures.released import card_title, model_card
 from novelview.figures.results import Evaluation, read_evaluation

@@ -43,10 +43,9 @@ def build_model(cfg: TrainStage, team: Team) -> nn.Module:
     if team.leads:
         named = getattr(getattr(cfg.model, "dino", None), "weights", None), getattr(cfg.model, "match_weights", None)
         backbones = " and ".join(name for name in named if name)
-        origin = "everything from scratch (neither io.init nor model.dino.weights is set)"
-        if backbones:
-            origin = f"public backbone weights in {backbones}, everything else from scratch"
-        log.info("starting point: %s", start or origin)
+        origin = f"public backbone weights in {backbones}, everything else from scratch"
+        scratch = "everything from scratch (neither io.init nor model.dino.weights is set)"
+        log.info("starting point: %s", start or (origin if backbones else scratch))
     torch.manual_seed(cfg.train.seed + team.rank)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = cfg.train.tf32
     model.activation_checkpointing = cfg.train.activation_checkpointing
@@ -80,11 +79,10 @@ def compare_depths(cfg: TrainStage) -> None:
     """Warn of scenes that reach before the near or behind the far plane of a model that has them."""
     planes = getattr(cfg.model, "near", None), getattr(cfg.model, "far", None)
     seen = read_json(Path(cfg.io["packed"]) / "manifest.json").get("depth_range")
-    if None in planes or not seen or (planes[0] <= seen[0] and seen[1] <= planes[1]):
-        return
-    text = "model.near=%g, model.far=%g: what the photographs see lies between %.3g and %.3g, in the units of their"
-    text += " cameras, and nothing can be placed outside of these planes; give model.near and model.far around that"
-    log.warning(text, *planes, *seen)
+    if None not in planes and seen and not (planes[0] <= seen[0] and seen[1] <= planes[1]):
+        text = "model.near=%g, model.far=%g: what the photographs see lies between %.3g and %.3g, in the units of their"
+        text += " cameras, and nothing can be placed outside of these planes; give model.near and model.far around that"
+        log.warning(text, *planes, *seen)
 
 
 class Checkpoints:

@@ -49,9 +49,8 @@ def train(cfg: TrainStage, box: TimeBox | None = None) -> int:
     A call trains one step at least. A run that finds its own checkpoint goes on from it and ends with the very bytes
     of an undisturbed run on a CPU.
     """
-    box = box or TimeBox.of(cfg.runtime)
     with team(cfg.runtime) as members, checkpoint.noting_signals() as interrupt:
-        return Run(cfg, members, interrupt, box).train()
+        return Run(cfg, members, interrupt, box or TimeBox.of(cfg.runtime)).train()
 
 
 class Run:
@@ -70,8 +69,8 @@ class Run:
         code = code_of("train", cfg.model.code)
         self.checkpoints = checkpoint.Checkpoints(cfg.io["checkpoints"], self.identity, keep, code, go_on)
         self.record = Record(cfg.io["log"], cfg.runtime.log_every, self.total, loss.logged)
-        parts = {"model": own.model, "optimizer": own.optimizer, "updater": own.updater, "record": self.record}
-        self.parts: dict[str, Any] = parts  # what a checkpoint holds the state of
+        self.parts: dict[str, Any]  # what a checkpoint holds the state of
+        self.parts = dict(model=own.model, optimizer=own.optimizer, updater=own.updater, record=self.record)
         self.done = self.skipped_in_a_row = 0
         self.boxed, self.saved_at = False, time.monotonic()
 
@@ -113,10 +112,8 @@ class Run:
                 parts = {name: part.state_dict() for name, part in self.parts.items()}
                 self.checkpoints.save(self.done, {**parts, "random": randoms, "world": self.team.world})
             self.saved_at = time.monotonic()
-        if stop:
-            self.team.gather(
-                None
-            )  # torchrun kills the others as soon as one ends, perhaps while the first still writes
+        if stop:  # torchrun kills the others as soon as one ends, perhaps while the first still writes
+            self.team.gather(None)
         return stop
 
     def _resume(self) -> None:
@@ -142,10 +139,9 @@ class Run:
         if self.skipped_in_a_row == PATIENCE:
             norm = f"the gradient norm was {update.grad_norm:.3g}, above {self.stepper.updater.limit:g}"
             what = "the loss was not finite" if update.skipped == "nonfinite" else norm
-            raise DivergedError(
-                f"the last {PATIENCE} updates up to step {self.done} were skipped, at last because {what}; lower "
-                "train.lr, lengthen train.warmup, raise train.allowed_gradnorm_factor or use train.amp=none"
-            )
+            advice = "lower train.lr, lengthen train.warmup, raise train.allowed_gradnorm_factor or use train.amp=none"
+            last = f"the last {PATIENCE} updates up to step {self.done} were skipped, at last because {what}"
+            raise DivergedError(f"{last}; {advice}")
 
     def _keep_weights(self) -> None:
         """Write the weights after the recipe's last step; raises DivergedError when no update ever changed them."""

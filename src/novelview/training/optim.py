@@ -24,13 +24,12 @@ def adamw(model: nn.Module, cfg: TrainConfig, fused: bool = False) -> torch.opti
     """Build AdamW with the recipe's groups, at rate 0; raises ConfigError when `lr_pretrained` finds no parameter."""
     groups = parameter_groups(model.parameters(), cfg.weight_decay, cfg.decay)
     if cfg.lr_pretrained:
-        named: tuple[list[nn.Parameter], list[nn.Parameter]] = [], []
-        for name, parameter in model.named_parameters():
-            named[PRETRAINED in name].append(parameter)
-        if not named[True]:
+        named = [(PRETRAINED in name, parameter) for name, parameter in model.named_parameters()]
+        own, pretrained = ([parameter for given, parameter in named if given is wanted] for wanted in (False, True))
+        if not pretrained:
             what = f"train.lr_pretrained={cfg.lr_pretrained}"
             raise ConfigError(f"{what}: no parameter of this model is called {PRETRAINED}; set it to 0")
-        groups, given = (parameter_groups(part, cfg.weight_decay, cfg.decay) for part in named)
+        groups, given = (parameter_groups(part, cfg.weight_decay, cfg.decay) for part in (own, pretrained))
         groups += [{**group, "rate_scale": cfg.lr_pretrained / cfg.lr} for group in given]
     return torch.optim.AdamW(groups, lr=0.0, betas=(cfg.beta1, cfg.beta2), eps=cfg.eps, fused=fused)
 
@@ -58,20 +57,15 @@ def learning_rate(step: int, base: float, warmup: int, total: int, kind: str) ->
     if kind == "constant":
         return base
     done = (step - warmup) / max(1, total - warmup)
-    if kind == "linear":
-        return base * max(0.0, 1 - done)
-    return base * max(0.0, 0.5 * (1 + math.cos(math.pi * done)))
+    return base * max(0.0, 1 - done if kind == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def onecycle_rate(step: int, peak: float, steps: int, rise: float) -> float:
     """Return the rate of update `step` (0-based) of PyTorch's OneCycleLR: cosine legs up to `peak` and down again."""
     top, first = rise * steps - 1, peak / ONECYCLE_FIRST
-    if step <= top and top > 0:
-        return _cosine_leg(first, peak, step / top)
-    return _cosine_leg(peak, first / ONECYCLE_LAST, min(1.0, (step - top) / (steps - 1 - top)))
-
-
-def _cosine_leg(start: float, end: float, share: float) -> float:
+    rises = step <= top and top > 0
+    start, end = (first, peak) if rises else (peak, first / ONECYCLE_LAST)
+    share = step / top if rises else min(1.0, (step - top) / (steps - 1 - top))
     return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
 
 
@@ -121,10 +115,8 @@ class Updater:
         self.scaler.scale(loss / self.cfg.grad_accum).backward()
 
     def update(self, losses: Iterable[Tensor]) -> Update:
-        """Apply the accumulated gradients of micro-batches with these losses, or skip the update; then clear them.
-
-        The schedule stays after a loss that is not finite and, without `schedule_on_skip`, after a norm above `limit`.
-        """
+        """Apply the accumulated gradients of micro-batches with these losses, or skip the update; then clear them. The
+        schedule stays after a loss that is not finite and, without `schedule_on_skip`, after a norm above `limit`."""
         lr, clips = self.lr, self.seen >= self.cfg.clip_from  # before that norms neither clip nor skip
         self.seen += 1
         if self.agree(not all(bool(torch.isfinite(loss).all()) for loss in losses)):

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,9 +38,7 @@ CONTEXTS = 4  # context views that a picture shows at most
 
 class Record:
     """Rows of the log, with means over the steps since the row before; further: columns of this run's own, means too.
-
-    Its state travels in the checkpoint, so a resumed run neither repeats nor misses rows.
-    """
+    Its state travels in the checkpoint, so a resumed run neither repeats nor misses rows."""
 
     def __init__(self, path: Path | str, every: int, last: int, further: tuple[str, ...] = ()) -> None:
         self.means = (*MEANS, *further)
@@ -60,7 +59,10 @@ class Record:
         self.window.append(values)
         if step % self.every and step != self.last:
             return None
-        row = {"step": float(step), **{key: _mean([entry[key] for entry in self.window]) for key in self.means}}
+        row = {"step": float(step)}
+        for key in self.means:
+            finite = [entry[key] for entry in self.window if math.isfinite(entry[key])]
+            row[key] = sum(finite) / len(finite) if finite else math.nan
         row |= {"lr": values["lr"], "skipped": sum(entry["skipped"] for entry in self.window), "seconds": self.seconds}
         self.rows.append(row)
         self.window = []
@@ -68,7 +70,8 @@ class Record:
 
     def write(self) -> None:
         """Write the CSV file atomically."""
-        lines = [",".join(_cell(key, row[key]) for key in self.columns) for row in self.rows]
+        form = {key: "{:.6g}" for key in self.columns} | {"step": "{:.0f}", "skipped": "{:.0f}", "seconds": "{:.2f}"}
+        lines = [",".join(form[key].format(row[key]) for key in self.columns) for row in self.rows]
         write_text(self.path, "\n".join([",".join(self.columns), *lines]) + "\n")
         self.flushed = time.monotonic()
 
@@ -82,26 +85,15 @@ class Record:
         self.started = time.monotonic()
 
 
-def _mean(values: list[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
-
-
-def _cell(key: str, value: float) -> str:
-    if key in ("step", "skipped"):
-        return str(int(value))
-    return f"{value:.2f}" if key == "seconds" else f"{value:.6g}"
-
-
 class Progress:
     """Steps done of `total`, images per second, time left: a bar on a terminal, lines elsewhere; on standard error."""
 
     def __init__(self, total: int, start: int, images_per_step: int, enabled: bool) -> None:
         self.total, self.images = total, images_per_step
         self.began, self.begun_at = time.monotonic(), start
-        terminal = sys.stderr.isatty()
-        self.bar = tqdm(total=total, initial=start, unit="step", disable=not (enabled and terminal), dynamic_ncols=True)
-        self.lines = enabled and not terminal
+        bar = enabled and sys.stderr.isatty()
+        self.bar = tqdm(total=total, initial=start, unit="step", disable=not bar, dynamic_ncols=True)
+        self.lines = enabled and not bar
 
     def row(self, row: dict[str, float]) -> None:
         """Show a row of the training log."""
@@ -111,15 +103,18 @@ class Progress:
         self.bar.set_postfix_str(f"{quality} {speed}")
         if self.lines:
             left = tqdm.format_interval((self.total - step) / rate) if rate > 0 else "?"
-            text = f"step {step}/{self.total} {quality} lr {row['lr']:.3g} {speed}, {left} left"
-            print(text, file=sys.stderr, flush=True)
+            print(
+                f"step {step}/{self.total} {quality} lr {row['lr']:.3g} {speed}, {left} left",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
+@dataclass
 class Tracker:
     """Sends log rows and pictures to a wandb run, or nowhere; whatever fails there is told once and then left alone."""
 
-    def __init__(self, run: Any = None) -> None:
-        self.run = run
+    run: Any = None
 
     def row(self, row: dict[str, float]) -> None:
         """Send one row of the training log."""
@@ -136,20 +131,17 @@ class Tracker:
         self._send(lambda run: run.finish())
 
     def _send(self, call: Callable[[Any], Any]) -> None:
-        if self.run is None:
-            return
         try:
-            call(self.run)
+            if self.run is not None:
+                call(self.run)
         except Exception as error:  # its own, the network's and the disk's: none of them may stop a training
             log.warning("wandb fails (%s); the training goes on without it", _line(error))
             self.run = None
 
 
 def open_tracker(mode: str, identity: str, folder: Path | str, name: str, config: dict[str, Any]) -> Tracker:
-    """Open the wandb run `identity`, or go on with it, under `folder` in mode online, offline or disabled.
-
-    What cannot go online is recorded offline, else not at all; both are told. Only mode online needs the network.
-    """
+    """Open the wandb run `identity`, or go on with it, under `folder` in mode online, offline or disabled; what cannot
+    go online is recorded offline, else not at all, with a warning. Only mode online needs the network."""
     waits: dict[str, Any] = {"init_timeout": PATIENCE, "login_timeout": PATIENCE, "finish_timeout": FAREWELL}
     given: dict[str, Any] = {"id": identity, "resume": "allow", "dir": str(folder), "name": name, "config": config}
     for attempt in {"online": ("online", "offline"), "offline": ("offline",)}.get(mode, ()):
@@ -193,16 +185,17 @@ class Watch:
         entry = {**values, "lr": update.lr, "grad_norm": update.grad_norm, "skipped": float(update.skipped is not None)}
         row = self.record.add(number, entry)
         self.progress.bar.update()
-        if row is not None and self.leads:
-            if time.monotonic() - self.record.flushed >= FLUSH_SECONDS:
-                self.record.write()
-            self.progress.row(row)
-            self.tracker.row(row)
-            # a picture of the first row, of every so many after it, and of the last step
-            wanted = self.pictures_every and (self.rows % self.pictures_every == 0 or number == self.total)
-            if wanted and preview is not None and self.tracker.run is not None:
-                self.tracker.picture(float(number), to_bytes(preview), "context views, target, render")
-            self.rows += 1
+        if row is None or not self.leads:
+            return
+        if time.monotonic() - self.record.flushed >= FLUSH_SECONDS:
+            self.record.write()
+        self.progress.row(row)
+        self.tracker.row(row)
+        # a picture of the first row, of every so many after it, and of the last step
+        wanted = self.pictures_every and (self.rows % self.pictures_every == 0 or number == self.total)
+        if wanted and preview is not None and self.tracker.run is not None:
+            self.tracker.picture(float(number), to_bytes(preview), "context views, target, render")
+        self.rows += 1
 
     def close(self) -> None:
         """Stop watching."""
