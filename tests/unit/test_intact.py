@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from guard import changed_data
 from novelview.config import workflow
-from novelview.config.workflow import changed_data
 from novelview.files import sha256
 
 

@@ -7,17 +7,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(workflow.basedir)
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "kernels")]
+sys.path[:0] = [str(ROOT / name) for name in ("src", "kernels", "workflow")]
 
 from novelview.config import exchange
 from novelview.config.plan import Plan, one_of, word_list
-from novelview.config.workflow import (
-    or_exit,
-    refuse_linked_records,
-    tell_of_other_code,
-    use_checkout,
-    warn_of_changed_data,
-)
+from guard import or_exit, refuse_linked_records, tell_of_other_code, use_checkout, warn_of_changed_data
 
 # Planning makes many objects and no garbage: looking for some takes a seventh of its time. `onstart` turns it on again.
 gc.disable()
