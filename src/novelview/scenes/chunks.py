@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -26,9 +27,8 @@ ADVICE = "delete it and fetch or make it again"
 class ChunkScene:
     """One scene as a chunk holds it; frame i is row i of everything.
 
-    key: scene id (16 hex digits in RE10K); url: the video's, may be empty; timestamps: int64 [microseconds]; cameras:
-    float32, fx/W fy/H cx/W cy/H 0 0, then the 3x4 world-to-camera matrix, row-major, OpenCV axes; images: undecoded
-    JPEGs, bytes or uint8 tensors [length].
+    key: 16 hex digits in RE10K; url: may be empty; timestamps: int64 [microseconds]; cameras: float32, fx/W fy/H cx/W
+    cy/H 0 0, then 3x4 world-to-camera, row-major, OpenCV axes; images: undecoded JPEGs, bytes or uint8 tensors.
     """
 
     key: str
@@ -158,21 +158,18 @@ def write_chunk(path: Path | str, scenes: Iterable[ChunkScene]) -> None:
 
 def _bytes_tensor(image: Any) -> Tensor:
     if not isinstance(image, Tensor):
-        content = bytearray(image)
-        return torch.frombuffer(content, dtype=torch.uint8) if content else torch.zeros(0, dtype=torch.uint8)
+        return torch.from_numpy(np.frombuffer(bytearray(image), np.uint8))
     # A view is saved with the whole storage behind it.
     return image if image.untyped_storage().nbytes() == image.numel() else image.clone()
 
 
 class ChunkWriter:
-    """Writes scenes to `folder` as 000000.torch, 000001.torch, ... and index.json at the end.
+    """Writes scenes to `folder` as 000000.torch, 000001.torch, ..., each closed when its JPEGs reach `chunk_bytes`.
 
-    A chunk is closed as soon as its JPEG bytes reach `chunk_bytes` (upstream: 1e8). A context manager: the last chunk
-    and index.json (scene key -> chunk file name) are written at its end, unless the body raises.
+    A context manager: at its end come the last chunk and index.json (scene -> chunk), unless the body raises.
     """
 
     def __init__(self, folder: Path | str, chunk_bytes: int = RE10K_CHUNK_BYTES) -> None:
-        """Start with chunk 000000 in `folder`, which is made when absent."""
         self.folder, self.chunk_bytes = Path(folder), chunk_bytes
         self.index: dict[str, str] = {}
         self._pending: list[ChunkScene] = []
@@ -211,19 +208,14 @@ class ChunkWriter:
 
 @dataclass(frozen=True)
 class RawData:
-    """A data set as stage `download` or `poses` left it.
+    """A data set as stage `download` or `poses` left it."""
 
-    folder: has manifest.json; root: has the chunks, elsewhere if they stayed where they were found. chunks: split ->
-    files in order; checksums: `{split}/{name}` -> SHA-256; unposed: scene -> frames left without camera and picture;
-    depth_range: z depths, 1st and 99th percentile, of what photographs see, where the import knows points.
-    """
-
-    folder: Path
-    root: Path
-    chunks: dict[str, list[Path]]
-    checksums: dict[str, str]
-    unposed: dict[str, list[int]]
-    depth_range: list[float] | None
+    folder: Path  # of manifest.json
+    root: Path  # of the chunks, elsewhere if they stayed where they were found
+    chunks: dict[str, list[Path]]  # split -> files in order
+    checksums: dict[str, str]  # {split}/{name} -> SHA-256
+    unposed: dict[str, list[int]]  # scene -> frames left without camera and picture
+    depth_range: list[float] | None  # z depths, 1st and 99th percentile, where the import knows points
 
 
 def read_raw(folder: Path) -> RawData:
@@ -250,15 +242,14 @@ def read_raw(folder: Path) -> RawData:
     ):
         raise DataError(f"{path}: 'unposed' lists no frames by scene; run the poses stage again")
     imported = manifest.get("import")
-    depth_range = imported.get("depth_range") if isinstance(imported, dict) else None
-    return RawData(folder, root, chunks, checksums, unposed, depth_range)
+    depths = imported.get("depth_range") if isinstance(imported, dict) else None
+    return RawData(folder, root, chunks, checksums, unposed, depths)
 
 
 def check_counts(index: Mapping[str, str], published: Mapping[str, Sequence[int]], where: str) -> None:
-    """Raise DataError when a training subset (`novelview.scenes.store.subset_scenes`) has not the published counts.
+    """Raise DataError when a training subset has not the published counts, naming another rule that gives them, if any.
 
-    index: scene -> chunk file, as in a split's index.json; published: subset -> (chunks, scenes), of RealEstate10K
-    1,202, 4,121, 16,449 and 66,033 scenes. The message names another simple rule that would give the scenes, if any.
+    index: scene -> chunk file; published: subset -> (chunks, scenes).
     """
     scenes = Counter(index.values())
     chunks = sorted(scenes)

@@ -43,8 +43,7 @@ def write_pointmaps(
 ) -> int:
     """Write the pointmaps of scenes and their frames into the folder `out`, which appears whole; return how many.
 
-    Raises BoxEnded when the time of `box` is over, after one scene at least; the next call with the same `stamp`, a
-    digest of all that the points depend on, goes on.
+    Raises BoxEnded when the time of `box` is over, after one scene at least; a call with the same `stamp` goes on.
     """
     box, made = box or TimeBox(), {}
     with resuming_folder(out, stamp) as (folder, units):
@@ -57,8 +56,7 @@ def write_pointmaps(
                 units.keep_json(path.stem, entry)
                 box.unit()
             made[scene] = entry
-        manifest = {"format": FORMAT, "teacher": teacher, "views": sizing(views), "scenes": made}
-        write_json(folder / MANIFEST, manifest)
+        write_json(folder / MANIFEST, {"format": FORMAT, "teacher": teacher, "views": sizing(views), "scenes": made})
     return len(made)
 
 
@@ -67,15 +65,13 @@ class Pointmaps:
 
     def __init__(self, folder: Path | str, views: ViewsConfig, teacher: str) -> None:
         self.folder = Path(folder)
-        manifest = self.folder / MANIFEST
-        content = read_json(manifest)
+        content = read_json(manifest := self.folder / MANIFEST)
         if content.get("format") != FORMAT or not isinstance(content.get("scenes"), dict):
             raise DataError(f"{manifest}: not the manifest of pointmaps; {ADVICE}")
         if content["teacher"] != teacher:
             raise DataError(f"{manifest}: by teacher {content['teacher']}, the training asks for {teacher}; {ADVICE}")
         for key, wanted in sizing(views).items():
-            found = content["views"].get(key)
-            if found != wanted:
+            if (found := content["views"].get(key)) != wanted:
                 raise DataError(f"{manifest}: made for {key}={found}, not for {wanted}; {ADVICE}")
         self.scenes: dict[str, dict[str, Any]] = content["scenes"]
         for entry in self.scenes.values():

@@ -62,30 +62,29 @@ def map_columns(path: Path | str) -> tuple[Columns, dict[str, Any]]:
 
 
 def join_words(words: list[str]) -> NDArray[np.uint8]:
-    """Return strings as one array of UTF-8 bytes, separated by newlines."""
+    """Return strings as one array of UTF-8 bytes, separated by newlines; `split_words` gives them back."""
     return np.frombuffer("\n".join(" ".join(word.splitlines()) for word in words).encode(), np.uint8)
 
 
 def split_words(column: NDArray[np.uint8]) -> list[str]:
-    """Return the strings of `join_words`."""
     return bytes(column).decode().split("\n")
 
 
 class PackedStore:
     """One split of a packed data set; `PackedStore("data/rooms/packed/train")`.
 
-    Opening one compares every file's size, and a small index's checksum, with the manifest. Raises DataError, one
-    line, when the store is missing, unfinished, or its files are others.
+    Opening one compares files' sizes, and a small index's checksum, with the manifest. Raises DataError where it is
+    missing, unfinished, or its files are others.
     """
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self._files = _check_files(self.folder)
+        _check_files(self.folder)
         self._columns, meta = map_columns(self.folder / INDEX)
         if meta.get("format") != FORMAT:
             raise DataError(f"{self.folder}: store format {meta.get('format')}, this program reads {FORMAT}; {ADVICE}")
         self._shards: list[str] = meta["shards"]
-        self.scenes: list[str] = split_words(self._columns["name"])
+        self.scenes = split_words(self._columns["name"])
         self._rows = {name: row for row, name in enumerate(self.scenes)}
 
     def __reduce__(self) -> tuple:
@@ -106,12 +105,14 @@ class PackedStore:
 
     def chunk(self, scene: str) -> str:
         """Return the file name of the source chunk a scene came in."""
-        shard = self._shards[int(self._columns["shard"][self._row(scene)])]
-        return f"{shard.removeprefix('shard-').removesuffix('.bin')}.torch"
+        return f"{self._shard(scene).removeprefix('shard-').removesuffix('.bin')}.torch"
+
+    def _shard(self, scene: str) -> str:
+        return self._shards[self._of_scene("shard", scene)]
 
     def frames(self, scene: str) -> int:
         """Return how many frames a scene has, damaged ones included."""
-        return int(self._columns["count"][self._row(scene)])
+        return self._of_scene("count", scene)
 
     def jpeg(self, scene: str, index: int) -> bytes:
         """Return a frame's undecoded bytes, exactly those of the source chunk.
@@ -122,7 +123,7 @@ class PackedStore:
         bad, offset, length, crc = (int(self._columns[name][place]) for name in ("bad", "offset", "length", "crc"))
         if bad:
             raise DataError(f"{where}: damaged in the source; leave it out of the views")
-        shard = self._shards[int(self._columns["shard"][self._row(scene)])]
+        shard = self._shard(scene)
         with open(self.folder / shard, "rb") as stream:
             stream.seek(offset)
             content = stream.read(length)
@@ -150,10 +151,8 @@ class PackedStore:
 
     def size(self, scene: str, index: int | None = None) -> tuple[int, int]:
         """Return (height, width) of a frame, (0, 0) if damaged; without `index`, of the scene's first undamaged one."""
-        if index is None:
-            index = int(self._take("bad", scene).argmin())
-        height, width = self._columns["size"][self._frame(scene, index)].tolist()
-        return height, width
+        place = self._frame(scene, int(self._take("bad", scene).argmin()) if index is None else index)
+        return tuple(self._columns["size"][place].tolist())
 
     def bad(self, scene: str) -> set[int]:
         """Return the numbers of the scene's damaged frames."""
@@ -163,31 +162,28 @@ class PackedStore:
         """Return where the scene's video came from; may be empty."""
         return split_words(self._columns["url"])[self._row(scene)]
 
-    def verify(self) -> None:
-        """Compare the SHA-256 of this split's files with the manifest; raises DataError naming the first wrong one."""
-        for name, entry in self._files.items():
-            check_content(self.folder / name, entry, ADVICE)
-
     def _row(self, scene: str) -> int:
-        if scene not in self._rows:
+        if scene not in self:
             raise DataError(
                 f"{self.folder}: no scene '{scene}' among its {len(self)}; check the evaluation index's keys"
             )
         return self._rows[scene]
 
+    def _of_scene(self, column: str, scene: str) -> int:
+        return int(self._columns[column][self._row(scene)])
+
     def _frame(self, scene: str, frame: int) -> int:
         frames = self.frames(scene)
         if not 0 <= frame < frames:
             raise DataError(f"{self.folder}: scene {scene} has frames 0 to {frames - 1}, not {frame}; check the index")
-        return int(self._columns["start"][self._row(scene)]) + frame
+        return self._of_scene("start", scene) + frame
 
     def _take(self, column: str, scene: str) -> NDArray[Any]:
-        start = int(self._columns["start"][self._row(scene)])
+        start = self._of_scene("start", scene)
         return self._columns[column][start : start + self.frames(scene)]
 
 
-def _check_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the manifest's entries of one split by file name, all of them present with the right size."""
+def _check_files(folder: Path) -> None:
     manifest = folder.parent / MANIFEST
     content = read_json(manifest)
     try:
@@ -202,7 +198,6 @@ def _check_files(folder: Path) -> dict[str, dict[str, Any]]:
             check_content(folder / INDEX, files[INDEX], ADVICE)
     except (KeyError, TypeError, AttributeError):
         raise DataError(f"{manifest}: is not the manifest of a packed store; {ADVICE}") from None
-    return files
 
 
 def _of_split(values: dict[str, Any], split: str) -> dict[str, Any]:
@@ -218,9 +213,8 @@ def sound_frames(store: PackedStore, scene: str) -> list[int]:
 def subset_scenes(store: PackedStore, name: str) -> list[str]:
     """Return the scenes of the training subset `name` in the store's order: those in its first chunks by name.
 
-    The paper trains on 76, 304, 1216 and all 4866 chunks of RealEstate10K: floor(4866 / 64), / 16, / 4, / 1
-    (specs/re10k_format.md section 5), and does not say which (`novelview.scenes.chunks.check_counts`). Raises
-    ConfigError for an unknown subset, and where there are fewer chunks than parts.
+    The paper trains on 76, 304, 1216 and all 4866 chunks of RealEstate10K and does not say which (specs/re10k_format.md
+    section 5). Raises ConfigError for an unknown subset, and where there are fewer chunks than parts.
     """
     if name not in SUBSETS:
         raise ConfigError(f"subset={name}: choose one of {', '.join(SUBSETS)}")

@@ -44,8 +44,7 @@ def _entry(where: str, scene: str, row: Any) -> EvalEntry:
         raise DataError(f"{where}: expected null, an entry or a list of entries, found {row!r}")
     for key in ("context", "target"):
         numbers = row.get(key)
-        whole = isinstance(numbers, list) and all(type(number) is int and number >= 0 for number in numbers)
-        if not whole or not numbers:
+        if not (isinstance(numbers, list) and numbers and all(type(one) is int and one >= 0 for one in numbers)):
             raise DataError(f"{where}: '{key}' must be a list of frame numbers, found {numbers!r}")
     overlap = row.get("overlap")
     if overlap is not None and (type(overlap) not in (int, float) or not math.isfinite(overlap)):

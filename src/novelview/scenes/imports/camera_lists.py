@@ -3,11 +3,8 @@
 transforms.json, of nerfstudio, instant-ngp and the Blender scenes: `transform_matrix` is camera-to-world with OpenGL
 axes (x right, y up, z backward); intrinsics are per file or per frame, as fl_x or camera_angle_x; distortion is
 OpenCV's (k1..k4, p1, p2) or its fisheye model.
-
-DL3DV, as published: `<scene>/nerfstudio/transforms.json` for pictures at full size, and resized ones in `images_4`.
-They are undistorted to the lens whose view holds only covered pixels (`inner_lens`), and poses turn into OpenCV axes
-the way the reference's converter does (specs/lact.md section 8).
-
+DL3DV: `<scene>/nerfstudio/transforms.json` for pictures at full size, and resized ones in `images_4`, undistorted to
+`inner_lens`; poses turn into OpenCV axes as in the reference's converter (specs/lact.md section 8).
 opencv_cameras.json, of LaCT: an array of {fx, fy, cx, cy, w2c, file_path}, intrinsics in pixels of the stored picture
 (`w` and `h` are not read), world-to-camera with OpenCV axes (specs/lact.md).
 """
@@ -29,8 +26,15 @@ from novelview.downloads.fetch import fetch_folder, is_collected
 from novelview.downloads.registry import parse_hub
 from novelview.errors import ConfigError, DataError
 from novelview.files import read_json
-from novelview.scenes.imports.lens import Lens, inner_lens
-from novelview.scenes.imports.scene import SUFFIXES, ImportedFrame, ImportedScene, opened_picture, ordered_scene
+from novelview.scenes.imports.scene import (
+    SUFFIXES,
+    ImportedFrame,
+    ImportedScene,
+    Lens,
+    inner_lens,
+    opened_picture,
+    ordered_scene,
+)
 
 log = logging.getLogger(__name__)
 MODELS = ("PERSPECTIVE", "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE")
@@ -44,16 +48,13 @@ FrameMaker = Callable[[Path, str, Mapping[str, Any]], ImportedFrame]  # (picture
 Candidates = Callable[[Path], list[Path]]  # path a frame names -> where its picture may be, the first that exists wins
 
 
-def _with_suffixes(path: Path) -> list[Path]:
-    """Return a picture's path, and that with the usual suffixes, which a frame's name may lack."""
+def _with_suffixes(path: Path) -> list[Path]:  # a frame's name may lack its suffix
     return [path, *(path.with_name(path.name + suffix) for suffix in SUFFIXES)]
 
 
 def load_transforms(path: Path, source: TransformsSource, candidates: Candidates = _with_suffixes) -> ImportedScene:
     """Read a transforms.json, given itself or its folder; raises DataError naming file, frame and key."""
-    file = path / "transforms.json" if path.is_dir() else path
-    if not file.is_file():
-        raise DataError(f"{file}: no such file; give path=FOLDER with a transforms.json, or the file itself")
+    file = _list_file(path, "transforms.json", "a")
     content = _read(file, "correct it")
     entries = content.pop("frames", None)
 
@@ -63,6 +64,13 @@ def load_transforms(path: Path, source: TransformsSource, candidates: Candidates
         return ImportedFrame(picture, name, c2w, _lens(picture, entry, where))
 
     return _listed_scene(file, entries, source, candidates, frame)
+
+
+def _list_file(path: Path, name: str, article: str) -> Path:
+    file = path / name if path.is_dir() else path
+    if not file.is_file():
+        raise DataError(f"{file}: no such file; give path=FOLDER with {article} {name}, or the file itself")
+    return file
 
 
 def _read(file: Path, advice: str) -> dict[str, Any]:
@@ -83,8 +91,8 @@ def _lens(picture: Path, entry: Mapping[str, Any], where: str) -> Lens:
     else:
         with opened_picture(picture) as image:
             width, height = image.size
-    fx = _focal(entry, "fl_x", "camera_angle_x", width, where)
-    fy = _focal(entry, "fl_y", "camera_angle_y", height, where, fx)
+    fx = _focal(entry, "x", width, where)
+    fy = _focal(entry, "y", height, where, fx)
     defaults = {"fl_x": fx, "fl_y": fy, "cx": width / 2, "cy": height / 2}
     numbers = _lens_numbers({**defaults, **entry}, ("fl_x", "fl_y", "cx", "cy"), where)
     k1, k2, k3, k4, p1, p2 = (_number({key: 0.0, **entry}, key, where) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
@@ -93,10 +101,9 @@ def _lens(picture: Path, entry: Mapping[str, Any], where: str) -> Lens:
     return Lens(width, height, *numbers, radial=(k1, k2, k3, k4), tangential=(p1, p2))
 
 
-def _focal(
-    entry: Mapping[str, Any], key: str, angle_key: str, side: int, where: str, default: float | None = None
-) -> float:
+def _focal(entry: Mapping[str, Any], axis: str, side: int, where: str, default: float | None = None) -> float:
     """Return a focal length in pixels: given, from the field of view, or else `default`."""
+    key, angle_key = f"fl_{axis}", f"camera_angle_{axis}"
     if entry.get(key) is not None:
         return _number(entry, key, where)
     if entry.get(angle_key) is None:
@@ -120,7 +127,7 @@ def dl3dv_patterns(source: Dl3dvSource) -> list[str]:
 def fetch_dl3dv(address: str, source: Dl3dvSource, folder: Path) -> Path:
     """Fetch the scenes asked for from the hub to a folder in `folder`, and return it; what is there is kept.
 
-    The repository's files are listed through the hub, never from the pickled list it also holds. The data are gated.
+    The files are listed through the hub, never from the pickled list it also holds. The data are gated.
     """
     wanted = dl3dv_patterns(source)
     place = folder / f"dl3dv-{hashlib.sha256(' '.join(wanted).encode()).hexdigest()[:8]}"
@@ -131,14 +138,10 @@ def fetch_dl3dv(address: str, source: Dl3dvSource, folder: Path) -> Path:
 
 
 def load_dl3dv(path: Path, source: Dl3dvSource) -> dict[str, dict[str, ImportedScene]]:
-    """Return split -> scenes by name: the folders train/ and test/ of `path`, or all of it as `source.split`.
-
-    Raises DataError, naming the file, for what cannot be read.
-    """
+    """Return split -> scenes by name: the folders train/ and test/ of `path`, or all of it as `source.split`."""
     halves = {split: path / split for split in ("train", "test") if (path / split).is_dir()}
     halves = {split: half for split, half in halves.items() if not (half / PLACES[0] / "transforms.json").is_file()}
-    parts = halves or {source.split: path}
-    return {split: _landscape_scenes(part, source) for split, part in parts.items()}
+    return {split: _landscape_scenes(part, source) for split, part in (halves or {source.split: path}).items()}
 
 
 def _landscape_scenes(path: Path, source: Dl3dvSource) -> dict[str, ImportedScene]:
@@ -180,9 +183,7 @@ def _dl3dv_scene(file: Path, source: Dl3dvSource) -> ImportedScene:
 
 def load_opencv_cameras(path: Path, source: OpencvCamerasSource) -> ImportedScene:
     """Read an opencv_cameras.json, given itself or its folder; raises DataError naming file, frame and key."""
-    file = path / "opencv_cameras.json" if path.is_dir() else path
-    if not file.is_file():
-        raise DataError(f"{file}: no such file; give path=FOLDER with an opencv_cameras.json, or the file itself")
+    file = _list_file(path, "opencv_cameras.json", "an")
 
     def frame(picture: Path, name: str, entry: Mapping[str, Any]) -> ImportedFrame:
         where = f"{file}: frame {name}"
@@ -195,9 +196,9 @@ def load_opencv_cameras(path: Path, source: OpencvCamerasSource) -> ImportedScen
 
 
 def load_opencv_list(path: Path, source: OpencvCamerasSource) -> dict[str, ImportedScene]:
-    """Return the scenes of a list file: a JSON array of paths to opencv_cameras.json, relative to the list's folder.
+    """Return the scenes, named after their folders, of a JSON array of relative paths to opencv_cameras.json.
 
-    Empty when `path` is no list. Scenes are named after their folders. Raises DataError for a path that is none.
+    Empty when `path` is no such list. Raises DataError for a path that does not exist.
     """
     content = read_json(path, "correct it") if path.is_file() else None
     if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):
@@ -215,7 +216,6 @@ def load_opencv_list(path: Path, source: OpencvCamerasSource) -> dict[str, Impor
 def _listed_scene(
     file: Path, entries: Any, source: JsonSource, candidates: Candidates, make: FrameMaker
 ) -> ImportedScene:
-    """Build a scene of a JSON list whose entries name a picture in `file_path`; raises DataError for another form."""
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise DataError(f"{file}: holds no list of frames; correct it")
     frames: list[ImportedFrame] = []
@@ -239,7 +239,6 @@ def _value(entry: Mapping[str, Any], key: str, where: str) -> Any:
 
 
 def _number(entry: Mapping[str, Any], key: str, where: str) -> float:
-    """Return a finite number of a JSON object; raises DataError naming the key."""
     value = _value(entry, key, where)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise DataError(f"{where}: key '{key}' is {value!r}, not a number; correct it")
@@ -247,7 +246,7 @@ def _number(entry: Mapping[str, Any], key: str, where: str) -> float:
 
 
 def _pose(entry: Mapping[str, Any], key: str, where: str) -> Float[NDArray, "4 4"]:
-    """Return a rigid 4x4 matrix from nested lists (3x4 gets its last row); raises DataError naming the key."""
+    """Return a rigid 4x4 matrix from nested lists; 3x4 gets its last row."""
     try:
         matrix = np.array(_value(entry, key, where), np.float64)
     except (ValueError, TypeError):
@@ -262,7 +261,6 @@ def _pose(entry: Mapping[str, Any], key: str, where: str) -> Float[NDArray, "4 4
 
 
 def _lens_numbers(entry: Mapping[str, Any], keys: Sequence[str], where: str) -> tuple[float, float, float, float]:
-    """Return fx, fy, cx, cy under the given keys; raises DataError for a focal length that is not positive."""
     fx, fy, cx, cy = (_number(entry, key, where) for key in keys)
     for key, value in zip(keys[:2], (fx, fy), strict=True):
         if value <= 0:

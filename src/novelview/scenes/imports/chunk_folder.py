@@ -21,10 +21,9 @@ PREFIX = "dl3dv_"
 
 
 def link(path: Path, source: ChunksSource, folder: Path, workers: int, progress: bool) -> dict[str, Any]:
-    """Check an existing {train,test}/*.torch folder and write indices/ and scenes.json; returns the manifest's entries.
+    """Check an existing {train,test}/*.torch folder, write indices/ and scenes.json; return root and files.
 
-    These are `root`, the absolute folder that the chunks are relative to, and sizes and SHA-256. Raises DataError when
-    index.json and chunks do not name each other, or a training subset has other numbers than published.
+    Raises DataError when index.json and chunks do not name each other, or a training subset is not as published.
     """
     splits = [split for split in SPLITS if (path / split).is_dir()]
     if not splits:
@@ -53,7 +52,7 @@ def _with_prefix(index: Path, scenes: Mapping[str, str]) -> bytes:
 
 
 def _check_split(folder: Path) -> dict[str, str]:
-    """Return the split's scene keys, sorted, with their chunks, every chunk named by index.json and existing."""
+    """Return the split's scene keys, sorted, with their chunks."""
     index = read_json(folder / "index.json")
     if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
         raise DataError(f"{folder / 'index.json'}: is no mapping from scenes to chunks; fetch it again")
@@ -71,8 +70,8 @@ def _index_file(path: Path, name: str, given: str) -> Path:
             return candidate
     if given in read_registry():
         return fetch(given)
-    wanted = f"source.indices.{name}={given}"
-    raise DataError(f"{wanted}: neither a file here or in {path} nor an entry of conf/registry.yaml")
+    where = f"here or in {path} nor an entry of conf/registry.yaml"
+    raise DataError(f"source.indices.{name}={given}: neither a file {where}")
 
 
 def _checksums(path: Path, chunks: list[Path], workers: int, progress: bool) -> dict[str, dict[str, Any]]:

@@ -1,8 +1,8 @@
 """COLMAP sparse models, text and binary (file format of colmap.github.io/format.html); points are not read.
 
-Lenses and rotations are pycolmap's. The two tables are read here, because `pycolmap.Reconstruction` (4.2) takes a
-truncated cameras.bin and a rotation of NaN as they are, reads half of a text model without its lines of points, needs
-points3D, and reserves memory for whatever count a file claims.
+Lenses and rotations are pycolmap's. The two tables are read here, because `pycolmap.Reconstruction` (4.2) takes damaged
+files as they are, reads half of a text model without its lines of points, needs points3D, and reserves memory for
+whatever count a file claims.
 """
 
 import functools
@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from novelview.config.sources import ColmapSource
 from novelview.errors import DataError
-from novelview.scenes.imports.lens import Lens
-from novelview.scenes.imports.scene import ImportedFrame, ImportedScene, ordered_scene
+from novelview.scenes.imports.scene import ImportedFrame, ImportedScene, Lens, ordered_scene
 
 
 @dataclass
@@ -44,14 +43,13 @@ def load(path: Path, source: ColmapSource) -> ImportedScene:
     lenses, poses = read_model(model)
     frames: list[ImportedFrame] = []
     missing: list[str] = []
-    for entry in poses:
-        name, camera = entry.name, entry.camera
-        if camera not in lenses:
-            raise DataError(f"{model}: image {name} has camera {camera}, which the model lacks; export again")
-        if (images / name).is_file():
-            frames.append(ImportedFrame(images / name, name, np.linalg.inv(entry.w2c), lenses[camera]))
+    for pose in poses:
+        if pose.camera not in lenses:
+            raise DataError(f"{model}: image {pose.name} has camera {pose.camera}, which the model lacks; export again")
+        if (picture := images / pose.name).is_file():
+            frames.append(ImportedFrame(picture, pose.name, np.linalg.inv(pose.w2c), lenses[pose.camera]))
         else:
-            missing.append(name)
+            missing.append(pose.name)
     return ordered_scene(model, frames, missing, source.allow_missing)
 
 

@@ -29,10 +29,9 @@ ADVICE = "take more overlapping, sharp photographs of a scene that stands still"
 
 
 def load(path: Path, source: PhotosSource, log: Path, threads: int = 0) -> ImportedScene:
-    """Reconstruct the photographs in `path` in natural name order; the reconstruction's output goes to `log`.
+    """Reconstruct the photographs in `path` in natural name order; pycolmap's output goes to `log`.
 
-    Raises DataError for a missing folder, unreadable photographs, or too few of them registered. The same photographs,
-    seed and a single thread (`runtime.threads=1`) give the same poses.
+    Raises DataError for too few or unreadable photographs, or too few registered. A single thread gives the same poses.
     """
     photographs = list_photographs(path)
     with tempfile.TemporaryDirectory(prefix="novelview-photos-") as work:
@@ -59,7 +58,7 @@ def load(path: Path, source: PhotosSource, log: Path, threads: int = 0) -> Impor
 
 
 def list_photographs(path: Path) -> list[Path]:
-    """Return the photographs of a folder in natural order; raises DataError when it is missing or holds too few."""
+    """Return the photographs of a folder in natural order."""
     if not path.is_dir():
         raise DataError(f"{path}: no such folder; give the photographs' folder as path=FOLDER")
     found = [item for item in path.iterdir() if item.suffix.lower() in SUFFIXES and not item.name.startswith(".")]

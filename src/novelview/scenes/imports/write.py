@@ -20,8 +20,15 @@ from novelview.config.sources import PicturesSource, check_source
 from novelview.errors import DataError
 from novelview.files import sha256, write_json
 from novelview.scenes.chunks import ChunkScene, ChunkWriter
-from novelview.scenes.imports.lens import Lens, undistort
-from novelview.scenes.imports.scene import SAME_SHAPE, ImportedFrame, ImportedScene, eight_bit, opened_picture
+from novelview.scenes.imports.scene import (
+    SAME_SHAPE,
+    ImportedFrame,
+    ImportedScene,
+    Lens,
+    eight_bit,
+    opened_picture,
+    undistort,
+)
 from novelview.scenes.views import EvalEntry, save_index
 
 logger = logging.getLogger(__name__)

@@ -25,17 +25,17 @@ Triple = tuple[float, float, float]
 
 
 def _hash(*parts: object) -> str:
-    return hashlib.sha256("\0".join(["novelview rooms", *map(str, parts)]).encode()).hexdigest()
+    return hashlib.sha256("\0".join(["novelview rooms", *map(str, parts)]).encode()).hexdigest()[:16]
 
 
 def room_seed(seed: int, split: str, number: int) -> int:
     """Return the 63-bit seed of a room; distinct (seed, split, number) give distinct, unrelated seeds."""
-    return int(_hash("seed", seed, split, number)[:16], 16) >> 1
+    return int(_hash("seed", seed, split, number), 16) >> 1
 
 
 def scene_key(seed: int, split: str, number: int) -> str:
     """Return the scene's key: 16 hex digits as in RealEstate10K (specs/re10k_format.md section 1)."""
-    return _hash("key", seed, split, number)[:16]
+    return _hash("key", seed, split, number)
 
 
 class Draws:
@@ -53,7 +53,6 @@ class Draws:
         return int(torch.randint(low, high + 1, (), generator=self._generator).item())
 
     def sign(self) -> float:
-        """Return -1 or 1."""
         return 2.0 * self.integer(0, 1) - 1.0
 
     def sample(self, count: int, high: int) -> list[int]:
@@ -91,12 +90,11 @@ class Solid:
 
     @property
     def turn(self) -> tuple[float, float]:
-        """Return cosine and sine of the yaw."""
         return math.cos(self.yaw), math.sin(self.yaw)
 
     @property
     def radius(self) -> float:
-        """Return the radius of the bounding sphere in metres."""
+        """The radius of the bounding sphere in metres."""
         return self.half[0] if self.round else math.hypot(*self.half)
 
     def local(self, point: Triple) -> Triple:
@@ -160,16 +158,12 @@ def _face(draws: Draws, source: RoomsSource, names: tuple[str, ...]) -> Face:
     texture = draws.integer(real, len(names) - 1) if made_up else draws.integer(0, real - 1)
     density = draws.uniform(*source.texture_density)
     offset = (draws.uniform(0, 2), draws.uniform(0, 2))
-    low, high = (0.6, 1.15) if names[texture] in GREY else (0.85, 1.1)
-    gain = (draws.uniform(low, high), draws.uniform(low, high), draws.uniform(low, high))
-    return Face(texture, density, offset, gain)
+    tints = (0.6, 1.15) if names[texture] in GREY else (0.85, 1.1)
+    return Face(texture, density, offset, (draws.uniform(*tints), draws.uniform(*tints), draws.uniform(*tints)))
 
 
 def _object(draws: Draws, source: RoomsSource, names: tuple[str, ...], room: Triple) -> Solid:
-    """Draw a box on the floor, a sphere, a partition or a picture on a wall; it may touch others, never leave.
-
-    All faces have the first one's photograph and tint, each at its own offset.
-    """
+    """Draw a box on the floor, a sphere, a partition or a picture on a wall, its faces alike; it may touch others."""
     drawn = [_face(draws, source, names) for _ in range(6)]
     faces = tuple(Face(drawn[0].texture, drawn[0].density, face.offset, drawn[0].gain) for face in drawn)
     kind = draws.integer(0, 4)
@@ -178,18 +172,15 @@ def _object(draws: Draws, source: RoomsSource, names: tuple[str, ...], room: Tri
         along_x, side = draws.integer(0, 1) == 1, draws.sign()
         wall, run = (room[2], room[0]) if along_x else (room[0], room[2])
         away, along = side * (wall - thick), draws.uniform(-(run - wide), run - wide)
-        height = draws.uniform(-0.35, 0.1) * room[1]
-        if along_x:
-            return Solid((along, height, away), 0.0, (wide, tall, thick), False, faces)
-        return Solid((away, height, along), 0.0, (thick, tall, wide), False, faces)
+        centre, half = (along, draws.uniform(-0.35, 0.1) * room[1], away), (wide, tall, thick)
+        return Solid(centre if along_x else centre[::-1], 0.0, half if along_x else half[::-1], False, faces)
     if kind == 1:
         radius = draws.uniform(0.25, 0.5)
         height = draws.uniform(-0.3 * room[1], room[1] - radius)
         return Solid(_spot(draws, room, radius, height), 0.0, (radius, radius, radius), True, faces)
-    thin = kind == 2
     half_x, half_z = draws.uniform(0.3, 0.65), draws.uniform(0.3, 0.65)
-    half_y = draws.uniform(0.7, 1.1) if thin else draws.uniform(0.25, 0.65)
-    half = (half_x, half_y, 0.04 if thin else half_z)
+    half_y = draws.uniform(0.7, 1.1) if kind == 2 else draws.uniform(0.25, 0.65)
+    half = (half_x, half_y, 0.04 if kind == 2 else half_z)
     place = _spot(draws, room, math.hypot(half[0], half[2]), room[1] - half_y)
     return Solid(place, draws.uniform(-math.pi / 2, math.pi / 2), half, False, faces)
 
@@ -200,10 +191,10 @@ def _spot(draws: Draws, room: Triple, reach: float, height: float) -> Triple:
 
 
 def _camera_path(draws: Draws, source: RoomsSource, room: Triple) -> Float[Tensor, "n 4 4"]:
-    """Draw `source.frames` camera-to-world matrices, float64, after real-estate videos: a dolly and a pan.
+    """Draw camera-to-world matrices, float64, after real-estate videos: a dolly and a pan.
 
-    room: half extents in metres. The yaw covers pan + drift, each of random sign, about a heading towards the middle of
-    the room; the camera moves along a slightly bent horizontal line. Both follow one smooth monotonic clock.
+    The yaw covers pan + drift, each of random sign, about a heading towards the middle of the room of half extents
+    `room`; the camera moves along a slightly bent line. Both follow one smooth monotonic clock.
     """
     middle = (draws.uniform(-0.7, 0.7) * room[0], room[1] - draws.uniform(1.2, 1.6), draws.uniform(-0.7, 0.7) * room[2])
     # Looking across the room, to a point on the far side of its middle, brings most objects into view.
@@ -223,8 +214,8 @@ def _camera_path(draws: Draws, source: RoomsSource, room: Triple) -> Float[Tenso
         z = middle[2] + along * cosine - across * sine
         yaw, tilt = heading + turn * half, pitch + nod * half  # to the right and up
         cy, sy, cp, sp = math.cos(yaw), math.sin(yaw), math.cos(tilt), math.sin(tilt)
-        first, second = [cy, sy * sp, sy * cp, x], [0.0, cp, -sp, middle[1] + half * rise]
-        return [first, second, [-sy, cy * sp, cy * cp, z], [0.0, 0.0, 0.0, 1.0]]
+        rows = [[cy, sy * sp, sy * cp, x], [0.0, cp, -sp, middle[1] + half * rise], [-sy, cy * sp, cy * cp, z]]
+        return [*rows, [0.0, 0.0, 0.0, 1.0]]
 
     return torch.tensor([pose(frame / (source.frames - 1)) for frame in range(source.frames)], dtype=torch.float64)
 

@@ -26,15 +26,11 @@ TOLERANCE = 0.01  # a point is seen unless something stands nearer than 1 % befo
 def render_frames(
     room: Room, c2w: Float[Tensor, "n 4 4"], h: int, w: int, texels: int, supersample: int = 1, device: str = "cpu"
 ) -> UInt8[Tensor, "n h w 3"]:
-    """Render n views of a room through its own lens, RGB bytes [n h w 3] on `device`.
-
-    texels: low-pass of the photographs (`RoomsSource.texture_texels`); supersample: rays a pixel along each axis.
-    """
+    """Render n views of a room through its own lens on `device`; texels, supersample: as in `RoomsSource`."""
     bank, tables = textures(room.photographs, texels, device), Tables.of(room, device)
     rows, columns = h * supersample, w * supersample
-    frames = max(1, _rays_per_pass(device) // (rows * columns))
     parts = []
-    for poses in c2w.split(frames):
+    for poses in c2w.split(max(1, _rays_per_pass(device) // (rows * columns))):
         origin, direction = pixel_rays(poses, room.intrinsics, rows, columns, device)
         depth, solid = trace(room.solids, origin, direction, visible_solids(room, poses))
         pixel = 1.0 / (room.intrinsics[0].item() * columns)
@@ -56,18 +52,16 @@ def render_depth(
 def overlaps(room: Room, pairs: list[tuple[int, int]], device: str = "cpu") -> list[float]:
     """Return the overlap in [0,1] of each pair of frames: the smaller of the two directions, as pixelSplat's index has.
 
-    A direction's value is the share of the first frame's points, on a grid of 24 rows, that project into the second
-    frame and are the first surface there along their exact ray, within 1 % of the distance.
+    A direction's value is the share of the first frame's points, on a grid, that the second frame sees.
     """
     if not pairs:
         return []
     columns = max(1, round(ROWS * (room.intrinsics[1] / room.intrinsics[0]).item()))
     origin, direction = pixel_rays(room.c2w, room.intrinsics, ROWS, columns, device)
     points = origin.T[:, :, None] + direction * trace(room.solids, origin, direction)[0]
-    at_once = max(1, _rays_per_pass(device) // points.shape[2])
     both = torch.tensor([*pairs, *((second, first) for first, second in pairs)], device=device)
     shares: list[float] = []
-    for source, other in (part.unbind(1) for part in both.split(at_once)):
+    for source, other in (part.unbind(1) for part in both.split(max(1, _rays_per_pass(device) // points.shape[2]))):
         seen = _seen(room, points[:, source], other, origin[other])
         shares += (seen.sum(1) / seen.shape[1]).tolist()
     return [min(pair) for pair in zip(shares[: len(pairs)], shares[len(pairs) :], strict=True)]
@@ -76,7 +70,6 @@ def overlaps(room: Room, pairs: list[tuple[int, int]], device: str = "cpu") -> l
 def _seen(
     room: Room, points: Float[Tensor, "3 m p"], frames: Tensor, origin: Float[Tensor, "m 3"]
 ) -> Bool[Tensor, "m p"]:
-    """Tell which world points lie inside the image of their frame and are not hidden there."""
     rays = points - origin.T[:, :, None]
     rotation = room.c2w.to(rays.device, torch.float32)[frames, :3, :3]
     x, y, z = (sum(rotation[:, axis, column, None] * rays[axis] for axis in range(3)) for column in range(3))
@@ -133,7 +126,6 @@ def trace(
 
 
 def _localise(solid: Solid, origin: Tensor, direction: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Return the offsets from the solid's centre and the directions, in its own axes."""
     offset = (origin - torch.tensor(solid.centre, dtype=origin.dtype, device=origin.device))[..., None].unbind(1)
     if solid.yaw == 0.0:
         return offset, direction.unbind(0)
@@ -160,36 +152,30 @@ def visible_solids(room: Room, c2w: Float[Tensor, "n 4 4"]) -> list[int]:
     """Return the numbers of the objects whose bounding sphere meets the viewing cone of at least one camera."""
     corner = math.atan(math.hypot(*(0.5 / room.intrinsics[:2]).tolist()))
     cameras = [(pose[0:3, 3].tolist(), pose[0:3, 2].tolist()) for pose in c2w]
+
+    def in_cone(solid: Solid, eye: list[float], axis: list[float]) -> bool:
+        towards = [centre - value for centre, value in zip(solid.centre, eye, strict=True)]
+        distance = math.hypot(*towards)
+        if distance <= solid.radius:
+            return True
+        cosine = sum(a * b for a, b in zip(towards, axis, strict=True)) / distance
+        return math.acos(min(max(cosine, -1.0), 1.0)) <= corner + math.asin(solid.radius / distance) + 1e-3
+
     objects = list(enumerate(room.solids))[1:]
-    return [number for number, solid in objects if any(_in_cone(solid, eye, axis, corner) for eye, axis in cameras)]
-
-
-def _in_cone(solid: Solid, eye: list[float], axis: list[float], half_angle: float) -> bool:
-    towards = [centre - value for centre, value in zip(solid.centre, eye, strict=True)]
-    distance = math.hypot(*towards)
-    if distance <= solid.radius:
-        return True
-    cosine = sum(a * b for a, b in zip(towards, axis, strict=True)) / distance
-    angle = math.acos(min(max(cosine, -1.0), 1.0))
-    return angle <= half_angle + math.asin(solid.radius / distance) + 1e-3
+    return [number for number, solid in objects if any(in_cone(solid, *camera) for camera in cameras)]
 
 
 @dataclass(frozen=True)
 class Tables:
-    """A room's k solids, the shell first, and m = 6k faces as columns, looked up per pixel.
+    """A room's k solids, the shell first, and m = 6k faces as columns, looked up per pixel."""
 
-    solids: centre xyz, cos, sin, half xyz, lamp in local axes xyz, 1 for spheres; faces: photograph, repeats a metre,
-    offset u, offset v.
-    """
-
-    solids: Float[Tensor, "12 k"]
-    faces: Float[Tensor, "4 m"]
+    solids: Float[Tensor, "12 k"]  # centre xyz, cos, sin, half xyz, lamp in local axes xyz, 1 for spheres
+    faces: Float[Tensor, "4 m"]  # photograph, repeats a metre, offset u, offset v
     gains: Float[Tensor, "m 4"]
     ambient: float
 
     @staticmethod
     def of(room: Room, device: str) -> "Tables":
-        """Lay a room's description out on `device`."""
         rows = [(*s.centre, *s.turn, *s.half, *s.local(room.light), float(s.round)) for s in room.solids]
         covers = [face for solid in room.solids for face in solid.faces]
         faces = [(float(face.texture), face.density, *face.offset) for face in covers]
@@ -216,10 +202,7 @@ def shade(
     solid: Int[Tensor, "n p"],
     pixel: float,
 ) -> Float[Tensor, "np 4"]:
-    """Return colours (fourth channel 0) of the surface points at `depth` along each ray.
-
-    pixel: a pixel's width at unit depth, which decides the mip level.
-    """
+    """Return colours (fourth channel 0) of the points at `depth` along each ray; pixel: a pixel's width at depth 1."""
     number = solid.flatten()
     columns = tables.solids.index_select(1, number)
     point = [(o[:, None] + d * depth).flatten() for o, d in zip(origin.unbind(1), direction, strict=True)]
@@ -269,8 +252,7 @@ def _cover(tables: Tables, bank: Textures, face: Tensor, u: Tensor, v: Tensor, f
     fine = _bilinear(bank, photo, u, v, lower)
     if not _coarser_needed(level):
         return fine
-    coarse = _bilinear(bank, photo, u, v, (lower + 1).clamp_max(full))
-    return fine + blend * (coarse - fine)
+    return fine + blend * (_bilinear(bank, photo, u, v, (lower + 1).clamp_max(full)) - fine)
 
 
 def _coarser_needed(level: Tensor) -> bool:
@@ -281,8 +263,7 @@ def _coarser_needed(level: Tensor) -> bool:
 def _mirror(repeats: Tensor) -> Tensor:
     """Fold repeats into [0,1], every second one mirrored: photographs do not tile, and this leaves no seams."""
     phase = repeats * 0.5
-    phase = phase - phase.floor()
-    return 1.0 - (phase * 2.0 - 1.0).abs()
+    return 1.0 - ((phase - phase.floor()) * 2.0 - 1.0).abs()
 
 
 def _bilinear(bank: Textures, photo: Tensor, u: Tensor, v: Tensor, level: Tensor) -> Tensor:

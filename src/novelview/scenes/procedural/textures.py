@@ -51,22 +51,16 @@ def photographs(names: tuple[str, ...]) -> int:
 
 @dataclass(frozen=True)
 class Textures:
-    """All mip levels of a pool in one flat buffer of RGB in [0,1] and a zero; sizes halve from a power of two to 1.
+    """All mip levels of a pool; level l of texture k starts at row `starts[l] + k * sizes[l]**2`."""
 
-    Level l of texture k starts at row `starts[l] + k * sizes[l]**2`.
-    """
-
-    texels: Float[Tensor, "n 4"]
+    texels: Float[Tensor, "n 4"]  # RGB in [0,1] and a zero
     starts: Int[Tensor, " levels"]
-    sizes: Int[Tensor, " levels"]
+    sizes: Int[Tensor, " levels"]  # halves of a power of two, down to 1
 
 
 @functools.lru_cache(maxsize=4)
 def textures(names: tuple[str, ...], texels: int, device: str = "cpu") -> Textures:
-    """Load photographs and draw patterns, low-passed to `texels` a side (0: sharp), with mip levels; cached.
-
-    Raises DataError when scikit-image does not bundle one of them.
-    """
+    """Load photographs and draw patterns, low-passed to `texels` a side (0: sharp); DataError for one not bundled."""
     size = SHARP_SIZE if texels == 0 else 1 << (OVERSAMPLING * texels - 1).bit_length()
     level = torch.stack([_texture(name, texels, size) for name in names])
     levels = [level]
@@ -139,7 +133,6 @@ def _noise(rng: np.random.Generator, size: int) -> Float[np.ndarray, "size size 
 def _leaf(
     draw: ImageDraw.ImageDraw, rng: np.random.Generator, radius: float, size: int, colours: UInt8[np.ndarray, "n 3"]
 ) -> None:
-    """Draw a disc, or a polygon of three to six corners, somewhere."""
     x, y = rng.uniform(0, size, 2)
     colour = tuple(int(value) for value in colours[rng.integers(len(colours))])
     corners = int(rng.integers(2, 7))
