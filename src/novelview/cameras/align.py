@@ -21,7 +21,6 @@ class Similarity:
     translation: Float[Tensor, "*b 3"]
 
     def points(self, points: Float[Tensor, "*b n 3"]) -> Float[Tensor, "*b n 3"]:
-        """Move points."""
         return self.scale[..., None, None] * points @ self.rotation.mT + self.translation[..., None, :]
 
     def cameras(self, c2w: Float[Tensor, "n 4 4"]) -> Float[Tensor, "n 4 4"]:

@@ -62,7 +62,6 @@ class CoordinateFrame:
     scale: Float[Tensor, ""]
 
     def transform(self, c2w: Float[Tensor, "v 4 4"]) -> Float[Tensor, "v 4 4"]:
-        """Express cameras in this frame."""
         moved = self.motion @ c2w.double()
         moved[:, :3, 3] *= self.scale
         return moved.to(c2w.dtype)

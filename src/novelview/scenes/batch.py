@@ -40,7 +40,6 @@ class Views:
         return self._map(lambda field: field[rows, index])
 
     def span(self, start: int, stop: int) -> "Views":
-        """Select views start..stop of every scene."""
         return self._map(lambda field: field[:, start:stop])
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Views":
@@ -170,7 +169,6 @@ class OwnFrames:
         self.find = self.frames.get
 
     def keep(self, key: FrameKey, image: UInt8[Tensor, "3 h w"]) -> None:
-        """Keep a frame if there is room for it."""
         if self.room >= image.nbytes:
             self.room -= image.nbytes
             self.frames[key] = image
@@ -194,12 +192,10 @@ class SharedFrames:
         self.there = torch.frombuffer(marks, dtype=torch.uint8)[: self.places]
 
     def find(self, key: FrameKey) -> UInt8[Tensor, "3 h w"] | None:
-        """Return a kept frame, None where it is not there yet."""
         place = self._place(key)
         return self.pixels[place] if place is not None and self.there[place] else None
 
     def keep(self, key: FrameKey, image: UInt8[Tensor, "3 h w"]) -> None:
-        """Keep a frame that has a place and the planned size."""
         place = self._place(key)
         if place is not None and image.shape == self.shape:
             self.pixels[place] = image

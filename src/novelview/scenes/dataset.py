@@ -186,7 +186,6 @@ class EvalSet:
         return [same[at : at + batch_size] for same in shapes.values() for at in range(0, len(same), batch_size)]
 
     def load(self, groups: Sequence[list[int]], device: torch.device | str) -> Iterator[tuple[list[int], Batch]]:
-        """Yield (entry numbers, batch) for some of the groups."""
         for numbers in groups:
             contexts = len(self.entries[numbers[0]].context)
             yield numbers, collate([self.item(number) for number in numbers], contexts).to_batch(device)

@@ -47,7 +47,6 @@ class Chunk:
 
     @property
     def record(self) -> Path:
-        """Return the file that says this chunk is packed, until the whole store is."""
         return self.folder / "parts" / f"{self.source.stem}.safetensors"
 
 
@@ -65,7 +64,6 @@ class Part:
 
     @property
     def scenes(self) -> list[str]:
-        """Return the scene keys in the chunk's order."""
         return split_words(self.columns["name"])
 
 
@@ -200,7 +198,6 @@ def _merge(folder: Path, parts: list[Part]) -> dict[str, Any]:
 
 
 def _write_indices(out: Path, parts: Mapping[str, list[Part]], bad_chunks: list[dict[str, str]]) -> dict[str, Any]:
-    """Write the index of every split; returns the manifest."""
     counts = {name: _merge(out / name, found) for name, found in parts.items()}
     files = {f"{name}/{INDEX}": file_entry(out / name / INDEX) for name in parts}
     rows = [(name, part) for name, found in parts.items() for part in found]

@@ -78,7 +78,6 @@ class Pointmaps:
             check_size(self.folder / entry["file"], entry, ADVICE)
 
     def points(self, scene: str, frames: Sequence[int]) -> Float[Tensor, "v 3 h w"]:
-        """Return the points of frames of a scene as float32."""
         if scene not in self.scenes:
             raise DataError(f"{self.folder}: no pointmaps of scene {scene}; {ADVICE}")
         path = self.folder / self.scenes[scene]["file"]

@@ -104,7 +104,6 @@ class PackedStore:
         return sorted([*_of_split(content["sources"], self.folder.name), *lost])
 
     def chunk(self, scene: str) -> str:
-        """Return the file name of the source chunk a scene came in."""
         return f"{self._shard(scene).removeprefix('shard-').removesuffix('.bin')}.torch"
 
     def _shard(self, scene: str) -> str:
@@ -132,7 +131,6 @@ class PackedStore:
         return content
 
     def image(self, scene: str, index: int) -> Image.Image:
-        """Return a frame decoded to RGB at its stored size."""
         return Image.open(io.BytesIO(self.jpeg(scene, index))).convert("RGB")
 
     def w2c(self, scene: str) -> Float[Tensor, "n 4 4"]:
@@ -155,11 +153,9 @@ class PackedStore:
         return tuple(self._columns["size"][place].tolist())
 
     def bad(self, scene: str) -> set[int]:
-        """Return the numbers of the scene's damaged frames."""
         return set(np.flatnonzero(self._take("bad", scene)).tolist())
 
     def url(self, scene: str) -> str:
-        """Return where the scene's video came from; may be empty."""
         return split_words(self._columns["url"])[self._row(scene)]
 
     def _row(self, scene: str) -> int:
@@ -205,7 +201,6 @@ def _of_split(values: dict[str, Any], split: str) -> dict[str, Any]:
 
 
 def sound_frames(store: PackedStore, scene: str) -> list[int]:
-    """Return the numbers of a scene's undamaged frames."""
     bad = store.bad(scene)
     return [frame for frame in range(store.frames(scene)) if frame not in bad]
 

@@ -38,8 +38,8 @@ def place(
 ) -> tuple[Float[Tensor, "k 4 4"], float]:
     """Return an estimate's w2c as they are to be written, and the factor their lengths were multiplied by.
 
-    align: sim3 to the given w2c of the same frames, scale to a path `length` long, none. Raises DataError where fewer
-    than two cameras, or cameras that all stand in one place, leave the scale open.
+    align: sim3 to the given w2c of the same frames, scale to a path `length` long, none. Raises DataError where cameras
+    in one place leave the scale open.
     """
     if align == "none":
         return estimate.w2c, 1.0
@@ -56,10 +56,7 @@ def place(
 
 
 def _similarity(estimated: Float[Tensor, "k 4 4"], given: Float[Tensor, "k 4 4"]) -> Similarity:
-    """Return the Sim(3) between c2w matrices, orientations counting as much as centres; DataError where none fits.
-
-    Video paths are nearly straight: by the centres alone their noise decides the turn about the line.
-    """
+    # Video paths are nearly straight: by the centres alone their noise decides the turn about the line.
     similarity = fit_cameras(estimated, given, orientation_weight=1.0)
     if not float(similarity.scale) > SMALLEST:
         raise DataError("the estimated cameras have nothing in common with the given ones: no Sim(3) fits them")
@@ -71,9 +68,8 @@ def errors(
 ) -> dict[str, Any] | None:
     """Return how far an estimate is from the given cameras after Sim(3), frame by frame; None where none fits.
 
-    rotation_deg, translation (in the data set's units): of each frame; spread: root mean square distance of the given
-    centres from their mean; relative_rotation_deg: of each frame's orientation relative to the first placed frame's,
-    which no alignment changes; focal: mean ratio of focal lengths.
+    translation: in the data set's units; spread: root mean square distance of the given centres from their mean;
+    relative_rotation_deg: relative to the first placed frame, unaligned; focal: mean ratio of focal lengths.
     """
     c2w, true = torch.linalg.inv(estimate.w2c), torch.linalg.inv(given)
     if len(c2w) < SIM3_FRAMES:
@@ -83,12 +79,9 @@ def errors(
     except DataError:
         return None
     centres = true[:, :3, 3]
+    found = {"rotation_deg": rotation_error_deg(aligned, true), "translation": translation_error(aligned, true)}
     turned = (torch.linalg.inv(cameras[:1]) @ cameras for cameras in (c2w, true))
-    found = {
-        "rotation_deg": rotation_error_deg(aligned, true),
-        "translation": translation_error(aligned, true),
-        "relative_rotation_deg": rotation_error_deg(*turned),
-    }
+    found["relative_rotation_deg"] = rotation_error_deg(*turned)
     spread = (centres - centres.mean(dim=0)).square().sum(dim=1).mean().sqrt()
     focal = (estimate.intrinsics[:, :2] / intrinsics[:, :2]).mean()
     rounded = {name: [round(value, 6) for value in values.tolist()] for name, values in found.items()}
@@ -112,8 +105,8 @@ class Replacement:
     def write(self, folder: Path) -> dict[str, Any]:
         """Fill `folder` with chunks, indices, scenes.json and poses.json; return what the manifest says of it.
 
-        poses.json is written beside the estimates first. Raises DataError when no scene gets a camera, or no evaluation
-        entry all of its cameras, BoxEnded when the time of `box` is over, after one new estimate at least.
+        Raises DataError when no scene gets a camera, or no evaluation entry all of its cameras, BoxEnded when the time
+        of `box` is over, after one new estimate at least. poses.json is written beside the estimates in any case.
         """
         for split in dict.fromkeys(self.cfg.splits):
             self._split(split, folder)
@@ -188,17 +181,20 @@ class Replacement:
             values["frames"] = torch.tensor(estimate.frames)
             content = save({name: value.contiguous() for name, value in values.items()})
             write_bytes(folder / "depth" / split / f"{scene.key}.safetensors", content)
-        return _with_cameras(scene, estimate, w2c)
+        # Frames that were not placed keep their numbers and lose their pictures.
+        cameras = torch.tensor(NO_CAMERA).repeat(len(scene.images), 1)
+        rows = torch.cat([estimate.intrinsics, w2c.new_zeros(len(w2c), 2), w2c[:, :3].flatten(1)], dim=1)
+        cameras[estimate.frames] = rows.float()
+        images = [b"" if frame in missing else image for frame, image in enumerate(scene.images)]
+        return ChunkScene(scene.key, scene.url, scene.timestamps, cameras, images)
 
     def _content(self) -> dict[str, Any]:
         placed = {key: set(record["placed"]) for key, record in self.records.items()}
-        entries = {
-            split: {
-                "index": len(entries),
-                "kept": sum({*entry.context, *entry.target} <= placed.get(entry.scene, set()) for entry in entries),
-            }
+        whole = {
+            split: sum({*entry.context, *entry.target} <= placed.get(entry.scene, set()) for entry in entries)
             for split, entries in self.indices.items()
         }
+        entries = {split: {"index": len(found), "kept": whole[split]} for split, found in self.indices.items()}
         sets = read_json(self.raw.folder / "scenes.json") if (self.raw.folder / "scenes.json").is_file() else {}
         scenes = {key: {"set": sets.get(key, {}).get("set"), **record} for key, record in self.records.items()}
         head = {"estimator": self.estimator.name, "align": self.cfg.align, "dataset": self.cfg.dataset}
@@ -208,13 +204,12 @@ class Replacement:
         counts, where = content["summary"], self.estimates / "poses.json"
         found = [counts[name] for name in ("placed_scenes", "scenes", "placed_frames", "asked_frames")]
         logger.info("%s: %d of %d scenes, %d of %d frames placed", self.estimator.name, *found)
+        offered, kept = (sum(entry[key] for entry in content["entries"].values()) for key in ("index", "kept"))
+        failed = f"none of {offered} evaluation entries has all of its cameras" if offered and not kept else ""
         if not counts["placed_scenes"]:
             reason = next(iter(counts["failures"]), "there are none")
             failed = f"none of {counts['scenes']} scenes got cameras ({reason})"
-            raise DataError(f"{self.estimator.name}: {failed}; see {where}")
-        offered, kept = (sum(entry[key] for entry in content["entries"].values()) for key in ("index", "kept"))
-        if offered and not kept:
-            failed = f"none of {offered} evaluation entries has all of its cameras"
+        if failed:
             raise DataError(f"{self.estimator.name}: {failed}; see {where}")
 
     def _carry_over(self, folder: Path, entries: dict[str, dict[str, int]]) -> None:
@@ -231,20 +226,10 @@ class Replacement:
                 write_json(target, {})
 
 
-def _with_cameras(scene: ChunkScene, estimate: Estimate, w2c: Tensor) -> ChunkScene:
-    """Return a scene with the cameras of the placed frames; the others keep their numbers and lose their pictures."""
-    cameras = torch.tensor(NO_CAMERA).repeat(len(scene.images), 1)
-    rows = torch.cat([estimate.intrinsics, w2c.new_zeros(len(w2c), 2), w2c[:, :3].flatten(1)], dim=1)
-    cameras[estimate.frames] = rows.float()
-    placed = set(estimate.frames)
-    images = [image if frame in placed else b"" for frame, image in enumerate(scene.images)]
-    return ChunkScene(scene.key, scene.url, scene.timestamps, cameras, images)
-
-
 def _summary(scenes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Return counts over all scenes, means over placed frames, and how often each reason of a failure occurred."""
     sound = [scene for scene in scenes.values() if scene["failure"] is None]
-    reasons = Counter(str(scene["failure"]) for scene in scenes.values() if scene["failure"] is not None)
+    reasons = Counter(scene["failure"] for scene in scenes.values() if scene["failure"] is not None)
     found: dict[str, Any] = {
         "scenes": len(scenes),
         "placed_scenes": len(sound),

@@ -52,7 +52,6 @@ def _with_prefix(index: Path, scenes: Mapping[str, str]) -> bytes:
 
 
 def _check_split(folder: Path) -> dict[str, str]:
-    """Return the split's scene keys, sorted, with their chunks."""
     index = read_json(folder / "index.json")
     if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
         raise DataError(f"{folder / 'index.json'}: is no mapping from scenes to chunks; fetch it again")

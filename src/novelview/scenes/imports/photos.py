@@ -58,7 +58,6 @@ def load(path: Path, source: PhotosSource, log: Path, threads: int = 0) -> Impor
 
 
 def list_photographs(path: Path) -> list[Path]:
-    """Return the photographs of a folder in natural order."""
     if not path.is_dir():
         raise DataError(f"{path}: no such folder; give the photographs' folder as path=FOLDER")
     found = [item for item in path.iterdir() if item.suffix.lower() in SUFFIXES and not item.name.startswith(".")]

@@ -140,7 +140,6 @@ def _zoomed(lens: Lens, zoom: float) -> Lens:
 
 
 def _border(lens: Lens, points: int) -> Float[NDArray, "4 points 2"]:
-    """Return pixels along the left, right, top and bottom side of a lens's picture."""
     along, zero = np.linspace(0, 1, points), np.zeros(points)
     sides = [[zero, along], [zero + 1, along], [along, zero], [along, zero + 1]]
     return np.stack([np.stack(side, -1) for side in sides]) * (lens.width, lens.height)
@@ -158,7 +157,6 @@ def _covered(lens: Lens, zoom: float) -> bool:
 
 
 def undistort(image: Image.Image, lens: Lens, flat: Lens) -> Image.Image:
-    """Resample an RGB picture taken through `lens` to the flat lens, bicubically."""
     columns, rows = np.meshgrid(np.arange(flat.width) + 0.5, np.arange(flat.height) + 0.5)
     rays = np.stack([(columns - flat.cx) / flat.fx, (rows - flat.cy) / flat.fy], -1)
     grid = 2 * lens.project(rays) / (lens.width, lens.height) - 1

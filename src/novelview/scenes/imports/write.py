@@ -207,7 +207,6 @@ def _develop(picture: Image.Image, lens: Lens, flat: Lens, max_side: int, backgr
 
 
 def _report(scene: ImportedScene, key: str, held_out: list[int], size: tuple[int, int]) -> dict[str, Any]:
-    """Return what import.json says of a scene, and log what was left out."""
     for reason, names in (("without a picture", scene.missing), ("without a pose", scene.unregistered)):
         if names:
             logger.warning("%s: left out %d %s: %s", scene.where, len(names), reason, ", ".join(names))

@@ -83,7 +83,6 @@ def generate(
 
 
 def _made(source: RoomsSource, jobs: list[Job], workers: int, device: str) -> Iterator[MadeRoom]:
-    """Make rooms in the order of `jobs`, a bounded number at a time."""
     if torch.device(device).type == "cuda":
         threads = max(workers, 1)
         with ThreadPoolExecutor(threads) as pool:

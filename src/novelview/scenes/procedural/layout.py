@@ -44,8 +44,7 @@ class Draws:
     def __init__(self, seed: int) -> None:
         self._generator = torch.Generator().manual_seed(seed)
 
-    def uniform(self, low: float, high: float) -> float:
-        """Return a float in [low, high)."""
+    def uniform(self, low: float, high: float) -> float:  # in [low, high)
         return low + (high - low) * torch.rand((), generator=self._generator, dtype=torch.float64).item()
 
     def integer(self, low: int, high: int) -> int:
@@ -98,7 +97,6 @@ class Solid:
         return self.half[0] if self.round else math.hypot(*self.half)
 
     def local(self, point: Triple) -> Triple:
-        """Return a world point in the solid's own axes."""
         return turned(*self.turn, *(value - centre for value, centre in zip(point, self.centre, strict=True)))
 
     def distance(self, point: Triple) -> float:
@@ -172,8 +170,10 @@ def _object(draws: Draws, source: RoomsSource, names: tuple[str, ...], room: Tri
         along_x, side = draws.integer(0, 1) == 1, draws.sign()
         wall, run = (room[2], room[0]) if along_x else (room[0], room[2])
         away, along = side * (wall - thick), draws.uniform(-(run - wide), run - wide)
-        centre, half = (along, draws.uniform(-0.35, 0.1) * room[1], away), (wide, tall, thick)
-        return Solid(centre if along_x else centre[::-1], 0.0, half if along_x else half[::-1], False, faces)
+        height = draws.uniform(-0.35, 0.1) * room[1]
+        if along_x:
+            return Solid((along, height, away), 0.0, (wide, tall, thick), False, faces)
+        return Solid((away, height, along), 0.0, (thick, tall, wide), False, faces)
     if kind == 1:
         radius = draws.uniform(0.25, 0.5)
         height = draws.uniform(-0.3 * room[1], room[1] - radius)
