@@ -22,17 +22,13 @@ FrameKey = tuple[str, int]  # scene and frame number
 
 @dataclass
 class Views:
-    """Views of `b` scenes, `v` each; cameras on a rendered path have neither images nor frame numbers.
+    """Views of `b` scenes, `v` each; cameras on a rendered path have neither images nor frame numbers."""
 
-    images: RGB in [0,1]. c2w: OpenCV axes (x right, y down, z forward), normalised units. intrinsics: fx fy cx cy in
-    pixels as fed to the model. points: what a teacher says every pixel sees, in a world shared by the scene's views.
-    """
-
-    images: Float[Tensor, "b v 3 h w"] | None
-    c2w: Float[Tensor, "b v 4 4"]
-    intrinsics: Float[Tensor, "b v 4"]
+    images: Float[Tensor, "b v 3 h w"] | None  # RGB in [0,1]
+    c2w: Float[Tensor, "b v 4 4"]  # OpenCV axes (x right, y down, z forward), normalised scene units
+    intrinsics: Float[Tensor, "b v 4"]  # fx fy cx cy in pixels of the image as fed to the model
     frame: Int[Tensor, "b v"] | None = None
-    points: Float[Tensor, "b v 3 h w"] | None = None
+    points: Float[Tensor, "b v 3 h w"] | None = None  # what a teacher says pixels see, in one world a scene
 
     def take(self, index: Int[Tensor, "b k"]) -> "Views":
         """Select views `index[i]` of scene i."""
@@ -106,11 +102,7 @@ def collate(samples: Sequence[Sample], contexts: int) -> RawBatch:
 
 
 class FrameCache:
-    """Resized frames of a store as uint8 tensors, of which up to `megabytes` stay in memory between epochs.
-
-    threads: number that decodes; above one the cache cannot be pickled. shared: scenes of one frame size whose frames
-    are kept in memory that forked processes share.
-    """
+    """Resized frames, up to `megabytes` kept in memory; those of `shared` scenes, of one size, in that of forks too."""
 
     def __init__(
         self, store: PackedStore, cfg: ViewsConfig, megabytes: int, threads: int = 1, shared: Sequence[str] = ()
@@ -121,7 +113,7 @@ class FrameCache:
             plan = resize_crop_plan(*store.size(shared[0]), cfg)
             counts = [(scene, store.frames(scene)) for scene in shared]
             self.memory = SharedFrames(counts, plan.out_h, plan.out_w, room)
-        self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self.map = ThreadPoolExecutor(threads).map if threads > 1 else map  # threads cannot be pickled
 
     def frames(self, scene: str, numbers: Sequence[int]) -> list[UInt8[Tensor, "3 h w"]]:
         """Return frames of `scene`, resized and cropped for the network."""
@@ -131,7 +123,7 @@ class FrameCache:
 
         images: dict[int, Any] = {number: self.memory.find((scene, number)) for number in numbers}
         missing = [number for number, image in images.items() if image is None]
-        for number, image in zip(missing, (self.pool.map if self.pool else map)(decode, missing), strict=True):
+        for number, image in zip(missing, self.map(decode, missing), strict=True):
             images[number] = image
             self.memory.keep((scene, number), image)
         return [images[number] for number in numbers]
@@ -175,11 +167,7 @@ class OwnFrames:
 
 
 class SharedFrames:
-    """Frames of one size in memory that processes forked from this one share, up to `room` bytes.
-
-    scenes: (name, number of frames), in the order of their places. Pages are taken from the system as they are filled.
-    Two processes that decode the same frame at once write the same bytes.
-    """
+    """Frames of one size in memory shared with forked processes; two that decode one write the same bytes."""
 
     def __init__(self, scenes: Sequence[tuple[str, int]], height: int, width: int, room: int) -> None:
         self.shape, size = (3, height, width), 3 * height * width

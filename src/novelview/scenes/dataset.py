@@ -1,7 +1,4 @@
-"""Training samples that depend only on a seed and a position, evaluation samples that each come exactly once.
-
-Training batches are made in the main process, or ahead of it in worker processes, with the same content.
-"""
+"""Training samples that depend only on a seed and a position, evaluation samples that each come exactly once."""
 
 import logging
 import random
@@ -9,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,10 +36,7 @@ class Draw:
 
 
 class TrainSet:
-    """Random samples of a packed store, each a function of `seed` and its position in the endless stream alone.
-
-    Raises ConfigError when no scene is long enough for the sampler (specs/uplvsm.md section 9), DataError for no scene.
-    """
+    """Random samples, functions of `seed` and position alone; ConfigError where no scene is long enough to draw."""
 
     def __init__(
         self,
@@ -114,10 +109,7 @@ class TrainSet:
         return None
 
     def sample_at(self, position: int, group: int) -> Sample:
-        """Return the sample at `position` of the stream: contexts first, then targets, augmented.
-
-        group: processes times batch size. An epoch visits the scenes in a fresh random order, in whole groups.
-        """
+        """Return the sample at `position` of the stream: contexts first; group: batch of all processes."""
         epoch, place = divmod(position, len(self) // group * group or len(self))
         rng, number = random.Random(f"{self.seed}/{position}"), position // group
         contexts = samplers.contexts_at(number, self.seed, self.cfg)
@@ -125,8 +117,7 @@ class TrainSet:
             generator = torch.Generator().manual_seed(self.seed + epoch)
             self._order = (epoch, torch.randperm(len(self), generator=generator).tolist())
         draw = self.draw(self._order[1][place], rng, number // self.accum, contexts)
-        positions = [*range(contexts), *draw.targets]
-        sample = self.cache.sample(self.scenes[draw.row], draw.frames, draw.row, positions)
+        sample = self.cache.sample(self.scenes[draw.row], draw.frames, draw.row, [*range(contexts), *draw.targets])
         if self.pointmaps is not None:
             sample = replace(sample, points=self.pointmaps.points(sample.scene, sample.index[:, 0].tolist()))
         return augment(sample, self.cfg.augment, contexts, rng)
@@ -192,14 +183,9 @@ class EvalSet:
 
 
 def workers_that_fit(workers: int, batch_bytes: int, folder: Path = Path("/dev/shm")) -> int:
-    """Return `workers`, or 0 with a warning where their batches do not fit the shared memory they travel through.
-
-    A worker that finds it full is killed by a bus error without a word.
-    """
-    if not workers or not folder.is_dir():
-        return workers
-    free, needed = shutil.disk_usage(folder).free, (workers * PREFETCH + 1) * batch_bytes
-    if free >= needed:
+    """Return `workers`, or 0 where their batches overfill shared memory: a bus error would kill them silently."""
+    needed = (workers * PREFETCH + 1) * batch_bytes
+    if not workers or not folder.is_dir() or (free := shutil.disk_usage(folder).free) >= needed:
         return workers
     log.warning(
         "%s has %d MB free and %d loader processes need %d: this process loads the frames itself, which is slower; "
@@ -211,10 +197,7 @@ def workers_that_fit(workers: int, batch_bytes: int, folder: Path = Path("/dev/s
 
 @dataclass(eq=False)
 class TrainLoader(Dataset[RawBatch | NovelviewError]):
-    """Batches of process `rank` of `world` on `device`, prepared by `workers` processes (0: this one).
-
-    A batch depends on the set's seed, its number, `rank`, `world` and `batch_size` alone, never on `workers`.
-    """
+    """Batches of process `rank` of `world` on `device`, the same for any number of `workers` (0: this process)."""
 
     data: TrainSet
     batch_size: int
@@ -234,17 +217,11 @@ class TrainLoader(Dataset[RawBatch | NovelviewError]):
         """Yield micro-batches number `start` to `stop` - 1; raises DataError when frames cannot be read."""
         found = map(self.__getitem__, range(start, stop))
         if self.workers:
-            found = DataLoader(
-                self,
-                batch_size=None,
-                sampler=range(start, stop),
-                num_workers=self.workers,
-                multiprocessing_context="fork",  # so that the workers share the set's frames
-                prefetch_factor=PREFETCH,
-                pin_memory=torch.device(self.device).type == "cuda",
-                worker_init_fn=lambda _: torch.set_num_threads(1),
-                generator=torch.Generator(),  # the loader must not draw from the generator that training saves
-            )
+            # Forked workers share the set's frames; a generator of its own: that of the training is saved.
+            options: dict[str, Any] = {"multiprocessing_context": "fork", "generator": torch.Generator()}
+            options |= {"num_workers": self.workers, "prefetch_factor": PREFETCH, "sampler": range(start, stop)}
+            options |= {"pin_memory": torch.device(self.device).type == "cuda", "batch_size": None}
+            found = DataLoader(self, worker_init_fn=lambda _: torch.set_num_threads(1), **options)
         for raw in found:
             if isinstance(raw, NovelviewError):
                 raise raw

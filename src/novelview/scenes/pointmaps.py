@@ -1,7 +1,6 @@
 """Pointmaps of a teacher on disk: what every pixel of every frame of a scene sees, at the size of the training.
 
-A folder holds one safetensors file a scene, `points` [n 3 h w] and `frames` [n], and manifest.json, which is written
-last: the teacher, how frames were resized, and every scene's file with its size and SHA-256.
+A folder holds a safetensors file a scene, `points` [n 3 h w] and `frames` [n], and manifest.json, written last.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -41,10 +40,7 @@ def write_pointmaps(
     stamp: str = "",
     box: TimeBox | None = None,
 ) -> int:
-    """Write the pointmaps of scenes and their frames into the folder `out`, which appears whole; return how many.
-
-    Raises BoxEnded when the time of `box` is over, after one scene at least; a call with the same `stamp` goes on.
-    """
+    """Write pointmaps into `out`, which appears whole; return how many. After BoxEnded the same `stamp` goes on."""
     box, made = box or TimeBox(), {}
     with resuming_folder(out, stamp) as (folder, units):
         for number, (scene, frames) in enumerate(scenes):

@@ -1,8 +1,7 @@
 """Which frames make a sample: training samplers, and evaluation views chosen by a rule instead of an index.
 
 `interval` is specs/uplvsm.md section 9, `random` specs/lact.md sections 7 and 8, `bounded` and `boundedv2` are
-specs/depthsplat.md section 11 (Data). For evaluation (specs/lact.md section 9) the release draws views at random, its
-paper takes those nearest to k-means centroids of the camera centres.
+specs/depthsplat.md section 11 (Data), evaluation views specs/lact.md section 9.
 """
 
 import random
@@ -34,11 +33,7 @@ def long_enough(n_frames: int, damaged: int, cfg: ViewsConfig) -> bool:
 
 
 def select_views(n_frames: int, rng: random.Random, cfg: ViewsConfig) -> list[int] | None:
-    """Draw `cfg.num_views` frame numbers of a scene with `n_frames` frames; None when the scene is too short.
-
-    First the ends of an interval of min_frame_dist to max_frame_dist frames, then others strictly inside, distinct. The
-    calls on `rng` are the reference's. Raises ConfigError when the shortest interval cannot hold the views.
-    """
+    """Draw frame numbers, the ends of an interval first, as the reference does; None when the scene is too short."""
     inside = cfg.num_views - 2
     if cfg.min_frame_dist - 1 < inside:
         raise ConfigError(
@@ -53,12 +48,8 @@ def select_views(n_frames: int, rng: random.Random, cfg: ViewsConfig) -> list[in
 
 
 def select_targets(rng: random.Random, cfg: ViewsConfig) -> list[int]:
-    """Choose the target views of a training sample, as positions within its `cfg.num_views` loaded views.
-
-    `sampler=random`: the last ones, some of them contexts where views are few; `target_has_input`: distinct ones of
-    all; else the first after the contexts.
-    """
-    if cfg.sampler == "random":
+    """Choose the targets of a training sample, as positions within its `cfg.num_views` loaded views."""
+    if cfg.sampler == "random":  # the last, some of them contexts where views are few
         return list(range(cfg.num_views - cfg.num_target, cfg.num_views))
     if cfg.target_has_input:
         return rng.sample(range(cfg.num_views), cfg.num_target)
@@ -73,10 +64,7 @@ def contexts_at(number: int, seed: int, cfg: ViewsConfig) -> int:
 
 
 def gap_range(cfg: ViewsConfig, step: int, contexts: int) -> tuple[int, int]:
-    """Return the shortest and the longest interval [frames] at a training step (0-based).
-
-    They grow over `dist_steps` steps in whole frames, and are divided by how often `contexts` goes into num_context.
-    """
+    """Return the shortest and longest interval [frames] at a step (0-based), growing over `dist_steps` steps."""
     ends = (cfg.min_frame_dist, cfg.max_frame_dist)
     starts = (cfg.start_min_dist, cfg.start_max_dist) if cfg.dist_steps else ends
     share, scale = min(1.0, step / (cfg.dist_steps or 1)), cfg.num_context // contexts
@@ -129,32 +117,26 @@ def farthest_points(centres: Float[Tensor, "n 3"], count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class FramePool:
-    """The frames of a scene that may be chosen: numbers in random order, and each one's camera centre [x, y, z]."""
+    """The frames of a scene that may be chosen, in random order, and the camera centres of all its frames."""
 
     scene: str
     order: list[int]
-    centres: dict[int, Float[NDArray, " 3"]]
+    centres: Float[NDArray, "n 3"]
 
 
 def selected_splits(store: PackedStore, cfg: EvalConfig) -> dict[str, list[EvalEntry]]:
-    """Return split name (`uniform8`) -> one entry a scene of `store`, for each number of context views.
-
-    Where `num_target` is given, targets depend on the seed and the scene alone, so that all splits are compared on the
-    same ones. Raises DataError, naming the scene, when it has too few frames.
-    """
+    """Return `uniform8` -> an entry a scene, per number of contexts, on the same targets with `num_target`."""
     pools = [frame_pool(store, scene, cfg.seed, cfg.num_views) for scene in store.scenes]
     counts, few = cfg.context_counts or [cfg.num_context], cfg.num_target
     return {f"{cfg.select}{count}": [_entry(pool, cfg.select, count, few) for pool in pools] for count in counts}
 
 
 def frame_pool(store: PackedStore, scene: str, seed: int, num_views: int = 0) -> FramePool:
-    """Shuffle the undamaged frames of `scene`, keep `num_views` (0: all); raises DataError when it has fewer."""
     sound = sound_frames(store, scene)
     if num_views > len(sound):
         raise DataError(f"scene {scene} has {len(sound)} usable frames, {num_views} are asked for; lower num_views")
     order = random.Random(f"{seed}/{scene}").sample(sound, num_views or len(sound))
-    centres = store.c2w(scene)[:, :3, 3].double().numpy()
-    return FramePool(scene, order, {frame: centres[frame] for frame in order})
+    return FramePool(scene, order, store.c2w(scene)[:, :3, 3].double().numpy())
 
 
 def _entry(pool: FramePool, select: str, contexts: int, targets: int) -> EvalEntry:
@@ -177,14 +159,11 @@ def choose_frames(pool: FramePool, free: Sequence[int], select: str, count: int)
     ordered = sorted(free)
     if select == "uniform":
         return [ordered[int(place)] for place in np.linspace(0, len(ordered) - 1, count).round()]
-    return [ordered[row] for row in nearest_to_means(np.stack([pool.centres[frame] for frame in ordered]), count)]
+    return [ordered[row] for row in nearest_to_means(pool.centres[ordered], count)]
 
 
 def nearest_to_means(points: Float[NDArray, "n 3"], count: int) -> list[int]:
-    """Return the rows of `count` distinct points nearest to the k-means centroids of `points`.
-
-    The means start at the point nearest to the middle, then always at the farthest from those before it.
-    """
+    """Return the rows of `count` distinct points nearest to the k-means centroids, the same in every call."""
     from scipy.cluster.vq import kmeans2  # here: a bare machine (docs/mini.md) has no SciPy, and no k-means to do
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist

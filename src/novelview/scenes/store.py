@@ -1,8 +1,7 @@
 """The packed store's reader: any frame of any scene without touching its neighbours.
 
-A split folder holds `shard-*.bin` (undecoded frames one after the other, one shard a source chunk) and
-`index.safetensors`; the folder above holds `manifest.json` with the size and SHA-256 of every file. Every read opens
-its shard: threads and forked workers may share a store, and pickling one reopens it.
+A split folder holds `shard-*.bin` (undecoded frames, a shard a source chunk) and `index.safetensors`; the folder above
+`manifest.json`. Every read opens its shard: threads and forked workers may share a store, and pickling one reopens it.
 """
 
 import io
@@ -41,10 +40,7 @@ def write_columns(path: Path | str, columns: Columns, meta: dict[str, Any]) -> N
 
 
 def map_columns(path: Path | str) -> tuple[Columns, dict[str, Any]]:
-    """Map the arrays of a `write_columns` file without reading them, so a 10-million-frame index opens at once.
-
-    Raises DataError when the file is missing or not such a file.
-    """
+    """Map the arrays of a `write_columns` file without reading them; raises DataError for any other file."""
     try:
         content = np.asarray(np.memmap(path, np.uint8, "r"))
         start = 8 + int.from_bytes(content[:8].tobytes(), "little")
@@ -71,15 +67,11 @@ def split_words(column: NDArray[np.uint8]) -> list[str]:
 
 
 class PackedStore:
-    """One split of a packed data set; `PackedStore("data/rooms/packed/train")`.
-
-    Opening one compares files' sizes, and a small index's checksum, with the manifest. Raises DataError where it is
-    missing, unfinished, or its files are others.
-    """
+    """One split of a packed data set; DataError where it is missing, unfinished, or files are not as listed."""
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        _check_files(self.folder)
+        _check_files(self.folder)  # sizes of all files, the checksum of a small index
         self._columns, meta = map_columns(self.folder / INDEX)
         if meta.get("format") != FORMAT:
             raise DataError(f"{self.folder}: store format {meta.get('format')}, this program reads {FORMAT}; {ADVICE}")
@@ -99,9 +91,9 @@ class PackedStore:
     @property
     def chunks(self) -> list[str]:
         """The split's source chunks by file name, in name order, those that could not be read included."""
-        content = read_json(self.folder.parent / MANIFEST)
-        lost = [entry["chunk"] for entry in content["bad_chunks"] if entry["split"] == self.folder.name]
-        return sorted([*_of_split(content["sources"], self.folder.name), *lost])
+        content, split = read_json(self.folder.parent / MANIFEST), self.folder.name
+        lost = [entry["chunk"] for entry in content["bad_chunks"] if entry["split"] == split]
+        return sorted([*_of_split(content["sources"], split), *lost])
 
     def chunk(self, scene: str) -> str:
         return f"{self._shard(scene).removeprefix('shard-').removesuffix('.bin')}.torch"
@@ -114,10 +106,7 @@ class PackedStore:
         return self._of_scene("count", scene)
 
     def jpeg(self, scene: str, index: int) -> bytes:
-        """Return a frame's undecoded bytes, exactly those of the source chunk.
-
-        Raises DataError for a frame that does not exist, was damaged in the source, or changed on disk since.
-        """
+        """Return a frame's undecoded bytes; DataError where it does not exist, is damaged, or changed since."""
         place, where = self._frame(scene, index), f"{self.folder}: scene {scene} frame {index}"
         bad, offset, length, crc = (int(self._columns[name][place]) for name in ("bad", "offset", "length", "crc"))
         if bad:
@@ -160,9 +149,8 @@ class PackedStore:
 
     def _row(self, scene: str) -> int:
         if scene not in self:
-            raise DataError(
-                f"{self.folder}: no scene '{scene}' among its {len(self)}; check the evaluation index's keys"
-            )
+            known = f"no scene '{scene}' among its {len(self)}"
+            raise DataError(f"{self.folder}: {known}; check the evaluation index's keys")
         return self._rows[scene]
 
     def _of_scene(self, column: str, scene: str) -> int:
@@ -201,8 +189,7 @@ def _of_split(values: dict[str, Any], split: str) -> dict[str, Any]:
 
 
 def sound_frames(store: PackedStore, scene: str) -> list[int]:
-    bad = store.bad(scene)
-    return [frame for frame in range(store.frames(scene)) if frame not in bad]
+    return sorted(set(range(store.frames(scene))) - store.bad(scene))
 
 
 def subset_scenes(store: PackedStore, name: str) -> list[str]:
@@ -213,16 +200,13 @@ def subset_scenes(store: PackedStore, name: str) -> list[str]:
     """
     if name not in SUBSETS:
         raise ConfigError(f"subset={name}: choose one of {', '.join(SUBSETS)}")
-    if SUBSETS[name] == 1:
-        return list(store.scenes)
-    chunks = set(first_chunks(store.chunks, name))
-    return [scene for scene in store.scenes if store.chunk(scene) in chunks]
+    chunks = set(first_chunks(store.chunks, name)) if SUBSETS[name] > 1 else ()
+    return [scene for scene in store.scenes if SUBSETS[name] == 1 or store.chunk(scene) in chunks]
 
 
 def first_chunks(chunks: Sequence[str], name: str) -> list[str]:
     """Return the chunks of subset `name` out of all; raises ConfigError where one part in so many is none."""
-    count = len(chunks) // SUBSETS[name]
-    if not count:
+    if not (count := len(chunks) // SUBSETS[name]):
         raise ConfigError(
             f"subset={name}: is 1/{SUBSETS[name]} of the training chunks, and there are {len(chunks)}; "
             f"take subset=full, or data in more chunks (rooms: a smaller source.chunk_bytes)"

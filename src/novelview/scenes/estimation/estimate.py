@@ -48,16 +48,11 @@ class Estimate:
 
 
 class Estimator(Protocol):
-    """Places frames of a scene."""
-
     name: str
     alone: bool = False  # only one scene at a time, because the estimator itself fills the machine
 
     def estimate(self, scene: ChunkScene, frames: list[int], work: Path, log: Path) -> Estimate:
-        """Return the cameras of those of `frames` that could be placed; `work` is an empty folder for its files.
-
-        Raises DataError, which goes into the scene's record, where it could place none; Stopped is worth another try.
-        """
+        """Return the cameras of frames that could be placed; DataError for none, Stopped is worth another try."""
         ...
 
 
@@ -91,7 +86,13 @@ class Colmap(Estimator):
 
         if len(frames) < FEWEST:
             raise DataError(f"{len(frames)} frames, structure from motion needs at least {FEWEST}")
-        names = _lay_out(scene, frames, work / "images")
+        names: dict[str, int] = {}  # of the frames' own bytes as files
+        (work / "images").mkdir()
+        for frame in frames:
+            content = scene.images[frame].numpy().tobytes()
+            name = f"{frame:06d}{'.png' if content.startswith(PNG) else '.jpg'}"
+            (work / "images" / name).write_bytes(content)
+            names[name] = frame
         job = {key: getattr(self.cfg, key) for key in ("camera_model", "seed", "matcher", "overlap", "max_features")}
         job |= {"images": str(work / "images"), "names": list(names), "single_camera": True}
         job["camera_params"] = self._known(scene, frames[0], work / "images" / next(iter(names)))
@@ -100,12 +101,9 @@ class Colmap(Estimator):
             raise DataError(f"none of {len(frames)} frames could be registered")
         lenses, poses = read_model(model)
         poses.sort(key=lambda pose: pose.name)
-        return Estimate(
-            [names[pose.name] for pose in poses],
-            torch.from_numpy(np.stack([pose.w2c for pose in poses])).double(),
-            torch.tensor([lenses[pose.camera].normalised() for pose in poses], dtype=torch.float64),
-            read_json(model / QUALITY),
-        )
+        w2c = torch.from_numpy(np.stack([pose.w2c for pose in poses])).double()
+        intrinsics = torch.tensor([lenses[pose.camera].normalised() for pose in poses], dtype=torch.float64)
+        return Estimate([names[pose.name] for pose in poses], w2c, intrinsics, read_json(model / QUALITY))
 
     def _known(self, scene: ChunkScene, frame: int, picture: Path) -> str:
         if self.cfg.intrinsics == "estimate":
@@ -117,23 +115,8 @@ class Colmap(Estimator):
         return ",".join(map(str, [*focal, cx, cy]))
 
 
-def _lay_out(scene: ChunkScene, frames: list[int], folder: Path) -> dict[str, int]:
-    folder.mkdir()
-    names: dict[str, int] = {}
-    for frame in frames:
-        content = scene.images[frame].numpy().tobytes()
-        name = f"{frame:06d}{'.png' if content.startswith(PNG) else '.jpg'}"
-        (folder / name).write_bytes(content)
-        names[name] = frame
-    return names
-
-
 def asked_frames(scene: ChunkScene, named: set[int] | None, cfg: EstimatorConfig) -> list[int]:
-    """Return the frames to place together, ascending, damaged pictures left out.
-
-    named: those of evaluation entries, None for a training scene, of which all are wanted. More than `max_frames` are
-    thinned evenly, but never the named ones.
-    """
+    """Return the frames to place, undamaged, ascending; above `max_frames` thinned evenly but for `named` ones."""
     only_named, named = cfg.frames == "entries" and named is not None, named or set()
     asked = [frame for frame in range(len(scene.images)) if not only_named or frame in named]
     sound = [frame for frame in asked if not inspect(scene.images[frame].numpy().tobytes())[1]]
@@ -147,9 +130,9 @@ def asked_frames(scene: ChunkScene, named: set[int] | None, cfg: EstimatorConfig
 
 @dataclass
 class Outcome:
-    """What became of one scene: its estimate, or why there is none; asked: the frames the estimator was given."""
+    """What became of one scene: its estimate, or why there is none."""
 
-    asked: list[int]
+    asked: list[int]  # frames the estimator was given
     estimate: Estimate | None
     failure: str | None
     seconds: float
@@ -159,11 +142,7 @@ class Outcome:
 def estimated(
     estimator: Estimator, settings: dict[str, Any], scene: ChunkScene, frames: list[int], folder: Path
 ) -> Outcome:
-    """Return a scene's outcome: the one an earlier run left in `folder`, or a fresh one, which is left there.
-
-    settings: what the estimate depends on beside the scene. Whatever the estimator raises becomes the scene's failure;
-    those that another try may mend (killed, out of time) are not kept.
-    """
+    """Return a scene's outcome, kept in `folder` unless another try may mend it; what the estimator raises is one."""
     path, settled = folder / f"{scene.key}.json", json.dumps([settings, scene.key, frames], sort_keys=True)
     digest = hashlib.sha256(settled.encode())
     digest.update(scene.cameras.contiguous().numpy().tobytes())
@@ -217,7 +196,6 @@ def _keep(path: Path, key: str, outcome: Outcome) -> None:
 
 
 def _kept(path: Path, key: str) -> Outcome | None:
-    """Return the outcome an earlier run kept; None where there is none, it is damaged, or of something else."""
     try:
         found = read_json(path)
         if found["key"] != key:

@@ -1,7 +1,4 @@
-"""Structure from motion with pycolmap, run as a process of its own: `python -m ...reconstruct job.json`.
-
-A process of its own because pycolmap writes its log to the terminal from C++ and can end a process that calls it.
-"""
+"""Structure from motion with pycolmap, which writes to the terminal and may end its process: one of its own."""
 
 import json
 import os
@@ -29,11 +26,7 @@ class Stopped(DataError):
 
 
 def run_apart(job: dict[str, Any], work: Path, log: Path, threads: int, seconds: float | None = None) -> Path:
-    """Reconstruct in a process of its own; return the model's folder, which does not exist when there is no model.
-
-    job: as for `reconstruct`, without the paths below `work`. Its output goes to `log`. Raises DataError when it
-    fails, Stopped when it is killed or takes longer than `seconds`.
-    """
+    """Reconstruct in a process; return the model's folder, absent without one; Stopped when killed or too slow."""
     job = {**job, **{key: str(work / key) for key in ("database", "models", "model")}, "threads": threads or -1}
     (work / "models").mkdir()
     (work / "job.json").write_text(json.dumps(job))
@@ -96,18 +89,13 @@ def reconstruct(job: dict[str, Any]) -> None:
 def _quality(model: Any) -> dict[str, Any]:
     """Return the reprojection error in pixels and z depths of what is seen; depth_range: percentiles 1 and 99."""
     points = {number: point.xyz for number, point in model.points3D.items()}
-    depths = [
-        float((image.cam_from_world() * points[seen.point3D_id])[2])
-        for image in model.images.values()
-        if image.has_pose
-        for seen in image.get_observation_points2D()
-    ]
-    return {
-        "points": len(points),
-        "reprojection_px": float(model.compute_mean_reprojection_error()),
-        "median_depth": statistics.median(depths) if depths else None,
-        "depth_range": np.percentile(depths, [1, 99]).tolist() if depths else None,
-    }
+    depths: list[float] = []
+    for image in (image for image in model.images.values() if image.has_pose):
+        found = (points[point.point3D_id] for point in image.get_observation_points2D())
+        depths += [float((image.cam_from_world() * place)[2]) for place in found]
+    error = float(model.compute_mean_reprojection_error())
+    seen = (statistics.median(depths), np.percentile(depths, [1, 99]).tolist()) if depths else (None, None)
+    return {"points": len(points), "reprojection_px": error, "median_depth": seen[0], "depth_range": seen[1]}
 
 
 if __name__ == "__main__":

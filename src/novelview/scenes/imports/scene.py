@@ -31,11 +31,7 @@ DIRECTIONS = np.stack([np.cos(np.arange(16) * np.pi / 8), np.sin(np.arange(16) *
 
 @dataclass(frozen=True)
 class Lens:
-    """Intrinsics in pixels of a width x height picture, with distortion.
-
-    radial, tangential: OpenCV's k1..k4 and p1, p2, all of which no model of COLMAP has. model, bend: any other, by
-    COLMAP's name, and its parameters after the principal point.
-    """
+    """Intrinsics in pixels of a width x height picture, with distortion."""
 
     width: int
     height: int
@@ -43,20 +39,14 @@ class Lens:
     fy: float
     cx: float
     cy: float
-    radial: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    tangential: tuple[float, float] = (0.0, 0.0)
-    model: str = ""
-    bend: tuple[float, ...] = ()
+    radial: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # OpenCV's k1..k4
+    tangential: tuple[float, float] = (0.0, 0.0)  # and p1, p2; no model of COLMAP has all
+    model: str = ""  # any other, by COLMAP's name
+    bend: tuple[float, ...] = ()  # its parameters after the principal point
 
     @property
     def distorted(self) -> bool:
         return bool(self.model) or any(self.radial) or any(self.tangential)
-
-    def scaled(self, width: int, height: int) -> "Lens":
-        """Return the same lens for the picture resampled to width x height."""
-        across, down = width / self.width, height / self.height
-        numbers = self.fx * across, self.fy * down, self.cx * across, self.cy * down
-        return Lens(width, height, *numbers, self.radial, self.tangential, self.model, self.bend)
 
     def normalised(self) -> tuple[float, float, float, float]:
         """Return fx/W, fy/H, cx/W, cy/H."""
@@ -95,10 +85,7 @@ class Lens:
 
 
 def flatten(lens: Lens) -> Lens:
-    """Return the distortion-free lens with the widest view of which the distorted picture covers every pixel.
-
-    Raises DataError when no zoom of the focal lengths between 0.25 and 8 does that.
-    """
+    """Return the flat lens with the widest view the distorted picture covers; DataError beyond zooms 0.25 to 8."""
     if not lens.distorted:
         return lens
     low, high = ZOOMS
@@ -111,10 +98,7 @@ def flatten(lens: Lens) -> Lens:
 
 
 def inner_lens(lens: Lens) -> Lens:
-    """Return the distortion-free lens of the largest upright rectangle the distorted picture covers, at its size.
-
-    It is OpenCV's at alpha 0 (specs/lact.md section 8). Raises DataError where the picture folds over.
-    """
+    """Return the flat lens of the largest upright covered rectangle, OpenCV's at alpha 0; DataError for folds."""
     if not lens.distorted:
         return lens
     border = _border(lens, 65)
@@ -123,8 +107,8 @@ def inner_lens(lens: Lens) -> Lens:
     top, bottom = rays[2, :, 1].max(), rays[3, :, 1].min()
     with np.errstate(over="ignore", invalid="ignore"):
         exact = np.abs(lens.project(rays) - border).max() < 1e-2
-    reach = float(np.linalg.norm(rays, axis=-1).max())
-    if not (exact and left < 0 < right and top < 0 < bottom and lens.unfolded(reach)):
+    inside = left < 0 < right and top < 0 < bottom
+    if not (exact and inside and lens.unfolded(float(np.linalg.norm(rays, axis=-1).max()))):
         raise _implausible(lens)
     fx, fy = float(lens.width / (right - left)), float(lens.height / (bottom - top))
     return Lens(lens.width, lens.height, fx, fy, float(-fx * left), float(-fy * top))
@@ -175,11 +159,19 @@ class ImportedFrame:
     c2w: Float[NDArray, "4 4"]
     lens: Lens
 
+    def fitted(self, width: int, height: int) -> Lens:
+        """Return the lens in pixels of the picture as stored, perhaps a resized copy; DataError for another shape."""
+        lens = self.lens
+        across, down = width / lens.width, height / lens.height
+        if abs(width / height * lens.height / lens.width - 1) > SAME_SHAPE:
+            given = f"picture of {width}x{height} but its camera says {lens.width}x{lens.height}"
+            raise DataError(f"{self.path}: {given}; use the pictures the cameras were made for")
+        numbers = lens.fx * across, lens.fy * down, lens.cx * across, lens.cy * down
+        return Lens(width, height, *numbers, lens.radial, lens.tangential, lens.model, lens.bend)
+
 
 @dataclass
 class ImportedScene:
-    """A posed collection in order."""
-
     where: Path
     frames: list[ImportedFrame]
     upright: bool = False  # apply the EXIF orientation; off where cameras describe the stored pixels
@@ -214,10 +206,7 @@ def ordered_scene(
 
 
 def eight_bit(picture: Image.Image) -> Image.Image:
-    """Return a picture as RGB, or RGBA where it has transparency; raises ValueError for 32-bit pixels.
-
-    PIL would clip 16-bit grey at 255; it is scaled instead.
-    """
+    """Return RGB, or RGBA for transparency, 16-bit grey scaled (PIL clips it); ValueError for 32-bit pixels."""
     if picture.mode.startswith("I;16"):
         grey = np.asarray(picture).astype(np.float32) / 257
         return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")

@@ -1,7 +1,4 @@
-"""Rooms as a data set: RealEstate10K chunks, evaluation indices and sets, the same for any number of workers.
-
-A record is kept of every finished chunk, so that a stopped call goes on after its last room.
-"""
+"""Rooms as a data set: RealEstate10K chunks, evaluation indices and sets, the same for any number of workers."""
 
 import io
 import multiprocessing
@@ -9,7 +6,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -99,9 +96,8 @@ def _by_processes(source: RoomsSource, jobs: list[Job], workers: int) -> Iterato
     try:
         yield from _in_order((pool.submit(make, source, *job) for job in jobs), AHEAD * workers)
     except BrokenProcessPool:
-        raise DataError(
-            "rooms: a worker process died, perhaps for want of memory; run again with a lower runtime.workers"
-        ) from None
+        message = "rooms: a worker process died, perhaps for want of memory; run again with a lower runtime.workers"
+        raise DataError(message) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -136,7 +132,6 @@ def make(source: RoomsSource, split: str, number: int) -> MadeRoom:
 
 
 def _film(source: RoomsSource, split: str, number: int, device: str = "cpu") -> tuple[Room, Tensor, Entries]:
-    """Return a room, its frames as RGB bytes [n h w 3] in host memory, and, for test splits, its evaluation entries."""
     room, size = room_for(source, split, number), (source.height, source.width)
     frames = render_frames(room, room.c2w, *size, source.texture_texels, source.supersample, device)
     return room, frames.cpu(), {} if split == "train" else room_entries(source, room, device)
@@ -163,16 +158,14 @@ def camera_rows(c2w: Float[Tensor, "n 4 4"], intrinsics: Float[Tensor, " 4"]) ->
 
 
 def split_names(source: RoomsSource) -> list[str]:
-    """Return the names of the evaluation indices a source writes."""
     return [*CLASSES, "extrapolation", "full", *(f"gap{gap}" for gap in source.gaps)]
 
 
 def room_entries(source: RoomsSource, room: Room, device: str = "cpu") -> Entries:
     """Return, for every index name, the room's entry {context, target, overlap}, or None when no pair qualifies.
 
-    small, medium, large: a pair with an overlap in `CLASSES`, targets strictly inside. full: a pair at least half the
-    clip apart, overlap 0.05 or more. extrapolation: a third to half the clip apart, targets outside, no farther from it
-    than its gap. gapN: N frames apart, targets evenly inside.
+    small, medium, large: an overlap in `CLASSES`, targets inside. full: at least half the clip apart. extrapolation: a
+    third to half of it apart, targets outside, no farther than the gap. gapN: N frames apart, targets evenly inside.
     """
     draws = Draws(room_seed(source.seed, f"{room.split} entries", room.number))
     # All pairs with room for the targets inside, on a coarser grid for long clips, and one pair of every gap.
@@ -183,15 +176,13 @@ def room_entries(source: RoomsSource, room: Room, device: str = "cpu") -> Entrie
     table = dict(zip(pairs, overlaps(room, pairs, device), strict=True))
     half, seen = source.frames // 2, [pair for pair in pairs if table[pair] >= LEAST_OVERLAP]
     narrow = [pair for pair in seen if source.frames // 3 <= pair[1] - pair[0] <= half]
-    candidates = {
-        **{
-            name: ([pair for pair in pairs if low < table[pair] <= high], _inside)
-            for name, (low, high) in CLASSES.items()
-        },
-        "extrapolation": ([pair for pair in narrow if len(_around(source, pair)) >= source.targets], _outside),
-        "full": ([pair for pair in seen if pair[1] - pair[0] >= half], _inside),
-        **{f"gap{gap}": ([pair for pair in pairs if pair[1] - pair[0] == gap], _evenly) for gap in source.gaps},
-    }
+    candidates: dict[str, tuple[list[Pair], Callable[..., list[int]]]] = {}
+    for name, (low, high) in CLASSES.items():
+        candidates[name] = [pair for pair in pairs if low < table[pair] <= high], _inside
+    candidates["extrapolation"] = [one for one in narrow if len(_around(source, one)) >= source.targets], _outside
+    candidates["full"] = [pair for pair in seen if pair[1] - pair[0] >= half], _inside
+    for gap in source.gaps:
+        candidates[f"gap{gap}"] = [pair for pair in pairs if pair[1] - pair[0] == gap], _evenly
     rows: Entries = {}
     for name, (found, targets) in candidates.items():
         # Drawn even where there is no choice, so that one index never shifts the draws of the next.
@@ -223,13 +214,9 @@ def _evenly(_: Draws, source: RoomsSource, pair: Pair) -> list[int]:
 
 
 class RoomWriter(ChunkWriter):
-    """Writes train or test after the chunks and the open chunk that `units` records, and records what it wrote.
-
-    rooms: records of all rooms written, in the order of making. When the body raises, those of the open chunk are kept.
-    """
+    """Writes train or test after what `units` records there, and records what it wrote, an open chunk too."""
 
     def __init__(self, out: Path, name: str, chunk_bytes: int, units: Unfinished | None, anew: bool = False) -> None:
-        """Take up what `units` records, unless `anew`; other chunks are removed."""
         super().__init__(out / name, chunk_bytes)
         self.name, self.units, self.rooms = name, units, list[Record]()
         while units and not anew and (rooms := _whole(units, f"{name}-{self._chunks:06d}", self.folder / self._name())):

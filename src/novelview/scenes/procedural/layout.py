@@ -6,7 +6,7 @@ World axes are OpenCV's: x right, y down, z forward, in metres; the room's box i
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ def _hash(*parts: object) -> str:
 
 
 def room_seed(seed: int, split: str, number: int) -> int:
-    """Return the 63-bit seed of a room; distinct (seed, split, number) give distinct, unrelated seeds."""
+    """Return the 63-bit seed of a room."""
     return int(_hash("seed", seed, split, number), 16) >> 1
 
 
@@ -39,7 +39,7 @@ def scene_key(seed: int, split: str, number: int) -> str:
 
 
 class Draws:
-    """Random choices from one CPU torch generator, 0 <= seed < 2**63, so that a room is the same on every device."""
+    """Random choices from one CPU torch generator, so that a room is the same on every device."""
 
     def __init__(self, seed: int) -> None:
         self._generator = torch.Generator().manual_seed(seed)
@@ -76,16 +76,13 @@ def turned(cosine: Any, sine: Any, x: Any, y: Any, z: Any) -> tuple[Any, Any, An
 
 @dataclass(frozen=True)
 class Solid:
-    """A box turned by `yaw` radians about the y axis, or a sphere where `round`; centre and half extents in metres.
-
-    faces: six, in the order -x, +x, -y, +y, -z, +z of the solid's own axes; a sphere is covered like a cube map.
-    """
+    """A box turned by `yaw` radians about the y axis, or a sphere where `round`; centre and half extents in metres."""
 
     centre: Triple
     yaw: float
     half: Triple
     round: bool
-    faces: tuple[Face, ...]
+    faces: tuple[Face, ...]  # -x, +x, -y, +y, -z, +z of its own axes; a sphere is covered like a cube map
 
     @property
     def turn(self) -> tuple[float, float]:
@@ -123,10 +120,7 @@ class Room:
 
 
 def room_for(source: RoomsSource, split: str, number: int) -> Room:
-    """Draw room `number` (from 0) of a split: "train", "seen" (training photographs) or "new" (held-out ones).
-
-    Raises ConfigError for an unknown split, and when no camera path of the configured length fits the room.
-    """
+    """Draw room `number` of a split; raises ConfigError for an unknown one, and when no camera path fits the room."""
     if split not in SPLITS:
         raise ConfigError(f"rooms have no split '{split}'; choose one of {', '.join(SPLITS)}")
     draws = Draws(room_seed(source.seed, split, number))
@@ -163,7 +157,7 @@ def _face(draws: Draws, source: RoomsSource, names: tuple[str, ...]) -> Face:
 def _object(draws: Draws, source: RoomsSource, names: tuple[str, ...], room: Triple) -> Solid:
     """Draw a box on the floor, a sphere, a partition or a picture on a wall, its faces alike; it may touch others."""
     drawn = [_face(draws, source, names) for _ in range(6)]
-    faces = tuple(Face(drawn[0].texture, drawn[0].density, face.offset, drawn[0].gain) for face in drawn)
+    faces = tuple(replace(drawn[0], offset=face.offset) for face in drawn)
     kind = draws.integer(0, 4)
     if kind == 0:  # a flat box against one of the four walls
         wide, tall, thick = draws.uniform(0.4, 0.9), draws.uniform(0.3, 0.6), 0.03
@@ -191,11 +185,7 @@ def _spot(draws: Draws, room: Triple, reach: float, height: float) -> Triple:
 
 
 def _camera_path(draws: Draws, source: RoomsSource, room: Triple) -> Float[Tensor, "n 4 4"]:
-    """Draw camera-to-world matrices, float64, after real-estate videos: a dolly and a pan.
-
-    The yaw covers pan + drift, each of random sign, about a heading towards the middle of the room of half extents
-    `room`; the camera moves along a slightly bent line. Both follow one smooth monotonic clock.
-    """
+    """Draw camera-to-world matrices, float64, like real-estate videos: a slightly bent dolly, and a pan."""
     middle = (draws.uniform(-0.7, 0.7) * room[0], room[1] - draws.uniform(1.2, 1.6), draws.uniform(-0.7, 0.7) * room[2])
     # Looking across the room, to a point on the far side of its middle, brings most objects into view.
     aim = [draws.uniform(-0.3, 0.3) * room[0] - 0.5 * middle[0], draws.uniform(-0.3, 0.3) * room[2] - 0.5 * middle[2]]
@@ -222,9 +212,7 @@ def _camera_path(draws: Draws, source: RoomsSource, room: Triple) -> Float[Tenso
 
 def clearance_ok(places: Float[Tensor, "n 3"], solids: Sequence[Solid]) -> bool:
     """Tell whether all camera centres, metres, keep clear of the walls of `solids[0]` and of the other solids."""
-    room = solids[0].half
-    return all(
-        all(abs(value) <= half - FROM_WALLS for value, half in zip(place, room, strict=True))
-        and all(solid.distance(tuple(place)) >= FROM_OBJECTS for solid in solids[1:])
-        for place in places.tolist()
-    )
+    free = [half - FROM_WALLS for half in solids[0].half]
+    inside = all(abs(value) <= limit for place in places.tolist() for value, limit in zip(place, free, strict=True))
+    points = [tuple(place) for place in places.tolist()]
+    return inside and all(solid.distance(point) >= FROM_OBJECTS for point in points for solid in solids[1:])

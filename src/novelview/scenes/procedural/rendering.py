@@ -1,7 +1,6 @@
 """Pictures, depth and overlap of a room's views by ray casting in closed form.
 
-The room's box is met from inside, other boxes by slabs, spheres by their quadratic. Everything is elementwise add,
-multiply, divide, compare and square root, which round the same way whatever the number of threads.
+All is elementwise add, multiply, divide, compare and square root, which round alike for any number of threads.
 """
 
 import functools
@@ -50,10 +49,7 @@ def render_depth(
 
 
 def overlaps(room: Room, pairs: list[tuple[int, int]], device: str = "cpu") -> list[float]:
-    """Return the overlap in [0,1] of each pair of frames: the smaller of the two directions, as pixelSplat's index has.
-
-    A direction's value is the share of the first frame's points, on a grid, that the second frame sees.
-    """
+    """Return the overlap in [0,1] of pairs: the share of points the other sees, the smaller of both directions."""
     if not pairs:
         return []
     columns = max(1, round(ROWS * (room.intrinsics[1] / room.intrinsics[0]).item()))
@@ -86,10 +82,7 @@ def _rays_per_pass(device: str) -> int:
 def pixel_rays(
     c2w: Float[Tensor, "n 4 4"], intrinsics: Float[Tensor, " 4"], h: int, w: int, device: str = "cpu"
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "3 n p"]]:
-    """Return ray origins and directions, float32, through the centres of all h * w pixels, row by row.
-
-    `intrinsics` are normalised. A direction has z = 1 in its camera's axes, so ray lengths are z-depths in metres.
-    """
+    """Return ray origins and directions through all pixel centres, row by row; with z = 1, lengths are depths."""
     fx, fy, cx, cy = intrinsics.tolist()
     u = (torch.arange(w, device=device, dtype=torch.float32) + 0.5) / w
     v = (torch.arange(h, device=device, dtype=torch.float32) + 0.5) / h
@@ -106,10 +99,7 @@ def trace(
     direction: Float[Tensor, "3 n p"],
     seen: list[int] | None = None,
 ) -> tuple[Float[Tensor, "n p"], Int[Tensor, "n p"]]:
-    """Return the distance to the first surface, in units of each direction's length, and the number of its solid.
-
-    origin: one a frame, in metres; `seen`: numbers of the solids that can be hit at all (default: all).
-    """
+    """Return the distance to the first surface, in direction lengths, and its solid's number, out of `seen`."""
     axes = zip(*_localise(solids[0], origin, direction), solids[0].half, strict=True)
     exits = [(torch.where(d >= 0, half, -half) - o) / (d + NEVER_ZERO) for o, d, half in axes]
     depth = functools.reduce(torch.minimum, exits)
