@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from data_samples import jpeg, one_line, pack, scene, stage, write_raw
 
+from novelview.files import check_content, read_json
 from novelview.scenes import chunks
 from novelview.scenes import pack as packing
 from novelview.scenes.chunks import write_chunk
@@ -146,4 +147,5 @@ def test_byte_changed_in_a_shard_is_found_when_read_and_when_verified(raw, tmp_p
     store = PackedStore(tmp_path / "out" / "train")
     assert store.jpeg("train1", 1) == jpeg(101)
     assert "frame 0: its bytes in shard-000001.bin changed" in one_line(lambda: store.jpeg("train1", 0))
-    assert "shard-000001.bin: content differs from the manifest" in one_line(store.verify)
+    entry = read_json(tmp_path / "out" / "manifest.json")["files"]["train/shard-000001.bin"]
+    assert "shard-000001.bin: content differs from the manifest" in one_line(lambda: check_content(shard, entry, "x"))

@@ -22,7 +22,7 @@ from novelview.files import read_json
 from novelview.models.registry import save_weights
 from novelview.scenes.chunks import chunk_files, read_chunk
 from novelview.scenes.imports import camera_lists
-from novelview.scenes.imports.lens import Lens, inner_lens, undistort
+from novelview.scenes.imports.scene import Lens, inner_lens, undistort
 from novelview.scenes.views import load_index
 from novelview.stages.cli import run_stage
 from novelview.stages.download import download

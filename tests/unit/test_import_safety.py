@@ -11,7 +11,7 @@ from PIL import Image
 
 from novelview.config.sources import ColmapSource, PhotosSource, TransformsSource
 from novelview.errors import ConfigError, DataError, NovelviewError
-from novelview.scenes.imports import colmap, photos
+from novelview.scenes.imports import colmap
 from novelview.scenes.imports.scene import eight_bit
 from novelview.scenes.imports.write import choose_held_out
 
@@ -98,7 +98,7 @@ def test_a_text_model_without_its_lines_of_points_is_refused_not_halved(tmp_path
 
 
 def test_photographs_of_two_orientations_are_refused_before_the_reconstruction(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(photos, "run_apart", lambda *_: pytest.fail("reconstructed"))
+    monkeypatch.setattr(colmap, "run_apart", lambda *_: pytest.fail("reconstructed"))
     for row in range(4):
         picture(tmp_path / "in" / f"{row}.png", row, (48, 64) if row == 2 else (64, 48))
     with pytest.raises(DataError, match=r"2\.png: 48x64, but 0\.png is 64x48.*orientations"):
@@ -106,7 +106,7 @@ def test_photographs_of_two_orientations_are_refused_before_the_reconstruction(t
 
 
 def test_photographs_of_two_resolutions_ask_for_several_cameras(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(photos, "run_apart", fake_model("1 PINHOLE 64 48 50 50 32 24\n"))
+    monkeypatch.setattr(colmap, "run_apart", fake_model("1 PINHOLE 64 48 50 50 32 24\n"))
     for row in range(4):
         picture(tmp_path / "in" / f"{row}.png", row, (128, 96) if row == 2 else (64, 48))
     with pytest.raises(DataError, match=r"single_camera=false"):
@@ -115,7 +115,7 @@ def test_photographs_of_two_resolutions_ask_for_several_cameras(tmp_path: Path, 
 
 
 def test_file_names_need_not_be_utf8(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(photos, "run_apart", fake_model("1 PINHOLE 64 48 50 50 32 24\n"))
+    monkeypatch.setattr(colmap, "run_apart", fake_model("1 PINHOLE 64 48 50 50 32 24\n"))
     for row in range(4):
         picture(tmp_path / "in" / f"{row}.png", row)
     os.rename(tmp_path / "in" / "1.png", os.fsencode(tmp_path / "in") + b"/\xff1.png")

@@ -17,8 +17,7 @@ from novelview.errors import DataError
 from novelview.files import sha256
 from novelview.scenes.chunks import read_chunk
 from novelview.scenes.imports import camera_lists
-from novelview.scenes.imports.lens import Lens, flatten
-from novelview.scenes.imports.scene import natural
+from novelview.scenes.imports.scene import Lens, flatten, natural
 from novelview.scenes.imports.write import choose_held_out, held_out_entries
 from novelview.scenes.views import load_index
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from novelview.errors import DataError
 from novelview.scenes.imports import colmap
-from novelview.scenes.imports.lens import Lens, flatten, undistort
+from novelview.scenes.imports.scene import Lens, flatten, undistort
 
 MODELS = {
     "SIMPLE_PINHOLE": [300, 160, 120],

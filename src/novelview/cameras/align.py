@@ -21,7 +21,6 @@ class Similarity:
     translation: Float[Tensor, "*b 3"]
 
     def points(self, points: Float[Tensor, "*b n 3"]) -> Float[Tensor, "*b n 3"]:
-        """Move points."""
         return self.scale[..., None, None] * points @ self.rotation.mT + self.translation[..., None, :]
 
     def cameras(self, c2w: Float[Tensor, "n 4 4"]) -> Float[Tensor, "n 4 4"]:
@@ -35,10 +34,9 @@ class Similarity:
 class _NearestRotation(torch.autograd.Function):
     """The rotation R that maximises trace(R^T C), for every matrix C.
 
-    Its gradient is written out, as that of the SVD divides by differences of singular values, which R does not depend
-    on. With C = U D V^T and p = D times the signs, dR = R V Z V^T for an antisymmetric Z with (p_i + p_j) Z_ij =
-    (V^T (R^T dC - dC^T R) V)_ij. Where p_i + p_j vanishes, C leaves R open in that plane (collinear points; a mirrored
-    cloud of equal extents): the gradient there is 0.
+    Its gradient is written out, as that of the SVD divides by differences of singular values. With C = U D V^T and p =
+    D times the signs, dR = R V Z V^T for an antisymmetric Z with (p_i + p_j) Z_ij = (V^T (R^T dC - dC^T R) V)_ij. Where
+    p_i + p_j vanishes, C leaves R open in that plane: the gradient there is 0.
     """
 
     @staticmethod
@@ -66,13 +64,12 @@ def umeyama(
 ) -> Similarity:
     """Return the similarity that brings `source` closest to `target` in least squares (Umeyama 1991), never mirrored.
 
-    Differentiable in both sets: what planar, collinear or coinciding points leave open has no gradient. `prior` is
-    added to the cross-covariance. Raises DataError unless there are as many points in both, at least one, all finite.
+    Differentiable; what the points leave open has no gradient. `prior` is added to the cross-covariance. Raises
+    DataError unless there are as many points in both, at least one, all finite.
     """
     if source.shape != target.shape or 0 in source.shape:
-        raise DataError(
-            f"alignment needs as many points in both sets, got {tuple(source.shape)}, {tuple(target.shape)}"
-        )
+        shapes = tuple(source.shape), tuple(target.shape)
+        raise DataError("alignment needs as many points in both sets, got {}, {}".format(*shapes))
     means = source.mean(dim=-2, keepdim=True), target.mean(dim=-2, keepdim=True)
     one, two = source - means[0], target - means[1]
     covariance = two.mT @ one / source.shape[-2]
@@ -90,11 +87,7 @@ def umeyama(
 def fit_cameras(
     estimated: Float[Tensor, "n 4 4"], true: Float[Tensor, "n 4 4"], orientation_weight: float = 1e-6
 ) -> Similarity:
-    """Return the similarity that brings the centres of estimated cameras to the true ones.
-
-    orientation_weight: what the orientations count beside the centres. At its default they decide only the turn that
-    collinear centres (a straight dolly) leave open; at 1, for noisy estimates of nearly straight paths, as much.
-    """
+    """Return the similarity of cameras by their centres; by default orientations decide only what those leave open."""
     source, target = estimated[:, :3, 3], true[:, :3, 3]
     spread = [(points - points.mean(dim=0)).square().sum(dim=1).mean().sqrt() for points in (source, target)]
     orientations = (true[:, :3, :3] @ estimated[:, :3, :3].mT).mean(dim=0)

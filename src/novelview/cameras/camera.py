@@ -1,7 +1,4 @@
-"""Pixels of a pinhole camera: resizing and cropping with their effect on intrinsics, rays, Plücker coordinates, points.
-
-specs/uplvsm.md sections 2.5 and 9, specs/lact.md section 8.
-"""
+"""Pixels of a pinhole camera: resizing, rays, Plücker coordinates, points (specs/uplvsm.md sections 2.5 and 9)."""
 
 from dataclasses import dataclass, replace
 
@@ -21,11 +18,7 @@ MIN_LENGTH = 1e-3  # a direction is divided by max(length, this), as the referen
 
 @dataclass(frozen=True)
 class Plan:
-    """How a frame of `height` x `width` pixels becomes the network's `out_h` x `out_w`: resize, then crop.
-
-    scale: the intrinsics' factor where it is not the ratio of the rounded sizes. centred: cx and cy keep their share of
-    the picture instead of following the crop, whose offsets are whole pixels.
-    """
+    """How a frame of `height` x `width` pixels becomes the network's `out_h` x `out_w`: resize, then crop."""
 
     height: int
     width: int
@@ -35,8 +28,8 @@ class Plan:
     left: int
     out_h: int
     out_w: int
-    scale: float | None = None
-    centred: bool = False
+    scale: float | None = None  # the intrinsics' factor where it is not the ratio of the rounded sizes
+    centred: bool = False  # cx and cy keep their share of the picture instead of following the crop
     resample: str = "lanczos"
 
     def image(self, image: Image) -> UInt8[Tensor, "3 h w"]:
@@ -59,12 +52,11 @@ class Plan:
 
 
 def resize_crop_plan(height: int, width: int, cfg: ViewsConfig) -> Plan:
-    """Plan the resize and crop of a frame for `cfg.image_size` and `cfg.patch_size`.
+    """Plan the resize and crop of a frame; raises DataError for one without enough pixels.
 
-    resize=height: the height becomes image_size, the width keeps the aspect up to a multiple of the patch.
-    `square_crop` keeps the centre square; that of a portrait frame is smaller than image_size (`portrait=reference`, a
-    quirk), unless `portrait=fit` makes the width image_size. resize=cover: `cover_plan`; centred: its pictures with the
-    intrinsics of specs/depthsplat.md section 11. Raises DataError for a frame without enough pixels.
+    resize=height: the height becomes image_size, the width a multiple of the patch; `square_crop` keeps the centre
+    square, for a portrait frame smaller than image_size (a quirk) unless `portrait=fit`. resize=cover: `cover_plan`;
+    centred: its pictures with the intrinsics of specs/depthsplat.md section 11.
     """
     if min(height, width) < 1:
         raise DataError(f"a frame of {width}x{height} pixels cannot be resized")
@@ -73,10 +65,14 @@ def resize_crop_plan(height: int, width: int, cfg: ViewsConfig) -> Plan:
         own = {"scale": None, "centred": True} if cfg.resize == "centred" else {}
         return replace(plan, resample=cfg.filter, **own)
     size, patch = cfg.image_size, cfg.patch_size
+
+    def to_multiple(length: float) -> int:  # truncation before rounding and ties to even are the reference's
+        return round(int(length) / patch) * patch
+
     if width < height and cfg.square_crop and cfg.portrait == "fit":
-        resize_h, resize_w = max(size, _to_multiple(size / width * height, patch)), size
+        resize_h, resize_w = max(size, to_multiple(size / width * height)), size
     else:
-        resize_h, resize_w = size, _to_multiple(size / height * width, patch)
+        resize_h, resize_w = size, to_multiple(size / height * width)
     side = min(resize_h, resize_w)
     if side < patch:
         raise DataError(f"a frame of {width}x{height} pixels is too narrow for patches of {patch} at size {size}")
@@ -86,10 +82,7 @@ def resize_crop_plan(height: int, width: int, cfg: ViewsConfig) -> Plan:
 
 
 def cover_plan(height: int, width: int, out_h: int, out_w: int) -> Plan:
-    """Plan the resize that just covers out_h x out_w, and the centre crop to it (specs/lact.md section 8).
-
-    The intrinsics take the exact factor, the sizes are rounded, and offsets are rounded down, as the reference does.
-    """
+    """Plan the resize that just covers out_h x out_w, and the centre crop to it, as the reference (specs/lact.md 8)."""
     scale = max(out_h / height, out_w / width)
     resize_h, resize_w = round(height * scale), round(width * scale)
     top, left = (resize_h - out_h) // 2, (resize_w - out_w) // 2
@@ -105,19 +98,10 @@ def opaque(picture: Image, background: float = 1.0) -> Image:
     return paper
 
 
-def _to_multiple(length: float, patch: int) -> int:
-    # Truncation before rounding and ties to even are the reference's.
-    return round(int(length) / patch) * patch
-
-
 def rays(
     c2w: Float[Tensor, "*b 4 4"], intrinsics: Float[Tensor, "*b 4"], height: int, width: int
 ) -> tuple[Float[Tensor, "*b 3 h w"], Float[Tensor, "*b 3 h w"]]:
-    """Return origins and unit directions, in world coordinates, of the rays through all pixel centres.
-
-    c2w: OpenCV camera-to-world; intrinsics: fx fy cx cy in pixels. In float32 or wider also under autocast: bfloat16
-    would round directions to about a pixel.
-    """
+    """Return origins and unit directions, in the world, of rays through all pixel centres; float32 under autocast."""
     with full_precision(c2w):
         c2w, intrinsics = (value.float() if value.dtype != torch.float64 else value for value in (c2w, intrinsics))
         ys, xs = (torch.arange(size, dtype=c2w.dtype, device=c2w.device) + 0.5 for size in (height, width))
@@ -148,10 +132,7 @@ def plucker(
 def unproject(
     depth: Float[Tensor, "v h w"], c2w: Float[Tensor, "v 4 4"], intrinsics: Float[Tensor, "v 4"]
 ) -> Float[Tensor, "v 3 h w"]:
-    """Return the world points at the pixel centres (x + 0.5, y + 0.5) of maps of z-depth, in the units of c2w.
-
-    intrinsics: fx fy cx cy in pixels of the maps. Computed in float64, returned in the dtype of `depth`.
-    """
+    """Return world points at pixel centres of z-depth maps, in float64 inside; intrinsics: fx fy cx cy in pixels."""
     height, width = depth.shape[-2:]
     ys, xs = (torch.arange(size, device=depth.device).double() + 0.5 for size in (height, width))
     y, x = torch.meshgrid(ys, xs, indexing="ij")

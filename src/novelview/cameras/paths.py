@@ -23,9 +23,9 @@ def interpolate(
 ) -> tuple[Float[Tensor, "n 4 4"], Float[Tensor, "n 4"]]:
     """Return cameras on the path through `c2w`, `num_frames` from each camera to the next, both ends included.
 
-    Centres and intrinsics move on straight lines, rotations by the shortest slerp. `order` takes `nearest_order`;
-    `loop` returns to the first. `ease` moves along each leg as (1 - cos(pi t)) / 2, at rest at every camera, and shows
-    none twice: places and speeds never jump. Raises DataError for fewer than two cameras or frames.
+    Centres and intrinsics move on straight lines, rotations by the shortest slerp. `order` takes `nearest_order`,
+    `loop` returns to the first, `ease` moves along each leg as (1 - cos(pi t)) / 2 and shows no camera twice. Raises
+    DataError for fewer than two cameras or frames.
     """
     if len(c2w) < 2 or num_frames < 2:
         raise DataError(f"a path needs two cameras and two frames a leg, not {len(c2w)} and {num_frames}")
@@ -46,11 +46,7 @@ def interpolate(
 def along(
     c2w: Float[Tensor, "v 4 4"], intrinsics: Float[Tensor, "v 4"], places: Float[Tensor, " n"], blend: str = "slerp"
 ) -> tuple[Float[Tensor, "n 4 4"], Float[Tensor, "n 4"]]:
-    """Return cameras at `places`, ascending in [0, v-1]: 1.25 lies a quarter of the way from camera 1 to 2.
-
-    blend: `slerp`, as `interpolate`; `entrywise` mixes the matrices, whose rotations then are none, as the reference of
-    specs/lact.md section 9 does. Raises DataError for fewer than two cameras.
-    """
+    """Return cameras at `places`, ascending in [0, v-1]; blend: slerp, or entrywise as in specs/lact.md section 9."""
     if len(c2w) < 2:
         raise DataError(f"a path needs two cameras, not {len(c2w)}")
     places = places.to(c2w.device, torch.float64)
@@ -77,9 +73,8 @@ def turntable(
 ) -> tuple[Float[Tensor, "n 4 4"], Float[Tensor, "n 4"]]:
     """Return cameras on a wavy circle around the origin, world z up, looking at it (specs/lact.md section 9).
 
-    Over one turn elevation +- swing [degrees] and the distance in [min_radius, max_radius] are sines. hfov: horizontal
-    field of view [degrees]; square pixels, principal point in the middle. `swap_sides` takes height for width in the
-    intrinsics, as the reference does (docs/quirks.md).
+    Elevation +- swing [degrees] and the distance in [min_radius, max_radius] are sines over one turn. hfov: horizontal,
+    degrees. `swap_sides` takes height for width in the intrinsics, as the reference does (docs/quirks.md).
     """
     azimuth = torch.arange(num_frames, dtype=torch.float64) * (2 * math.pi / num_frames)
     wave = torch.linspace(0, 2 * math.pi, num_frames, dtype=torch.float64).sin()

@@ -14,10 +14,7 @@ ROUNDING = 1e-9  # of double precision, with a margin, relative to the largest c
 
 
 def mat_to_quat(rotation: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 4"]:
-    """Return unit quaternions (i, j, k, r), scalar last and not negative, of rotation matrices.
-
-    Of four closed forms that of the largest component is taken, so nothing is divided by a number near zero.
-    """
+    """Return unit quaternions (i, j, k, r), scalar last and not negative, of rotation matrices."""
     m, trace = rotation, rotation.diagonal(dim1=-2, dim2=-1).unbind(-1)
     squared = [1 + trace[0] - trace[1] - trace[2], 1 - trace[0] + trace[1] - trace[2]]
     squared += [1 - trace[0] - trace[1] + trace[2], 1 + trace[0] + trace[1] + trace[2]]
@@ -26,6 +23,7 @@ def mat_to_quat(rotation: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 4"]:
     ir, jr, kr = m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]
     rows = [[i2, ij, ik, ir], [ij, j2, jk, jr], [ik, jk, k2, kr], [ir, jr, kr, r2]]
     candidates = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+    # That of the largest component: nothing is divided by a number near zero.
     largest = torch.stack(squared, dim=-1).argmax(dim=-1)
     chosen = candidates.gather(-2, largest[..., None, None].expand(*largest.shape, 1, 4)).squeeze(-2)
     quaternion = normalize(chosen, dim=-1)
@@ -62,18 +60,13 @@ class CoordinateFrame:
     scale: Float[Tensor, ""]
 
     def transform(self, c2w: Float[Tensor, "v 4 4"]) -> Float[Tensor, "v 4 4"]:
-        """Express cameras in this frame."""
         moved = self.motion @ c2w.double()
         moved[:, :3, 3] *= self.scale
         return moved.to(c2w.dtype)
 
 
 def mean_frame(c2w: Float[Tensor, "v 4 4"], scale_factor: float) -> CoordinateFrame:
-    """Return the frame in which the largest absolute coordinate of the cameras' centres is 1 / scale_factor.
-
-    It has the mean centre, the mean viewing direction as z and the mean down vector for y. Cameras that all stand in
-    one place keep that place as the origin. A factor of 1 is that of specs/lact.md section 8.
-    """
+    """Return the frame of the mean centre, viewing direction and down, with coordinates of at most 1 / scale_factor."""
     poses = c2w.double()
     forward = normalize(poses[:, :3, 2].mean(dim=0), dim=0)
     right = normalize(torch.linalg.cross(poses[:, :3, 1].mean(dim=0), forward), dim=0)

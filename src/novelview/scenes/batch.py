@@ -22,18 +22,13 @@ FrameKey = tuple[str, int]  # scene and frame number
 
 @dataclass
 class Views:
-    """Views of `b` scenes, `v` each; cameras on a rendered path have neither images nor frame numbers.
+    """Views of `b` scenes, `v` each; cameras on a rendered path have neither images nor frame numbers."""
 
-    images: RGB in [0,1]. c2w: OpenCV camera-to-world (x right, y down, z forward), normalised scene units. intrinsics:
-    fx fy cx cy in pixels of the image as fed to the model. points: what a teacher says every pixel sees, in a world
-    that the views of a scene share, which need not be that of c2w; None where no loss asks for them.
-    """
-
-    images: Float[Tensor, "b v 3 h w"] | None
-    c2w: Float[Tensor, "b v 4 4"]
-    intrinsics: Float[Tensor, "b v 4"]
+    images: Float[Tensor, "b v 3 h w"] | None  # RGB in [0,1]
+    c2w: Float[Tensor, "b v 4 4"]  # OpenCV axes (x right, y down, z forward), normalised scene units
+    intrinsics: Float[Tensor, "b v 4"]  # fx fy cx cy in pixels of the image as fed to the model
     frame: Int[Tensor, "b v"] | None = None
-    points: Float[Tensor, "b v 3 h w"] | None = None
+    points: Float[Tensor, "b v 3 h w"] | None = None  # what a teacher says pixels see, in one world a scene
 
     def take(self, index: Int[Tensor, "b k"]) -> "Views":
         """Select views `index[i]` of scene i."""
@@ -41,7 +36,6 @@ class Views:
         return self._map(lambda field: field[rows, index])
 
     def span(self, start: int, stop: int) -> "Views":
-        """Select views start..stop of every scene."""
         return self._map(lambda field: field[:, start:stop])
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Views":
@@ -59,11 +53,7 @@ class Batch:
 
 @dataclass
 class Sample:
-    """Loaded views of one scene: RGB images, c2w normalised over them, fx fy cx cy in pixels.
-
-    index: frame number, and row of the scene (or evaluation entry) in its set. points: a teacher's
-    (`novelview.scenes.pointmaps`), where a loss asks for them.
-    """
+    """Loaded views of one scene, as in `Views`; index: frame number, row of the scene or evaluation entry."""
 
     scene: str
     images: UInt8[Tensor, "v 3 h w"]
@@ -86,8 +76,7 @@ class RawBatch(NamedTuple):
 
     def to_batch(self, device: torch.device | str = "cpu") -> Batch:
         """Move to `device`, bring images to [0,1] and split contexts from targets."""
-        sent = self.images, self.c2w, self.intrinsics, self.frame
-        images, *others = (field.to(device, non_blocking=True) for field in sent)
+        images, *others = (field.to(device, non_blocking=True) for field in (self.images, *self[2:5]))
         views = Views(images.float().div_(255), *others)
         context, target = views.span(0, self.contexts), views.span(self.contexts, views.c2w.shape[1])
         if self.points is not None:
@@ -113,11 +102,7 @@ def collate(samples: Sequence[Sample], contexts: int) -> RawBatch:
 
 
 class FrameCache:
-    """Resized frames of a store as uint8 tensors, of which up to `megabytes` stay in memory between epochs.
-
-    threads: number that decodes; with more than one the cache cannot travel to another process. shared: scenes whose
-    frames are kept in memory that forked processes share, all scenes of one frame size.
-    """
+    """Resized frames, up to `megabytes` kept in memory; those of `shared` scenes, of one size, in that of forks too."""
 
     def __init__(
         self, store: PackedStore, cfg: ViewsConfig, megabytes: int, threads: int = 1, shared: Sequence[str] = ()
@@ -128,18 +113,17 @@ class FrameCache:
             plan = resize_crop_plan(*store.size(shared[0]), cfg)
             counts = [(scene, store.frames(scene)) for scene in shared]
             self.memory = SharedFrames(counts, plan.out_h, plan.out_w, room)
-        self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self.map = ThreadPoolExecutor(threads).map if threads > 1 else map  # threads cannot be pickled
 
     def frames(self, scene: str, numbers: Sequence[int]) -> list[UInt8[Tensor, "3 h w"]]:
         """Return frames of `scene`, resized and cropped for the network."""
 
         def decode(number: int) -> UInt8[Tensor, "3 h w"]:
-            plan = resize_crop_plan(*self.store.size(scene, number), self.cfg)
-            return plan.image(self.store.image(scene, number))
+            return resize_crop_plan(*self.store.size(scene, number), self.cfg).image(self.store.image(scene, number))
 
         images: dict[int, Any] = {number: self.memory.find((scene, number)) for number in numbers}
         missing = [number for number, image in images.items() if image is None]
-        for number, image in zip(missing, (self.pool.map if self.pool else map)(decode, missing), strict=True):
+        for number, image in zip(missing, self.map(decode, missing), strict=True):
             images[number] = image
             self.memory.keep((scene, number), image)
         return [images[number] for number in numbers]
@@ -153,15 +137,15 @@ class FrameCache:
         lenses = []
         for frame, relative in zip(frames, self.store.intrinsics(scene)[rows].double(), strict=True):
             height, width = self.store.size(scene, frame)
-            pixels = relative * torch.tensor([width, height, width, height])
-            lenses.append(resize_crop_plan(height, width, self.cfg).intrinsics(pixels).float())
+            plan = resize_crop_plan(height, width, self.cfg)
+            lenses.append(plan.intrinsics(relative * torch.tensor([width, height] * 2)).float())
         return c2w, torch.stack(lenses)
 
     def sample(self, scene: str, frames: Sequence[int], row: int, positions: Sequence[int] | None = None) -> Sample:
         """Load `frames` of `scene`; with `positions` only those of them, their poses still normalised over all."""
-        wanted = list(range(len(frames))) if positions is None else list(positions)
-        c2w, intrinsics = self.posed(scene, frames)
+        wanted = list(range(len(frames)) if positions is None else positions)
         numbers = [frames[position] for position in wanted]
+        c2w, intrinsics = self.posed(scene, frames)
         images = self.frames(scene, numbers)
         if len({image.shape for image in images}) > 1:
             raise DataError(f"scene {scene}: its frames differ in size after resizing; set views.square_crop=true")
@@ -170,32 +154,20 @@ class FrameCache:
 
 
 class OwnFrames:
-    """Frames of this process, up to `room` bytes.
-
-    None is ever evicted: in an epoch's random order, the least recently used frames would be among the next to be used.
-    """
+    """Frames of this process, up to `room` bytes; in an epoch's random order it would not pay to evict any."""
 
     def __init__(self, room: int) -> None:
-        self.room = room
-        self.frames: dict[FrameKey, Tensor] = {}
-
-    def find(self, key: FrameKey) -> UInt8[Tensor, "3 h w"] | None:
-        """Return a kept frame, None where there is none."""
-        return self.frames.get(key)
+        self.room, self.frames = room, dict[FrameKey, Tensor]()
+        self.find = self.frames.get
 
     def keep(self, key: FrameKey, image: UInt8[Tensor, "3 h w"]) -> None:
-        """Keep a frame if there is room for it."""
         if self.room >= image.nbytes:
             self.room -= image.nbytes
             self.frames[key] = image
 
 
 class SharedFrames:
-    """Frames of one size in memory that processes forked from this one share: each is decoded once for all of them.
-
-    scenes: (name, number of frames) in the order in which places are given out, up to `room` bytes. Pages are taken
-    from the system as they are filled. Two processes that decode the same frame at once write the same bytes.
-    """
+    """Frames of one size in memory shared with forked processes; two that decode one write the same bytes."""
 
     def __init__(self, scenes: Sequence[tuple[str, int]], height: int, width: int, room: int) -> None:
         self.shape, size = (3, height, width), 3 * height * width
@@ -208,12 +180,10 @@ class SharedFrames:
         self.there = torch.frombuffer(marks, dtype=torch.uint8)[: self.places]
 
     def find(self, key: FrameKey) -> UInt8[Tensor, "3 h w"] | None:
-        """Return a kept frame, a view of the shared memory, None where it is not there yet."""
         place = self._place(key)
         return self.pixels[place] if place is not None and self.there[place] else None
 
     def keep(self, key: FrameKey, image: UInt8[Tensor, "3 h w"]) -> None:
-        """Keep a frame that has a place and the planned size."""
         place = self._place(key)
         if place is not None and image.shape == self.shape:
             self.pixels[place] = image

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -24,18 +25,13 @@ ADVICE = "delete it and fetch or make it again"
 
 @dataclass
 class ChunkScene:
-    """One scene as a chunk holds it; frame i is row i of everything.
+    """One scene as a chunk holds it; frame i is row i of everything."""
 
-    key: scene id (16 hex digits in RE10K); url: the video's, may be empty; timestamps: int64 [microseconds]; cameras:
-    float32, fx/W fy/H cx/W cy/H 0 0, then the 3x4 world-to-camera matrix, row-major, OpenCV axes; images: undecoded
-    JPEGs, bytes or uint8 tensors [length].
-    """
-
-    key: str
-    url: str
-    timestamps: Int[Tensor, " n"]
-    cameras: Float[Tensor, "n 18"]
-    images: list[Any]
+    key: str  # 16 hex digits in RE10K
+    url: str  # may be empty
+    timestamps: Int[Tensor, " n"]  # int64, microseconds
+    cameras: Float[Tensor, "n 18"]  # fx/W fy/H cx/W cy/H 0 0, then 3x4 world-to-camera, row-major, OpenCV axes
+    images: list[Any]  # undecoded JPEGs, bytes or uint8 tensors
 
 
 def chunk_files(folder: Path | str) -> list[Path]:
@@ -47,10 +43,7 @@ def chunk_files(folder: Path | str) -> list[Path]:
 
 
 def read_chunk(path: Path | str) -> list[ChunkScene]:
-    """Read and check a chunk without executing anything in it; images are uint8 tensors mapped from the file.
-
-    Raises DataError, one line naming file, scene and field, for anything that is missing, damaged or hostile.
-    """
+    """Read and check a chunk, executing nothing in it; DataError names file, scene and field of what is damaged."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except DataError:
@@ -85,10 +78,7 @@ def _is_zip(path: Path | str) -> bool:
 
 
 def recorded_checksums(path: Path | str) -> frozenset[int] | None:
-    """Return the CRC-32s in the archive's directory, which torch.load never compares, but the packer does.
-
-    None for old files and files saved without checksums. Raises DataError when the pickle does not fit its own.
-    """
+    """Return the archive's CRC-32s, which torch.load never compares, None without; DataError for a bad pickle."""
     if not _is_zip(path):
         return None
     with zipfile.ZipFile(path) as archive:
@@ -105,10 +95,10 @@ def recorded_checksums(path: Path | str) -> frozenset[int] | None:
 def _scene(path: Path | str, number: int, entry: Any) -> ChunkScene:
     if not isinstance(entry, dict):
         raise DataError(f"{path}: entry {number} is no scene; {ADVICE}")
-    key = entry.get("key")
+    key, url, images = entry.get("key"), entry.get("url", ""), entry.get("images")
     if not isinstance(key, str) or not KEY.fullmatch(key):
         raise DataError(f"{path}: entry {number} has no usable scene key; {ADVICE}")
-    url, images, where = entry.get("url", ""), entry.get("images"), f"{path}: scene {key}"
+    where = f"{path}: scene {key}"
     for name, dtype, dims in (("timestamps", torch.int64, 1), ("cameras", torch.float32, 2)):
         if not _plain(entry.get(name), dtype, dims):
             kind = str(dtype).removeprefix("torch.")
@@ -141,38 +131,28 @@ def _plain(value: Any, dtype: torch.dtype, dims: int) -> bool:
 
 def write_chunk(path: Path | str, scenes: Iterable[ChunkScene]) -> None:
     """Write scenes as one chunk, atomically; equal scenes give equal bytes."""
-    content = [
-        {
-            "url": scene.url,
-            "timestamps": scene.timestamps.to(torch.int64).clone(),
-            "cameras": scene.cameras.to(torch.float32).clone(),
-            "images": [_bytes_tensor(image) for image in scene.images],
-            "key": scene.key,
-        }
-        for scene in scenes
-    ]
-    # An open file rather than a path: torch.save would store the temporary file's name in the archive.
+    content: list[dict[str, Any]] = []
+    for scene in scenes:  # the order of the keys is the format's
+        numbers = scene.timestamps.to(torch.int64).clone(), scene.cameras.to(torch.float32).clone()
+        images = [_bytes_tensor(image) for image in scene.images]
+        entry = {"url": scene.url, "timestamps": numbers[0], "cameras": numbers[1], "images": images, "key": scene.key}
+        content.append(entry)
+    # An open file rather than a path, whose temporary name torch.save would store in the archive.
     with locating(path), replacing(path) as partial, open(partial, "wb") as stream:
         torch.save(content, stream)
 
 
 def _bytes_tensor(image: Any) -> Tensor:
     if not isinstance(image, Tensor):
-        content = bytearray(image)
-        return torch.frombuffer(content, dtype=torch.uint8) if content else torch.zeros(0, dtype=torch.uint8)
+        return torch.from_numpy(np.frombuffer(bytearray(image), np.uint8))
     # A view is saved with the whole storage behind it.
     return image if image.untyped_storage().nbytes() == image.numel() else image.clone()
 
 
 class ChunkWriter:
-    """Writes scenes to `folder` as 000000.torch, 000001.torch, ... and index.json at the end.
-
-    A chunk is closed as soon as its JPEG bytes reach `chunk_bytes` (upstream: 1e8). A context manager: the last chunk
-    and index.json (scene key -> chunk file name) are written at its end, unless the body raises.
-    """
+    """Writes 000000.torch, ..., each closed at `chunk_bytes` of JPEG; at its end index.json, unless the body raises."""
 
     def __init__(self, folder: Path | str, chunk_bytes: int = RE10K_CHUNK_BYTES) -> None:
-        """Start with chunk 000000 in `folder`, which is made when absent."""
         self.folder, self.chunk_bytes = Path(folder), chunk_bytes
         self.index: dict[str, str] = {}
         self._pending: list[ChunkScene] = []
@@ -211,19 +191,14 @@ class ChunkWriter:
 
 @dataclass(frozen=True)
 class RawData:
-    """A data set as stage `download` or `poses` left it.
+    """A data set as stage `download` or `poses` left it."""
 
-    folder: has manifest.json; root: has the chunks, elsewhere if they stayed where they were found. chunks: split ->
-    files in order; checksums: `{split}/{name}` -> SHA-256; unposed: scene -> frames left without camera and picture;
-    depth_range: z depths, 1st and 99th percentile, of what photographs see, where the import knows points.
-    """
-
-    folder: Path
-    root: Path
-    chunks: dict[str, list[Path]]
-    checksums: dict[str, str]
-    unposed: dict[str, list[int]]
-    depth_range: list[float] | None
+    folder: Path  # of manifest.json
+    root: Path  # of the chunks, elsewhere if they stayed where they were found
+    chunks: dict[str, list[Path]]  # split -> files in order
+    checksums: dict[str, str]  # {split}/{name} -> SHA-256
+    unposed: dict[str, list[int]]  # scene -> frames left without camera and picture
+    depth_range: list[float] | None  # z depths, 1st and 99th percentile, where the import knows points
 
 
 def read_raw(folder: Path) -> RawData:
@@ -242,24 +217,21 @@ def read_raw(folder: Path) -> RawData:
             checksums[name] = checksum
     if not checksums:
         raise DataError(f"{path}: lists no chunks; run the download stage again")
-    splits = sorted({name.partition("/")[0] for name in checksums})
-    chunks = {split: [root / name for name in sorted(checksums) if name.startswith(f"{split}/")] for split in splits}
+    chunks: dict[str, list[Path]] = {}
+    for name in sorted(checksums):
+        chunks.setdefault(name.partition("/")[0], []).append(root / name)
     unposed = manifest.get("unposed", {})
     if not isinstance(unposed, dict) or not all(
         isinstance(frames, list) and all(type(frame) is int for frame in frames) for frames in unposed.values()
     ):
         raise DataError(f"{path}: 'unposed' lists no frames by scene; run the poses stage again")
     imported = manifest.get("import")
-    depth_range = imported.get("depth_range") if isinstance(imported, dict) else None
-    return RawData(folder, root, chunks, checksums, unposed, depth_range)
+    depths = imported.get("depth_range") if isinstance(imported, dict) else None
+    return RawData(folder, root, chunks, checksums, unposed, depths)
 
 
 def check_counts(index: Mapping[str, str], published: Mapping[str, Sequence[int]], where: str) -> None:
-    """Raise DataError when a training subset (`novelview.scenes.store.subset_scenes`) has not the published counts.
-
-    index: scene -> chunk file, as in a split's index.json; published: subset -> (chunks, scenes), of RealEstate10K
-    1,202, 4,121, 16,449 and 66,033 scenes. The message names another simple rule that would give the scenes, if any.
-    """
+    """Raise DataError when a training subset of scene -> chunk has not the published numbers of chunks and scenes."""
     scenes = Counter(index.values())
     chunks = sorted(scenes)
     for name, (wanted_chunks, wanted_scenes) in published.items():

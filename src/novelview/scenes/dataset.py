@@ -1,7 +1,4 @@
-"""Training samples that depend only on a seed and a position, evaluation samples that each come exactly once.
-
-Training batches are made in the main process, or ahead of it in worker processes, with the same content.
-"""
+"""Training samples that depend only on a seed and a position, evaluation samples that each come exactly once."""
 
 import logging
 import random
@@ -9,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,11 +36,7 @@ class Draw:
 
 
 class TrainSet:
-    """Random samples of a packed store's scenes (specs/uplvsm.md section 9).
-
-    Every sample is a function of `seed` and its position in the endless stream of epochs alone: a run starts anywhere.
-    Raises ConfigError when no scene is long enough for the sampler, DataError when the store is empty.
-    """
+    """Random samples, functions of `seed` and position alone; ConfigError where no scene is long enough to draw."""
 
     def __init__(
         self,
@@ -56,46 +50,39 @@ class TrainSet:
         pointmaps: Pointmaps | None = None,
         shared: bool = False,
     ) -> None:
-        """Draw from `scenes` of the store (None: all); accum: micro-batches a training step.
-
-        shared: frames are kept in memory that loader processes, forked from this one, share.
-        """
+        """Draw from `scenes` (None: all); accum: micro-batches a step; shared: forked processes share the frames."""
         self.store, self.cfg, self.seed, self.accum, self.pointmaps = store, cfg, seed, accum, pointmaps
         self.scenes = list(store.scenes if scenes is None else scenes)
         self.cache = FrameCache(store, cfg, cache_mb, threads, self.scenes if shared else ())
         sizes = [(store.frames(scene), len(store.bad(scene))) for scene in self.scenes]
         self.long = [row for row, size in enumerate(sizes) if samplers.long_enough(*size, cfg)]
         self._order: tuple[int, list[int]] = (-1, [])
-        self._check()
+        if not self.scenes:
+            raise DataError("the training set has no scenes; run the preprocess stage on a data set with train scenes")
+        if self.long and cfg.sampler == "interval":  # refuses intervals that cannot hold the views
+            samplers.select_views(sizes[self.long[0]][0], random.Random(0), cfg)
+        if not self.long:
+            raise ConfigError(self._too_short(max(sizes)[0]))
 
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def _check(self) -> None:
-        if not self.scenes:
-            raise DataError("the training set has no scenes; run the preprocess stage on a data set with train scenes")
-        if self.long and self.cfg.sampler == "interval":  # refuses intervals that cannot hold the views
-            samplers.select_views(self.store.frames(self.scenes[self.long[0]]), random.Random(0), self.cfg)
-        if self.long:
-            return
-        longest = max(self.store.frames(scene) for scene in self.scenes)
-        if self.cfg.sampler in BOUNDED:
-            raise ConfigError(
-                f"views.min_frame_dist={self.cfg.min_frame_dist}: sampler {self.cfg.sampler} needs scenes of "
-                f"{samplers.fewest_frames(self.cfg)} frames, the longest of {len(self.scenes)} has {longest}; lower it"
+    def _too_short(self, longest: int) -> str:
+        cfg, count = self.cfg, len(self.scenes)
+        if cfg.sampler in BOUNDED:
+            return (
+                f"views.min_frame_dist={cfg.min_frame_dist}: sampler {cfg.sampler} needs scenes of "
+                f"{samplers.fewest_frames(cfg)} frames, the longest of {count} has {longest}; lower it"
             )
-        few = longest < self.cfg.num_views or self.cfg.sampler == "random"
+        few = longest < cfg.num_views or cfg.sampler == "random"
         key, limit = ("num_views", longest) if few else ("min_frame_dist", longest - 2)
-        raise ConfigError(
-            f"views.{key}={getattr(self.cfg, key)}: none of the {len(self.scenes)} training scenes is long enough, "
+        return (
+            f"views.{key}={getattr(cfg, key)}: none of the {count} training scenes is long enough, "
             f"the longest has {longest} frames; lower views.{key} to {limit} or less"
         )
 
     def draw(self, row: int, rng: random.Random, step: int = 0, contexts: int = 0) -> Draw:
-        """Draw views and targets of scene `row`, or of a uniformly random other scene when it cannot serve them.
-
-        step: that of the training, 0-based; contexts: number of context views, 0 for `num_context`.
-        """
+        """Draw views and targets of a scene, or of a random other one; step: 0-based; contexts: 0 for `num_context`."""
         for _ in range(DRAWS + 1):
             drawn = self._draw(row, rng, step, contexts or self.cfg.num_context)
             if drawn is not None:
@@ -108,7 +95,8 @@ class TrainSet:
         bad = self.store.bad(scene)
         for _ in range(DRAWS):
             if cfg.sampler == "random":
-                frames = samplers.random_views(sound_frames(self.store, scene), rng, cfg)
+                sound = sound_frames(self.store, scene)
+                frames = rng.sample(sound, cfg.num_views) if len(sound) >= cfg.num_views else None
             elif cfg.sampler in BOUNDED:
                 frames = samplers.bounded_views(self.store.c2w(scene), rng, cfg, step, contexts)
             else:
@@ -121,10 +109,7 @@ class TrainSet:
         return None
 
     def sample_at(self, position: int, group: int) -> Sample:
-        """Return the sample at `position` of the stream: contexts first, then targets, augmented.
-
-        group: processes times batch size. An epoch visits the scenes in a fresh random order, in whole groups.
-        """
+        """Return the sample at `position` of the stream: contexts first; group: batch of all processes."""
         epoch, place = divmod(position, len(self) // group * group or len(self))
         rng, number = random.Random(f"{self.seed}/{position}"), position // group
         contexts = samplers.contexts_at(number, self.seed, self.cfg)
@@ -132,8 +117,7 @@ class TrainSet:
             generator = torch.Generator().manual_seed(self.seed + epoch)
             self._order = (epoch, torch.randperm(len(self), generator=generator).tolist())
         draw = self.draw(self._order[1][place], rng, number // self.accum, contexts)
-        positions = [*range(contexts), *draw.targets]
-        sample = self.cache.sample(self.scenes[draw.row], draw.frames, draw.row, positions)
+        sample = self.cache.sample(self.scenes[draw.row], draw.frames, draw.row, [*range(contexts), *draw.targets])
         if self.pointmaps is not None:
             sample = replace(sample, points=self.pointmaps.points(sample.scene, sample.index[:, 0].tolist()))
         return augment(sample, self.cfg.augment, contexts, rng)
@@ -141,17 +125,12 @@ class TrainSet:
     def batch(self, number: int, batch_size: int, rank: int = 0, world: int = 1) -> RawBatch:
         """Return micro-batch `number` of process `rank` of `world`, as a round-robin share of the stream."""
         group = batch_size * world
-        places = range(number * group + rank, (number + 1) * group, world)
-        return collate(
-            [self.sample_at(place, group) for place in places], samplers.contexts_at(number, self.seed, self.cfg)
-        )
+        samples = [self.sample_at(place, group) for place in range(number * group + rank, (number + 1) * group, world)]
+        return collate(samples, samplers.contexts_at(number, self.seed, self.cfg))
 
 
 def augment(sample: Sample, cfg: AugmentConfig, contexts: int, rng: random.Random) -> Sample:
-    """Apply the augmentations switched on in `cfg` (published: none) to all views alike (demo_budget.md section 5).
-
-    `rng` is asked only for those that are on, so others leave no trace.
-    """
+    """Apply the augmentations switched on in `cfg` (published: none) to all views; `rng` is asked for no other."""
     if cfg.mirror and rng.random() < 0.5:
         sample = mirror(sample)
     if cfg.channels:
@@ -164,10 +143,7 @@ def augment(sample: Sample, cfg: AugmentConfig, contexts: int, rng: random.Rando
 
 
 def mirror(sample: Sample) -> Sample:
-    """Return the sample as seen in a mirror: images flipped left to right, the world reflected in x.
-
-    A camera stays a rotation: c2w -> M c2w M with M = diag(-1, 1, 1, 1), cx -> width - cx; a point p -> M p.
-    """
+    """Return the sample as seen in a mirror: c2w -> M c2w M with M = diag(-1, 1, 1, 1), cx -> width - cx; p -> M p."""
     intrinsics = sample.intrinsics.clone()
     intrinsics[:, 2] = sample.images.shape[-1] - intrinsics[:, 2]
     flip = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
@@ -198,28 +174,18 @@ class EvalSet:
             entry = self.entries[number]
             shape = len(entry.context), len(entry.target), *self.store.size(entry.scene, entry.context[0])
             shapes.setdefault(shape, []).append(number)
-        return [
-            same[start : start + batch_size] for same in shapes.values() for start in range(0, len(same), batch_size)
-        ]
+        return [same[at : at + batch_size] for same in shapes.values() for at in range(0, len(same), batch_size)]
 
-    def load(
-        self, groups: Sequence[list[int]], device: torch.device | str = "cpu"
-    ) -> Iterator[tuple[list[int], Batch]]:
-        """Yield (entry numbers, batch) for some of the groups."""
+    def load(self, groups: Sequence[list[int]], device: torch.device | str) -> Iterator[tuple[list[int], Batch]]:
         for numbers in groups:
             contexts = len(self.entries[numbers[0]].context)
             yield numbers, collate([self.item(number) for number in numbers], contexts).to_batch(device)
 
 
 def workers_that_fit(workers: int, batch_bytes: int, folder: Path = Path("/dev/shm")) -> int:
-    """Return `workers`, or 0 with a warning where their batches do not fit the shared memory they travel through.
-
-    Containers often have 64 MB of it, and a worker that finds it full is killed by a bus error without a word.
-    """
-    if not workers or not folder.is_dir():
-        return workers
-    free, needed = shutil.disk_usage(folder).free, (workers * PREFETCH + 1) * batch_bytes
-    if free >= needed:
+    """Return `workers`, or 0 where their batches overfill shared memory: a bus error would kill them silently."""
+    needed = (workers * PREFETCH + 1) * batch_bytes
+    if not workers or not folder.is_dir() or (free := shutil.disk_usage(folder).free) >= needed:
         return workers
     log.warning(
         "%s has %d MB free and %d loader processes need %d: this process loads the frames itself, which is slower; "
@@ -231,10 +197,7 @@ def workers_that_fit(workers: int, batch_bytes: int, folder: Path = Path("/dev/s
 
 @dataclass(eq=False)
 class TrainLoader(Dataset[RawBatch | NovelviewError]):
-    """Batches of process `rank` of `world` on `device`, prepared by `workers` processes (0: this one).
-
-    A batch depends on the set's seed, its number, `rank`, `world` and `batch_size` alone, never on `workers`.
-    """
+    """Batches of process `rank` of `world` on `device`, the same for any number of `workers` (0: this process)."""
 
     data: TrainSet
     batch_size: int
@@ -254,17 +217,11 @@ class TrainLoader(Dataset[RawBatch | NovelviewError]):
         """Yield micro-batches number `start` to `stop` - 1; raises DataError when frames cannot be read."""
         found = map(self.__getitem__, range(start, stop))
         if self.workers:
-            found = DataLoader(
-                self,
-                batch_size=None,
-                sampler=range(start, stop),
-                num_workers=self.workers,
-                multiprocessing_context="fork",  # so that the workers share the set's frames
-                prefetch_factor=PREFETCH,
-                pin_memory=torch.device(self.device).type == "cuda",
-                worker_init_fn=lambda _: torch.set_num_threads(1),
-                generator=torch.Generator(),  # the loader must not draw from the generator that training saves
-            )
+            # Forked workers share the set's frames; a generator of its own: that of the training is saved.
+            options: dict[str, Any] = {"multiprocessing_context": "fork", "generator": torch.Generator()}
+            options |= {"num_workers": self.workers, "prefetch_factor": PREFETCH, "sampler": range(start, stop)}
+            options |= {"pin_memory": torch.device(self.device).type == "cuda", "batch_size": None}
+            found = DataLoader(self, worker_init_fn=lambda _: torch.set_num_threads(1), **options)
         for raw in found:
             if isinstance(raw, NovelviewError):
                 raise raw

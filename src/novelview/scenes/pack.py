@@ -1,7 +1,6 @@
 """Chunks to the packed store: in parallel, resumable chunk by chunk, the frames' bytes untouched.
 
-Every chunk becomes one shard and one record in `parts/`; the index is merged from the records in the chunks' order,
-so the result does not depend on workers or interruptions.
+Every chunk becomes a shard and a record in `parts/`, from which the index is merged in the chunks' order.
 """
 
 import hashlib
@@ -13,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,34 +46,23 @@ class Chunk:
 
     @property
     def record(self) -> Path:
-        """Return the file that says this chunk is packed, until the whole store is."""
         return self.folder / "parts" / f"{self.source.stem}.safetensors"
 
 
 @dataclass
-class BadFrame:
-    """A frame whose bytes cannot be decoded, or changed since the chunk was written."""
-
-    scene: str
-    frame: int
-    reason: str
-
-
-@dataclass
 class Part:
-    """What one chunk became: shard file name, size and checksum, scenes in order, columns with a row a frame."""
+    """What one chunk became: its shard, {scene, frame, reason} of damaged frames, columns with a row a frame."""
 
     source: str
     source_sha256: str
     shard: str
     bytes: int
     sha256: str
-    bad: list[BadFrame]
+    bad: list[dict[str, Any]]
     columns: Columns
 
     @property
     def scenes(self) -> list[str]:
-        """Return the scene keys in the chunk's order."""
         return split_words(self.columns["name"])
 
 
@@ -92,11 +80,9 @@ def pack_chunks(
     """Pack the chunks of every split into `out_dir`/{split}/ and write its manifest.json last; returns the manifest.
 
     chunk_files: split -> chunks in order. workers: processes; 0 packs in this one. checksums: expected SHA-256 by
-    "{split}/{chunk name}". unposed: scene -> frames that stage `poses` emptied: they are marked as damaged ones are,
-    and not held against it. depth_range: nearest and farthest depth in the scenes, for the manifest.
-    Chunks finished by an interrupted run are verified and kept. Raises DataError, after packing all else, when a scene
-    is in two chunks of a split or more is damaged than `cfg` allows: a second run with a higher allowance only writes
-    the index. Raises BoxEnded when the time of `box` is over, after one chunk.
+    "{split}/{chunk name}". unposed: scene -> frames that stage `poses` emptied. depth_range: nearest and farthest, for
+    the manifest. Chunks of an interrupted run are kept. Raises DataError, after packing all else, when a scene is in
+    two chunks of a split or more is damaged than `cfg` allows; BoxEnded when the time of `box` is over.
     """
     out = Path(out_dir)
     (out / MANIFEST).unlink(missing_ok=True)
@@ -104,22 +90,22 @@ def pack_chunks(
         (out / name / "parts").mkdir(parents=True, exist_ok=True)
         for stale in (out / name).rglob(".*.partial*"):  # what a killed run left half-written
             stale.unlink(missing_ok=True)
-    sums = checksums or {}
-    chunks = [
-        Chunk(name, Path(path), out / name, sums.get(f"{name}/{Path(path).name}"))
-        for name, files in chunk_files.items()
-        for path in files
-    ]
+    sums, sources = checksums or {}, [(name, Path(path)) for name, files in chunk_files.items() for path in files]
+    chunks = [Chunk(name, path, out / name, sums.get(f"{name}/{path.name}")) for name, path in sources]
     results = list(zip(chunks, _run(chunks, workers, progress, unposed or {}, box or TimeBox()), strict=True))
     parts = {name: [part for c, part in results if c.split == name and isinstance(part, Part)] for name in chunk_files}
-    bad_chunks = [
-        {"split": chunk.split, "chunk": chunk.source.name, "reason": result}
-        for chunk, result in results
-        if isinstance(result, str)
-    ]
+    failed = ((chunk, result) for chunk, result in results if isinstance(result, str))
+    bad_chunks = [{"split": chunk.split, "chunk": chunk.source.name, "reason": why} for chunk, why in failed]
     _refuse_damage(parts, bad_chunks, cfg)
     with locating(out):
-        manifest = _write_indices(out, parts, bad_chunks)
+        counts = {name: _merge(out / name, found) for name, found in parts.items()}
+        files = {f"{name}/{INDEX}": file_entry(out / name / INDEX) for name in parts}
+        rows = [(name, part) for name, found in parts.items() for part in found]
+        files |= {f"{name}/{part.shard}": {"bytes": part.bytes, "sha256": part.sha256} for name, part in rows}
+        manifest: dict[str, Any] = {"format": FORMAT, "splits": counts, "files": dict(sorted(files.items()))}
+        manifest["sources"] = {f"{name}/{part.source}": part.source_sha256 for name, part in rows}
+        manifest["bad_frames"] = [{"split": name, **frame} for name, part in rows for frame in part.bad]
+        manifest["bad_chunks"] = bad_chunks
         manifest |= {"depth_range": list(depth_range)} if depth_range else {}
         write_json(out / MANIFEST, manifest)
     for name in chunk_files:
@@ -130,8 +116,8 @@ def pack_chunks(
 def _run(
     chunks: list[Chunk], workers: int, progress: bool, unposed: Mapping[str, Sequence[int]], box: TimeBox
 ) -> list[Part | str]:
-    """Pack every chunk; return its part, or why it is damaged, in the chunks' order."""
     results: dict[int, Part | str] = {}
+    emptied = {(scene, frame, EMPTY) for scene, frames in unposed.items() for frame in frames}
     before = {number for number, chunk in enumerate(chunks) if chunk.record.exists()}
     finished = enumerate(map(_pack_chunk, chunks)) if workers < 2 else _in_parallel(chunks, workers)
     with tqdm(total=len(chunks), unit="chunk", desc="pack", disable=not progress) as bar:
@@ -143,11 +129,9 @@ def _run(
                 logger.warning("%s: damaged chunk: %s", name, result)
                 continue
             # Frames emptied for want of a camera are no damage; in the columns they stay marked.
-            result.bad = [
-                one for one in result.bad if one.reason != EMPTY or one.frame not in unposed.get(one.scene, ())
-            ]
+            result.bad = [bad for bad in result.bad if tuple(bad.values()) not in emptied]
             for bad in result.bad:
-                logger.warning("%s: scene %s frame %d: damaged: %s", name, bad.scene, bad.frame, bad.reason)
+                logger.warning("%s: scene %s frame %d: damaged: %s", name, *bad.values())
             if number not in before:
                 box.unit()
     return [results[number] for number in range(len(chunks))]
@@ -178,7 +162,7 @@ def _refuse_damage(parts: Mapping[str, list[Part]], bad_chunks: list[dict[str, s
         if not found:
             raise DataError(f"{name}: no readable chunk ({_shorten(chunks)}); download the data again")
     bad = [frame for found in parts.values() for part in found for frame in part.bad]
-    frames = [f"scene {frame.scene} frame {frame.frame} ({frame.reason})" for frame in bad]
+    frames = ["scene {scene} frame {frame} ({reason})".format(**frame) for frame in bad]
     limits = ("chunks", chunks, cfg.max_bad_chunks, "them"), ("frames", frames, cfg.max_bad_frames, "the data")
     for kind, damaged, allowed, what in limits:
         if len(damaged) > allowed:
@@ -189,8 +173,7 @@ def _refuse_damage(parts: Mapping[str, list[Part]], bad_chunks: list[dict[str, s
 
 
 def _shorten(words: list[str]) -> str:
-    more = len(words) - SHOWN
-    return ", ".join(words[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(words[:SHOWN]) + (f" and {len(words) - SHOWN} more" if len(words) > SHOWN else "")
 
 
 def _merge(folder: Path, parts: list[Part]) -> dict[str, Any]:
@@ -206,55 +189,36 @@ def _merge(folder: Path, parts: list[Part]) -> dict[str, Any]:
     columns |= {"start": starts[order], "count": counts[order], "shard": shards[order]}
     meta = {"format": FORMAT, "shards": [part.shard for part in parts]}
     write_columns(folder / INDEX, columns, meta)
-    for path in folder.glob("shard-*.bin"):  # of an earlier source: no shard is here that the manifest does not list
-        if path.name not in meta["shards"] and path.is_file():
-            path.unlink()
+    for path in {*folder.glob("shard-*.bin")} - {folder / name for name in meta["shards"]}:  # of an earlier source
+        path.unlink()
     bad = sum(len(part.bad) for part in parts)
     return {"scenes": len(names), "frames": int(counts.sum()), "chunks": len(parts), "bad_frames": bad}
 
 
-def _write_indices(out: Path, parts: Mapping[str, list[Part]], bad_chunks: list[dict[str, str]]) -> dict[str, Any]:
-    """Write the index of every split; returns the manifest."""
-    counts = {name: _merge(out / name, found) for name, found in parts.items()}
-    files = {f"{name}/{INDEX}": file_entry(out / name / INDEX) for name in parts}
-    rows = [(name, part) for name, found in parts.items() for part in found]
-    files |= {f"{name}/{part.shard}": {"bytes": part.bytes, "sha256": part.sha256} for name, part in rows}
-    return {
-        "format": FORMAT,
-        "splits": counts,
-        "files": dict(sorted(files.items())),
-        "sources": {f"{name}/{part.source}": part.source_sha256 for name, part in rows},
-        "bad_frames": [{"split": name, **vars(frame)} for name, part in rows for frame in part.bad],
-        "bad_chunks": bad_chunks,
-    }
-
-
 def _pack_chunk(chunk: Chunk) -> Part | str:
-    """Pack one chunk, or take it over from an interrupted run; return its part, or the reason why it is damaged."""
-    source, folder, record = chunk.source, chunk.folder, chunk.record
+    source = chunk.source
     try:
-        with locating(folder):
+        with locating(chunk.folder):
             checksum = sha256(source)
             if chunk.checksum and checksum != chunk.checksum:
                 return "its content differs from the download's manifest; run the download stage again"
-            return _finished(record, folder, source, checksum) or _pack(source, checksum, folder, record)
+            return _finished(chunk, checksum) or _pack(source, checksum, chunk.folder, chunk.record)
     except FileNotFoundError:
         return "no such file; run the download stage again"
     except DataError as error:
         return str(error).removeprefix(f"{source}: ")
 
 
-def _finished(record: Path, folder: Path, source: Path, checksum: str) -> Part | None:
+def _finished(chunk: Chunk, checksum: str) -> Part | None:
     """Return the part of an earlier run when its record fits the source and its shard is intact."""
     try:
-        columns, meta = map_columns(record)
-        bad = [BadFrame(**frame) for frame in meta["part"].pop("bad")]
-        part = Part(**meta["part"], bad=bad, columns=columns)
+        columns, meta = map_columns(chunk.record)
+        part = Part(**meta["part"], columns=columns)
     except (DataError, KeyError, TypeError, ValueError):
         return None
-    shard, wanted = folder / part.shard, (FORMAT, _digest(columns), source.name, checksum)
+    shard, wanted = chunk.folder / part.shard, (FORMAT, _digest(columns), chunk.source.name, checksum)
     fits = (meta.get("format"), meta.get("columns"), part.source, part.source_sha256) == wanted
-    intact = fits and shard.is_file() and shard.stat().st_size == part.bytes and sha256(shard) == part.sha256
+    intact = fits and shard.is_file() and file_entry(shard) == {"bytes": part.bytes, "sha256": part.sha256}
     return part if intact else None
 
 
@@ -266,7 +230,7 @@ def _pack(source: Path, checksum: str, folder: Path, record: Path) -> Part:
             raise DataError(f"scene {scene.key}: cameras or timestamps changed since the chunk was written")
     shard, offset, total = f"shard-{source.stem}.bin", 0, hashlib.sha256()
     rows: list[tuple[Any, ...]] = []  # a frame's values of STORED
-    bad: list[BadFrame] = []
+    bad: list[dict[str, Any]] = []
     with replacing(folder / shard) as partial, open(partial, "wb") as stream:
         for scene in scenes:
             for number, image in enumerate(scene.images):
@@ -275,7 +239,7 @@ def _pack(source: Path, checksum: str, folder: Path, record: Path) -> Part:
                 if not reason and _changed(image, known):
                     reason = "bytes changed since the chunk was written"
                 if reason:
-                    bad.append(BadFrame(scene.key, number, reason))
+                    bad.append({"scene": scene.key, "frame": number, "reason": reason})
                     content, size = b"", (0, 0)
                 rows.append((offset, len(content), zlib.crc32(content), size, bool(reason)))
                 offset += len(content)
@@ -292,7 +256,7 @@ def _pack(source: Path, checksum: str, folder: Path, record: Path) -> Part:
         "timestamp": np.concatenate([scene.timestamps.numpy() for scene in scenes]),
     }
     part = Part(source.name, checksum, shard, offset, total.hexdigest(), bad, columns)
-    stored = {name: value for name, value in asdict(part).items() if name != "columns"}
+    stored = {name: value for name, value in vars(part).items() if name != "columns"}
     write_columns(record, columns, {"format": FORMAT, "part": stored, "columns": _digest(columns)})
     return part
 
@@ -311,10 +275,7 @@ def _changed(tensor: Tensor, known: frozenset[int] | None) -> bool:
 
 
 def inspect(content: bytes) -> tuple[tuple[int, int], str]:
-    """Decode a frame in full; return its (height, width) and "", or (0, 0) and what is wrong with it.
-
-    Only a full decode finds a truncated JPEG; it costs about 1.4% of what re-encoding the frame as PNG would.
-    """
+    """Decode a frame in full, lest it be truncated; return (height, width), "", or (0, 0), what is wrong with it."""
     if not content:
         return (0, 0), EMPTY
     try:

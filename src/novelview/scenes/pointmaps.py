@@ -1,7 +1,6 @@
 """Pointmaps of a teacher on disk: what every pixel of every frame of a scene sees, at the size of the training.
 
-A folder holds one safetensors file a scene, `points` [n 3 h w] and `frames` [n], and manifest.json, which is written
-last: the teacher, how frames were resized, and every scene's file with its size and SHA-256.
+A folder holds a safetensors file a scene, `points` [n 3 h w] and `frames` [n], and manifest.json, written last.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -41,11 +40,7 @@ def write_pointmaps(
     stamp: str = "",
     box: TimeBox | None = None,
 ) -> int:
-    """Write the pointmaps of scenes and their frames into the folder `out`, which appears whole; return how many.
-
-    Raises BoxEnded when the time of `box` is over, after one scene at least; the next call with the same `stamp`, a
-    digest of all that the points depend on, goes on.
-    """
+    """Write pointmaps into `out`, which appears whole; return how many. After BoxEnded the same `stamp` goes on."""
     box, made = box or TimeBox(), {}
     with resuming_folder(out, stamp) as (folder, units):
         for number, (scene, frames) in enumerate(scenes):
@@ -57,8 +52,7 @@ def write_pointmaps(
                 units.keep_json(path.stem, entry)
                 box.unit()
             made[scene] = entry
-        manifest = {"format": FORMAT, "teacher": teacher, "views": sizing(views), "scenes": made}
-        write_json(folder / MANIFEST, manifest)
+        write_json(folder / MANIFEST, {"format": FORMAT, "teacher": teacher, "views": sizing(views), "scenes": made})
     return len(made)
 
 
@@ -67,22 +61,19 @@ class Pointmaps:
 
     def __init__(self, folder: Path | str, views: ViewsConfig, teacher: str) -> None:
         self.folder = Path(folder)
-        manifest = self.folder / MANIFEST
-        content = read_json(manifest)
+        content = read_json(manifest := self.folder / MANIFEST)
         if content.get("format") != FORMAT or not isinstance(content.get("scenes"), dict):
             raise DataError(f"{manifest}: not the manifest of pointmaps; {ADVICE}")
         if content["teacher"] != teacher:
             raise DataError(f"{manifest}: by teacher {content['teacher']}, the training asks for {teacher}; {ADVICE}")
         for key, wanted in sizing(views).items():
-            found = content["views"].get(key)
-            if found != wanted:
+            if (found := content["views"].get(key)) != wanted:
                 raise DataError(f"{manifest}: made for {key}={found}, not for {wanted}; {ADVICE}")
         self.scenes: dict[str, dict[str, Any]] = content["scenes"]
         for entry in self.scenes.values():
             check_size(self.folder / entry["file"], entry, ADVICE)
 
     def points(self, scene: str, frames: Sequence[int]) -> Float[Tensor, "v 3 h w"]:
-        """Return the points of frames of a scene as float32."""
         if scene not in self.scenes:
             raise DataError(f"{self.folder}: no pointmaps of scene {scene}; {ADVICE}")
         path = self.folder / self.scenes[scene]["file"]

@@ -1,8 +1,7 @@
 """Which frames make a sample: training samplers, and evaluation views chosen by a rule instead of an index.
 
 `interval` is specs/uplvsm.md section 9, `random` specs/lact.md sections 7 and 8, `bounded` and `boundedv2` are
-specs/depthsplat.md section 11 (Data). For evaluation (specs/lact.md section 9) the release draws views at random, its
-paper takes those nearest to k-means centroids of the camera centres.
+specs/depthsplat.md section 11 (Data), evaluation views specs/lact.md section 9.
 """
 
 import random
@@ -34,12 +33,7 @@ def long_enough(n_frames: int, damaged: int, cfg: ViewsConfig) -> bool:
 
 
 def select_views(n_frames: int, rng: random.Random, cfg: ViewsConfig) -> list[int] | None:
-    """Draw `cfg.num_views` frame numbers of a scene with `n_frames` frames; None when the scene is too short.
-
-    The first two are the ends of an interval of min_frame_dist to min(n_frames - 1, max_frame_dist) frames; the others
-    lie strictly inside, distinct, in random order. The calls on `rng` and their order are the reference sampler's.
-    Raises ConfigError when the shortest interval cannot hold the views.
-    """
+    """Draw frame numbers, the ends of an interval first, as the reference does; None when the scene is too short."""
     inside = cfg.num_views - 2
     if cfg.min_frame_dist - 1 < inside:
         raise ConfigError(
@@ -50,22 +44,12 @@ def select_views(n_frames: int, rng: random.Random, cfg: ViewsConfig) -> list[in
         return None
     distance = rng.randint(cfg.min_frame_dist, min(n_frames - 1, cfg.max_frame_dist))
     start = rng.randint(0, n_frames - distance - 1)
-    end = start + distance
-    return [start, end, *rng.sample(range(start + 1, end), inside)]
-
-
-def random_views(sound: Sequence[int], rng: random.Random, cfg: ViewsConfig) -> list[int] | None:
-    """Draw `cfg.num_views` of a scene's undamaged frames in random order; None where the reference would give fewer."""
-    return rng.sample(list(sound), cfg.num_views) if len(sound) >= cfg.num_views else None
+    return [start, start + distance, *rng.sample(range(start + 1, start + distance), inside)]
 
 
 def select_targets(rng: random.Random, cfg: ViewsConfig) -> list[int]:
-    """Choose the target views of one training sample, as positions within its `cfg.num_views` loaded views.
-
-    With `sampler=random` they are the last, some of them contexts where views are few. Else, with `target_has_input`,
-    they are drawn without replacement from all; without it they are the first after the contexts, in random order.
-    """
-    if cfg.sampler == "random":
+    """Choose the targets of a training sample, as positions within its `cfg.num_views` loaded views."""
+    if cfg.sampler == "random":  # the last, some of them contexts where views are few
         return list(range(cfg.num_views - cfg.num_target, cfg.num_views))
     if cfg.target_has_input:
         return rng.sample(range(cfg.num_views), cfg.num_target)
@@ -80,11 +64,7 @@ def contexts_at(number: int, seed: int, cfg: ViewsConfig) -> int:
 
 
 def gap_range(cfg: ViewsConfig, step: int, contexts: int) -> tuple[int, int]:
-    """Return the shortest and the longest interval [frames] at a training step (0-based).
-
-    From (start_min_dist, start_max_dist) to (min_frame_dist, max_frame_dist) in `dist_steps` steps, in whole frames;
-    with fewer contexts than num_context both are divided by how many times they go into it.
-    """
+    """Return the shortest and longest interval [frames] at a step (0-based), growing over `dist_steps` steps."""
     ends = (cfg.min_frame_dist, cfg.max_frame_dist)
     starts = (cfg.start_min_dist, cfg.start_max_dist) if cfg.dist_steps else ends
     share, scale = min(1.0, step / (cfg.dist_steps or 1)), cfg.num_context // contexts
@@ -103,9 +83,8 @@ def bounded_views(
 ) -> list[int] | None:
     """Draw `contexts` frame numbers, then those of the targets; None when the scene is too short at this step.
 
-    bounded: the contexts are the ends of the interval, the targets uniform in it with replacement, ends included.
-    boundedv2: more than two contexts are spread over the interval by `farthest_points`, the first and the last found
-    standing at the ends and the others sorted between; the targets are distinct, and fewer where it holds fewer.
+    bounded: contexts are the ends of the interval, targets uniform in it with replacement. boundedv2: more than two
+    contexts are found by `farthest_points`, all but the first and last sorted; targets are distinct, perhaps fewer.
     """
     low, high = gap_range(cfg, step, contexts)
     high = min(high, len(c2w) - 1)
@@ -119,8 +98,7 @@ def bounded_views(
     targets = rng.sample(inside, min(cfg.num_target, len(inside)))
     if contexts == 2:
         return [left, left + gap, *targets]
-    places = farthest_points(c2w[left : left + gap + 1, :3, 3], contexts)
-    first, *others, last = (inside[place] for place in places)
+    first, *others, last = (inside[at] for at in farthest_points(c2w[left : left + gap + 1, :3, 3], contexts))
     return [first, *sorted(others), last, *targets]
 
 
@@ -139,34 +117,26 @@ def farthest_points(centres: Float[Tensor, "n 3"], count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class FramePool:
-    """The frames of a scene that may be chosen: numbers in random order, and each one's camera centre [x, y, z]."""
+    """The frames of a scene that may be chosen, in random order, and the camera centres of all its frames."""
 
     scene: str
     order: list[int]
-    centres: dict[int, Float[NDArray, " 3"]]
+    centres: Float[NDArray, "n 3"]
 
 
 def selected_splits(store: PackedStore, cfg: EvalConfig) -> dict[str, list[EvalEntry]]:
-    """Return split name -> one entry a scene of `store`, for each number of context views: `uniform8`, `uniform16`.
-
-    Where `num_target` is given, targets depend on the seed and the scene alone, so numbers of contexts, and ways to
-    choose them, are compared on the same targets. Raises DataError, naming the scene, when it has too few frames.
-    """
-    counts = cfg.context_counts or [cfg.num_context]
+    """Return `uniform8` -> an entry a scene, per number of contexts, on the same targets with `num_target`."""
     pools = [frame_pool(store, scene, cfg.seed, cfg.num_views) for scene in store.scenes]
-    return {
-        f"{cfg.select}{count}": [_entry(pool, cfg.select, count, cfg.num_target) for pool in pools] for count in counts
-    }
+    counts, few = cfg.context_counts or [cfg.num_context], cfg.num_target
+    return {f"{cfg.select}{count}": [_entry(pool, cfg.select, count, few) for pool in pools] for count in counts}
 
 
 def frame_pool(store: PackedStore, scene: str, seed: int, num_views: int = 0) -> FramePool:
-    """Shuffle the undamaged frames of `scene`, keep `num_views` (0: all); raises DataError when it has fewer."""
     sound = sound_frames(store, scene)
     if num_views > len(sound):
         raise DataError(f"scene {scene} has {len(sound)} usable frames, {num_views} are asked for; lower num_views")
     order = random.Random(f"{seed}/{scene}").sample(sound, num_views or len(sound))
-    centres = store.c2w(scene)[:, :3, 3].double().numpy()
-    return FramePool(scene, order, {frame: centres[frame] for frame in order})
+    return FramePool(scene, order, store.c2w(scene)[:, :3, 3].double().numpy())
 
 
 def _entry(pool: FramePool, select: str, contexts: int, targets: int) -> EvalEntry:
@@ -189,15 +159,11 @@ def choose_frames(pool: FramePool, free: Sequence[int], select: str, count: int)
     ordered = sorted(free)
     if select == "uniform":
         return [ordered[int(place)] for place in np.linspace(0, len(ordered) - 1, count).round()]
-    centres = np.stack([pool.centres[frame] for frame in ordered])
-    return [ordered[row] for row in nearest_to_means(centres, count)]
+    return [ordered[row] for row in nearest_to_means(pool.centres[ordered], count)]
 
 
 def nearest_to_means(points: Float[NDArray, "n 3"], count: int) -> list[int]:
-    """Return the rows of `count` distinct points nearest to the k-means centroids of `points`.
-
-    Deterministic: means start at the point nearest to the middle, then always at the farthest from those before it.
-    """
+    """Return the rows of `count` distinct points nearest to the k-means centroids, the same in every call."""
     from scipy.cluster.vq import kmeans2  # here: a bare machine (docs/mini.md) has no SciPy, and no k-means to do
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist

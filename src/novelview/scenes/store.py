@@ -1,8 +1,7 @@
 """The packed store's reader: any frame of any scene without touching its neighbours.
 
-A split folder holds `shard-*.bin` (undecoded frames one after the other, one shard a source chunk) and
-`index.safetensors`; the folder above holds `manifest.json` with the size and SHA-256 of every file. Every read opens
-its shard: threads and forked workers may share a store, and pickling one reopens it.
+A split folder holds `shard-*.bin` (undecoded frames, a shard a source chunk) and `index.safetensors`; the folder above
+`manifest.json`. Every read opens its shard: threads and forked workers may share a store, and pickling one reopens it.
 """
 
 import io
@@ -41,10 +40,7 @@ def write_columns(path: Path | str, columns: Columns, meta: dict[str, Any]) -> N
 
 
 def map_columns(path: Path | str) -> tuple[Columns, dict[str, Any]]:
-    """Map the arrays of a `write_columns` file without reading them, so a 10-million-frame index opens at once.
-
-    Raises DataError when the file is missing or not such a file.
-    """
+    """Map the arrays of a `write_columns` file without reading them; raises DataError for any other file."""
     try:
         content = np.asarray(np.memmap(path, np.uint8, "r"))
         start = 8 + int.from_bytes(content[:8].tobytes(), "little")
@@ -62,30 +58,25 @@ def map_columns(path: Path | str) -> tuple[Columns, dict[str, Any]]:
 
 
 def join_words(words: list[str]) -> NDArray[np.uint8]:
-    """Return strings as one array of UTF-8 bytes, separated by newlines."""
+    """Return strings as one array of UTF-8 bytes, separated by newlines; `split_words` gives them back."""
     return np.frombuffer("\n".join(" ".join(word.splitlines()) for word in words).encode(), np.uint8)
 
 
 def split_words(column: NDArray[np.uint8]) -> list[str]:
-    """Return the strings of `join_words`."""
     return bytes(column).decode().split("\n")
 
 
 class PackedStore:
-    """One split of a packed data set; `PackedStore("data/rooms/packed/train")`.
-
-    Opening one compares every file's size, and a small index's checksum, with the manifest. Raises DataError, one
-    line, when the store is missing, unfinished, or its files are others.
-    """
+    """One split of a packed data set; DataError where it is missing, unfinished, or files are not as listed."""
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self._files = _check_files(self.folder)
+        _check_files(self.folder)  # sizes of all files, the checksum of a small index
         self._columns, meta = map_columns(self.folder / INDEX)
         if meta.get("format") != FORMAT:
             raise DataError(f"{self.folder}: store format {meta.get('format')}, this program reads {FORMAT}; {ADVICE}")
         self._shards: list[str] = meta["shards"]
-        self.scenes: list[str] = split_words(self._columns["name"])
+        self.scenes = split_words(self._columns["name"])
         self._rows = {name: row for row, name in enumerate(self.scenes)}
 
     def __reduce__(self) -> tuple:
@@ -100,29 +91,27 @@ class PackedStore:
     @property
     def chunks(self) -> list[str]:
         """The split's source chunks by file name, in name order, those that could not be read included."""
-        content = read_json(self.folder.parent / MANIFEST)
-        lost = [entry["chunk"] for entry in content["bad_chunks"] if entry["split"] == self.folder.name]
-        return sorted([*_of_split(content["sources"], self.folder.name), *lost])
+        content, split = read_json(self.folder.parent / MANIFEST), self.folder.name
+        lost = [entry["chunk"] for entry in content["bad_chunks"] if entry["split"] == split]
+        return sorted([*_of_split(content["sources"], split), *lost])
 
     def chunk(self, scene: str) -> str:
-        """Return the file name of the source chunk a scene came in."""
-        shard = self._shards[int(self._columns["shard"][self._row(scene)])]
-        return f"{shard.removeprefix('shard-').removesuffix('.bin')}.torch"
+        return f"{self._shard(scene).removeprefix('shard-').removesuffix('.bin')}.torch"
+
+    def _shard(self, scene: str) -> str:
+        return self._shards[self._of_scene("shard", scene)]
 
     def frames(self, scene: str) -> int:
         """Return how many frames a scene has, damaged ones included."""
-        return int(self._columns["count"][self._row(scene)])
+        return self._of_scene("count", scene)
 
     def jpeg(self, scene: str, index: int) -> bytes:
-        """Return a frame's undecoded bytes, exactly those of the source chunk.
-
-        Raises DataError for a frame that does not exist, was damaged in the source, or changed on disk since.
-        """
+        """Return a frame's undecoded bytes; DataError where it does not exist, is damaged, or changed since."""
         place, where = self._frame(scene, index), f"{self.folder}: scene {scene} frame {index}"
         bad, offset, length, crc = (int(self._columns[name][place]) for name in ("bad", "offset", "length", "crc"))
         if bad:
             raise DataError(f"{where}: damaged in the source; leave it out of the views")
-        shard = self._shards[int(self._columns["shard"][self._row(scene)])]
+        shard = self._shard(scene)
         with open(self.folder / shard, "rb") as stream:
             stream.seek(offset)
             content = stream.read(length)
@@ -131,7 +120,6 @@ class PackedStore:
         return content
 
     def image(self, scene: str, index: int) -> Image.Image:
-        """Return a frame decoded to RGB at its stored size."""
         return Image.open(io.BytesIO(self.jpeg(scene, index))).convert("RGB")
 
     def w2c(self, scene: str) -> Float[Tensor, "n 4 4"]:
@@ -150,44 +138,36 @@ class PackedStore:
 
     def size(self, scene: str, index: int | None = None) -> tuple[int, int]:
         """Return (height, width) of a frame, (0, 0) if damaged; without `index`, of the scene's first undamaged one."""
-        if index is None:
-            index = int(self._take("bad", scene).argmin())
-        height, width = self._columns["size"][self._frame(scene, index)].tolist()
-        return height, width
+        place = self._frame(scene, int(self._take("bad", scene).argmin()) if index is None else index)
+        return tuple(self._columns["size"][place].tolist())
 
     def bad(self, scene: str) -> set[int]:
-        """Return the numbers of the scene's damaged frames."""
         return set(np.flatnonzero(self._take("bad", scene)).tolist())
 
     def url(self, scene: str) -> str:
-        """Return where the scene's video came from; may be empty."""
         return split_words(self._columns["url"])[self._row(scene)]
 
-    def verify(self) -> None:
-        """Compare the SHA-256 of this split's files with the manifest; raises DataError naming the first wrong one."""
-        for name, entry in self._files.items():
-            check_content(self.folder / name, entry, ADVICE)
-
     def _row(self, scene: str) -> int:
-        if scene not in self._rows:
-            raise DataError(
-                f"{self.folder}: no scene '{scene}' among its {len(self)}; check the evaluation index's keys"
-            )
+        if scene not in self:
+            known = f"no scene '{scene}' among its {len(self)}"
+            raise DataError(f"{self.folder}: {known}; check the evaluation index's keys")
         return self._rows[scene]
+
+    def _of_scene(self, column: str, scene: str) -> int:
+        return int(self._columns[column][self._row(scene)])
 
     def _frame(self, scene: str, frame: int) -> int:
         frames = self.frames(scene)
         if not 0 <= frame < frames:
             raise DataError(f"{self.folder}: scene {scene} has frames 0 to {frames - 1}, not {frame}; check the index")
-        return int(self._columns["start"][self._row(scene)]) + frame
+        return self._of_scene("start", scene) + frame
 
     def _take(self, column: str, scene: str) -> NDArray[Any]:
-        start = int(self._columns["start"][self._row(scene)])
+        start = self._of_scene("start", scene)
         return self._columns[column][start : start + self.frames(scene)]
 
 
-def _check_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the manifest's entries of one split by file name, all of them present with the right size."""
+def _check_files(folder: Path) -> None:
     manifest = folder.parent / MANIFEST
     content = read_json(manifest)
     try:
@@ -202,7 +182,6 @@ def _check_files(folder: Path) -> dict[str, dict[str, Any]]:
             check_content(folder / INDEX, files[INDEX], ADVICE)
     except (KeyError, TypeError, AttributeError):
         raise DataError(f"{manifest}: is not the manifest of a packed store; {ADVICE}") from None
-    return files
 
 
 def _of_split(values: dict[str, Any], split: str) -> dict[str, Any]:
@@ -210,30 +189,24 @@ def _of_split(values: dict[str, Any], split: str) -> dict[str, Any]:
 
 
 def sound_frames(store: PackedStore, scene: str) -> list[int]:
-    """Return the numbers of a scene's undamaged frames."""
-    bad = store.bad(scene)
-    return [frame for frame in range(store.frames(scene)) if frame not in bad]
+    return sorted(set(range(store.frames(scene))) - store.bad(scene))
 
 
 def subset_scenes(store: PackedStore, name: str) -> list[str]:
     """Return the scenes of the training subset `name` in the store's order: those in its first chunks by name.
 
-    The paper trains on 76, 304, 1216 and all 4866 chunks of RealEstate10K: floor(4866 / 64), / 16, / 4, / 1
-    (specs/re10k_format.md section 5), and does not say which (`novelview.scenes.chunks.check_counts`). Raises
-    ConfigError for an unknown subset, and where there are fewer chunks than parts.
+    The paper trains on 76, 304, 1216 and all 4866 chunks of RealEstate10K and does not say which (specs/re10k_format.md
+    section 5). Raises ConfigError for an unknown subset, and where there are fewer chunks than parts.
     """
     if name not in SUBSETS:
         raise ConfigError(f"subset={name}: choose one of {', '.join(SUBSETS)}")
-    if SUBSETS[name] == 1:
-        return list(store.scenes)
-    chunks = set(first_chunks(store.chunks, name))
-    return [scene for scene in store.scenes if store.chunk(scene) in chunks]
+    chunks = set(first_chunks(store.chunks, name)) if SUBSETS[name] > 1 else ()
+    return [scene for scene in store.scenes if SUBSETS[name] == 1 or store.chunk(scene) in chunks]
 
 
 def first_chunks(chunks: Sequence[str], name: str) -> list[str]:
     """Return the chunks of subset `name` out of all; raises ConfigError where one part in so many is none."""
-    count = len(chunks) // SUBSETS[name]
-    if not count:
+    if not (count := len(chunks) // SUBSETS[name]):
         raise ConfigError(
             f"subset={name}: is 1/{SUBSETS[name]} of the training chunks, and there are {len(chunks)}; "
             f"take subset=full, or data in more chunks (rooms: a smaller source.chunk_bytes)"

@@ -25,18 +25,12 @@ class EvalEntry:
 
 
 def load_index(path: Path | str) -> list[EvalEntry]:
-    """Read an evaluation index: scene -> null, one entry, or (our extension) a list of entries; nulls are left out.
-
-    Raises DataError, naming file and scene, when the file is missing, not JSON or not of this form.
-    """
+    """Read an evaluation index: scene -> null, an entry, or (our extension) a list; DataError names file and scene."""
     content = read_json(path, "correct it or make it again")
     if not isinstance(content, dict):
         raise DataError(f"{path}: an evaluation index is a JSON object of scenes, this is a {type(content).__name__}")
-    entries = []
-    for scene, value in content.items():
-        rows = value if isinstance(value, list) else [value]
-        entries += [_entry(f"{path}: scene {scene}", scene, row) for row in rows if row is not None]
-    return entries
+    rows = ((scene, row) for scene, value in content.items() for row in (value if isinstance(value, list) else [value]))
+    return [_entry(f"{path}: scene {scene}", scene, row) for scene, row in rows if row is not None]
 
 
 def _entry(where: str, scene: str, row: Any) -> EvalEntry:
@@ -44,8 +38,7 @@ def _entry(where: str, scene: str, row: Any) -> EvalEntry:
         raise DataError(f"{where}: expected null, an entry or a list of entries, found {row!r}")
     for key in ("context", "target"):
         numbers = row.get(key)
-        whole = isinstance(numbers, list) and all(type(number) is int and number >= 0 for number in numbers)
-        if not whole or not numbers:
+        if not (isinstance(numbers, list) and numbers and all(type(one) is int and one >= 0 for one in numbers)):
             raise DataError(f"{where}: '{key}' must be a list of frame numbers, found {numbers!r}")
     overlap = row.get("overlap")
     if overlap is not None and (type(overlap) not in (int, float) or not math.isfinite(overlap)):
@@ -63,10 +56,7 @@ def save_index(path: Path | str, entries: Sequence[EvalEntry]) -> None:
 
 
 def known_entries(entries: Sequence[EvalEntry], store: PackedStore, name: str) -> list[EvalEntry]:
-    """Keep the entries that `store` can serve; those left out are counted in the log, under the index's `name`.
-
-    Raises DataError when a frame lies beyond its scene, or when nothing is left.
-    """
+    """Keep the entries that `store` can serve, log the others; DataError for wrong frames, or none left."""
     scenes = set(store.scenes)
     present = [entry for entry in entries if entry.scene in scenes]
     for entry in present:

@@ -94,14 +94,12 @@ def _imported(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
     path = _path(cfg)
     if source.kind == "opencv_cameras" and (scenes := camera_lists.load_opencv_list(path, source)):
         return write.write_collection({source.split: scenes}, *about)
-    if source.kind == "photos":
-        from novelview.scenes.imports import photos
-
-        return write.write_scene(photos.load(path, source, beside / "pycolmap.log", cfg.runtime.threads), *about)
-    if source.kind == "colmap":
+    if source.kind in ("photos", "colmap"):
         from novelview.scenes.imports import colmap
 
-        return write.write_scene(colmap.load(path, source), *about)
+        found = (path, source, beside / "pycolmap.log", cfg.runtime.threads)
+        scene = colmap.load_photographs(*found) if source.kind == "photos" else colmap.load(path, source)
+        return write.write_scene(scene, *about)
     is_transforms = source.kind == "transforms"
     load = camera_lists.load_transforms if is_transforms else camera_lists.load_opencv_cameras
     return write.write_scene(load(path, source), *about)

@@ -48,16 +48,11 @@ class Estimate:
 
 
 class Estimator(Protocol):
-    """Places frames of a scene."""
-
     name: str
-    alone: bool  # only one scene at a time, because the estimator itself fills the machine
+    alone: bool = False  # only one scene at a time, because the estimator itself fills the machine
 
     def estimate(self, scene: ChunkScene, frames: list[int], work: Path, log: Path) -> Estimate:
-        """Return the cameras of those of `frames` that could be placed; `work` is an empty folder for its files.
-
-        Raises DataError, which goes into the scene's record, where it could place none; Stopped is worth another try.
-        """
+        """Return the cameras of frames that could be placed; DataError for none, Stopped is worth another try."""
         ...
 
 
@@ -68,34 +63,36 @@ def given_cameras(scene: ChunkScene) -> tuple[Float[Tensor, "n 4 4"], Float[Tens
     return w2c, scene.cameras[:, :4].double()
 
 
-class Given:
+class Given(Estimator):
     """Keeps the cameras that are there."""
 
     name = "given"
-    alone = False
 
     def estimate(self, scene: ChunkScene, frames: list[int], work: Path, log: Path) -> Estimate:
-        """Return the cameras of all frames."""
         w2c, intrinsics = given_cameras(scene)
         return Estimate(frames, w2c[frames], intrinsics[frames])
 
 
-class Colmap:
+class Colmap(Estimator):
     """pycolmap on one thread a scene; the same frames, seed and version of pycolmap give the same cameras."""
 
     name = "colmap"
-    alone = False
 
     def __init__(self, cfg: ColmapEstimator) -> None:
         self.cfg = cfg
 
     def estimate(self, scene: ChunkScene, frames: list[int], work: Path, log: Path) -> Estimate:
-        """Return the cameras of the frames in the largest model; raises DataError where there is none."""
         from novelview.scenes.imports.colmap import read_model  # here: other estimators do without pycolmap
 
         if len(frames) < FEWEST:
             raise DataError(f"{len(frames)} frames, structure from motion needs at least {FEWEST}")
-        names = _lay_out(scene, frames, work / "images")
+        names: dict[str, int] = {}  # of the frames' own bytes as files
+        (work / "images").mkdir()
+        for frame in frames:
+            content = scene.images[frame].numpy().tobytes()
+            name = f"{frame:06d}{'.png' if content.startswith(PNG) else '.jpg'}"
+            (work / "images" / name).write_bytes(content)
+            names[name] = frame
         job = {key: getattr(self.cfg, key) for key in ("camera_model", "seed", "matcher", "overlap", "max_features")}
         job |= {"images": str(work / "images"), "names": list(names), "single_camera": True}
         job["camera_params"] = self._known(scene, frames[0], work / "images" / next(iter(names)))
@@ -104,15 +101,11 @@ class Colmap:
             raise DataError(f"none of {len(frames)} frames could be registered")
         lenses, poses = read_model(model)
         poses.sort(key=lambda pose: pose.name)
-        return Estimate(
-            [names[pose.name] for pose in poses],
-            torch.from_numpy(np.stack([pose.w2c for pose in poses])).double(),
-            torch.tensor([lenses[pose.camera].normalised() for pose in poses], dtype=torch.float64),
-            read_json(model / QUALITY),
-        )
+        w2c = torch.from_numpy(np.stack([pose.w2c for pose in poses])).double()
+        intrinsics = torch.tensor([lenses[pose.camera].normalised() for pose in poses], dtype=torch.float64)
+        return Estimate([names[pose.name] for pose in poses], w2c, intrinsics, read_json(model / QUALITY))
 
     def _known(self, scene: ChunkScene, frame: int, picture: Path) -> str:
-        """Return the given lens as pycolmap takes it, or nothing where it is to be estimated."""
         if self.cfg.intrinsics == "estimate":
             return ""
         with Image.open(picture) as image:
@@ -122,40 +115,24 @@ class Colmap:
         return ",".join(map(str, [*focal, cx, cy]))
 
 
-def _lay_out(scene: ChunkScene, frames: list[int], folder: Path) -> dict[str, int]:
-    """Write the frames' own bytes as files; return file name -> frame number, in order."""
-    folder.mkdir()
-    names: dict[str, int] = {}
-    for frame in frames:
-        content = scene.images[frame].numpy().tobytes()
-        name = f"{frame:06d}{'.png' if content.startswith(PNG) else '.jpg'}"
-        (folder / name).write_bytes(content)
-        names[name] = frame
-    return names
-
-
 def asked_frames(scene: ChunkScene, named: set[int] | None, cfg: EstimatorConfig) -> list[int]:
-    """Return the frames to place together, ascending, damaged pictures left out.
-
-    named: those that evaluation entries name, None for a training scene, of which all are wanted. More than
-    `max_frames` are thinned evenly, but never the named ones: a target without a camera could not be judged.
-    """
-    only_named = cfg.frames == "entries" and named is not None
-    asked = [frame for frame in range(len(scene.images)) if not only_named or frame in (named or ())]
+    """Return the frames to place, undamaged, ascending; above `max_frames` thinned evenly but for `named` ones."""
+    only_named, named = cfg.frames == "entries" and named is not None, named or set()
+    asked = [frame for frame in range(len(scene.images)) if not only_named or frame in named]
     sound = [frame for frame in asked if not inspect(scene.images[frame].numpy().tobytes())[1]]
     if only_named or not cfg.max_frames or len(sound) <= cfg.max_frames:
         return sound
-    others = [frame for frame in sound if frame not in (named or ())]
+    others = [frame for frame in sound if frame not in named]
     room = max(0, cfg.max_frames - (len(sound) - len(others)))
     kept = {others[int((turn + 0.5) * len(others) / room)] for turn in range(min(room, len(others)))}
-    return [frame for frame in sound if frame in kept or frame in (named or ())]
+    return [frame for frame in sound if frame in kept or frame in named]
 
 
 @dataclass
 class Outcome:
-    """What became of one scene: its estimate, or why there is none; asked: the frames the estimator was given."""
+    """What became of one scene: its estimate, or why there is none."""
 
-    asked: list[int]
+    asked: list[int]  # frames the estimator was given
     estimate: Estimate | None
     failure: str | None
     seconds: float
@@ -165,18 +142,13 @@ class Outcome:
 def estimated(
     estimator: Estimator, settings: dict[str, Any], scene: ChunkScene, frames: list[int], folder: Path
 ) -> Outcome:
-    """Return a scene's outcome: the one an earlier run left in `folder`, or a fresh one, which is left there.
-
-    settings: what the estimate depends on beside the scene. Whatever the estimator raises becomes the scene's failure;
-    failures that another try may mend (killed, out of time) are not kept.
-    """
-    path, digest = folder / f"{scene.key}.json", hashlib.sha256()
-    digest.update(json.dumps([settings, scene.key, frames], sort_keys=True).encode())
+    """Return a scene's outcome, kept in `folder` unless another try may mend it; what the estimator raises is one."""
+    path, settled = folder / f"{scene.key}.json", json.dumps([settings, scene.key, frames], sort_keys=True)
+    digest = hashlib.sha256(settled.encode())
     digest.update(scene.cameras.contiguous().numpy().tobytes())
     for frame in frames:
         digest.update(hashlib.sha256(scene.images[frame].numpy().tobytes()).digest())
-    kept = _kept(path, digest.hexdigest())
-    if kept is not None:
+    if (kept := _kept(path, digest.hexdigest())) is not None:
         return kept
     started, estimate, failure, final = time.monotonic(), None, None, True
     try:
@@ -200,7 +172,6 @@ def estimated(
 
 
 def _checked(estimate: Estimate, frames: list[int]) -> Estimate:
-    """Return a usable estimate; raises DataError for one that no camera can be written from."""
     if not estimate.frames:
         raise DataError(f"none of {len(frames)} frames got a camera")
     if estimate.frames != sorted(set(estimate.frames)) or not set(estimate.frames) <= set(frames):
@@ -215,7 +186,7 @@ def _checked(estimate: Estimate, frames: list[int]) -> Estimate:
 def _keep(path: Path, key: str, outcome: Outcome) -> None:
     estimate = outcome.estimate
     if estimate is not None and estimate.depth is not None:
-        depth = {"values": estimate.depth.values.contiguous(), "confidence": estimate.depth.confidence.contiguous()}
+        depth = {name: value.contiguous() for name, value in vars(estimate.depth).items()}
         write_bytes(path.with_suffix(".safetensors"), save(depth))
     content = {"key": key, "asked": outcome.asked, "failure": outcome.failure, "seconds": outcome.seconds}
     if estimate is not None:
@@ -225,7 +196,6 @@ def _keep(path: Path, key: str, outcome: Outcome) -> None:
 
 
 def _kept(path: Path, key: str) -> Outcome | None:
-    """Return the outcome an earlier run kept; None where there is none, it is damaged, or of something else."""
     try:
         found = read_json(path)
         if found["key"] != key:

@@ -36,11 +36,7 @@ MEANS = ("rotation_deg", "relative_rotation_deg")
 def place(
     estimate: Estimate, given: Float[Tensor, "k 4 4"], align: str, length: float
 ) -> tuple[Float[Tensor, "k 4 4"], float]:
-    """Return an estimate's w2c as they are to be written, and the factor their lengths were multiplied by.
-
-    align: sim3 to the given w2c of the same frames, scale to a path `length` long, none. Raises DataError where fewer
-    than two cameras, or cameras that all stand in one place, leave the scale open.
-    """
+    """Return w2c after `align` (sim3, scale to `length`, none) and its factor; DataError where scale is open."""
     if align == "none":
         return estimate.w2c, 1.0
     c2w = torch.linalg.inv(estimate.w2c)
@@ -56,10 +52,7 @@ def place(
 
 
 def _similarity(estimated: Float[Tensor, "k 4 4"], given: Float[Tensor, "k 4 4"]) -> Similarity:
-    """Return the Sim(3) between c2w matrices, orientations counting as much as centres; DataError where none fits.
-
-    Video paths are nearly straight: by the centres alone their noise decides the turn about the line.
-    """
+    # Video paths are nearly straight: by the centres alone their noise decides the turn about the line.
     similarity = fit_cameras(estimated, given, orientation_weight=1.0)
     if not float(similarity.scale) > SMALLEST:
         raise DataError("the estimated cameras have nothing in common with the given ones: no Sim(3) fits them")
@@ -69,12 +62,7 @@ def _similarity(estimated: Float[Tensor, "k 4 4"], given: Float[Tensor, "k 4 4"]
 def errors(
     estimate: Estimate, given: Float[Tensor, "k 4 4"], intrinsics: Float[Tensor, "k 4"]
 ) -> dict[str, Any] | None:
-    """Return how far an estimate is from the given cameras after Sim(3), frame by frame; None where none fits.
-
-    rotation_deg, translation (in the data set's units): of each frame; spread: root mean square distance of the given
-    centres from their mean; relative_rotation_deg: of each frame's orientation relative to the first placed frame's,
-    which no alignment changes; focal: mean ratio of focal lengths.
-    """
+    """Return how far an estimate is from the given cameras after Sim(3), frame by frame; None where none fits."""
     c2w, true = torch.linalg.inv(estimate.w2c), torch.linalg.inv(given)
     if len(c2w) < SIM3_FRAMES:
         return None
@@ -83,12 +71,10 @@ def errors(
     except DataError:
         return None
     centres = true[:, :3, 3]
+    found = {"rotation_deg": rotation_error_deg(aligned, true), "translation": translation_error(aligned, true)}
     turned = (torch.linalg.inv(cameras[:1]) @ cameras for cameras in (c2w, true))
-    found = {
-        "rotation_deg": rotation_error_deg(aligned, true),
-        "translation": translation_error(aligned, true),
-        "relative_rotation_deg": rotation_error_deg(*turned),
-    }
+    found["relative_rotation_deg"] = rotation_error_deg(*turned)  # to the first placed frame, which needs no alignment
+    # The root mean square distance of the given centres from their mean, and the mean ratio of focal lengths.
     spread = (centres - centres.mean(dim=0)).square().sum(dim=1).mean().sqrt()
     focal = (estimate.intrinsics[:, :2] / intrinsics[:, :2]).mean()
     rounded = {name: [round(value, 6) for value in values.tolist()] for name, values in found.items()}
@@ -96,8 +82,6 @@ def errors(
 
 
 class Replacement:
-    """One run over a data set."""
-
     def __init__(self, raw: RawData, estimator: Estimator, cfg: PosesStage, estimates: Path, box: TimeBox) -> None:
         """Read the evaluation entries; raises ConfigError for a split that `raw` does not have."""
         for split in cfg.splits:
@@ -112,16 +96,30 @@ class Replacement:
     def write(self, folder: Path) -> dict[str, Any]:
         """Fill `folder` with chunks, indices, scenes.json and poses.json; return what the manifest says of it.
 
-        poses.json is written beside the estimates first. Raises DataError when no scene gets a camera, or no evaluation
-        entry all of its cameras, BoxEnded when the time of `box` is over, after one new estimate at least.
+        Raises DataError when no scene gets a camera, or no evaluation entry all of its cameras; BoxEnded.
         """
         for split in dict.fromkeys(self.cfg.splits):
             self._split(split, folder)
         content = self._content()
-        write_json(self.estimates / "poses.json", content)
-        self._judge(content)
+        write_json(where := self.estimates / "poses.json", content)
+        counts = content["summary"]
+        found = [counts[name] for name in ("placed_scenes", "scenes", "placed_frames", "asked_frames")]
+        logger.info("%s: %d of %d scenes, %d of %d frames placed", self.estimator.name, *found)
+        offered, kept = (sum(entry[key] for entry in content["entries"].values()) for key in ("index", "kept"))
+        failed = f"none of {offered} evaluation entries has all of its cameras" if offered and not kept else ""
+        if not counts["placed_scenes"]:
+            reason = next(iter(counts["failures"]), "there are none")
+            failed = f"none of {counts['scenes']} scenes got cameras ({reason})"
+        if failed:
+            raise DataError(f"{self.estimator.name}: {failed}; see {where}")
         write_json(folder / "poses.json", content)
-        self._carry_over(folder, content["entries"])
+        for name in ("scenes.json", "import.json"):
+            if (self.raw.folder / name).is_file():
+                shutil.copyfile(self.raw.folder / name, folder / name)
+        for split, entries in content["entries"].items():  # an index of which no entry is left becomes empty
+            target = folder / "indices" / f"{split}.json"
+            whole = (self.raw.folder / "indices" / target.name).read_bytes()
+            write_bytes(target, whole if entries["kept"] else b"{}\n")
         poses = {key: content[key] for key in ("estimator", "align", "summary", "entries")}
         return {"unposed": self.unposed, "poses": poses}
 
@@ -188,63 +186,29 @@ class Replacement:
             values["frames"] = torch.tensor(estimate.frames)
             content = save({name: value.contiguous() for name, value in values.items()})
             write_bytes(folder / "depth" / split / f"{scene.key}.safetensors", content)
-        return _with_cameras(scene, estimate, w2c)
+        # Frames that were not placed keep their numbers and lose their pictures.
+        cameras = torch.tensor(NO_CAMERA).repeat(len(scene.images), 1)
+        rows = torch.cat([estimate.intrinsics, w2c.new_zeros(len(w2c), 2), w2c[:, :3].flatten(1)], dim=1)
+        cameras[estimate.frames] = rows.float()
+        images = [b"" if frame in missing else image for frame, image in enumerate(scene.images)]
+        return ChunkScene(scene.key, scene.url, scene.timestamps, cameras, images)
 
     def _content(self) -> dict[str, Any]:
         placed = {key: set(record["placed"]) for key, record in self.records.items()}
-        entries = {
-            split: {
-                "index": len(entries),
-                "kept": sum({*entry.context, *entry.target} <= placed.get(entry.scene, set()) for entry in entries),
-            }
-            for split, entries in self.indices.items()
-        }
-        sets = read_json(self.raw.folder / "scenes.json") if (self.raw.folder / "scenes.json").is_file() else {}
+        entries = {}
+        for split, found in self.indices.items():
+            kept = sum({*entry.context, *entry.target} <= placed.get(entry.scene, set()) for entry in found)
+            entries[split] = {"index": len(found), "kept": kept}
+        sets = read_json(path) if (path := self.raw.folder / "scenes.json").is_file() else {}
         scenes = {key: {"set": sets.get(key, {}).get("set"), **record} for key, record in self.records.items()}
         head = {"estimator": self.estimator.name, "align": self.cfg.align, "dataset": self.cfg.dataset}
         return {**head, "summary": _summary(self.records), "entries": entries, "scenes": scenes}
-
-    def _judge(self, content: dict[str, Any]) -> None:
-        counts, where = content["summary"], self.estimates / "poses.json"
-        found = [counts[name] for name in ("placed_scenes", "scenes", "placed_frames", "asked_frames")]
-        logger.info("%s: %d of %d scenes, %d of %d frames placed", self.estimator.name, *found)
-        if not counts["placed_scenes"]:
-            reason = next(iter(counts["failures"]), "there are none")
-            failed = f"none of {counts['scenes']} scenes got cameras ({reason})"
-            raise DataError(f"{self.estimator.name}: {failed}; see {where}")
-        offered, kept = (sum(entry[key] for entry in content["entries"].values()) for key in ("index", "kept"))
-        if offered and not kept:
-            failed = f"none of {offered} evaluation entries has all of its cameras"
-            raise DataError(f"{self.estimator.name}: {failed}; see {where}")
-
-    def _carry_over(self, folder: Path, entries: dict[str, dict[str, int]]) -> None:
-        """Copy what belongs to the scenes; an index of which no entry is left becomes empty, poses.json counts them."""
-        for name in ("scenes.json", "import.json"):
-            if (self.raw.folder / name).is_file():
-                shutil.copyfile(self.raw.folder / name, folder / name)
-        for split, counts in entries.items():
-            target = folder / "indices" / f"{split}.json"
-            target.parent.mkdir(exist_ok=True)
-            if counts["kept"]:
-                shutil.copyfile(self.raw.folder / "indices" / target.name, target)
-            else:
-                write_json(target, {})
-
-
-def _with_cameras(scene: ChunkScene, estimate: Estimate, w2c: Tensor) -> ChunkScene:
-    """Return a scene with the cameras of the placed frames; the others keep their numbers and lose their pictures."""
-    cameras = torch.tensor(NO_CAMERA).repeat(len(scene.images), 1)
-    rows = torch.cat([estimate.intrinsics, w2c.new_zeros(len(w2c), 2), w2c[:, :3].flatten(1)], dim=1)
-    cameras[estimate.frames] = rows.float()
-    placed = set(estimate.frames)
-    images = [image if frame in placed else b"" for frame, image in enumerate(scene.images)]
-    return ChunkScene(scene.key, scene.url, scene.timestamps, cameras, images)
 
 
 def _summary(scenes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Return counts over all scenes, means over placed frames, and how often each reason of a failure occurred."""
     sound = [scene for scene in scenes.values() if scene["failure"] is None]
-    reasons = Counter(str(scene["failure"]) for scene in scenes.values() if scene["failure"] is not None)
+    reasons = Counter(scene["failure"] for scene in scenes.values() if scene["failure"] is not None)
     found: dict[str, Any] = {
         "scenes": len(scenes),
         "placed_scenes": len(sound),
@@ -255,8 +219,7 @@ def _summary(scenes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     }
     known = [scene for scene in sound if "rotation_deg" in scene]
     values = {name: [value for scene in known for value in scene[name]] for name in MEANS}
-    values["translation_over_spread"] = [
-        value / scene["spread"] for scene in known if scene["spread"] > 0 for value in scene["translation"]
-    ]
+    spread = [scene for scene in known if scene["spread"] > 0]
+    values["translation_over_spread"] = [value / one["spread"] for one in spread for value in one["translation"]]
     values["reprojection_px"] = [scene["reprojection_px"] for scene in sound if "reprojection_px" in scene]
     return found | {name: round(fmean(of), 4) if of else None for name, of in values.items()}

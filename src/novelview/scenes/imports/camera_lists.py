@@ -1,13 +1,9 @@
 """Posed pictures whose cameras stand in a JSON file beside them: transforms.json, DL3DV's scenes, opencv_cameras.json.
 
 transforms.json, of nerfstudio, instant-ngp and the Blender scenes: `transform_matrix` is camera-to-world with OpenGL
-axes (x right, y up, z backward); intrinsics are per file or per frame, as fl_x or camera_angle_x; distortion is
-OpenCV's (k1..k4, p1, p2) or its fisheye model.
-
-DL3DV, as published: `<scene>/nerfstudio/transforms.json` for pictures at full size, and resized ones in `images_4`.
-They are undistorted to the lens whose view holds only covered pixels (`inner_lens`), and poses turn into OpenCV axes
-the way the reference's converter does (specs/lact.md section 8).
-
+axes (x right, y up, z backward); intrinsics are per file or frame; distortion is OpenCV's or its fisheye model.
+DL3DV: `<scene>/nerfstudio/transforms.json` for pictures at full size, and resized ones in `images_4`, undistorted to
+`inner_lens`; poses turn into OpenCV axes as in the reference's converter (specs/lact.md section 8).
 opencv_cameras.json, of LaCT: an array of {fx, fy, cx, cy, w2c, file_path}, intrinsics in pixels of the stored picture
 (`w` and `h` are not read), world-to-camera with OpenCV axes (specs/lact.md).
 """
@@ -29,8 +25,8 @@ from novelview.downloads.fetch import fetch_folder, is_collected
 from novelview.downloads.registry import parse_hub
 from novelview.errors import ConfigError, DataError
 from novelview.files import read_json
-from novelview.scenes.imports.lens import Lens, inner_lens
-from novelview.scenes.imports.scene import SUFFIXES, ImportedFrame, ImportedScene, opened_picture, ordered_scene
+from novelview.scenes.imports import scene
+from novelview.scenes.imports.scene import ImportedFrame, ImportedScene, Lens, opened_picture
 
 log = logging.getLogger(__name__)
 MODELS = ("PERSPECTIVE", "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE")
@@ -39,30 +35,32 @@ BENCHMARK = "hf://datasets/DL3DV/DL3DV-10K-Benchmark"
 PLACES = ("nerfstudio", ".", "gaussian_splat")
 DL3DV_WORLD = np.array([[0.0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]])  # rows 0, 1 swapped, row 2 negated
 ORTHONORMAL = 1e-3
-JsonSource = TransformsSource | OpencvCamerasSource
 FrameMaker = Callable[[Path, str, Mapping[str, Any]], ImportedFrame]  # (picture, name, entry of the list) -> frame
 Candidates = Callable[[Path], list[Path]]  # path a frame names -> where its picture may be, the first that exists wins
 
 
-def _with_suffixes(path: Path) -> list[Path]:
-    """Return a picture's path, and that with the usual suffixes, which a frame's name may lack."""
-    return [path, *(path.with_name(path.name + suffix) for suffix in SUFFIXES)]
+def _with_suffixes(path: Path) -> list[Path]:  # a frame's name may lack its suffix
+    return [path, *(path.with_name(path.name + suffix) for suffix in scene.SUFFIXES)]
 
 
 def load_transforms(path: Path, source: TransformsSource, candidates: Candidates = _with_suffixes) -> ImportedScene:
     """Read a transforms.json, given itself or its folder; raises DataError naming file, frame and key."""
-    file = path / "transforms.json" if path.is_dir() else path
-    if not file.is_file():
-        raise DataError(f"{file}: no such file; give path=FOLDER with a transforms.json, or the file itself")
+    file = _list_file(path, "transforms.json", "a")
     content = _read(file, "correct it")
-    entries = content.pop("frames", None)
 
     def frame(picture: Path, name: str, entry: Mapping[str, Any]) -> ImportedFrame:
         where, entry = f"{file}: frame {name}", {**content, **entry}
         c2w = _pose(entry, "transform_matrix", where) @ OPENGL_TO_OPENCV
         return ImportedFrame(picture, name, c2w, _lens(picture, entry, where))
 
-    return _listed_scene(file, entries, source, candidates, frame)
+    return _listed_scene(file, content.pop("frames", None), source, candidates, frame)
+
+
+def _list_file(path: Path, name: str, article: str) -> Path:
+    file = path / name if path.is_dir() else path
+    if not file.is_file():
+        raise DataError(f"{file}: no such file; give path=FOLDER with {article} {name}, or the file itself")
+    return file
 
 
 def _read(file: Path, advice: str) -> dict[str, Any]:
@@ -83,8 +81,8 @@ def _lens(picture: Path, entry: Mapping[str, Any], where: str) -> Lens:
     else:
         with opened_picture(picture) as image:
             width, height = image.size
-    fx = _focal(entry, "fl_x", "camera_angle_x", width, where)
-    fy = _focal(entry, "fl_y", "camera_angle_y", height, where, fx)
+    fx = _focal(entry, "x", width, where)
+    fy = _focal(entry, "y", height, where, fx)
     defaults = {"fl_x": fx, "fl_y": fy, "cx": width / 2, "cy": height / 2}
     numbers = _lens_numbers({**defaults, **entry}, ("fl_x", "fl_y", "cx", "cy"), where)
     k1, k2, k3, k4, p1, p2 = (_number({key: 0.0, **entry}, key, where) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
@@ -93,10 +91,8 @@ def _lens(picture: Path, entry: Mapping[str, Any], where: str) -> Lens:
     return Lens(width, height, *numbers, radial=(k1, k2, k3, k4), tangential=(p1, p2))
 
 
-def _focal(
-    entry: Mapping[str, Any], key: str, angle_key: str, side: int, where: str, default: float | None = None
-) -> float:
-    """Return a focal length in pixels: given, from the field of view, or else `default`."""
+def _focal(entry: Mapping[str, Any], axis: str, side: int, where: str, default: float | None = None) -> float:
+    key, angle_key = f"fl_{axis}", f"camera_angle_{axis}"
     if entry.get(key) is not None:
         return _number(entry, key, where)
     if entry.get(angle_key) is None:
@@ -118,27 +114,19 @@ def dl3dv_patterns(source: Dl3dvSource) -> list[str]:
 
 
 def fetch_dl3dv(address: str, source: Dl3dvSource, folder: Path) -> Path:
-    """Fetch the scenes asked for from the hub to a folder in `folder`, and return it; what is there is kept.
-
-    The repository's files are listed through the hub, never from the pickled list it also holds. The data are gated.
-    """
-    wanted = dl3dv_patterns(source)
+    """Fetch the scenes asked for from the hub, whose data are gated, to a folder in `folder`; return it."""
+    wanted, origin = dl3dv_patterns(source), parse_hub(address, "dataset")
     place = folder / f"dl3dv-{hashlib.sha256(' '.join(wanted).encode()).hexdigest()[:8]}"
-    origin = parse_hub(address, "dataset")
     if not is_collected(place, [str(origin)]):
         fetch_folder(origin, wanted, place)
     return place
 
 
 def load_dl3dv(path: Path, source: Dl3dvSource) -> dict[str, dict[str, ImportedScene]]:
-    """Return split -> scenes by name: the folders train/ and test/ of `path`, or all of it as `source.split`.
-
-    Raises DataError, naming the file, for what cannot be read.
-    """
+    """Return split -> scenes by name: the folders train/ and test/ of `path`, or all of it as `source.split`."""
     halves = {split: path / split for split in ("train", "test") if (path / split).is_dir()}
     halves = {split: half for split, half in halves.items() if not (half / PLACES[0] / "transforms.json").is_file()}
-    parts = halves or {source.split: path}
-    return {split: _landscape_scenes(part, source) for split, part in parts.items()}
+    return {split: _landscape_scenes(part, source) for split, part in (halves or {source.split: path}).items()}
 
 
 def _landscape_scenes(path: Path, source: Dl3dvSource) -> dict[str, ImportedScene]:
@@ -148,10 +136,9 @@ def _landscape_scenes(path: Path, source: Dl3dvSource) -> dict[str, ImportedScen
     portrait = []
     for name in names:
         files = (path / name / place / "transforms.json" for place in PLACES)
-        file = next((file for file in files if file.is_file()), None)
-        if file is not None:
-            content = _read(file, "fetch it again")
-            if _number(content, "w", str(file)) < _number(content, "h", str(file)):
+        if file := next((file for file in files if file.is_file()), None):
+            width, height = (_number(_read(file, "fetch it again"), side, str(file)) for side in ("w", "h"))
+            if width < height:
                 portrait.append(name)
             else:
                 found[name] = _dl3dv_scene(file, source)
@@ -171,18 +158,16 @@ def _dl3dv_scene(file: Path, source: Dl3dvSource) -> ImportedScene:
     if not pictures.is_dir():
         raise DataError(f"{pictures}: no such folder; fetch it, or name another as source.images")
     given = TransformsSource(allow_missing=source.allow_missing)
-    scene = load_transforms(file, given, lambda path: _with_suffixes(pictures / path.name))
-    for frame in scene.frames:
+    found = load_transforms(file, given, lambda path: _with_suffixes(pictures / path.name))
+    for frame in found.frames:
         frame.c2w = DL3DV_WORLD @ frame.c2w
-    scene.flatten = inner_lens
-    return scene
+    found.flatten = scene.inner_lens
+    return found
 
 
 def load_opencv_cameras(path: Path, source: OpencvCamerasSource) -> ImportedScene:
     """Read an opencv_cameras.json, given itself or its folder; raises DataError naming file, frame and key."""
-    file = path / "opencv_cameras.json" if path.is_dir() else path
-    if not file.is_file():
-        raise DataError(f"{file}: no such file; give path=FOLDER with an opencv_cameras.json, or the file itself")
+    file = _list_file(path, "opencv_cameras.json", "an")
 
     def frame(picture: Path, name: str, entry: Mapping[str, Any]) -> ImportedFrame:
         where = f"{file}: frame {name}"
@@ -195,10 +180,7 @@ def load_opencv_cameras(path: Path, source: OpencvCamerasSource) -> ImportedScen
 
 
 def load_opencv_list(path: Path, source: OpencvCamerasSource) -> dict[str, ImportedScene]:
-    """Return the scenes of a list file: a JSON array of paths to opencv_cameras.json, relative to the list's folder.
-
-    Empty when `path` is no list. Scenes are named after their folders. Raises DataError for a path that is none.
-    """
+    """Return the scenes of a JSON array of relative paths to opencv_cameras.json; none when `path` is no such list."""
     content = read_json(path, "correct it") if path.is_file() else None
     if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):
         return {}
@@ -212,14 +194,10 @@ def load_opencv_list(path: Path, source: OpencvCamerasSource) -> dict[str, Impor
     return found
 
 
-def _listed_scene(
-    file: Path, entries: Any, source: JsonSource, candidates: Candidates, make: FrameMaker
-) -> ImportedScene:
-    """Build a scene of a JSON list whose entries name a picture in `file_path`; raises DataError for another form."""
+def _listed_scene(file: Path, entries: Any, source: Any, candidates: Candidates, make: FrameMaker) -> ImportedScene:
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise DataError(f"{file}: holds no list of frames; correct it")
-    frames: list[ImportedFrame] = []
-    missing: list[str] = []
+    frames, missing = list[ImportedFrame](), list[str]()
     for row, entry in enumerate(entries):
         name = entry.get("file_path")
         if not isinstance(name, str) or not name:
@@ -229,42 +207,38 @@ def _listed_scene(
             missing.append(name)
         else:
             frames.append(make(picture, name, entry))
-    return ordered_scene(file, frames, missing, source.allow_missing, source.background)
-
-
-def _value(entry: Mapping[str, Any], key: str, where: str) -> Any:
-    if entry.get(key) is None:
-        raise DataError(f"{where}: key '{key}' is missing; add it")
-    return entry[key]
+    return scene.ordered_scene(file, frames, missing, source.allow_missing, source.background)
 
 
 def _number(entry: Mapping[str, Any], key: str, where: str) -> float:
-    """Return a finite number of a JSON object; raises DataError naming the key."""
-    value = _value(entry, key, where)
+    value = entry.get(key)
+    if value is None:
+        raise DataError(f"{where}: key '{key}' is missing; add it")
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise DataError(f"{where}: key '{key}' is {value!r}, not a number; correct it")
     return float(value)
 
 
 def _pose(entry: Mapping[str, Any], key: str, where: str) -> Float[NDArray, "4 4"]:
-    """Return a rigid 4x4 matrix from nested lists (3x4 gets its last row); raises DataError naming the key."""
+    """Return a rigid 4x4 matrix from nested lists; 3x4 gets its last row."""
+    if entry.get(key) is None:
+        raise DataError(f"{where}: key '{key}' is missing; add it")
     try:
-        matrix = np.array(_value(entry, key, where), np.float64)
+        matrix = np.array(entry[key], np.float64)
     except (ValueError, TypeError):
         matrix = np.zeros(0)
     if matrix.shape not in ((4, 4), (3, 4)) or not np.isfinite(matrix).all():
         raise DataError(f"{where}: key '{key}' is no finite 4x4 matrix; correct it")
     matrix = np.concatenate([matrix[:3], [[0.0, 0.0, 0.0, 1.0]]])
-    rotation = matrix[:3, :3]
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > ORTHONORMAL or np.linalg.det(rotation) < 0:
+    turn = matrix[:3, :3]
+    if np.abs(turn @ turn.T - np.eye(3)).max() > ORTHONORMAL or np.linalg.det(turn) < 0:
         raise DataError(f"{where}: the rotation in '{key}' is not orthonormal and right-handed; correct it")
     return matrix
 
 
 def _lens_numbers(entry: Mapping[str, Any], keys: Sequence[str], where: str) -> tuple[float, float, float, float]:
-    """Return fx, fy, cx, cy under the given keys; raises DataError for a focal length that is not positive."""
     fx, fy, cx, cy = (_number(entry, key, where) for key in keys)
-    for key, value in zip(keys[:2], (fx, fy), strict=True):
+    for key, value in zip(keys, (fx, fy), strict=False):
         if value <= 0:
             raise DataError(f"{where}: focal length '{key}' is {value}; it must be positive")
     return fx, fy, cx, cy

@@ -21,11 +21,7 @@ PREFIX = "dl3dv_"
 
 
 def link(path: Path, source: ChunksSource, folder: Path, workers: int, progress: bool) -> dict[str, Any]:
-    """Check an existing {train,test}/*.torch folder and write indices/ and scenes.json; returns the manifest's entries.
-
-    These are `root`, the absolute folder that the chunks are relative to, and sizes and SHA-256. Raises DataError when
-    index.json and chunks do not name each other, or a training subset has other numbers than published.
-    """
+    """Check a {train,test}/*.torch folder, write indices/, scenes.json; return root, files; DataError for misfits."""
     splits = [split for split in SPLITS if (path / split).is_dir()]
     if not splits:
         raise DataError(
@@ -40,20 +36,21 @@ def link(path: Path, source: ChunksSource, folder: Path, workers: int, progress:
         write_bytes(folder / "indices" / f"{name}.json", _with_prefix(file, scenes.get("test", {})))
     write_json(folder / "scenes.json", {key: {"set": "test"} for key in scenes.get("test", {})})
     chunks = [file for split in splits for file in chunk_files(path / split)]
-    return {"root": str(path.resolve()), "files": _checksums(path, chunks, workers, progress)}
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        found = tqdm(pool.map(file_entry, chunks), "checksums", len(chunks), unit="chunk", disable=not progress)
+        files = {str(file.relative_to(path)): entry for file, entry in zip(chunks, found, strict=True)}
+    return {"root": str(path.resolve()), "files": files}
 
 
 def _with_prefix(index: Path, scenes: Mapping[str, str]) -> bytes:
     """Return an index with `dl3dv_` before keys whose scene is called so here (specs/pmloss.md section 6)."""
     content = read_json(index)
     names = {key: key if key in scenes or PREFIX + key not in scenes else PREFIX + key for key in content}
-    if all(key == name for key, name in names.items()):
-        return index.read_bytes()
-    return json.dumps({names[key]: value for key, value in content.items()}).encode()
+    renamed = json.dumps({names[key]: value for key, value in content.items()}).encode()
+    return renamed if any(key != name for key, name in names.items()) else index.read_bytes()
 
 
 def _check_split(folder: Path) -> dict[str, str]:
-    """Return the split's scene keys, sorted, with their chunks, every chunk named by index.json and existing."""
     index = read_json(folder / "index.json")
     if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
         raise DataError(f"{folder / 'index.json'}: is no mapping from scenes to chunks; fetch it again")
@@ -71,11 +68,5 @@ def _index_file(path: Path, name: str, given: str) -> Path:
             return candidate
     if given in read_registry():
         return fetch(given)
-    wanted = f"source.indices.{name}={given}"
-    raise DataError(f"{wanted}: neither a file here or in {path} nor an entry of conf/registry.yaml")
-
-
-def _checksums(path: Path, chunks: list[Path], workers: int, progress: bool) -> dict[str, dict[str, Any]]:
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        found = tqdm(pool.map(file_entry, chunks), "checksums", len(chunks), unit="chunk", disable=not progress)
-        return {str(file.relative_to(path)): item for file, item in zip(chunks, found, strict=True)}
+    where = f"here or in {path} nor an entry of conf/registry.yaml"
+    raise DataError(f"source.indices.{name}={given}: neither a file {where}")

@@ -1,30 +1,38 @@
-"""COLMAP sparse models, text and binary (file format of colmap.github.io/format.html); points are not read.
+"""COLMAP sparse models, text and binary (colmap.github.io/format.html), and plain photographs that pycolmap poses.
 
-Lenses and rotations are pycolmap's. The two tables are read here, because `pycolmap.Reconstruction` (4.2) takes a
-truncated cameras.bin and a rotation of NaN as they are, reads half of a text model without its lines of points, needs
-points3D, and reserves memory for whatever count a file claims.
+Lenses and rotations are pycolmap's. The two tables are read here, because `pycolmap.Reconstruction` (4.2) takes damaged
+files as they are, needs points3D, and reserves memory for whatever count a file claims.
 """
 
 import functools
+import logging
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pycolmap
 from jaxtyping import Float
 from numpy.typing import NDArray
+from PIL import ImageOps
 
-from novelview.config.sources import ColmapSource
+from novelview.config.sources import ColmapSource, PhotosSource
 from novelview.errors import DataError
-from novelview.scenes.imports.lens import Lens
-from novelview.scenes.imports.scene import ImportedFrame, ImportedScene, ordered_scene
+from novelview.files import read_json
+from novelview.scenes.imports import scene
+from novelview.scenes.imports.reconstruct import QUALITY, run_apart
+from novelview.scenes.imports.scene import ImportedFrame, ImportedScene, Lens, ordered_scene
+
+logger = logging.getLogger(__name__)
+ORIENTATION = 0x0112
+FEWEST = 3
+ADVICE = "take more overlapping, sharp photographs of a scene that stands still"
 
 
-@dataclass
-class Pose:
+class Pose(NamedTuple):
     """A registered image: file name, camera number, world-to-camera [4,4]."""
 
     name: str
@@ -42,17 +50,13 @@ def load(path: Path, source: ColmapSource) -> ImportedScene:
     if not images.is_dir():
         raise DataError(f"{images}: no such folder; name the pictures' folder with source.images=")
     lenses, poses = read_model(model)
-    frames: list[ImportedFrame] = []
-    missing: list[str] = []
-    for entry in poses:
-        name, camera = entry.name, entry.camera
-        if camera not in lenses:
-            raise DataError(f"{model}: image {name} has camera {camera}, which the model lacks; export again")
-        if (images / name).is_file():
-            frames.append(ImportedFrame(images / name, name, np.linalg.inv(entry.w2c), lenses[camera]))
-        else:
-            missing.append(name)
-    return ordered_scene(model, frames, missing, source.allow_missing)
+    for pose in poses:
+        if pose.camera not in lenses:
+            raise DataError(f"{model}: image {pose.name} has camera {pose.camera}, which the model lacks; export again")
+    given = [(images / pose.name, pose.name, np.linalg.inv(pose.w2c), lenses[pose.camera]) for pose in poses]
+    frames = [ImportedFrame(*row) for row in given]
+    missing = [frame.name for frame in frames if not frame.path.is_file()]
+    return ordered_scene(model, [frame for frame in frames if frame.name not in missing], missing, source.allow_missing)
 
 
 def read_model(folder: Path) -> tuple[dict[int, Lens], list[Pose]]:
@@ -83,9 +87,8 @@ def _cameras_bin(content: bytes) -> Iterator[tuple[int, Lens]]:
         if model not in _models():
             raise DataError(f"camera model number {model} is not supported; undistort the images with COLMAP")
         name, keys = _models()[model]
-        params = struct.unpack_from(f"<{len(keys)}d", content, at + 24)
+        yield camera, _lens(name, width, height, struct.unpack_from(f"<{len(keys)}d", content, at + 24))
         at += 24 + 8 * len(keys)
-        yield camera, _lens(name, width, height, params)
 
 
 def _images_bin(content: bytes) -> Iterator[Pose]:
@@ -155,3 +158,72 @@ def _lens(model: str, width: int, height: int, params: tuple[float, ...]) -> Len
     fx, fy, cx, cy, *bend = params if count == 2 else (params[0], *params)
     bent = "FISHEYE" in model or any(bend)
     return Lens(width, height, fx, fy, cx, cy, model=model if bent else "", bend=tuple(bend) if bent else ())
+
+
+def load_photographs(path: Path, source: PhotosSource, log: Path, threads: int = 0) -> scene.ImportedScene:
+    """Reconstruct the photographs in `path`, output to `log`; DataError for few, unreadable or unregistered."""
+    photographs = list_photographs(path)
+    with tempfile.TemporaryDirectory(prefix="novelview-photos-") as work:
+        copies, sizes = _upright_copies(photographs, Path(work) / "images")
+        _refuse_mixed(photographs, sizes, source.single_camera)
+        job = {"camera_model": source.camera_model, "single_camera": source.single_camera, "seed": source.seed}
+        job |= {"images": str(Path(work) / "images"), "names": list(copies)}
+        logger.info("reconstructing %d photographs; log: %s", len(copies), log)
+        model = run_apart(job, Path(work), log, threads)
+        lenses, poses = read_model(model) if model.is_dir() else ({}, [])
+        depths = read_json(model / QUALITY)["depth_range"] if model.is_dir() else None
+    registered = {copies[pose.name]: (np.linalg.inv(pose.w2c), lenses[pose.camera]) for pose in poses}
+    if len(registered) < max(FEWEST, source.min_registered * len(photographs)):
+        raise DataError(
+            f"{path}: {len(registered)} of {len(photographs)} photographs could be registered, source.min_registered="
+            f"{source.min_registered} asks for {source.min_registered:.0%}; {ADVICE}, or lower it; log: {log}"
+        )
+    found = [photo for photo in photographs if photo in registered]
+    frames = [scene.ImportedFrame(photo, photo.name, *registered[photo]) for photo in found]
+    unregistered = [photo.name for photo in photographs if photo not in registered]
+    return scene.ImportedScene(path, frames, upright=True, depth_range=depths, unregistered=unregistered)
+
+
+def list_photographs(path: Path) -> list[Path]:
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder; give the photographs' folder as path=FOLDER")
+    found = [item for item in path.iterdir() if item.suffix.lower() in scene.SUFFIXES and not item.name.startswith(".")]
+    if len(found) < FEWEST:
+        counted = f"{len(found)} photographs ({', '.join(scene.SUFFIXES)}) here, at least {FEWEST} are needed"
+        raise DataError(f"{path}: {counted}; correct the path or convert the photographs")
+    return sorted(found, key=lambda item: scene.natural(item.name))
+
+
+def _upright_copies(photographs: list[Path], folder: Path) -> tuple[dict[str, Path], list[tuple[int, int]]]:
+    """Lay the photographs out for pycolmap as links or upright copies; return them by their names there, and sizes."""
+    folder.mkdir()
+    copies: dict[str, Path] = {}
+    sizes: list[tuple[int, int]] = []
+    for number, photo in enumerate(photographs):
+        with scene.opened_picture(photo, "photograph") as image:
+            turned = image.getexif().get(ORIENTATION, 1) != 1
+            linked = not turned and image.format in ("JPEG", "PNG") and not image.mode.startswith("I")
+            image.load()
+            name = f"{number:06d}{photo.suffix.lower() if linked else '.jpg'}"
+            upright = image if linked else ImageOps.exif_transpose(image)
+            if linked:
+                (folder / name).symlink_to(photo.absolute())
+            else:
+                # The EXIF block keeps the focal length, pycolmap's first guess.
+                scene.eight_bit(upright).convert("RGB").save(folder / name, quality=97, exif=upright.getexif())
+        copies[name] = photo
+        sizes.append(upright.size)
+    return copies, sizes
+
+
+def _refuse_mixed(photographs: list[Path], sizes: list[tuple[int, int]], single_camera: bool) -> None:
+    """Raise DataError, before minutes of reconstruction, for photographs that cannot become one data set."""
+    width, height = sizes[0]
+    for photo, (across, down) in zip(photographs, sizes, strict=True):
+        if abs(across / down * height / width - 1) > scene.SAME_SHAPE:
+            advice = "import photographs of different shapes or orientations as separate data sets"
+        elif (across, down) != (width, height) and single_camera:
+            advice = "set source.single_camera=false if they were taken at different resolutions"
+        else:
+            continue
+        raise DataError(f"{photo}: {across}x{down}, but {photographs[0].name} is {width}x{height}; {advice}")

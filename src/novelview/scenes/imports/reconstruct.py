@@ -1,7 +1,4 @@
-"""Structure from motion with pycolmap, run as a process of its own: `python -m ...reconstruct job.json`.
-
-A process of its own because pycolmap writes its log to the terminal from C++ and can end a process that calls it.
-"""
+"""Structure from motion with pycolmap, which writes to the terminal and may end its process: one of its own."""
 
 import json
 import os
@@ -29,13 +26,8 @@ class Stopped(DataError):
 
 
 def run_apart(job: dict[str, Any], work: Path, log: Path, threads: int, seconds: float | None = None) -> Path:
-    """Reconstruct in a process of its own; return the model's folder, which does not exist when there is no model.
-
-    job: as for `reconstruct`, without the paths below `work`. The process' output goes to `log`. Raises DataError when
-    the process fails, Stopped when it is killed or takes longer than `seconds`.
-    """
-    paths = {"database": "database.db", "models": "models", "model": "model"}
-    job = {**job, **{key: str(work / name) for key, name in paths.items()}, "threads": threads or -1}
+    """Reconstruct in a process; return the model's folder, absent without one; Stopped when killed or too slow."""
+    job = {**job, **{key: str(work / key) for key in ("database", "models", "model")}, "threads": threads or -1}
     (work / "models").mkdir()
     (work / "job.json").write_text(json.dumps(job))
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -56,11 +48,10 @@ def run_apart(job: dict[str, Any], work: Path, log: Path, threads: int, seconds:
 
 
 def reconstruct(job: dict[str, Any]) -> None:
-    """Reconstruct the images in job["images"] and write the largest model to job["model"] (binary COLMAP files).
+    """Reconstruct the images in job["images"]; write the largest model, binary, and its quality.json to job["model"].
 
     job: images, database, models, model (paths), names (files in order), camera_model, single_camera, seed, threads;
     optionally matcher (auto | exhaustive | sequential), overlap, max_features, and camera_params, which are then kept.
-    quality.json in the model's folder says how good it is.
     """
     try:
         import pycolmap
@@ -96,20 +87,15 @@ def reconstruct(job: dict[str, Any]) -> None:
 
 
 def _quality(model: Any) -> dict[str, Any]:
-    """Return the reprojection error in pixels and z depths of what is seen, depth_range being percentiles 1 and 99."""
+    """Return the reprojection error in pixels and z depths of what is seen; depth_range: percentiles 1 and 99."""
     points = {number: point.xyz for number, point in model.points3D.items()}
-    depths = [
-        float((image.cam_from_world() * points[seen.point3D_id])[2])
-        for image in model.images.values()
-        if image.has_pose
-        for seen in image.get_observation_points2D()
-    ]
-    return {
-        "points": len(points),
-        "reprojection_px": float(model.compute_mean_reprojection_error()),
-        "median_depth": statistics.median(depths) if depths else None,
-        "depth_range": np.percentile(depths, [1, 99]).tolist() if depths else None,
-    }
+    depths: list[float] = []
+    for image in (image for image in model.images.values() if image.has_pose):
+        found = (points[point.point3D_id] for point in image.get_observation_points2D())
+        depths += [float((image.cam_from_world() * place)[2]) for place in found]
+    error = float(model.compute_mean_reprojection_error())
+    seen = (statistics.median(depths), np.percentile(depths, [1, 99]).tolist()) if depths else (None, None)
+    return {"points": len(points), "reprojection_px": error, "median_depth": seen[0], "depth_range": seen[1]}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,9 @@
-"""What every importer returns, and the checks that all of them share."""
+"""What every importer returns: pictures in order with poses and lenses; opening them, and removing their distortion.
 
+Pixel coordinates put the centre of the first pixel at (0.5, 0.5), as COLMAP, nerfstudio and RealEstate10K do.
+"""
+
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,16 +12,142 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image
+from torch.nn.functional import grid_sample
 
 from novelview.errors import DataError
-from novelview.scenes.imports.lens import Lens, flatten
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
 TRANSPARENT = ("RGBA", "LA", "PA")
 SAME_SHAPE = 0.01  # relative difference of aspect ratio that still is the same shape, or that resizing may have left
+WIDEST = math.tan(math.radians(60))  # a flat picture wider than 120 degrees is mostly smeared border
+ZOOMS = (0.25, 8.0)
+STEPS = 40
+DIRECTIONS = np.stack([np.cos(np.arange(16) * np.pi / 8), np.sin(np.arange(16) * np.pi / 8)], -1)
+
+
+@dataclass(frozen=True)
+class Lens:
+    """Intrinsics in pixels of a width x height picture, with distortion."""
+
+    width: int
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    radial: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # OpenCV's k1..k4
+    tangential: tuple[float, float] = (0.0, 0.0)  # and p1, p2; no model of COLMAP has all
+    model: str = ""  # any other, by COLMAP's name
+    bend: tuple[float, ...] = ()  # its parameters after the principal point
+
+    @property
+    def distorted(self) -> bool:
+        return bool(self.model) or any(self.radial) or any(self.tangential)
+
+    def normalised(self) -> tuple[float, float, float, float]:
+        """Return fx/W, fy/H, cx/W, cy/H."""
+        return self.fx / self.width, self.fy / self.height, self.cx / self.width, self.cy / self.height
+
+    def project(self, rays: Float[NDArray, "... 2"]) -> Float[NDArray, "... 2"]:
+        """Return the distorted pixel of each undistorted ray (x/z, y/z); NaN where the model has none."""
+        return self._bent(rays) * (self.fx, self.fy) + (self.cx, self.cy)
+
+    def unproject(self, pixels: Float[NDArray, "... 2"]) -> Float[NDArray, "... 2"]:
+        """Return the undistorted ray (x/z, y/z) of each distorted pixel, by fixed-point iteration."""
+        rays = (pixels - (self.cx, self.cy)) / (self.fx, self.fy)
+        with np.errstate(over="ignore", invalid="ignore"):  # a lens that folds its picture over diverges
+            for _ in range(STEPS):
+                rays = rays - (self.project(rays) - pixels) / (self.fx, self.fy)
+        return rays
+
+    def unfolded(self, radius: float) -> bool:
+        """Whether the distortion grows all the way out to `radius`; past its turning point pictures fold over."""
+        rays = np.linspace(0, radius, 200)[:, None, None] * DIRECTIONS
+        return bool((np.diff(np.linalg.norm(self._bent(rays), axis=-1), axis=0) > 0).all())
+
+    def _bent(self, rays: Float[NDArray, "... 2"]) -> Float[NDArray, "... 2"]:
+        if self.model:
+            import pycolmap  # here: most collections have no such lens
+
+            camera = pycolmap.Camera.create_from_model_name(1, self.model, 1.0, 0, 0)
+            camera.params = [*camera.params[: len(camera.params) - len(self.bend)], *self.bend]
+            points = np.concatenate([rays, np.ones_like(rays[..., :1])], -1)
+            return np.asarray(camera.img_from_cam(points.reshape(-1, 3))).reshape(rays.shape)
+        x, y = rays[..., 0], rays[..., 1]
+        square, (p1, p2), (k1, k2, k3, k4) = x * x + y * y, self.tangential, self.radial
+        factor = 1 + square * (k1 + square * (k2 + square * (k3 + square * k4)))
+        across = x * factor + 2 * p1 * x * y + p2 * (square + 2 * x * x)
+        return np.stack([across, y * factor + p1 * (square + 2 * y * y) + 2 * p2 * x * y], axis=-1)
+
+
+def flatten(lens: Lens) -> Lens:
+    """Return the flat lens with the widest view the distorted picture covers; DataError beyond zooms 0.25 to 8."""
+    if not lens.distorted:
+        return lens
+    low, high = ZOOMS
+    if not _covered(lens, high):
+        raise _implausible(lens)
+    for _ in range(STEPS):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if _covered(lens, middle) else (middle, high)
+    return _zoomed(lens, high)
+
+
+def inner_lens(lens: Lens) -> Lens:
+    """Return the flat lens of the largest upright covered rectangle, OpenCV's at alpha 0; DataError for folds."""
+    if not lens.distorted:
+        return lens
+    border = _border(lens, 65)
+    rays = lens.unproject(border)
+    left, right = rays[0, :, 0].max(), rays[1, :, 0].min()
+    top, bottom = rays[2, :, 1].max(), rays[3, :, 1].min()
+    with np.errstate(over="ignore", invalid="ignore"):
+        exact = np.abs(lens.project(rays) - border).max() < 1e-2
+    inside = left < 0 < right and top < 0 < bottom
+    if not (exact and inside and lens.unfolded(float(np.linalg.norm(rays, axis=-1).max()))):
+        raise _implausible(lens)
+    fx, fy = float(lens.width / (right - left)), float(lens.height / (bottom - top))
+    return Lens(lens.width, lens.height, fx, fy, float(-fx * left), float(-fy * top))
+
+
+def _implausible(lens: Lens) -> DataError:
+    numbers = lens.bend or lens.radial + lens.tangential
+    return DataError(f"distortion {numbers} cannot be removed; check the lens parameters")
+
+
+def _zoomed(lens: Lens, zoom: float) -> Lens:
+    return Lens(lens.width, lens.height, lens.fx * zoom, lens.fy * zoom, lens.cx, lens.cy)
+
+
+def _border(lens: Lens, points: int) -> Float[NDArray, "4 points 2"]:
+    along, zero = np.linspace(0, 1, points), np.zeros(points)
+    sides = [[zero, along], [zero + 1, along], [along, zero], [along, zero + 1]]
+    return np.stack([np.stack(side, -1) for side in sides]) * (lens.width, lens.height)
+
+
+def _covered(lens: Lens, zoom: float) -> bool:
+    """Whether the border of the zoomed flat picture lies inside the distorted one, short of any fold."""
+    flat = _zoomed(lens, zoom)
+    rays = (_border(lens, 129) - (flat.cx, flat.cy)) / (flat.fx, flat.fy)
+    reach = float(np.linalg.norm(rays, axis=-1).max())
+    if reach > WIDEST or not lens.unfolded(reach):
+        return False
+    pixels = lens.project(rays)
+    return bool((pixels >= 0).all() and (pixels <= (lens.width, lens.height)).all())
+
+
+def undistort(image: Image.Image, lens: Lens, flat: Lens) -> Image.Image:
+    columns, rows = np.meshgrid(np.arange(flat.width) + 0.5, np.arange(flat.height) + 0.5)
+    rays = np.stack([(columns - flat.cx) / flat.fx, (rows - flat.cy) / flat.fy], -1)
+    grid = 2 * lens.project(rays) / (lens.width, lens.height) - 1
+    source = torch.from_numpy(np.asarray(image, np.float32)).permute(2, 0, 1)[None]
+    target = torch.from_numpy(grid.astype(np.float32))[None]
+    sampled = grid_sample(source, target, mode="bicubic", padding_mode="border", align_corners=False)
+    return Image.fromarray(sampled[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy())
 
 
 @dataclass
@@ -29,11 +159,19 @@ class ImportedFrame:
     c2w: Float[NDArray, "4 4"]
     lens: Lens
 
+    def fitted(self, width: int, height: int) -> Lens:
+        """Return the lens in pixels of the picture as stored, perhaps a resized copy; DataError for another shape."""
+        lens = self.lens
+        across, down = width / lens.width, height / lens.height
+        if abs(width / height * lens.height / lens.width - 1) > SAME_SHAPE:
+            given = f"picture of {width}x{height} but its camera says {lens.width}x{lens.height}"
+            raise DataError(f"{self.path}: {given}; use the pictures the cameras were made for")
+        numbers = lens.fx * across, lens.fy * down, lens.cx * across, lens.cy * down
+        return Lens(width, height, *numbers, lens.radial, lens.tangential, lens.model, lens.bend)
+
 
 @dataclass
 class ImportedScene:
-    """A posed collection in order."""
-
     where: Path
     frames: list[ImportedFrame]
     upright: bool = False  # apply the EXIF orientation; off where cameras describe the stored pixels
@@ -68,10 +206,7 @@ def ordered_scene(
 
 
 def eight_bit(picture: Image.Image) -> Image.Image:
-    """Return a picture as RGB, or RGBA where it has transparency; raises ValueError for 32-bit pixels.
-
-    PIL would clip 16-bit grey at 255; it is scaled instead.
-    """
+    """Return RGB, or RGBA for transparency, 16-bit grey scaled (PIL clips it); ValueError for 32-bit pixels."""
     if picture.mode.startswith("I;16"):
         grey = np.asarray(picture).astype(np.float32) / 257
         return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")

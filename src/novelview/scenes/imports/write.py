@@ -20,8 +20,7 @@ from novelview.config.sources import PicturesSource, check_source
 from novelview.errors import DataError
 from novelview.files import sha256, write_json
 from novelview.scenes.chunks import ChunkScene, ChunkWriter
-from novelview.scenes.imports.lens import Lens, undistort
-from novelview.scenes.imports.scene import SAME_SHAPE, ImportedFrame, ImportedScene, eight_bit, opened_picture
+from novelview.scenes.imports.scene import ImportedFrame, ImportedScene, Lens, eight_bit, opened_picture, undistort
 from novelview.scenes.views import EvalEntry, save_index
 
 logger = logging.getLogger(__name__)
@@ -37,9 +36,9 @@ def write_scene(
 ) -> dict[str, Any]:
     """Write one collection as a data set and return what the manifest records of it.
 
-    test/ holds every frame in order, train/ those not held out (timestamps keep the frame numbers),
-    indices/held_out.json an entry a held-out frame, import.json the pictures by frame number and what was left out.
-    Raises ConfigError for values out of range, DataError for unreadable or too few pictures or sizes that do not fit.
+    test/ holds every frame, train/ those not held out (timestamps keep the numbers), indices/held_out.json an entry a
+    held-out frame, import.json the pictures by frame number and what was left out. Raises ConfigError for values out of
+    range, DataError for unreadable or too few pictures or sizes that do not fit.
     """
     ((_, report),) = _write([(HELD_OUT, "", scene)], source, folder, dataset, progress)
     write_json(folder / "import.json", report)
@@ -50,11 +49,7 @@ def write_scene(
 def write_collection(
     groups: dict[str, dict[str, ImportedScene]], source: PicturesSource, folder: Path, dataset: str, progress: bool
 ) -> dict[str, Any]:
-    """Write scenes, keyed by `<name>-<16 hex digits>`, and return what the manifest records of them.
-
-    groups: `train` or `test` -> scenes by name, whole; `held_out` -> scenes treated as by `write_scene`, which tells
-    what import.json holds and what is raised.
-    """
+    """Write scenes by set and name, keyed by `<name>-<16 hex digits>`; `held_out` ones as by `write_scene`."""
     items = [(group, f"{name[:64]}-", scene) for group, scenes in groups.items() for name, scene in scenes.items()]
     reports = [{"set": group, **report} for group, report in _write(items, source, folder, dataset, progress)]
     write_json(folder / "import.json", {"scenes": reports})
@@ -64,7 +59,6 @@ def write_collection(
 def _write(
     items: Sequence[tuple[str, str, ImportedScene]], source: PicturesSource, folder: Path, dataset: str, progress: bool
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Write chunks, entries and scenes.json of (group, prefix of the key, scene); return groups and reports."""
     check_source(source)
     reports: list[tuple[str, dict[str, Any]]] = []
     entries: list[EvalEntry] = []
@@ -92,10 +86,7 @@ def _write(
 
 
 def choose_held_out(frames: int, held_out: int) -> list[int]:
-    """Return `held_out` evenly spaced frame numbers, never the first or the last, so training frames lie on both sides.
-
-    Raises DataError when fewer than half of the frames, or no two of them, would remain for training.
-    """
+    """Return evenly spaced frame numbers, never first or last; DataError when too few remain for training."""
     if frames < 3:
         raise DataError(f"{frames} usable picture(s): at least 3 are needed, 2 to train on and 1 for evaluation")
     if held_out < 1 or frames - held_out < max(2, held_out):
@@ -109,12 +100,7 @@ def choose_held_out(frames: int, held_out: int) -> list[int]:
 def held_out_entries(
     scene: str, centres: Float[NDArray, "n 3"], held_out: Sequence[int], context_gap: int = 0
 ) -> list[EvalEntry]:
-    """Return one evaluation entry a held-out frame: two training frames around it, in order, and itself as target.
-
-    Frame order is the file names' order, along which people walk. With context_gap 0 the contexts are the training
-    frames on either side in this order whose cameras stand nearest to the target's. A gap g > 0 takes, on each side,
-    the training frame whose number is closest to g/2 away.
-    """
+    """Return an entry a held-out frame: it as target, around it the nearest cameras, or those `context_gap` apart."""
     training = [frame for frame in range(len(centres)) if frame not in set(held_out)]
     entries = []
     for target in held_out:
@@ -130,10 +116,7 @@ def held_out_entries(
 def _converted(
     scene: ImportedScene, source: PicturesSource, dataset: str, progress: bool, prefix: str
 ) -> tuple[ChunkScene, tuple[int, int]]:
-    """Return a scene as a chunk holds it, and the common (width, height) of its pictures.
-
-    Its key ends in 16 hex digits of the data set's name and its pictures' names and bytes: importing again agrees.
-    """
+    """Return a scene, its key a digest of names and bytes, and the common (width, height) of its pictures."""
     flat: dict[Lens, Lens] = {}
     images: list[bytes] = []
     cameras: list[list[float]] = []
@@ -142,7 +125,7 @@ def _converted(
     for frame in tqdm(scene.frames, unit="picture", desc="import", disable=not progress):
         with opened_picture(frame.path) as image:
             picture = eight_bit(ImageOps.exif_transpose(image) if scene.upright else image)
-        lens = _fit(frame, picture)
+        lens = frame.fitted(*picture.size)
         if lens not in flat:
             try:
                 flat[lens] = scene.flatten(lens)
@@ -166,7 +149,6 @@ def _converted(
 
 
 def _camera(frame: ImportedFrame, flat: Lens) -> list[float]:
-    """Return a chunk's row of 18 numbers; raises DataError for values no camera has."""
     fx, fy, cx, cy = flat.normalised()
     w2c = np.linalg.inv(frame.c2w)[:3]
     if not max(abs(cx - 0.5), abs(cy - 0.5)) <= FARTHEST_CENTRE:
@@ -176,31 +158,18 @@ def _camera(frame: ImportedFrame, flat: Lens) -> list[float]:
     return [fx, fy, cx, cy, 0.0, 0.0, *w2c.flatten().tolist()]
 
 
-def _fit(frame: ImportedFrame, picture: Image.Image) -> Lens:
-    """Return the frame's lens in pixels of the picture as stored, which may be a resized copy."""
-    lens, (width, height) = frame.lens, picture.size
-    if abs(width / height * lens.height / lens.width - 1) > SAME_SHAPE:
-        given = f"picture of {width}x{height} but its camera says {lens.width}x{lens.height}"
-        raise DataError(f"{frame.path}: {given}; use the pictures the cameras were made for")
-    return lens.scaled(width, height)
-
-
 def _develop(picture: Image.Image, lens: Lens, flat: Lens, max_side: int, background: float) -> Image.Image:
-    """Undistort, shrink to `max_side` (0: never) with LANCZOS, and put transparent pixels on `background` grey.
-
-    Transparent pictures are shrunk before they are composited (specs/lact.md), except where undistortion needs RGB.
-    """
+    # Transparent pictures are shrunk before they are composited (specs/lact.md), except where undistortion needs RGB.
     if lens != flat:
         picture = undistort(opaque(picture, background), lens, flat)
     scale = max_side / max(picture.size) if max_side else 1.0
     if scale < 1:
-        size = (round(picture.width * scale), round(picture.height * scale))
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
+        width, height = (round(side * scale) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     return opaque(picture, background)
 
 
 def _report(scene: ImportedScene, key: str, held_out: list[int], size: tuple[int, int]) -> dict[str, Any]:
-    """Return what import.json says of a scene, and log what was left out."""
     for reason, names in (("without a picture", scene.missing), ("without a pose", scene.unregistered)):
         if names:
             logger.warning("%s: left out %d %s: %s", scene.where, len(names), reason, ", ".join(names))

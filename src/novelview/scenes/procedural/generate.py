@@ -1,7 +1,4 @@
-"""Rooms as a data set: RealEstate10K chunks, evaluation indices and sets, the same for any number of workers.
-
-A record is kept of every finished chunk, so that a stopped call goes on after its last room.
-"""
+"""Rooms as a data set: RealEstate10K chunks, evaluation indices and sets, the same for any number of workers."""
 
 import io
 import multiprocessing
@@ -9,10 +6,9 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -54,33 +50,36 @@ def generate(
 ) -> None:
     """Write {out}/train and {out}/test chunks with index.json, {out}/indices/*.json and {out}/scenes.json.
 
-    `workers` processes of one thread each render on the CPU; 0 renders in this process. On "cuda" this process
-    renders and `workers` threads encode. units: what an earlier call finished in `out`; other chunks there are removed.
-    Raises ConfigError for values that make no rooms, DataError when a worker process dies, BoxEnded when the time of
-    `box` is over, after one new room at least.
+    `workers` processes of one thread each render on the CPU (0: this one); on "cuda" as many threads encode. units:
+    what an earlier call finished in `out`. Raises ConfigError for values that make no rooms, DataError when a worker
+    process dies, BoxEnded when the time of `box` is over, after one new room at least.
     """
     check_source(source)
     counts = {"train": source.train_scenes, "seen": source.test_seen_scenes, "new": source.test_new_scenes}
     jobs = [(split, number) for split, count in counts.items() for number in range(count)]
-    written, box = WrittenRooms(out, source.chunk_bytes, units, source.train_scenes), box or TimeBox()
-    done = len(written.rooms)
+    box, train = box or TimeBox(), RoomWriter(out, "train", source.chunk_bytes, units)
+    test = RoomWriter(out, "test", source.chunk_bytes, units, anew=len(train.rooms) < source.train_scenes)
+    done = len(train.rooms) + len(test.rooms)
     rooms = _made(source, jobs[done:], workers, device)
     with tqdm(total=len(jobs), initial=done, desc="rooms", unit="room", disable=not progress) as bar:
-        for folder, splits in (("train", ["train"]), ("test", ["seen", "new"])):
-            with RoomWriter(written, folder) as writer:
+        for writer, splits in ((train, ["train"]), (test, ["seen", "new"])):
+            with writer:
                 todo = [split for split, _ in jobs[done:] if split in splits]
-                for split, room in zip(todo, rooms, strict=False):  # `todo` is the shorter: it ends the loop
-                    writer.add_room(room, split)
+                for split, (scene, entries) in zip(
+                    todo, rooms, strict=False
+                ):  # `todo` is the shorter: it ends the loop
+                    writer.rooms.append({"key": scene.key, "split": split, "entries": entries})
+                    writer.add(scene)
                     bar.update()
                     box.unit()
+    written = [*train.rooms, *test.rooms]
     for name in split_names(source):
-        rows = {room["key"]: room["entries"][name] for room in written.rooms if room["entries"]}
+        rows = {room["key"]: room["entries"][name] for room in written if room["entries"]}
         write_json(out / "indices" / f"{name}.json", rows)
-    write_json(out / "scenes.json", {room["key"]: {"set": room["split"]} for room in written.rooms})
+    write_json(out / "scenes.json", {room["key"]: {"set": room["split"]} for room in written})
 
 
 def _made(source: RoomsSource, jobs: list[Job], workers: int, device: str) -> Iterator[MadeRoom]:
-    """Make rooms in the order of `jobs`, a bounded number at a time."""
     if torch.device(device).type == "cuda":
         threads = max(workers, 1)
         with ThreadPoolExecutor(threads) as pool:
@@ -93,14 +92,12 @@ def _made(source: RoomsSource, jobs: list[Job], workers: int, device: str) -> It
 
 
 def _by_processes(source: RoomsSource, jobs: list[Job], workers: int) -> Iterator[MadeRoom]:
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
     try:
         yield from _in_order((pool.submit(make, source, *job) for job in jobs), AHEAD * workers)
     except BrokenProcessPool:
-        raise DataError(
-            "rooms: a worker process died, perhaps for want of memory; run again with a lower runtime.workers"
-        ) from None
+        message = "rooms: a worker process died, perhaps for want of memory; run again with a lower runtime.workers"
+        raise DataError(message) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -135,12 +132,9 @@ def make(source: RoomsSource, split: str, number: int) -> MadeRoom:
 
 
 def _film(source: RoomsSource, split: str, number: int, device: str = "cpu") -> tuple[Room, Tensor, Entries]:
-    """Return a room, its frames as RGB bytes [n h w 3] in host memory, and, for test splits, its evaluation entries."""
-    room = room_for(source, split, number)
-    texels, size = source.texture_texels, (source.height, source.width)
-    frames = render_frames(room, room.c2w, *size, texels, source.supersample, device)
-    entries = {} if split == "train" else room_entries(source, room, device)
-    return room, frames.cpu(), entries
+    room, size = room_for(source, split, number), (source.height, source.width)
+    frames = render_frames(room, room.c2w, *size, source.texture_texels, source.supersample, device)
+    return room, frames.cpu(), {} if split == "train" else room_entries(source, room, device)
 
 
 def _finish(room: Room, frames: UInt8[Tensor, "n h w 3"], entries: Entries, quality: int) -> MadeRoom:
@@ -164,30 +158,31 @@ def camera_rows(c2w: Float[Tensor, "n 4 4"], intrinsics: Float[Tensor, " 4"]) ->
 
 
 def split_names(source: RoomsSource) -> list[str]:
-    """Return the names of the evaluation indices a source writes."""
     return [*CLASSES, "extrapolation", "full", *(f"gap{gap}" for gap in source.gaps)]
 
 
 def room_entries(source: RoomsSource, room: Room, device: str = "cpu") -> Entries:
     """Return, for every index name, the room's entry {context, target, overlap}, or None when no pair qualifies.
 
-    small, medium, large: a pair whose overlap lies in (0.05, 0.3], (0.3, 0.55], (0.55, 0.8]; targets strictly inside.
-    full: a pair at least half the clip apart with overlap of 0.05 or more. extrapolation: a pair a third to half the
-    clip apart, targets outside and no farther from it than its gap. gapN: a pair N frames apart, targets evenly inside.
+    small, medium, large: an overlap in `CLASSES`, targets inside. full: at least half the clip apart. extrapolation: a
+    third to half of it apart, targets outside, no farther than the gap. gapN: N frames apart, targets evenly inside.
     """
     draws = Draws(room_seed(source.seed, f"{room.split} entries", room.number))
-    pairs = _pairs(source, draws)
+    # All pairs with room for the targets inside, on a coarser grid for long clips, and one pair of every gap.
+    grid = range(0, source.frames, -(-source.frames // MOST_FRAMES))
+    found = {(first, second) for first in grid for second in grid if second - first > source.targets}
+    starts = [(draws.integer(0, source.frames - 1 - gap), gap) for gap in source.gaps]
+    pairs = sorted(found | {(start, start + gap) for start, gap in starts})
     table = dict(zip(pairs, overlaps(room, pairs, device), strict=True))
     half, seen = source.frames // 2, [pair for pair in pairs if table[pair] >= LEAST_OVERLAP]
     narrow = [pair for pair in seen if source.frames // 3 <= pair[1] - pair[0] <= half]
-    gaps = {gap: [pair for pair in pairs if pair[1] - pair[0] == gap] for gap in source.gaps}
-    classes = {name: [pair for pair in pairs if low < table[pair] <= high] for name, (low, high) in CLASSES.items()}
-    candidates = {
-        **{name: (found, _inside) for name, found in classes.items()},
-        "extrapolation": ([pair for pair in narrow if len(_around(source, pair)) >= source.targets], _outside),
-        "full": ([pair for pair in seen if pair[1] - pair[0] >= half], _inside),
-        **{f"gap{gap}": (found, _evenly) for gap, found in gaps.items()},
-    }
+    candidates: dict[str, tuple[list[Pair], Callable[..., list[int]]]] = {}
+    for name, (low, high) in CLASSES.items():
+        candidates[name] = [pair for pair in pairs if low < table[pair] <= high], _inside
+    candidates["extrapolation"] = [one for one in narrow if len(_around(source, one)) >= source.targets], _outside
+    candidates["full"] = [pair for pair in seen if pair[1] - pair[0] >= half], _inside
+    for gap in source.gaps:
+        candidates[f"gap{gap}"] = [pair for pair in pairs if pair[1] - pair[0] == gap], _evenly
     rows: Entries = {}
     for name, (found, targets) in candidates.items():
         # Drawn even where there is no choice, so that one index never shifts the draws of the next.
@@ -197,14 +192,6 @@ def room_entries(source: RoomsSource, room: Room, device: str = "cpu") -> Entrie
             target = targets(draws, source, pair)
             rows[name] = {"context": list(pair), "target": target, "overlap": round(table[pair], 6)}
     return rows
-
-
-def _pairs(source: RoomsSource, draws: Draws) -> list[Pair]:
-    """All pairs with room for the targets inside, on a coarser grid for long clips, and one pair of every gap."""
-    grid = range(0, source.frames, -(-source.frames // MOST_FRAMES))
-    pairs = {(first, second) for first in grid for second in grid if second - first > source.targets}
-    starts = [(draws.integer(0, source.frames - 1 - gap), gap) for gap in source.gaps]
-    return sorted(pairs | {(start, start + gap) for start, gap in starts})
 
 
 def _around(source: RoomsSource, pair: Pair) -> list[int]:
@@ -226,81 +213,42 @@ def _evenly(_: Draws, source: RoomsSource, pair: Pair) -> list[int]:
     return [pair[0] + (2 * number * gap + parts) // (2 * parts) for number in range(1, parts)]
 
 
-class WrittenRooms:
-    """The rooms of all finished chunks in `out` and of the one under way.
-
-    rooms: their records, in the order of making; chunks: folder -> the records of each finished chunk; pending: the
-    records of the open chunk, by its folder.
-    """
-
-    def __init__(self, out: Path, chunk_bytes: int, units: Unfinished | None, train: int) -> None:
-        """Take up what `units` records, test rooms only after all `train` training rooms; other chunks are removed."""
-        self.out, self.chunk_bytes, self.units = out, chunk_bytes, units
-        self.chunks = {folder: self._kept(folder) for folder in ("train", "test")}
-        self.pending = self._pending()
-        self.rooms = [*chain(*self.chunks["train"]), *self.pending.get("train", [])]
-        if len(self.rooms) < train:
-            self.chunks["test"] = []
-            self.pending.pop("test", None)
-        self.rooms += [*chain(*self.chunks["test"]), *self.pending.get("test", [])]
-        for folder, chunks in self.chunks.items():
-            for stale in [*sorted((out / folder).glob("*.torch"))[len(chunks) :], out / folder / "index.json"]:
-                stale.unlink(missing_ok=True)
-
-    def _kept(self, folder: str) -> list[list[Record]]:
-        found: list[list[Record]] = []
-        while self.units and (record := self.units.read_json(f"{folder}-{len(found):06d}")):
-            path = self.out / folder / f"{len(found):06d}.torch"
-            if not path.is_file() or sha256(path) != record["sha256"]:
-                break
-            found.append(record["rooms"])
-        return found
-
-    def _pending(self) -> dict[str, list[Record]]:
-        """Return nothing where the unfinished chunk is not the one after those kept."""
-        found = self.units.read_json(PENDING) if self.units else None
-        if not self.units or not found or found["chunk"] != len(self.chunks[found["folder"]]):
-            return {}
-        path = self.units.folder / f"{PENDING}.torch"
-        return {found["folder"]: found["rooms"]} if path.is_file() and sha256(path) == found["sha256"] else {}
-
-
 class RoomWriter(ChunkWriter):
-    """Writes train or test, standing after what is written, and records what it wrote.
+    """Writes train or test after what `units` records there, and records what it wrote, an open chunk too."""
 
-    When its body raises, the rooms of the open chunk are kept as well.
-    """
-
-    def __init__(self, written: WrittenRooms, folder: str) -> None:
-        super().__init__(written.out / folder, written.chunk_bytes)
-        self.written, self.name, self.units = written, folder, written.units
-        for rooms in written.chunks[folder]:
+    def __init__(self, out: Path, name: str, chunk_bytes: int, units: Unfinished | None, anew: bool = False) -> None:
+        super().__init__(out / name, chunk_bytes)
+        self.name, self.units, self.rooms = name, units, list[Record]()
+        while units and not anew and (rooms := _whole(units, f"{name}-{self._chunks:06d}", self.folder / self._name())):
+            self.rooms += rooms
             self.index |= dict.fromkeys((room["key"] for room in rooms), self._name())
             self._chunks += 1
-        if self.units and folder in written.pending:
-            for scene in read_chunk(self.units.folder / f"{PENDING}.torch"):
+        for stale in [*sorted(self.folder.glob("*.torch"))[self._chunks :], self.folder / "index.json"]:
+            stale.unlink(missing_ok=True)
+        place = {"folder": name, "chunk": self._chunks}
+        if units and not anew and (rooms := _whole(units, PENDING, units.folder / f"{PENDING}.torch", place)):
+            self.rooms += rooms
+            for scene in read_chunk(units.folder / f"{PENDING}.torch"):
                 self.add(scene)
 
-    def add_room(self, room: MadeRoom, split: str) -> None:
-        """Append a room."""
-        scene, entries = room
-        self.written.rooms.append({"key": scene.key, "split": split, "entries": entries})
-        self.add(scene)
-
     def _flush(self) -> None:
-        path, rooms = self.folder / self._name(), self._open_rooms()
+        path, rooms = self.folder / self._name(), self.rooms[-len(self._pending) :]
         super()._flush()
         if self.units:
             self.units.keep_json(f"{self.name}-{path.stem}", {"rooms": rooms, "sha256": sha256(path)})
 
-    def _open_rooms(self) -> list[Record]:
-        return self.written.rooms[-len(self._pending) :]
-
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is not None and self.units and self._pending:
-            path = self.units.folder / f"{PENDING}.torch"
+            path, rooms = self.units.folder / f"{PENDING}.torch", self.rooms[-len(self._pending) :]
             self.units.drop(PENDING)
             write_chunk(path, self._pending)
             place = {"folder": self.name, "chunk": self._chunks}
-            self.units.keep_json(PENDING, {**place, "rooms": self._open_rooms(), "sha256": sha256(path)})
+            self.units.keep_json(PENDING, {**place, "rooms": rooms, "sha256": sha256(path)})
         super().__exit__(kind, *rest)
+
+
+def _whole(units: Unfinished, unit: str, path: Path, place: Mapping[str, Any] | None = None) -> list[Record]:
+    """Return the rooms of a unit, none where it is not there, of another place, or its chunk is damaged."""
+    record = units.read_json(unit)
+    fits = record and (place or {}).items() <= record.items() and path.is_file() and sha256(path) == record["sha256"]
+    return record["rooms"] if fits else []

@@ -6,7 +6,7 @@ World axes are OpenCV's: x right, y down, z forward, in metres; the room's box i
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,27 +25,26 @@ Triple = tuple[float, float, float]
 
 
 def _hash(*parts: object) -> str:
-    return hashlib.sha256("\0".join(["novelview rooms", *map(str, parts)]).encode()).hexdigest()
+    return hashlib.sha256("\0".join(["novelview rooms", *map(str, parts)]).encode()).hexdigest()[:16]
 
 
 def room_seed(seed: int, split: str, number: int) -> int:
-    """Return the 63-bit seed of a room; distinct (seed, split, number) give distinct, unrelated seeds."""
-    return int(_hash("seed", seed, split, number)[:16], 16) >> 1
+    """Return the 63-bit seed of a room."""
+    return int(_hash("seed", seed, split, number), 16) >> 1
 
 
 def scene_key(seed: int, split: str, number: int) -> str:
     """Return the scene's key: 16 hex digits as in RealEstate10K (specs/re10k_format.md section 1)."""
-    return _hash("key", seed, split, number)[:16]
+    return _hash("key", seed, split, number)
 
 
 class Draws:
-    """Random choices from one CPU torch generator, 0 <= seed < 2**63, so that a room is the same on every device."""
+    """Random choices from one CPU torch generator, so that a room is the same on every device."""
 
     def __init__(self, seed: int) -> None:
         self._generator = torch.Generator().manual_seed(seed)
 
-    def uniform(self, low: float, high: float) -> float:
-        """Return a float in [low, high)."""
+    def uniform(self, low: float, high: float) -> float:  # in [low, high)
         return low + (high - low) * torch.rand((), generator=self._generator, dtype=torch.float64).item()
 
     def integer(self, low: int, high: int) -> int:
@@ -53,7 +52,6 @@ class Draws:
         return int(torch.randint(low, high + 1, (), generator=self._generator).item())
 
     def sign(self) -> float:
-        """Return -1 or 1."""
         return 2.0 * self.integer(0, 1) - 1.0
 
     def sample(self, count: int, high: int) -> list[int]:
@@ -78,29 +76,24 @@ def turned(cosine: Any, sine: Any, x: Any, y: Any, z: Any) -> tuple[Any, Any, An
 
 @dataclass(frozen=True)
 class Solid:
-    """A box turned by `yaw` radians about the y axis, or a sphere where `round`; centre and half extents in metres.
-
-    faces: six, in the order -x, +x, -y, +y, -z, +z of the solid's own axes; a sphere is covered like a cube map.
-    """
+    """A box turned by `yaw` radians about the y axis, or a sphere where `round`; centre and half extents in metres."""
 
     centre: Triple
     yaw: float
     half: Triple
     round: bool
-    faces: tuple[Face, ...]
+    faces: tuple[Face, ...]  # -x, +x, -y, +y, -z, +z of its own axes; a sphere is covered like a cube map
 
     @property
     def turn(self) -> tuple[float, float]:
-        """Return cosine and sine of the yaw."""
         return math.cos(self.yaw), math.sin(self.yaw)
 
     @property
     def radius(self) -> float:
-        """Return the radius of the bounding sphere in metres."""
+        """The radius of the bounding sphere in metres."""
         return self.half[0] if self.round else math.hypot(*self.half)
 
     def local(self, point: Triple) -> Triple:
-        """Return a world point in the solid's own axes."""
         return turned(*self.turn, *(value - centre for value, centre in zip(point, self.centre, strict=True)))
 
     def distance(self, point: Triple) -> float:
@@ -127,10 +120,7 @@ class Room:
 
 
 def room_for(source: RoomsSource, split: str, number: int) -> Room:
-    """Draw room `number` (from 0) of a split: "train", "seen" (training photographs) or "new" (held-out ones).
-
-    Raises ConfigError for an unknown split, and when no camera path of the configured length fits the room.
-    """
+    """Draw room `number` of a split; raises ConfigError for an unknown one, and when no camera path fits the room."""
     if split not in SPLITS:
         raise ConfigError(f"rooms have no split '{split}'; choose one of {', '.join(SPLITS)}")
     draws = Draws(room_seed(source.seed, split, number))
@@ -160,18 +150,14 @@ def _face(draws: Draws, source: RoomsSource, names: tuple[str, ...]) -> Face:
     texture = draws.integer(real, len(names) - 1) if made_up else draws.integer(0, real - 1)
     density = draws.uniform(*source.texture_density)
     offset = (draws.uniform(0, 2), draws.uniform(0, 2))
-    low, high = (0.6, 1.15) if names[texture] in GREY else (0.85, 1.1)
-    gain = (draws.uniform(low, high), draws.uniform(low, high), draws.uniform(low, high))
-    return Face(texture, density, offset, gain)
+    tints = (0.6, 1.15) if names[texture] in GREY else (0.85, 1.1)
+    return Face(texture, density, offset, (draws.uniform(*tints), draws.uniform(*tints), draws.uniform(*tints)))
 
 
 def _object(draws: Draws, source: RoomsSource, names: tuple[str, ...], room: Triple) -> Solid:
-    """Draw a box on the floor, a sphere, a partition or a picture on a wall; it may touch others, never leave.
-
-    All faces have the first one's photograph and tint, each at its own offset.
-    """
+    """Draw a box on the floor, a sphere, a partition or a picture on a wall, its faces alike; it may touch others."""
     drawn = [_face(draws, source, names) for _ in range(6)]
-    faces = tuple(Face(drawn[0].texture, drawn[0].density, face.offset, drawn[0].gain) for face in drawn)
+    faces = tuple(replace(drawn[0], offset=face.offset) for face in drawn)
     kind = draws.integer(0, 4)
     if kind == 0:  # a flat box against one of the four walls
         wide, tall, thick = draws.uniform(0.4, 0.9), draws.uniform(0.3, 0.6), 0.03
@@ -186,10 +172,9 @@ def _object(draws: Draws, source: RoomsSource, names: tuple[str, ...], room: Tri
         radius = draws.uniform(0.25, 0.5)
         height = draws.uniform(-0.3 * room[1], room[1] - radius)
         return Solid(_spot(draws, room, radius, height), 0.0, (radius, radius, radius), True, faces)
-    thin = kind == 2
     half_x, half_z = draws.uniform(0.3, 0.65), draws.uniform(0.3, 0.65)
-    half_y = draws.uniform(0.7, 1.1) if thin else draws.uniform(0.25, 0.65)
-    half = (half_x, half_y, 0.04 if thin else half_z)
+    half_y = draws.uniform(0.7, 1.1) if kind == 2 else draws.uniform(0.25, 0.65)
+    half = (half_x, half_y, 0.04 if kind == 2 else half_z)
     place = _spot(draws, room, math.hypot(half[0], half[2]), room[1] - half_y)
     return Solid(place, draws.uniform(-math.pi / 2, math.pi / 2), half, False, faces)
 
@@ -200,11 +185,7 @@ def _spot(draws: Draws, room: Triple, reach: float, height: float) -> Triple:
 
 
 def _camera_path(draws: Draws, source: RoomsSource, room: Triple) -> Float[Tensor, "n 4 4"]:
-    """Draw `source.frames` camera-to-world matrices, float64, after real-estate videos: a dolly and a pan.
-
-    room: half extents in metres. The yaw covers pan + drift, each of random sign, about a heading towards the middle of
-    the room; the camera moves along a slightly bent horizontal line. Both follow one smooth monotonic clock.
-    """
+    """Draw camera-to-world matrices, float64, like real-estate videos: a slightly bent dolly, and a pan."""
     middle = (draws.uniform(-0.7, 0.7) * room[0], room[1] - draws.uniform(1.2, 1.6), draws.uniform(-0.7, 0.7) * room[2])
     # Looking across the room, to a point on the far side of its middle, brings most objects into view.
     aim = [draws.uniform(-0.3, 0.3) * room[0] - 0.5 * middle[0], draws.uniform(-0.3, 0.3) * room[2] - 0.5 * middle[2]]
@@ -223,17 +204,15 @@ def _camera_path(draws: Draws, source: RoomsSource, room: Triple) -> Float[Tenso
         z = middle[2] + along * cosine - across * sine
         yaw, tilt = heading + turn * half, pitch + nod * half  # to the right and up
         cy, sy, cp, sp = math.cos(yaw), math.sin(yaw), math.cos(tilt), math.sin(tilt)
-        first, second = [cy, sy * sp, sy * cp, x], [0.0, cp, -sp, middle[1] + half * rise]
-        return [first, second, [-sy, cy * sp, cy * cp, z], [0.0, 0.0, 0.0, 1.0]]
+        rows = [[cy, sy * sp, sy * cp, x], [0.0, cp, -sp, middle[1] + half * rise], [-sy, cy * sp, cy * cp, z]]
+        return [*rows, [0.0, 0.0, 0.0, 1.0]]
 
     return torch.tensor([pose(frame / (source.frames - 1)) for frame in range(source.frames)], dtype=torch.float64)
 
 
 def clearance_ok(places: Float[Tensor, "n 3"], solids: Sequence[Solid]) -> bool:
     """Tell whether all camera centres, metres, keep clear of the walls of `solids[0]` and of the other solids."""
-    room = solids[0].half
-    return all(
-        all(abs(value) <= half - FROM_WALLS for value, half in zip(place, room, strict=True))
-        and all(solid.distance(tuple(place)) >= FROM_OBJECTS for solid in solids[1:])
-        for place in places.tolist()
-    )
+    free = [half - FROM_WALLS for half in solids[0].half]
+    inside = all(abs(value) <= limit for place in places.tolist() for value, limit in zip(place, free, strict=True))
+    points = [tuple(place) for place in places.tolist()]
+    return inside and all(solid.distance(point) >= FROM_OBJECTS for point in points for solid in solids[1:])

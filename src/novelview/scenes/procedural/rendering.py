@@ -1,7 +1,6 @@
 """Pictures, depth and overlap of a room's views by ray casting in closed form.
 
-The room's box is met from inside, other boxes by slabs, spheres by their quadratic. Everything is elementwise add,
-multiply, divide, compare and square root, which round the same way whatever the number of threads.
+All is elementwise add, multiply, divide, compare and square root, which round alike for any number of threads.
 """
 
 import functools
@@ -26,15 +25,11 @@ TOLERANCE = 0.01  # a point is seen unless something stands nearer than 1 % befo
 def render_frames(
     room: Room, c2w: Float[Tensor, "n 4 4"], h: int, w: int, texels: int, supersample: int = 1, device: str = "cpu"
 ) -> UInt8[Tensor, "n h w 3"]:
-    """Render n views of a room through its own lens, RGB bytes [n h w 3] on `device`.
-
-    texels: low-pass of the photographs (`RoomsSource.texture_texels`); supersample: rays a pixel along each axis.
-    """
+    """Render n views of a room through its own lens on `device`; texels, supersample: as in `RoomsSource`."""
     bank, tables = textures(room.photographs, texels, device), Tables.of(room, device)
     rows, columns = h * supersample, w * supersample
-    frames = max(1, _rays_per_pass(device) // (rows * columns))
     parts = []
-    for poses in c2w.split(frames):
+    for poses in c2w.split(max(1, _rays_per_pass(device) // (rows * columns))):
         origin, direction = pixel_rays(poses, room.intrinsics, rows, columns, device)
         depth, solid = trace(room.solids, origin, direction, visible_solids(room, poses))
         pixel = 1.0 / (room.intrinsics[0].item() * columns)
@@ -54,20 +49,15 @@ def render_depth(
 
 
 def overlaps(room: Room, pairs: list[tuple[int, int]], device: str = "cpu") -> list[float]:
-    """Return the overlap in [0,1] of each pair of frames: the smaller of the two directions, as pixelSplat's index has.
-
-    A direction's value is the share of the first frame's points, on a grid of 24 rows, that project into the second
-    frame and are the first surface there along their exact ray, within 1 % of the distance.
-    """
+    """Return the overlap in [0,1] of pairs: the share of points the other sees, the smaller of both directions."""
     if not pairs:
         return []
     columns = max(1, round(ROWS * (room.intrinsics[1] / room.intrinsics[0]).item()))
     origin, direction = pixel_rays(room.c2w, room.intrinsics, ROWS, columns, device)
     points = origin.T[:, :, None] + direction * trace(room.solids, origin, direction)[0]
-    at_once = max(1, _rays_per_pass(device) // points.shape[2])
     both = torch.tensor([*pairs, *((second, first) for first, second in pairs)], device=device)
     shares: list[float] = []
-    for source, other in (part.unbind(1) for part in both.split(at_once)):
+    for source, other in (part.unbind(1) for part in both.split(max(1, _rays_per_pass(device) // points.shape[2]))):
         seen = _seen(room, points[:, source], other, origin[other])
         shares += (seen.sum(1) / seen.shape[1]).tolist()
     return [min(pair) for pair in zip(shares[: len(pairs)], shares[len(pairs) :], strict=True)]
@@ -76,7 +66,6 @@ def overlaps(room: Room, pairs: list[tuple[int, int]], device: str = "cpu") -> l
 def _seen(
     room: Room, points: Float[Tensor, "3 m p"], frames: Tensor, origin: Float[Tensor, "m 3"]
 ) -> Bool[Tensor, "m p"]:
-    """Tell which world points lie inside the image of their frame and are not hidden there."""
     rays = points - origin.T[:, :, None]
     rotation = room.c2w.to(rays.device, torch.float32)[frames, :3, :3]
     x, y, z = (sum(rotation[:, axis, column, None] * rays[axis] for axis in range(3)) for column in range(3))
@@ -93,10 +82,7 @@ def _rays_per_pass(device: str) -> int:
 def pixel_rays(
     c2w: Float[Tensor, "n 4 4"], intrinsics: Float[Tensor, " 4"], h: int, w: int, device: str = "cpu"
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "3 n p"]]:
-    """Return ray origins and directions, float32, through the centres of all h * w pixels, row by row.
-
-    `intrinsics` are normalised. A direction has z = 1 in its camera's axes, so ray lengths are z-depths in metres.
-    """
+    """Return ray origins and directions through all pixel centres, row by row; with z = 1, lengths are depths."""
     fx, fy, cx, cy = intrinsics.tolist()
     u = (torch.arange(w, device=device, dtype=torch.float32) + 0.5) / w
     v = (torch.arange(h, device=device, dtype=torch.float32) + 0.5) / h
@@ -113,10 +99,7 @@ def trace(
     direction: Float[Tensor, "3 n p"],
     seen: list[int] | None = None,
 ) -> tuple[Float[Tensor, "n p"], Int[Tensor, "n p"]]:
-    """Return the distance to the first surface, in units of each direction's length, and the number of its solid.
-
-    origin: one a frame, in metres; `seen`: numbers of the solids that can be hit at all (default: all).
-    """
+    """Return the distance to the first surface, in direction lengths, and its solid's number, out of `seen`."""
     axes = zip(*_localise(solids[0], origin, direction), solids[0].half, strict=True)
     exits = [(torch.where(d >= 0, half, -half) - o) / (d + NEVER_ZERO) for o, d, half in axes]
     depth = functools.reduce(torch.minimum, exits)
@@ -133,7 +116,6 @@ def trace(
 
 
 def _localise(solid: Solid, origin: Tensor, direction: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Return the offsets from the solid's centre and the directions, in its own axes."""
     offset = (origin - torch.tensor(solid.centre, dtype=origin.dtype, device=origin.device))[..., None].unbind(1)
     if solid.yaw == 0.0:
         return offset, direction.unbind(0)
@@ -160,36 +142,30 @@ def visible_solids(room: Room, c2w: Float[Tensor, "n 4 4"]) -> list[int]:
     """Return the numbers of the objects whose bounding sphere meets the viewing cone of at least one camera."""
     corner = math.atan(math.hypot(*(0.5 / room.intrinsics[:2]).tolist()))
     cameras = [(pose[0:3, 3].tolist(), pose[0:3, 2].tolist()) for pose in c2w]
+
+    def in_cone(solid: Solid, eye: list[float], axis: list[float]) -> bool:
+        towards = [centre - value for centre, value in zip(solid.centre, eye, strict=True)]
+        distance = math.hypot(*towards)
+        if distance <= solid.radius:
+            return True
+        cosine = sum(a * b for a, b in zip(towards, axis, strict=True)) / distance
+        return math.acos(min(max(cosine, -1.0), 1.0)) <= corner + math.asin(solid.radius / distance) + 1e-3
+
     objects = list(enumerate(room.solids))[1:]
-    return [number for number, solid in objects if any(_in_cone(solid, eye, axis, corner) for eye, axis in cameras)]
-
-
-def _in_cone(solid: Solid, eye: list[float], axis: list[float], half_angle: float) -> bool:
-    towards = [centre - value for centre, value in zip(solid.centre, eye, strict=True)]
-    distance = math.hypot(*towards)
-    if distance <= solid.radius:
-        return True
-    cosine = sum(a * b for a, b in zip(towards, axis, strict=True)) / distance
-    angle = math.acos(min(max(cosine, -1.0), 1.0))
-    return angle <= half_angle + math.asin(solid.radius / distance) + 1e-3
+    return [number for number, solid in objects if any(in_cone(solid, *camera) for camera in cameras)]
 
 
 @dataclass(frozen=True)
 class Tables:
-    """A room's k solids, the shell first, and m = 6k faces as columns, looked up per pixel.
+    """A room's k solids, the shell first, and m = 6k faces as columns, looked up per pixel."""
 
-    solids: centre xyz, cos, sin, half xyz, lamp in local axes xyz, 1 for spheres; faces: photograph, repeats a metre,
-    offset u, offset v.
-    """
-
-    solids: Float[Tensor, "12 k"]
-    faces: Float[Tensor, "4 m"]
+    solids: Float[Tensor, "12 k"]  # centre xyz, cos, sin, half xyz, lamp in local axes xyz, 1 for spheres
+    faces: Float[Tensor, "4 m"]  # photograph, repeats a metre, offset u, offset v
     gains: Float[Tensor, "m 4"]
     ambient: float
 
     @staticmethod
     def of(room: Room, device: str) -> "Tables":
-        """Lay a room's description out on `device`."""
         rows = [(*s.centre, *s.turn, *s.half, *s.local(room.light), float(s.round)) for s in room.solids]
         covers = [face for solid in room.solids for face in solid.faces]
         faces = [(float(face.texture), face.density, *face.offset) for face in covers]
@@ -216,10 +192,7 @@ def shade(
     solid: Int[Tensor, "n p"],
     pixel: float,
 ) -> Float[Tensor, "np 4"]:
-    """Return colours (fourth channel 0) of the surface points at `depth` along each ray.
-
-    pixel: a pixel's width at unit depth, which decides the mip level.
-    """
+    """Return colours (fourth channel 0) of the points at `depth` along each ray; pixel: a pixel's width at depth 1."""
     number = solid.flatten()
     columns = tables.solids.index_select(1, number)
     point = [(o[:, None] + d * depth).flatten() for o, d in zip(origin.unbind(1), direction, strict=True)]
@@ -269,8 +242,7 @@ def _cover(tables: Tables, bank: Textures, face: Tensor, u: Tensor, v: Tensor, f
     fine = _bilinear(bank, photo, u, v, lower)
     if not _coarser_needed(level):
         return fine
-    coarse = _bilinear(bank, photo, u, v, (lower + 1).clamp_max(full))
-    return fine + blend * (coarse - fine)
+    return fine + blend * (_bilinear(bank, photo, u, v, (lower + 1).clamp_max(full)) - fine)
 
 
 def _coarser_needed(level: Tensor) -> bool:
@@ -281,8 +253,7 @@ def _coarser_needed(level: Tensor) -> bool:
 def _mirror(repeats: Tensor) -> Tensor:
     """Fold repeats into [0,1], every second one mirrored: photographs do not tile, and this leaves no seams."""
     phase = repeats * 0.5
-    phase = phase - phase.floor()
-    return 1.0 - (phase * 2.0 - 1.0).abs()
+    return 1.0 - ((phase - phase.floor()) * 2.0 - 1.0).abs()
 
 
 def _bilinear(bank: Textures, photo: Tensor, u: Tensor, v: Tensor, level: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
 """Textures of the rooms' surfaces: photographs bundled inside scikit-image's wheel, and patterns made up from seeds.
 
 The photographs are split once and for all: rooms with held-out ones show surfaces that no model was trained on.
-Patterns are dead leaves over coloured noise. Leaves of all sizes that hide each other give pictures with the edges and
-the spectrum of photographs (Lee, Mumford and Huang, Occlusion Models for Natural Images, IJCV 2001), and networks can
-learn from them what they need for photographs (Baradad et al., Learning to See by Looking at Noise, NeurIPS 2021).
+Patterns are dead leaves over coloured noise, with the edges and the spectrum of photographs (Lee, Mumford and Huang,
+IJCV 2001), from which networks can learn (Baradad et al., Learning to See by Looking at Noise, NeurIPS 2021).
 """
 
 import functools
@@ -51,22 +50,16 @@ def photographs(names: tuple[str, ...]) -> int:
 
 @dataclass(frozen=True)
 class Textures:
-    """All mip levels of a pool in one flat buffer of RGB in [0,1] and a zero; sizes halve from a power of two to 1.
+    """All mip levels of a pool; level l of texture k starts at row `starts[l] + k * sizes[l]**2`."""
 
-    Level l of texture k starts at row `starts[l] + k * sizes[l]**2`.
-    """
-
-    texels: Float[Tensor, "n 4"]
+    texels: Float[Tensor, "n 4"]  # RGB in [0,1] and a zero
     starts: Int[Tensor, " levels"]
-    sizes: Int[Tensor, " levels"]
+    sizes: Int[Tensor, " levels"]  # halves of a power of two, down to 1
 
 
 @functools.lru_cache(maxsize=4)
 def textures(names: tuple[str, ...], texels: int, device: str = "cpu") -> Textures:
-    """Load photographs and draw patterns, low-passed to `texels` a side (0: sharp), with mip levels; cached.
-
-    Raises DataError when scikit-image does not bundle one of them.
-    """
+    """Load photographs and draw patterns, low-passed to `texels` a side (0: sharp); DataError for one not bundled."""
     size = SHARP_SIZE if texels == 0 else 1 << (OVERSAMPLING * texels - 1).bit_length()
     level = torch.stack([_texture(name, texels, size) for name in names])
     levels = [level]
@@ -115,8 +108,14 @@ def pattern(name: str, size: int) -> Image.Image | None:
     count = int(rng.integers(2, 7))
     centres = rng.uniform(0, 1, (count, 1, 1)) + COLOUR * rng.normal(size=(count, 1, 3))
     colours = ((centres + 0.08 * rng.normal(size=(1, 12, 3))).clip(0, 1) * 255).astype(np.uint8).reshape(-1, 3)
-    for radius in radii:
-        _leaf(draw, rng, radius * size, size, colours)
+    for reach in radii * size:  # a disc, or a polygon of three to six corners, somewhere
+        x, y = rng.uniform(0, size, 2)
+        colour = tuple(int(value) for value in colours[rng.integers(len(colours))])
+        if (corners := int(rng.integers(2, 7))) == 2:
+            draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=colour)
+        else:
+            angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
+            draw.polygon([(x + reach * np.cos(angle), y + reach * np.sin(angle)) for angle in angles], fill=colour)
     grain = rng.uniform(*ROUGH) * _noise(rng, size)
     return Image.fromarray(_bytes(np.asarray(picture, dtype=np.float64) / 255 + grain))
 
@@ -134,17 +133,3 @@ def _noise(rng: np.random.Generator, size: int) -> Float[np.ndarray, "size size 
     mixing = np.array([1.0, 0.0, 0.0]) + COLOUR * rng.normal(size=(3, 3))
     mixed = np.einsum("ij,jhw->hwi", mixing, np.fft.irfft2(waves, (size, size)))
     return (mixed - mixed.mean()) / mixed.std()
-
-
-def _leaf(
-    draw: ImageDraw.ImageDraw, rng: np.random.Generator, radius: float, size: int, colours: UInt8[np.ndarray, "n 3"]
-) -> None:
-    """Draw a disc, or a polygon of three to six corners, somewhere."""
-    x, y = rng.uniform(0, size, 2)
-    colour = tuple(int(value) for value in colours[rng.integers(len(colours))])
-    corners = int(rng.integers(2, 7))
-    if corners == 2:
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
-        return
-    angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
-    draw.polygon([(x + radius * np.cos(angle), y + radius * np.sin(angle)) for angle in angles], fill=colour)

@@ -20,10 +20,9 @@ SAME_CAMERA = 1e-4  # metres and direction cosines: what float32 and an inversio
 
 
 class ExactDepth:
-    """Exact z-depth, metres, of frames of a packed store of procedural rooms."""
+    """Exact z-depth, metres, in host memory, of frames of a packed store of procedural rooms; rays on `device`."""
 
     def __init__(self, source: RoomsSource, store: PackedStore, device: str = "cpu") -> None:
-        """Cast rays on `device`; the depth is returned in host memory."""
         self.source, self.store, self.device = source, store, device
         self.room = functools.lru_cache(maxsize=4)(self._draw)  # frames of one room are asked for in a row
 
@@ -45,10 +44,7 @@ class ExactDepth:
 
 
 def exact_depth(raw: Path | str, store: PackedStore, device: str = "cpu") -> tuple[ExactDepth | None, str | None]:
-    """Return the exact depth of a data set and None, or None and the reason why there is none.
-
-    raw: the data set's folder of chunks, whose manifest.json names its source; store: a split of it.
-    """
+    """Return the exact depth of a split of the data set in `raw`, or None and the reason why there is none."""
     manifest = Path(raw) / "manifest.json"
     content = read_json(manifest) if manifest.is_file() else {}
     source = content.get("source") if isinstance(content, dict) else None
