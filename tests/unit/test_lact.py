@@ -12,7 +12,7 @@ from novelview.config.compose import compose
 from novelview.config.models import LaCTConfig, TTTConfig
 from novelview.errors import CheckpointError, ConfigError, DataError
 from novelview.evaluation.encoded_scene import Encoded, Facts, load_scene, save_scene
-from novelview.models.lact import FastWeightLayer, LaCT, inverse_softplus, posed_pixels
+from novelview.models.lact import FastWeightLayer, LaCT, posed_pixels
 from novelview.models.published import load_published
 from novelview.models.registry import build, save_weights
 from novelview.scenes.batch import Views
@@ -58,8 +58,8 @@ def test_initial_deviations() -> None:
 
 
 def test_tokens_start_with_the_base_rate() -> None:
-    assert inverse_softplus(0.01) == pytest.approx(-4.600166, abs=1e-6)
-    layer = FastWeightLayer(LaCTConfig(d=8, ttt=TTTConfig(d_head=4, base_lr=0.03)))
+    slow, layer = (FastWeightLayer(LaCTConfig(d=8, ttt=TTTConfig(d_head=4, base_lr=rate))) for rate in (0.01, 0.03))
+    assert slow.lr_offset == pytest.approx(-4.600166, abs=1e-6)
     torch.nn.init.zeros_(layer.lr_fc.weight)
     torch.nn.init.zeros_(layer.lr_fc.bias)
     torch.testing.assert_close(layer.rates(torch.randn(2, 5, 8)), torch.full((3, 4, 5), 0.03))

@@ -97,13 +97,6 @@ class DinoBlock(nn.Module):
         return x + self.ls2(self.mlp(self.norm2(x)))
 
 
-def _block(cfg: DinoConfig) -> DinoBlock:
-    """Build a block; grafted ones have RMSNorm on q and k."""
-    norm = partial(RMSNorm, eps=QK_NORM_EPS) if cfg.qk_norm else nn.Identity
-    attention = DinoAttention(cfg.embed_dim, cfg.num_heads, norm)
-    return DinoBlock(attention, cfg.embed_dim, int(cfg.embed_dim * cfg.mlp_ratio), cfg.init_values, NORM_EPS)
-
-
 class DinoVisionTransformer(nn.Module):
     """Patch tokens of images in [0,1]: raw colours, without ImageNet normalisation (a quirk of the published weights).
 
@@ -112,32 +105,31 @@ class DinoVisionTransformer(nn.Module):
 
     def __init__(self, cfg: DinoConfig) -> None:
         super().__init__()
-        self.cfg = cfg
-        self.grid = cfg.img_size // cfg.patch_size
+        self.cfg, grid = cfg, cfg.img_size // cfg.patch_size
         self.patch_embed = PatchEmbed(cfg)
         self.cls_token = nn.Parameter(torch.randn(1, 1, cfg.embed_dim) * 1e-6)
-        self.pos_embed = nn.Parameter(torch.empty(1, 1 + self.grid**2, cfg.embed_dim))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + grid**2, cfg.embed_dim))
         registers = torch.randn(1, cfg.num_register_tokens, cfg.embed_dim) * 1e-6
         self.register_tokens = nn.Parameter(registers) if cfg.num_register_tokens else None
-        self.blocks = nn.ModuleList([_block(cfg) for _ in range(cfg.depth)])
+        norm = partial(RMSNorm, eps=QK_NORM_EPS) if cfg.qk_norm else nn.Identity
+        attentions = (DinoAttention(cfg.embed_dim, cfg.num_heads, norm) for _ in range(cfg.depth))
+        shape = cfg.embed_dim, int(cfg.embed_dim * cfg.mlp_ratio), cfg.init_values, NORM_EPS
+        self.blocks = nn.ModuleList([DinoBlock(attention, *shape) for attention in attentions])
         self.norm = nn.LayerNorm(cfg.embed_dim, eps=NORM_EPS)
-        self._initialise()
-
-    def _initialise(self) -> None:
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
         patches = self.patch_embed.proj
-        if self.cfg.patch_std is not None:
-            nn.init.normal_(patches.weight, std=self.cfg.patch_std)
-        if self.cfg.patch_centred and patches.bias is not None:
+        if cfg.patch_std is not None:
+            nn.init.normal_(patches.weight, std=cfg.patch_std)
+        if cfg.patch_centred and patches.bias is not None:
             with torch.no_grad():
                 patches.bias.copy_(-0.5 * patches.weight.sum(dim=(1, 2, 3)))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        if self.cfg.pos_init == "sincos":
+        if cfg.pos_init == "sincos":
             with torch.no_grad():
-                self.pos_embed[0, 1:] = self.cfg.pos_gain * sincos_table(self.grid, self.cfg.embed_dim)
+                self.pos_embed[0, 1:] = cfg.pos_gain * sincos_table(grid, cfg.embed_dim)
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n t d"]:
         """Return one token a patch, [n (h/p)*(w/p) d]. Raises DataError for sides that are no multiple of the patch."""
@@ -162,10 +154,9 @@ class DinoVisionTransformer(nn.Module):
         height, width = images.shape[-2:]
         check_size(height, width, self.cfg.patch_size)
         tokens = self.patch_embed(images)
-        first = self.cls_token.expand(len(images), -1, -1)
         grid = height // self.cfg.patch_size, width // self.cfg.patch_size
         table = resize_pos_embed(self.pos_embed, *grid, self.cfg.interpolate_antialias, self.cfg.interpolate_offset)
-        tokens = torch.cat([first, tokens], dim=1) + table.to(tokens.dtype)
+        tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), tokens], dim=1) + table.to(tokens.dtype)
         if self.register_tokens is None:
             return tokens
         registers = self.register_tokens.expand(len(images), -1, -1)
@@ -186,10 +177,9 @@ def resize_pos_embed(
     if (rows, columns) == (side, side):
         return table
     grid = table[:, 1:].float().unflatten(1, (side, side)).permute(0, 3, 1, 2)
-    target: dict[str, Any] = {"size": (rows, columns)}
-    if offset:
-        target = {"scale_factor": ((rows + offset) / side, (columns + offset) / side)}
-    resized = interpolate(grid, **target, mode="bicubic", antialias=antialias, align_corners=False)
+    size = None if offset else (rows, columns)
+    scale = ((rows + offset) / side, (columns + offset) / side) if offset else None
+    resized = interpolate(grid, size, scale, mode="bicubic", antialias=antialias, align_corners=False)
     return torch.cat([table[:, :1], resized.flatten(2).mT.to(table.dtype)], dim=1)
 
 
@@ -198,16 +188,13 @@ def sincos_table(side: int, width: int) -> Float[Tensor, "n d"]:
     frequencies = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies
     axis = torch.cat([angles.sin(), angles.cos()], dim=1)
-    down = axis[:, None].expand(-1, side, -1)
-    across = axis[None].expand(side, -1, -1)
-    return torch.cat([down, across], dim=-1).flatten(0, 1).float()
+    return torch.cat([axis.repeat_interleave(side, dim=0), axis.repeat(side, 1)], dim=-1).float()
 
 
 def load_dino(vit: DinoVisionTransformer, weights: str | None) -> None:
-    """Load the public DINOv2 weights from a file; None leaves the initial values.
+    """Load the public DINOv2 weights from a file, without `mask_token`; None leaves the initial values.
 
-    The grafted QK-norm weights are not in the public file and keep their initial value; `mask_token` is dropped.
-    Raises CheckpointError for a missing or unfitting file.
+    The grafted QK-norm weights are not in the file and keep theirs. Raises CheckpointError for a file that misfits.
     """
     if weights is None:
         return

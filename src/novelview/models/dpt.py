@@ -1,7 +1,7 @@
 """Dense prediction transformer heads (DPT) of DepthSplat (specs/depthsplat.md section 7) and VGGT (specs/vggt.md)."""
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -19,14 +19,19 @@ def resized(x: Float[Tensor, "n c h w"], height: int, width: int) -> Float[Tenso
     return interpolate(x, size=(height, width), mode="bilinear", align_corners=True)
 
 
-def replicate_conv(inner: int, outer: int) -> nn.Conv2d:
-    """Return a 3x3 convolution that repeats the edge."""
-    return nn.Conv2d(inner, outer, 3, padding=1, padding_mode="replicate")
+replicate_conv = partial(nn.Conv2d, kernel_size=3, padding=1, padding_mode="replicate")  # repeats the edge
 
 
 def replicate_head(inner: int, hidden: int, outer: int) -> nn.Sequential:
     """Return two such convolutions with GELU in between."""
     return nn.Sequential(replicate_conv(inner, hidden), nn.GELU(), replicate_conv(hidden, outer))
+
+
+def zeroed(layer: nn.Module) -> nn.Module:
+    """Set weight and bias of a layer to 0."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
 
 
 class ResidualUnit(nn.Module):
@@ -90,8 +95,7 @@ class DepthSplatDPT(nn.Module):
     """Fuses four maps of the vision transformer with those of CNN, matching and, with `depth`, the inverse depth.
 
     inner: channels of the transformer; cnn, mv: channels of the other maps, coarsest first; out_channels: of the four
-    maps; features: width of the fusion; factor: full size over that of the finest matching features. Returns a map of
-    `features` channels at full size, or with `depth` one channel.
+    maps; features: width of the fusion; factor: full size over that of the finest matching features.
     """
 
     def __init__(
@@ -108,18 +112,13 @@ class DepthSplatDPT(nn.Module):
         self.factor, self.depth = factor, depth
         self.projects = nn.ModuleList([nn.Conv2d(inner, width, 1) for width in out_channels])
         self.resize_layers = _resize_layers(out_channels)
-        extra = self._assigned(list(cnn), list(mv), [1] if depth else [])
-        widths = zip(extra, out_channels, strict=False)
-        self.concat_projects = nn.ModuleList(
-            [nn.Conv2d(sum(before) + width + sum(after), width, 1) for (before, after), width in widths]
-        )
+        self.concat_projects = nn.ModuleList()
+        for width, (before, after) in zip(out_channels, self._assigned([*cnn], [*mv], [1] * depth), strict=False):
+            self.concat_projects.append(nn.Conv2d(sum(before) + width + sum(after), width, 1))
         self.scratch = Scratch(out_channels, features, rectified=False)
         if depth:
-            half = features // 2
-            last = nn.Conv2d(OUT_HIDDEN, 1, 1)
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(cast(Tensor, last.bias))
-            self.scratch.output_conv = replicate_head(features, half, OUT_HIDDEN).extend([nn.GELU(), last])
+            last = zeroed(nn.Conv2d(OUT_HIDDEN, 1, 1))
+            self.scratch.output_conv = replicate_head(features, features // 2, OUT_HIDDEN).extend([nn.GELU(), last])
 
     def _assigned(self, cnn: list, mv: list, depth: list) -> list[tuple[list, list]]:
         """Return what is put before and after the three finest maps, of lists coarsest first.
@@ -140,9 +139,9 @@ class DepthSplatDPT(nn.Module):
         mv: Sequence[Float[Tensor, "n e p q"]],
         depth: Float[Tensor, "n 1 p q"] | None = None,
     ) -> Float[Tensor, "n f y x"]:
-        """Return the map at full size; mono: four maps at an eighth; cnn and mv coarsest first."""
+        """Return a map of `features` channels (with `depth` one) at full size; mono: four maps at an eighth."""
         maps = [resize(project(x)) for resize, project, x in zip(self.resize_layers, self.projects, mono, strict=True)]
-        extra = self._assigned(list(cnn), list(mv), [] if depth is None else [depth])
+        extra = self._assigned([*cnn], [*mv], [] if depth is None else [depth])
         for number, (before, after) in enumerate(extra):
             maps[number] = self.concat_projects[number](torch.cat([*before, maps[number], *after], dim=1))
         x = self.scratch(maps)

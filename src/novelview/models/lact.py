@@ -6,6 +6,7 @@ Attribute and parameter names are those of the published checkpoints.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,17 +19,8 @@ from novelview.cameras.camera import rays
 from novelview.config.models import LaCTConfig
 from novelview.devices import full_precision
 from novelview.errors import DataError
-from novelview.models.layers import (
-    BASE_STD,
-    Patchify,
-    RMSNorm,
-    attend_packed,
-    check_size,
-    image_token_decoder,
-    init_linears,
-    unpatchify,
-)
-from novelview.models.render import PosedTargets, Render
+from novelview.models import layers
+from novelview.models.render import Images, Lenses, PosedTargets, Poses, Render
 from novelview.models.ttt import FastWeights, Span, ttt_update_apply
 from novelview.scenes.batch import Views
 
@@ -45,11 +37,11 @@ class WindowAttention(nn.Module):
         self.heads = cfg.d // cfg.d_head
         self.to_qkv = nn.Linear(cfg.d, 3 * cfg.d, bias=False)
         self.c_proj = nn.Linear(cfg.d, cfg.d, bias=False)
-        self.q_norm = RMSNorm(cfg.d_head, QK_EPS) if cfg.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(cfg.d_head, QK_EPS) if cfg.qk_norm else nn.Identity()
+        norm = partial(layers.RMSNorm, eps=QK_EPS) if cfg.qk_norm else nn.Identity
+        self.q_norm, self.k_norm = norm(cfg.d_head), norm(cfg.d_head)
 
     def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
-        return self.c_proj(attend_packed(self.to_qkv(x), self.heads, self.q_norm, self.k_norm))
+        return self.c_proj(layers.attend_packed(self.to_qkv(x), self.heads, self.q_norm, self.k_norm))
 
 
 class FastWeightLayer(nn.Module):
@@ -65,17 +57,16 @@ class FastWeightLayer(nn.Module):
         self.to_qkv = nn.Linear(cfg.d, 3 * cfg.d, bias=False)
         self.c_proj = nn.Linear(cfg.d, cfg.d, bias=False)
         self.lr_fc = nn.Linear(cfg.d, 3 * self.heads)
-        self.lr_offset = inverse_softplus(cfg.ttt.base_lr)
-        self.o_norm = RMSNorm(width, NORM_EPS)
+        self.lr_offset = math.log(math.expm1(cfg.ttt.base_lr))  # softplus makes it the base rate again
+        self.o_norm = layers.RMSNorm(width, NORM_EPS)
 
     def forward(
         self, x: Float[Tensor, "b l d"], spans: Sequence[Span], weights: FastWeights | None = None
     ) -> tuple[Float[Tensor, "b a d"], FastWeights]:
         """Work through `spans` from the learnt start weights, or from `weights` ([b*heads ...] each) where given."""
         last = max([0, *(span.end for span in spans if span.update)])
-        q, (k, v) = self.queries(x), self.keys_and_values(x[:, :last])
+        q, (k, v), lr = _unit(*self._projected(x, 0, 1)), self.keys_and_values(x[:, :last]), self.rates(x[:, :last])
         start = self.start(len(x)) if weights is None else weights
-        lr = self.rates(x[:, :last])
         o, weights = ttt_update_apply(start, q, k, v, lr, spans, self.cfg.steps, self.cfg.precision)
         joined = self.o_norm(o).unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2)
         return self.c_proj(joined), weights
@@ -84,18 +75,8 @@ class FastWeightLayer(nn.Module):
         """Return the learnt start weights, the same for every sequence."""
         return FastWeights(*(w.expand(batch, -1, -1, -1).flatten(0, 1) for w in (self.w0, self.w1, self.w2)))
 
-    def fits(self, weights: FastWeights, batch: int) -> bool:
-        """Tell whether fast weights of `batch` sequences have this layer's sizes."""
-        own = (self.w0, self.w1, self.w2)
-        return all(w.shape == (batch * len(p), *p.shape[1:]) for w, p in zip(weights, own, strict=True))
-
-    def queries(self, x: Float[Tensor, "b l d"]) -> Float[Tensor, "n l w"]:
-        """Return queries of unit length."""
-        (q,) = self._projected(x, 0, 1)
-        return _unit(q)
-
     def keys_and_values(self, x: Float[Tensor, "b t d"]) -> tuple[Float[Tensor, "n t w"], Float[Tensor, "n t w"]]:
-        """Return keys of unit length and values; only tokens that are learnt from need them."""
+        """Return keys of unit length and values."""
         k, v = self._projected(x, 1, 3)
         return _unit(k), v
 
@@ -110,11 +91,6 @@ class FastWeightLayer(nn.Module):
         with full_precision(x):
             moved = self.lr_fc(x.to(self.lr_fc.weight.dtype)) + self.lr_offset
             return softplus(moved).unflatten(-1, (3, self.heads)).permute(2, 0, 3, 1).flatten(1, 2)
-
-
-def inverse_softplus(x: float) -> float:
-    """Return y with softplus(y) = x, for x > 0."""
-    return math.log(math.expm1(x))
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -151,13 +127,13 @@ class Block(nn.Module):
 
     def __init__(self, cfg: LaCTConfig) -> None:
         super().__init__()
-        layers = (WindowAttention(cfg), FastWeightLayer(cfg), Mlp(cfg))
-        self.module_list = nn.ModuleList([Normed(cfg.d, layer) for layer in layers])
+        inner = WindowAttention(cfg), FastWeightLayer(cfg), Mlp(cfg)
+        self.module_list = nn.ModuleList([Normed(cfg.d, layer) for layer in inner])
 
     def forward(
         self, x: Float[Tensor, "b v t d"], spans: Sequence[Span], weights: FastWeights | None = None
     ) -> tuple[Float[Tensor, "b v t d"], FastWeights]:
-        """Transform the tokens of all views, which `spans` answer exactly once, in order; return the fast weights."""
+        """Transform the tokens of all views, which `spans` answer once, in order; return the fast weights."""
         attention, fast, mlp = self.module_list
         y = (x + attention(x.flatten(0, 1)).view_as(x)).flatten(1, 2)
         answers, learnt = fast(y, spans, weights)
@@ -179,27 +155,19 @@ class LaCT(PosedTargets):
     def __init__(self, cfg: LaCTConfig) -> None:
         super().__init__()
         self.cfg, self.patch_size = cfg, cfg.patch_size
-        self.patchify = Patchify(cfg.patch_size)
+        self.patchify = layers.Patchify(cfg.patch_size)
         self.input_linear = nn.Linear(CHANNELS * cfg.patch_size**2, cfg.d, bias=False)
         self.input_layernorm = nn.LayerNorm(cfg.d, bias=False)
         self.blocks = nn.ModuleList([Block(cfg) for _ in range(cfg.n_layer)])
-        self.image_token_decoder = image_token_decoder(cfg.d, cfg.patch_size, cfg.init_gain)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Draw linear layers from N(0, 0.02), those that write to the residual stream smaller with depth."""
-        init_linears(self, BASE_STD * self.cfg.init_gain)
-        std = BASE_STD * self.cfg.init_gain / (3 * self.cfg.n_layer) ** 0.5
+        self.image_token_decoder = layers.image_token_decoder(cfg.d, cfg.patch_size, cfg.init_gain)
+        layers.init_linears(self, layers.BASE_STD * cfg.init_gain)
+        std = layers.BASE_STD * cfg.init_gain / (3 * cfg.n_layer) ** 0.5  # of what writes to the residual stream
         for name, parameter in self.named_parameters():
             if name.endswith("c_proj.weight"):
                 nn.init.normal_(parameter, std=std)
 
     def forward(self, context: Views, target: Views) -> Render:
-        """Render the target cameras [b v] at the context's size, context and targets in one pass.
-
-        The same as `render` after `reconstruct`. Raises DataError without images or poses, or when image sides are no
-        multiple of the patch.
-        """
+        """Render the target cameras at the context's size in one pass: the same as `render` after `reconstruct`."""
         images = self.checked(context)
         size = images.shape[-2:]
         known = self.tokens(images, self.posed(context, "context"), context.intrinsics)
@@ -216,22 +184,16 @@ class LaCT(PosedTargets):
         _, states = self.run(x, [Span(0, x.shape[1] * x.shape[2], True, True)])
         return SceneState(states, len(x))
 
-    def render(
-        self,
-        scene: SceneState,
-        c2w: Float[Tensor, "b v 4 4"],
-        intrinsics: Float[Tensor, "b v 4"],
-        height: int,
-        width: int,
-    ) -> Float[Tensor, "b v 3 h w"]:
+    def render(self, scene: SceneState, c2w: Poses, intrinsics: Lenses, height: int, width: int) -> Images:
         """Render cameras, in the frame of the context's, of a scene learnt before; no camera sees another.
 
         Raises DataError when the state is of other scenes than the cameras, or sides are no multiple of the patch.
         """
-        check_size(height, width, self.patch_size)
         if scene.scenes != len(c2w):
             raise DataError(f"a state of {scene.scenes} scenes cannot render cameras of {len(c2w)} scenes")
-        if not self.fits(scene):
+        blocks = [module for module in self.modules() if isinstance(module, FastWeightLayer)]
+        own = [(scene.scenes * len(w), *w.shape[1:]) for block in blocks for w in (block.w0, block.w1, block.w2)]
+        if [tuple(w.shape) for block in scene.blocks for w in block] != own:
             raise DataError("the state is of a model of another size; reconstruct the scene with this one")
         x = self.tokens(None, c2w, intrinsics, (height, width))
         x, _ = self.run(x, [Span(0, x.shape[1] * x.shape[2], False, True)], scene.blocks)
@@ -240,18 +202,8 @@ class LaCT(PosedTargets):
     encode = reconstruct
     decode = render
 
-    def fits(self, scene: SceneState) -> bool:
-        """Tell whether a state has this model's blocks and sizes."""
-        own = [module for module in self.modules() if isinstance(module, FastWeightLayer)]
-        pairs = zip(own, scene.blocks, strict=False)
-        return len(own) == len(scene.blocks) and all(layer.fits(weights, scene.scenes) for layer, weights in pairs)
-
     def tokens(
-        self,
-        images: Float[Tensor, "b v 3 h w"] | None,
-        c2w: Float[Tensor, "b v 4 4"],
-        intrinsics: Float[Tensor, "b v 4"],
-        size: Sequence[int] = (),
+        self, images: Images | None, c2w: Poses, intrinsics: Lenses, size: Sequence[int] = ()
     ) -> Float[Tensor, "b v t d"]:
         """Return the tokens of posed images, or of cameras alone, mid-grey and of `size` (height, width)."""
         patches = self.patchify(posed_pixels(images, c2w, intrinsics, size).flatten(0, 1))
@@ -270,17 +222,14 @@ class LaCT(PosedTargets):
             left.append(weights)
         return x, left
 
-    def pictures(self, x: Float[Tensor, "b v t d"], height: int, width: int) -> Float[Tensor, "b v 3 h w"]:
+    def pictures(self, x: Float[Tensor, "b v t d"], height: int, width: int) -> Images:
         """Return the images that tokens say."""
         colours = self.image_token_decoder(x.flatten(0, 1))
-        return unpatchify(colours, self.patch_size, height, width).unflatten(0, x.shape[:2])
+        return layers.unpatchify(colours, self.patch_size, height, width).unflatten(0, x.shape[:2])
 
 
 def posed_pixels(
-    images: Float[Tensor, "b v 3 h w"] | None,
-    c2w: Float[Tensor, "b v 4 4"],
-    intrinsics: Float[Tensor, "b v 4"],
-    size: Sequence[int] = (),
+    images: Images | None, c2w: Poses, intrinsics: Lenses, size: Sequence[int] = ()
 ) -> Float[Tensor, "b v 12 h w"]:
     """Return every pixel's ray (origin, direction, origin x direction) and its colour in [-1,1]; 0 without images."""
     height, width = size if images is None else images.shape[-2:]

@@ -1,10 +1,10 @@
 """Building blocks of the QK-norm transformers, and the way between pixels and tokens (specs/uplvsm.md section 2).
 
-The one room that chooses how attention is computed: PyTorch's scaled dot-product attention, or on a GPU our kernel
-where `NOVELVIEW_KERNELS` and the table of measurements say so (docs/kernels.md).
+The one room that chooses how attention is computed: by PyTorch, or on a GPU by our kernel (docs/kernels.md).
 """
 
 from collections.abc import Iterable
+from functools import partial
 from typing import cast
 
 import torch
@@ -36,8 +36,7 @@ class RMSNorm(nn.Module):
 
 def split_heads(packed: Float[Tensor, "b n c"], heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """Split a fused projection [b n 3*heads*d_head] into q, k, v of [b heads n d_head] each."""
-    batch, count, _ = packed.shape
-    q, k, v = packed.view(batch, count, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    q, k, v = packed.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
     return q, k, v
 
 
@@ -66,11 +65,8 @@ class Attention(nn.Module):
         self.heads = cfg.d // cfg.d_head
         self.to_qkv = nn.Linear(cfg.d, 3 * cfg.d, bias=False)
         self.fc = nn.Linear(cfg.d, cfg.d, bias=False)
-        if cfg.qk_norm:
-            self.q_norm: nn.Module = RMSNorm(cfg.d_head, cfg.qk_norm_eps, cfg.qk_norm_init)
-            self.k_norm: nn.Module = RMSNorm(cfg.d_head, cfg.qk_norm_eps, cfg.qk_norm_init)
-        else:
-            self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
+        norm = partial(RMSNorm, eps=cfg.qk_norm_eps, initial=cfg.qk_norm_init) if cfg.qk_norm else nn.Identity
+        self.q_norm, self.k_norm = norm(cfg.d_head), norm(cfg.d_head)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         return self.fc(attend_packed(self.to_qkv(x), self.heads, self.q_norm, self.k_norm))
@@ -163,16 +159,11 @@ def unpatchify(x: Float[Tensor, "n t k"], patch: int, height: int, width: int) -
     return grid.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
 
-def patch_tokenizer(channels: int, d: int, patch: int, gain: float) -> nn.Sequential:
-    """Build the tokenizer of a map: patches of `channels` channels through one bias-free linear layer."""
+def patch_tokenizer(d: int, patch: int, gain: float, channels: int = 6) -> nn.Sequential:
+    """Build the tokenizer of a map, by default of Plücker coordinates: patches through one bias-free linear layer."""
     tokenizer = nn.Sequential(Patchify(patch), nn.Linear(channels * patch * patch, d, bias=False))
     init_linears(tokenizer, BASE_STD * gain)
     return tokenizer
-
-
-def pose_tokenizer(d: int, patch: int, gain: float) -> nn.Sequential:
-    """Build the tokenizer of a Plücker map."""
-    return patch_tokenizer(6, d, patch, gain)
 
 
 def image_token_decoder(d: int, patch: int, gain: float) -> nn.Sequential:

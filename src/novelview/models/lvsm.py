@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from novelview.cameras.camera import plucker
 from novelview.config.models import LVSMConfig, LVSMDecoderOnlyConfig, LVSMEncoderDecoderConfig
-from novelview.models.layers import BASE_STD, image_token_decoder, make_blocks, patch_tokenizer, pose_tokenizer
-from novelview.models.render import DecoderOnly, EncoderDecoder, PosedTargets
+from novelview.models.layers import image_token_decoder, make_blocks, patch_tokenizer
+from novelview.models.render import DecoderOnly, EncoderDecoder, PosedTargets, Tokens
 from novelview.scenes.batch import Views
 
 
@@ -22,8 +22,8 @@ class LVSM(PosedTargets):
         super().__init__()
         self.patch_size = cfg.patch_size
         d, gain = cfg.transformer.d, cfg.transformer.init_gain
-        self.image_tokenizer = patch_tokenizer(9, d, cfg.patch_size, gain)
-        self.target_pose_tokenizer = pose_tokenizer(d, cfg.patch_size, gain)
+        self.image_tokenizer = patch_tokenizer(d, cfg.patch_size, gain, channels=9)
+        self.target_pose_tokenizer = patch_tokenizer(d, cfg.patch_size, gain)
         self.image_token_decoder = image_token_decoder(d, cfg.patch_size, gain)
 
     def posed_images(self, context: Views) -> Float[Tensor, "b v 9 h w"]:
@@ -32,7 +32,7 @@ class LVSM(PosedTargets):
         rays = plucker(self.posed(context, "context"), context.intrinsics, *images.shape[-2:])
         return torch.cat([2 * images - 1, rays], dim=2)
 
-    def context_tokens(self, context: Views) -> Float[Tensor, "b n d"]:
+    def context_tokens(self, context: Views) -> Tokens:
         """Return the tokens of all posed context views in turn."""
         posed = self.posed_images(context)
         return self.image_tokenizer(posed.flatten(0, 1)).unflatten(0, posed.shape[:2]).flatten(1, 2)
@@ -50,9 +50,7 @@ class LVSMDecoderOnly(LVSM, DecoderOnly):
         self.transformer_blocks = make_blocks(cfg.transformer, cfg.n_layer)
         self.transformer_input_layernorm = nn.LayerNorm(cfg.transformer.d, bias=False)
 
-    def encode(self, context: Views) -> Float[Tensor, "b n d"]:
-        """Return the tokens of all context views."""
-        return self.context_tokens(context)
+    encode = LVSM.context_tokens
 
 
 class LVSMEncoderDecoder(LVSM, EncoderDecoder):
@@ -61,12 +59,9 @@ class LVSMEncoderDecoder(LVSM, EncoderDecoder):
     def __init__(self, cfg: LVSMEncoderDecoderConfig) -> None:
         super().__init__(cfg)
         self.cfg = cfg
-        self.n_light_field_latent = nn.Parameter(torch.empty(cfg.n_latent_vectors, cfg.transformer.d))
-        nn.init.trunc_normal_(self.n_light_field_latent, std=BASE_STD)
-        self.transformer_encoder = make_blocks(cfg.transformer, cfg.encoder_n_layer)
-        self.transformer_decoder = make_blocks(cfg.transformer, cfg.decoder_n_layer)
+        self.build_latents(cfg)
+        self.build_stacks(cfg)
         if cfg.decoder_init_last_only:
             for layer in self.transformer_decoder[:-1].modules():
                 if isinstance(layer, nn.Linear):
                     layer.reset_parameters()  # PyTorch's own initial values
-        self.transformer_input_layernorm_decoder = nn.LayerNorm(cfg.transformer.d, bias=False)

@@ -27,16 +27,12 @@ def load_published(path: Path | str, model: nn.Module) -> None:
     state = {key: value for key, value in read_state(path).items() if not key.startswith(IGNORED)}
     rename = getattr(model, "from_published", None)
     state = state if rename is None else rename(state)
-    state |= _tied(state, own)
+    # safetensors keeps one name of a shared tensor: the others are filled in.
+    found = {own[key].data_ptr(): value for key, value in state.items() if key in own and own[key].numel()}
+    missing = [key for key in own if key not in state and own[key].data_ptr() in found]
+    state |= {key: found[own[key].data_ptr()] for key in missing}
     match_keys(path, state, own)
     model.load_state_dict(state)
-
-
-def _tied(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights whose module is shared with one in the file: safetensors keeps one name of a shared tensor."""
-    found = {own[key].data_ptr(): value for key, value in state.items() if key in own and own[key].numel()}
-    missing = [key for key in own if key not in state]
-    return {key: found[own[key].data_ptr()] for key in missing if own[key].data_ptr() in found}
 
 
 def read_state(path: Path | str) -> dict[str, Tensor]:

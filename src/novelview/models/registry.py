@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from novelview.config.checkpoints import FORMAT, model_config, read_config
 from novelview.config.compose import MODELS
@@ -38,20 +38,22 @@ def build(cfg: ModelConfig) -> ViewModel:
 
 
 def save_weights(path: Path | str, model: nn.Module, config: dict[str, Any]) -> None:
-    """Write a model's weights atomically; `config` is the resolved training configuration with its `model` node.
-
-    The same weights and configuration give the same bytes.
-    """
+    """Write a model's weights, the same bytes for the same; config: resolved, with its `model` node."""
     write_bytes(path, weights_bytes(model, config))
 
 
 def weights_bytes(model: nn.Module, config: dict[str, Any], dtype: torch.dtype | None = None) -> bytes:
     """Return the content of a weights file; dtype: what floating-point weights are rounded to, None keeps theirs."""
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    if dtype is not None:
-        state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
+    state: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, value in model.state_dict().items():
+        value = value.detach().cpu().contiguous()
+        value = value.to(dtype) if dtype is not None and value.is_floating_point() else value
+        # A tied module keeps both published names; safetensors wants each tensor in memory of its own.
+        state[key] = value.clone() if value.data_ptr() in seen else value
+        seen.add(value.data_ptr())
     metadata = {"format": FORMAT, "config": json.dumps(config, sort_keys=True)}
-    return ordered(save(_without_aliases(state), metadata=metadata))
+    return ordered(save(state, metadata=metadata))
 
 
 def ordered(content: bytes) -> bytes:
@@ -62,16 +64,6 @@ def ordered(content: bytes) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + content[end:]
-
-
-def _without_aliases(state: dict[str, Any]) -> dict[str, Any]:
-    """Copy tensors that share memory with an earlier one: a tied module keeps both published names."""
-    seen: set[int] = set()
-    own = {}
-    for key, value in state.items():
-        own[key] = value.clone() if value.data_ptr() in seen else value
-        seen.add(value.data_ptr())
-    return own
 
 
 def load_weights(path: Path | str) -> tuple[ViewModel, dict[str, Any]]:

@@ -9,24 +9,27 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from novelview.cameras.camera import plucker
+from novelview.config.models import LVSMEncoderDecoderConfig, UPLVSMConfig
 from novelview.errors import DataError
-from novelview.models.layers import Block, check_size, run_blocks, unpatchify
+from novelview.models.layers import BASE_STD, Block, check_size, make_blocks, run_blocks, unpatchify
 from novelview.scenes.batch import Views
+
+Poses = Float[Tensor, "b v 4 4"]  # camera to world, OpenCV
+Lenses = Float[Tensor, "b v 4"]  # fx fy cx cy in pixels
+Images = Float[Tensor, "b v 3 h w"]  # RGB in [0,1]
+Tokens = Float[Tensor, "b n d"]
 
 
 @dataclass
 class Render:
     """images: [b v 3 h w] in [0,1], one a target view; extras: named intermediate tensors of the model."""
 
-    images: Float[Tensor, "b v 3 h w"]
+    images: Images
     extras: dict[str, Tensor] = field(default_factory=dict)
 
 
 class ViewModel(nn.Module, ABC):
-    """Base of models that encode context views into a scene and decode each target camera on its own.
-
-    A scene is whatever `encode` returns and `decode` takes: tokens, or the fast weights of LaCT.
-    """
+    """Base of models that encode context views into a scene (of any type) and decode each target camera on its own."""
 
     needs_context_poses: bool
     needs_target_poses: bool
@@ -39,23 +42,14 @@ class ViewModel(nn.Module, ABC):
         """Return the scene."""
 
     @abstractmethod
-    def decode(
-        self,
-        scene: Any,
-        c2w: Float[Tensor, "b v 4 4"],
-        intrinsics: Float[Tensor, "b v 4"],
-        height: int,
-        width: int,
-    ) -> Float[Tensor, "b v 3 h w"]:
+    def decode(self, scene: Any, c2w: Poses, intrinsics: Lenses, height: int, width: int) -> Images:
         """Render cameras of an encoded scene, none of which sees another."""
 
-    def cameras(self, context: Views, c2w: Float[Tensor, "b n 4 4"]) -> Float[Tensor, "b n 4 4"]:
+    def cameras(self, context: Views, c2w: Poses) -> Poses:
         """Express cameras in the frame `decode` takes them in: by default the one they come in."""
         return c2w
 
-    def render_path(
-        self, context: Views, c2w: Float[Tensor, "b n 4 4"], intrinsics: Float[Tensor, "b n 4"], chunk: int = 4
-    ) -> Float[Tensor, "b n 3 h w"]:
+    def render_path(self, context: Views, c2w: Poses, intrinsics: Lenses, chunk: int = 4) -> Images:
         """Render cameras at the context's image size, the scene encoded once and `chunk` cameras decoded at a time.
 
         c2w lives in the frame of the context's cameras for a posed model, in that of the model's own estimates else.
@@ -65,21 +59,21 @@ class ViewModel(nn.Module, ABC):
         legs = zip(c2w.split(chunk, dim=1), intrinsics.split(chunk, dim=1), strict=True)
         return torch.cat([self.decode(scene, poses, lenses, height, width) for poses, lenses in legs], dim=1)
 
-    def checked(self, views: Views, what: str = "context") -> Float[Tensor, "b v 3 h w"]:
+    def checked(self, views: Views, what: str = "context") -> Images:
         """Return the images of views; raises DataError when there are none or their sides do not fit the patches."""
-        name = type(self).__name__
-        if views.images is None or views.images.shape[1] == 0:
+        name, images = type(self).__name__, views.images
+        if images is None or images.shape[1] == 0:
             raise DataError(f"{name} needs {what} images, the batch has none")
-        if views.images.shape[2] != 3:
-            raise DataError(f"{name} needs RGB {what} images, the batch has {views.images.shape[2]} channels")
-        check_size(views.images.shape[-2], views.images.shape[-1], self.patch_size)
-        return views.images
+        if images.shape[2] != 3:
+            raise DataError(f"{name} needs RGB {what} images, the batch has {images.shape[2]} channels")
+        check_size(images.shape[-2], images.shape[-1], self.patch_size)
+        return images
 
     def from_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Rename the weights of a published checkpoint to this model's; most models have the published names."""
         return state
 
-    def posed(self, views: Views, what: str) -> Float[Tensor, "b v 4 4"]:
+    def posed(self, views: Views, what: str) -> Poses:
         """Return the cameras of views; raises DataError when the batch has none."""
         if views.c2w is None:
             raise DataError(f"{type(self).__name__} needs the poses of {what} views, the batch has none")
@@ -94,10 +88,7 @@ class PosedTargets(ViewModel):
     needs_target_images = False
 
     def forward(self, context: Views, target: Views) -> Render:
-        """Render the target cameras [b v] from context images [b c 3 h w] and context cameras, at the context's size.
-
-        Raises DataError without images or poses, or when image sides are no multiple of the patch.
-        """
+        """Render the target cameras at the context's size; raises what `checked` and `posed` raise."""
         height, width = self.checked(context).shape[-2:]
         c2w = self.cameras(context, self.posed(target, "target"))
         return Render(self.decode(self.encode(context), c2w, target.intrinsics, height, width))
@@ -115,14 +106,7 @@ class TokenModel(ViewModel):
     def answer(self, queries: Float[Tensor, "n t d"], scene: Float[Tensor, "n m d"]) -> Float[Tensor, "n t d"]:
         """Transform the camera tokens of one view a sequence by what the scene's tokens say."""
 
-    def decode(
-        self,
-        scene: Float[Tensor, "b n d"],
-        c2w: Float[Tensor, "b v 4 4"],
-        intrinsics: Float[Tensor, "b v 4"],
-        height: int,
-        width: int,
-    ) -> Float[Tensor, "b v 3 h w"]:
+    def decode(self, scene: Tokens, c2w: Poses, intrinsics: Lenses, height: int, width: int) -> Images:
         """Render cameras of an encoded scene, each in a sequence of its own."""
         views = c2w.shape[1]
         rays = plucker(c2w.flatten(0, 1), intrinsics.flatten(0, 1), height, width)
@@ -130,7 +114,7 @@ class TokenModel(ViewModel):
         images = unpatchify(self.image_token_decoder(tokens), self.patch_size, height, width)
         return images.unflatten(0, (-1, views))
 
-    def marked_tokens(self, context: Views, first: Float[Tensor, "b 4 4"]) -> Float[Tensor, "b n d"]:
+    def marked_tokens(self, context: Views, first: Float[Tensor, "b 4 4"]) -> Tokens:
         """Return the image tokens of all context views in turn, the first one's marked with the camera `first`."""
         images = self.checked(context)
         tokens = self.image_tokenizer(images.flatten(0, 1)).unflatten(0, (-1, images.shape[1]))
@@ -153,21 +137,27 @@ class DecoderOnly(TokenModel):
 class EncoderDecoder(TokenModel):
     """A stack that gathers the context views in learnt latents, and one that answers cameras from the latents."""
 
-    n_light_field_latent: nn.Parameter
-    transformer_encoder: nn.ModuleList
-    transformer_decoder: nn.ModuleList
-    transformer_input_layernorm_decoder: nn.Module
+    def build_latents(self, cfg: UPLVSMConfig | LVSMEncoderDecoderConfig) -> None:
+        """Draw the learnt latents."""
+        self.n_light_field_latent = nn.Parameter(torch.empty(cfg.n_latent_vectors, cfg.transformer.d))
+        nn.init.trunc_normal_(self.n_light_field_latent, std=BASE_STD)
+
+    def build_stacks(self, cfg: UPLVSMConfig | LVSMEncoderDecoderConfig) -> None:
+        """Draw encoder and decoder, in this order."""
+        self.transformer_encoder = make_blocks(cfg.transformer, cfg.encoder_n_layer)
+        self.transformer_decoder = make_blocks(cfg.transformer, cfg.decoder_n_layer)
+        self.transformer_input_layernorm_decoder = nn.LayerNorm(cfg.transformer.d, bias=False)
 
     @abstractmethod
-    def context_tokens(self, context: Views) -> Float[Tensor, "b n d"]:
+    def context_tokens(self, context: Views) -> Tokens:
         """Return the tokens of all context views in turn."""
 
-    def encoder_input(self, context: Views) -> Float[Tensor, "b n d"]:
+    def encoder_input(self, context: Views) -> Tokens:
         """Return the encoder's sequence: learnt latents, then the tokens of every context view."""
         tokens = self.context_tokens(context)
         return torch.cat([self.n_light_field_latent.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
 
-    def encode(self, context: Views) -> Float[Tensor, "b m d"]:
+    def encode(self, context: Views) -> Tokens:
         """Return the scene's latents."""
         x = run_blocks(self.transformer_encoder, self.encoder_input(context), self.activation_checkpointing)
         return x[:, : len(self.n_light_field_latent)]
@@ -183,9 +173,8 @@ class EncoderDecoder(TokenModel):
 
         Averaged over heads; the latents' columns are cut off and rows not normalised again (specs/uplvsm.md, 11).
         """
-        x = self.encoder_input(context)
         *before, last = self.transformer_encoder
-        x = run_blocks(before, x, False)
+        x = run_blocks(before, self.encoder_input(context), False)
         assert isinstance(last, Block)
         first = len(self.n_light_field_latent)
         return last.attn.weights(last.norm1(x))[:, first:, first:]

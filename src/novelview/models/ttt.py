@@ -1,8 +1,6 @@
 """The fast-weight operation: spans of tokens to learn from and to answer (specs/lact.md section 3).
 
-By the operators of `novelview_kernels.ttt` (in closed form; on a GPU by our kernels where `NOVELVIEW_KERNELS` and the
-table of measurements say so, docs/kernels.md), or by its plain formulas with the reference's rounding (section 3,
-dtypes; docs/quirks.md).
+By the operators of `novelview_kernels.ttt` (docs/kernels.md), or by its plain formulas with the reference's rounding.
 """
 
 from collections.abc import Sequence
@@ -44,60 +42,48 @@ def ttt_update_apply(
     which rounds operands alone; `reference`, autocast's rounding and a bfloat16 Newton-Schulz (docs/quirks.md).
     Raises ValueError when a span reaches beyond its tokens.
     """
-    _check(spans, q.shape[1], k.shape[1])
-    autocast = not q.is_meta and torch.is_autocast_enabled(q.device.type)
-    operands, entry = torch.get_autocast_dtype(q.device.type) if autocast else None, weights
-    answers, low = [q[:, :0]], None
-    for start, end, update, apply in spans:
-        if update:
-            learnt = k[:, start:end], v[:, start:end], lr[:, :, start:end]
-            weights, low = _updated(weights, entry, learnt, steps, precision, operands)
-        if apply:
-            answers.append(_applied(weights, low, q[:, start:end], precision, operands))
-    return torch.cat(answers[1:] or answers, dim=1), weights
-
-
-def _check(spans: Sequence[Span], queries: int, keys: int) -> None:
+    queries, keys = q.shape[1], k.shape[1]
     for span in spans:
         last = min(queries if span.apply else span.end, keys if span.update else span.end)
         if not 0 <= span.start < span.end <= last:
             raise ValueError(f"{span} of {queries} queries and {keys} keys")
+    autocast = not q.is_meta and torch.is_autocast_enabled(q.device.type)
+    operands = torch.get_autocast_dtype(q.device.type) if autocast else None
+    norms = FastWeights(*(column_norms(w.detach()) for w in weights))  # at entry: constants for all updates
+    answers, low = [q[:, :0]], None
+    for start, end, update, apply in spans:
+        if update:
+            learnt = k[:, start:end], v[:, start:end], lr[:, :, start:end]
+            weights, low = _updated(weights, norms, learnt, steps, precision, operands)
+        if apply and precision == "reference":
+            answers.append(reference.apply(weights, q[:, start:end]))
+        elif apply:
+            queries = _rounded(q[:, start:end], operands)
+            with full_precision(q):
+                answers.append(ttt_apply(weights, queries, low))
+    return torch.cat(answers[1:] or answers, dim=1), weights
 
 
 def _updated(
     weights: FastWeights,
-    entry: FastWeights,
+    norms: FastWeights,
     learnt: tuple[Tensor, Tensor, Tensor],
     steps: int,
     precision: str,
     operands: torch.dtype | None,
 ) -> tuple[FastWeights, FastWeights | None]:
-    """Learn from (keys, values, rates); columns get the norms they had in `entry`, which are constants.
-
-    Returns the weights, and where a kernel made them a copy rounded for the answers.
-    """
-    norms = FastWeights(*(column_norms(w.detach()) for w in entry))
+    """Learn from (keys, values, rates); return the weights, and where a kernel made them a copy for the answers."""
     if precision == "reference":
         orthogonalise = partial(newton_schulz_bfloat16, steps=steps, autocast=operands is not None)
         return reference.update_with(weights, norms, *learnt, orthogonalise), None
-    keys, values = _rounded(learnt[:2], operands)
+    keys, values = (_rounded(part, operands) for part in learnt[:2])
     with full_precision(keys):
         return ttt_update(weights, norms, keys, values, learnt[2], steps)
 
 
-def _applied(
-    weights: FastWeights, low: FastWeights | None, q: Tensor, precision: str, operands: torch.dtype | None
-) -> Tensor:
-    if precision == "reference":
-        return reference.apply(weights, q)
-    (queries,) = _rounded([q], operands)
-    with full_precision(q):
-        return ttt_apply(weights, queries, low)
-
-
-def _rounded(values: Sequence[Tensor], operands: torch.dtype | None) -> list[Tensor]:
+def _rounded(value: Tensor, operands: torch.dtype | None) -> Tensor:
     """Round what products would round anyway before it is kept for the backward pass."""
-    return [value if operands is None else value.to(operands) for value in values]
+    return value if operands is None else value.to(operands)
 
 
 def newton_schulz_bfloat16(g: Float[Tensor, "n i j"], steps: int, autocast: bool) -> Float[Tensor, "n i j"]:

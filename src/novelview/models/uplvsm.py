@@ -8,16 +8,8 @@ from novelview.cameras.poses import encoding_to_c2w
 from novelview.config.models import UPLVSMConfig
 from novelview.devices import full_precision
 from novelview.models.dinov2 import DinoMlp, image_tokenizer
-from novelview.models.layers import (
-    BASE_STD,
-    Block,
-    image_token_decoder,
-    init_linears,
-    make_blocks,
-    pose_tokenizer,
-    run_blocks,
-)
-from novelview.models.render import EncoderDecoder, Render
+from novelview.models.layers import BASE_STD, Block, image_token_decoder, init_linears, patch_tokenizer, run_blocks
+from novelview.models.render import EncoderDecoder, Images, Poses, Render, Tokens
 from novelview.scenes.batch import Views
 
 MIN_LENGTH = 1e-3  # a quaternion is divided by max(length, this), as the reference does
@@ -37,8 +29,7 @@ class PoseEstimator(nn.Module):
         transformer = cfg.transformer
         self.transformer_estimator = nn.ModuleList([Block(transformer) for _ in range(cfg.estimator_n_layer)])
         init_linears(self.transformer_estimator, BASE_STD * transformer.init_gain)
-        self.absT_head = _pose_head(transformer.d, 3, cfg.pose_head_std)
-        self.quaR_head = _pose_head(transformer.d, 4, cfg.pose_head_std)
+        self.absT_head, self.quaR_head = (_pose_head(transformer.d, count, cfg.pose_head_std) for count in (3, 4))
         if cfg.pose_identity_bias:
             with torch.no_grad():
                 self.quaR_head.fc2.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 1.0]))
@@ -70,44 +61,35 @@ class UPLVSM(EncoderDecoder):
         super().__init__()
         self.cfg, self.patch_size = cfg, cfg.patch_size
         d, gain = cfg.transformer.d, cfg.transformer.init_gain
-        self.n_light_field_latent = nn.Parameter(torch.empty(cfg.n_latent_vectors, d))
-        nn.init.trunc_normal_(self.n_light_field_latent, std=BASE_STD)
+        self.build_latents(cfg)
         self.image_tokenizer = image_tokenizer(cfg.dino)
-        self.target_pose_tokenizer = pose_tokenizer(d, cfg.patch_size, gain)
-        self.canonical_pose_tokenizer = (
-            self.target_pose_tokenizer if cfg.decoder_as_canonical else pose_tokenizer(d, cfg.patch_size, gain)
-        )
+        self.target_pose_tokenizer = patch_tokenizer(d, cfg.patch_size, gain)
+        self.canonical_pose_tokenizer = self.target_pose_tokenizer
+        if not cfg.decoder_as_canonical:
+            self.canonical_pose_tokenizer = patch_tokenizer(d, cfg.patch_size, gain)
         self.image_token_decoder = image_token_decoder(d, cfg.patch_size, gain)
-        self.transformer_encoder = make_blocks(cfg.transformer, cfg.encoder_n_layer)
-        self.transformer_decoder = make_blocks(cfg.transformer, cfg.decoder_n_layer)
-        self.transformer_input_layernorm_decoder = nn.LayerNorm(d, bias=False)
+        self.build_stacks(cfg)
         self.estimator = PoseEstimator(cfg)
 
     def forward(self, context: Views, target: Views) -> Render:
-        """Render target views [b v]: poses are never read; target images feed the pose estimator alone.
-
-        Raises DataError without target images or when image sides are no multiple of the patch.
-        """
-        images = self.checked(target, "target")
-        latents = self.encode(context)
+        """Render target views [b v]: poses are never read; target images feed the pose estimator alone."""
+        images, latents = self.checked(target, "target"), self.encode(context)
         encoding = self.estimate(latents, images)
         c2w = encoding_to_c2w(encoding)
         render = self.decode(latents, c2w, target.intrinsics, *images.shape[-2:])
         return Render(render, {"pose_enc": encoding, "pose_c2w": c2w, "latents": latents})
 
-    def context_tokens(self, context: Views) -> Float[Tensor, "b n d"]:
+    def context_tokens(self, context: Views) -> Tokens:
         """Return the image tokens of all context views, the first one marked as the canonical one."""
-        count, lenses = len(context.intrinsics), context.intrinsics
-        identity = torch.eye(4, device=lenses.device, dtype=lenses.dtype).expand(count, 4, 4)
+        identity = torch.eye(4).to(context.intrinsics).expand(len(context.intrinsics), 4, 4)
         return self.marked_tokens(context, identity)
 
-    def estimate(self, latents: Float[Tensor, "b m d"], images: Float[Tensor, "b v 3 h w"]) -> Float[Tensor, "b v 7"]:
+    def estimate(self, latents: Tokens, images: Images) -> Float[Tensor, "b v 7"]:
         """Return the camera (translation, quaternion ijkr) of each image, every one estimated on its own."""
-        views = images.shape[1]
         tokens = self.image_tokenizer(images.flatten(0, 1))
-        scenes = latents.repeat_interleave(views, dim=0)
-        return self.estimator(tokens, scenes, self.activation_checkpointing).unflatten(0, (-1, views))
+        scenes = latents.repeat_interleave(images.shape[1], dim=0)
+        return self.estimator(tokens, scenes, self.activation_checkpointing).unflatten(0, images.shape[:2])
 
-    def estimate_poses(self, context: Views, images: Float[Tensor, "b v 3 h w"]) -> Float[Tensor, "b v 4 4"]:
+    def estimate_poses(self, context: Views, images: Images) -> Poses:
         """Return camera-to-world matrices of images in the model's own frame of the scene."""
         return encoding_to_c2w(self.estimate(self.encode(context), images))

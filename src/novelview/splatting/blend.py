@@ -5,7 +5,7 @@ tiles takes the next Gaussians of every list until all pixels of a tile have sto
 listed. The gradient revisits only what the pass has met, last round first.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +82,10 @@ class _Blend(torch.autograd.Function):
             if not bool(alive.any()):
                 break
             lists = list_tiles(frame.bounds, slab, alive, columns)
-            for group in _groups(lists):
+            # Groups that a round evaluates at once, longest lists first.
+            order = torch.argsort(lists.counts, descending=True, stable=True)
+            at_once = PAIRS if order.device.type == "cpu" else GPU_PAIRS
+            for group in order.split(max(1, at_once // (AHEAD * TILE * TILE))):
                 ctx.rounds += _march(lists, group, padded, values, image, light, frame)
         ctx.frame = frame
         ctx.save_for_backward(shapes, features)
@@ -103,13 +106,6 @@ class _Blend(torch.autograd.Function):
 def _padded(values: Tensor) -> Tensor:
     """Append a row of zeros: an ellipse of no opacity."""
     return torch.cat([values, values.new_zeros(1, values.shape[1])])
-
-
-def _groups(lists: TileLists) -> Iterator[Tensor]:
-    """Split the tiles, longest lists first, into groups that a round evaluates at once."""
-    order = torch.argsort(lists.counts, descending=True, stable=True)
-    at_once = PAIRS if order.device.type == "cpu" else GPU_PAIRS
-    return iter(order.split(max(1, at_once // (AHEAD * TILE * TILE))))
 
 
 def _march(

@@ -88,14 +88,13 @@ def rasterize_scenes(
             images = [_render_by_gsplat(scene, settings) for scene in checked]
         else:
             images = blend_scenes(checked, settings)
-    return [_splat(image, background) for image in images]
-
-
-def _splat(images: Float[Tensor, "c h w 5"], background: Tensor | None) -> Splat:
-    color, depth, alpha = images[..., :3], images[..., 3], images[..., 4]
-    if background is not None:
-        color = color + (1 - alpha)[..., None] * background.expand(len(images), 3)[:, None, None]
-    return Splat(color.permute(0, 3, 1, 2), alpha, depth)
+    splats = []
+    for image in images:
+        color, depth, alpha = image[..., :3], image[..., 3], image[..., 4]
+        if background is not None:
+            color = color + (1 - alpha)[..., None] * background.expand(len(image), 3)[:, None, None]
+        splats.append(Splat(color.permute(0, 3, 1, 2), alpha, depth))
+    return splats
 
 
 def _checked(scene: Mapping[str, Tensor | None]) -> dict[str, Tensor]:

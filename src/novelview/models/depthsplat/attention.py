@@ -169,13 +169,10 @@ class MultiViewTransformer(nn.Module):
         """
         recompute = recompute and torch.is_grad_enabled()
         x = features.movedim(2, -1)
-        moved = self._masks(x.shape[2], x.shape[3], others.shape[-1], x.device)
+        mask, count = shift_mask(x.shape[2], x.shape[3], self.splits, x.device), others.shape[-1]
+        moved = mask, mask.repeat_interleave(count, -1) if self.aligned_mask else mask.repeat(1, 1, count)
         for number, block in enumerate(self.layers):
             masks = moved if number % 2 and self.splits > 1 else (None, None)
             given = (x, others, self.splits, masks)
             x = cast(Tensor, checkpoint(block, *given, use_reentrant=False)) if recompute else block(*given)
         return x.movedim(-1, 2)
-
-    def _masks(self, height: int, width: int, others: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        mask = shift_mask(height, width, self.splits, device)
-        return mask, mask.repeat_interleave(others, -1) if self.aligned_mask else mask.repeat(1, 1, others)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from novelview.models.dpt import replicate_conv
+from novelview.models.dpt import replicate_conv, zeroed
 
 GROUPS = 8
 
@@ -80,8 +80,7 @@ class FeaturePyramid(nn.Module):
 def _stage(channels: int, doublings: int) -> nn.Sequential:
     stage = nn.Sequential()
     for _ in range(doublings):
-        stage.append(nn.ConvTranspose2d(channels, channels // 2, 2, 2))
-        stage.append(nn.GELU())
+        stage.extend([nn.ConvTranspose2d(channels, channels // 2, 2, 2), nn.GELU()])
         channels //= 2
     if doublings:
         stage.append(nn.Conv2d(channels, channels, 3, padding=1))
@@ -108,8 +107,7 @@ def _resizing(inner: int, doublings: int, out: int) -> nn.Sequential:
     steps = nn.Sequential(nn.Conv2d(inner, width, 1))
     for step in range(doublings):
         half = max(width // 2, out)
-        steps.append(nn.Upsample(scale_factor=2, mode="nearest"))
-        steps.append(replicate_conv(width, half))
+        steps.extend([nn.Upsample(scale_factor=2), replicate_conv(width, half)])
         if step < doublings - 1:
             steps.append(nn.GELU())
         width = half
@@ -122,7 +120,7 @@ class ResBlock(nn.Module):
     def __init__(self, inner: int, outer: int) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(nn.GroupNorm(GROUPS, inner), nn.SiLU(), nn.Conv2d(inner, outer, 3, padding=1))
-        last = _zeroed(nn.Conv2d(outer, outer, 3, padding=1))
+        last = zeroed(nn.Conv2d(outer, outer, 3, padding=1))
         self.out_layers = nn.Sequential(nn.GroupNorm(GROUPS, outer), nn.SiLU(), nn.Identity(), last)
         self.skip_connection = nn.Identity() if inner == outer else nn.Conv2d(inner, outer, 1)
 
@@ -138,7 +136,7 @@ class CrossViewAttention(nn.Module):
         self.head_channels = head_channels
         self.norm = nn.GroupNorm(GROUPS, channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.proj_out = _zeroed(nn.Conv1d(channels, channels, 1))
+        self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x: Float[Tensor, "n c h w"], views: int) -> Float[Tensor, "n c h w"]:
         """Attend; n = scenes * views. Recomputed in the backward pass, for its cost grows with (views h w)^2."""
@@ -149,19 +147,9 @@ class CrossViewAttention(nn.Module):
     def _message(self, x: Float[Tensor, "n c h w"], views: int) -> Float[Tensor, "n c h w"]:
         """Return what the pixels hear; each view is normalised on its own."""
         joined = self.norm(x).unflatten(0, (-1, views)).transpose(1, 2).flatten(2)
-        heads = self.qkv(joined).unflatten(1, (-1, 3, self.head_channels)).mT
-        q, k, v = heads.unbind(2)
+        q, k, v = self.qkv(joined).unflatten(1, (-1, 3, self.head_channels)).mT.unbind(2)
         heard = self.proj_out(scaled_dot_product_attention(q, k, v).mT.flatten(1, 2))
         return heard.unflatten(2, (views, *x.shape[-2:])).transpose(1, 2).flatten(0, 1)
-
-
-def _halving(channels: int) -> nn.Sequential:
-    return nn.Sequential(OrderedDict(op=nn.Conv2d(channels, channels, 3, 2, 1)))
-
-
-def _doubling(channels: int) -> nn.Sequential:
-    repeat = nn.Upsample(scale_factor=2, mode="nearest")
-    return nn.Sequential(OrderedDict(repeat=repeat, conv=nn.Conv2d(channels, channels, 3, padding=1)))
 
 
 class Steps(nn.Sequential):
@@ -185,33 +173,27 @@ class UNet(nn.Module):
         self.attention, self.head_channels = set(attention), head_channels
         widths = [channels * factor for factor in factors]
         self.input_blocks = nn.ModuleList([Steps(nn.Conv2d(channels, channels, 3, padding=1))])
-        kept = self._downward(channels, widths)
-        self.middle_block = nn.Sequential(ResBlock(widths[-1], widths[-1]), nn.Identity(), ResBlock(*widths[-1:] * 2))
-        self.output_blocks = nn.ModuleList()
-        self._upward(widths, kept)
-        last = _zeroed(nn.Conv2d(widths[0], channels, 3, padding=1))
-        self.out = nn.Sequential(nn.GroupNorm(GROUPS, widths[0]), nn.SiLU(), last)
-
-    def _downward(self, inner: int, widths: Sequence[int]) -> list[int]:
-        kept = [inner]
+        kept, inner = [channels], channels
         for level, width in enumerate(widths):
             self.input_blocks.append(self._level(inner, width, level))
             inner = width
             kept.append(inner)
             if level < len(widths) - 1:
-                self.input_blocks.append(Steps(_halving(inner)))
+                halving = nn.Conv2d(inner, inner, 3, 2, 1)
+                self.input_blocks.append(Steps(nn.Sequential(OrderedDict(op=halving))))
                 kept.append(inner)
-        return kept
-
-    def _upward(self, widths: Sequence[int], kept: list[int]) -> None:
-        inner = widths[-1]
+        self.middle_block = nn.Sequential(ResBlock(inner, inner), nn.Identity(), ResBlock(inner, inner))
+        self.output_blocks = nn.ModuleList()
         for level in reversed(range(len(widths))):
             for last in (False, True):
                 steps = self._level(inner + kept.pop(), widths[level], level)
                 inner = widths[level]
                 if last and level:
-                    steps.append(_doubling(inner))
+                    repeat, conv = nn.Upsample(scale_factor=2), nn.Conv2d(inner, inner, 3, padding=1)
+                    steps.append(nn.Sequential(OrderedDict(repeat=repeat, conv=conv)))
                 self.output_blocks.append(steps)
+        last = zeroed(nn.Conv2d(widths[0], channels, 3, padding=1))
+        self.out = nn.Sequential(nn.GroupNorm(GROUPS, widths[0]), nn.SiLU(), last)
 
     def _level(self, inner: int, outer: int, level: int) -> Steps:
         steps = Steps(ResBlock(inner, outer))
@@ -237,10 +219,3 @@ def regressor(inner: int, channels: int, unet: UNet | None) -> Steps:
     if unet is None:
         return Steps(first, nn.GELU(), last)
     return Steps(first, nn.GroupNorm(GROUPS, channels), nn.GELU(), unet, last)
-
-
-def _zeroed(layer: nn.Conv1d | nn.Conv2d) -> nn.Module:
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer

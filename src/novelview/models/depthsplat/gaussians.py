@@ -206,10 +206,7 @@ def shapes_of(
 
 
 def colours_of(
-    raw: Float[Tensor, "*b n 3k"],
-    c2w: Float[Tensor, "*b 4 4"],
-    colours: Float[Tensor, "*b n 3"],
-    cfg: GaussianConfig,
+    raw: Float[Tensor, "*b n 3k"], c2w: Float[Tensor, "*b 4 4"], colours: Float[Tensor, "*b n 3"], cfg: GaussianConfig
 ) -> Float[Tensor, "*b n 3 k"]:
     """Return harmonics in the world; colours: RGB in [0,1] of the pixels."""
     mask = sh_mask(cfg.sh_degree).to(raw)

@@ -19,7 +19,7 @@ from novelview.errors import CheckpointError, DataError
 from novelview.models.depthsplat.depth import Cameras
 from novelview.models.depthsplat.gaussians import DepthSplatEncoder, Encoded, pixel_centres, world_rays
 from novelview.models.published import match_keys, read_state
-from novelview.models.render import PosedTargets, Render
+from novelview.models.render import Images, Lenses, PosedTargets, Poses, Render
 from novelview.scenes.batch import Views
 from novelview.splatting.decoder import render_gaussians
 from novelview.splatting.gaussians import Gaussians
@@ -70,8 +70,7 @@ class DepthSplat(PosedTargets):
         images = self.decode(scene, c2w, lens, height, width)
         extras = {"depth": scene.depths, "means": self.drawable(scene).means}
         if scene.coarser:
-            drawn = [self._drawn(one, c2w, lens, height, width) for one in scene.coarser]
-            extras["intermediate"] = torch.stack(drawn)
+            extras["intermediate"] = torch.stack([self._drawn(one, c2w, lens, height, width) for one in scene.coarser])
         return Render(images, extras)
 
     def encode(self, context: Views) -> GaussianScene:
@@ -88,14 +87,7 @@ class DepthSplat(PosedTargets):
         self.encoder.depth_predictor.recompute = self.activation_checkpointing
         return self.encoder(images, Cameras(c2w.float(), _matrices(context.intrinsics.float(), *images.shape[-2:])))
 
-    def decode(
-        self,
-        scene: GaussianScene,
-        c2w: Float[Tensor, "b v 4 4"],
-        intrinsics: Float[Tensor, "b v 4"],
-        height: int,
-        width: int,
-    ) -> Float[Tensor, "b v 3 h w"]:
+    def decode(self, scene: GaussianScene, c2w: Poses, intrinsics: Lenses, height: int, width: int) -> Images:
         """Splat the Gaussians at cameras, of any size; not clamped from above."""
         return self._drawn(self.drawable(scene), c2w, intrinsics, height, width)
 

@@ -1,8 +1,4 @@
-"""VGGT as an estimator of a data set's cameras (`novelview.scenes.estimation`).
-
-Also what stands before and after the network: pictures as it takes them, encodings as cameras and back, depth as points
-(specs/vggt.md sections 1 and 2).
-"""
+"""VGGT as an estimator of a data set's cameras, and what stands before and after it (specs/vggt.md sections 1, 2)."""
 
 import io
 from collections.abc import Sequence
@@ -39,28 +35,27 @@ class Fit:
     left: int
     top: int
 
-    def original(self, intrinsics: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 4"]:
+    def original(self, intrinsics: Float[Tensor, "4"]) -> Float[Tensor, "4"]:
         """Return fx fy cx cy in the picture's own pixels."""
-        fx, fy, cx, cy = intrinsics.unbind(-1)
-        centre = [(cx + self.left) / self.scale_x, (cy + self.top) / self.scale_y]
-        return torch.stack([fx / self.scale_x, fy / self.scale_y, *centre], dim=-1)
+        moved = intrinsics + intrinsics.new_tensor([0, 0, self.left, self.top])
+        return moved / intrinsics.new_tensor([self.scale_x, self.scale_y] * 2)
 
 
 def preprocess(
     pictures: Sequence[Image.Image], mode: str = "crop", side: int | None = None
 ) -> tuple[Float[Tensor, "s 3 h w"], list[Fit]]:
-    """Return pictures as [s 3 h w] in [0,1], sides multiples of 14, and where their pixels went.
+    """Return pictures in [0,1], on white, sides multiples of 14, and where their pixels went.
 
     side: 518 pixels unless given. crop: `side` wide, the middle `side` rows of what is higher. pad: the longer side
-    becomes `side`, white around it up to a square. Pictures that come out in different sizes get white borders up to
-    the largest. Transparent pictures are put on white. Raises DataError for no pictures, ValueError for another mode.
+    becomes `side`, white around it up to a square. Smaller pictures get white borders up to the largest. Raises
+    DataError for no pictures, ValueError for another mode.
     """
     if mode not in MODES:
         raise ValueError(f"mode {mode!r}: choose one of {', '.join(MODES)}")
     if not pictures:
         raise DataError("VGGT needs at least one picture")
     side = side or SIDE
-    fitted = [_crop(picture, side) if mode == "crop" else _pad(picture, side) for picture in pictures]
+    fitted = [(_crop if mode == "crop" else _pad)(picture, side) for picture in pictures]
     height, width = (max(image.shape[axis] for image, _ in fitted) for axis in (-2, -1))
     framed = [_bordered(image, fit, height, width) for image, fit in fitted]
     return torch.stack([image for image, _ in framed]), [fit for _, fit in framed]
@@ -102,8 +97,7 @@ def decode_poses(
 ) -> tuple[Float[Tensor, "*b 4 4"], Float[Tensor, "*b 4"]]:
     """Return world-to-camera matrices in OpenCV axes, and fx fy cx cy in pixels of images of `size` (height, width).
 
-    The principal point is the middle of the picture. A field of view of 0, which an untrained head gives, is an
-    infinite focal length.
+    The principal point is the middle. A field of view of 0, of an untrained head, is an infinite focal length.
     """
     height, width = size
     fov_h, fov_w = encoding[..., 7:].unbind(-1)
