@@ -1,6 +1,5 @@
 """Stage `figures`: python -m novelview.stages.figures figure=NAME io.inputs=[..] io.curves=[..] io.out=STEM."""
 
-import sys
 from pathlib import Path
 
 from novelview.config.stages import FiguresStage
@@ -19,4 +18,4 @@ def figures(cfg: FiguresStage) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_stage("figures", figures))
+    raise SystemExit(run_stage("figures", figures))
