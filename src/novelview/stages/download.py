@@ -19,8 +19,8 @@ def download(cfg: DownloadStage) -> None:
     """Fill {io.out} with train/, test/, indices/, scenes.json and, last, manifest.json.
 
     A sibling folder takes the final name when it is complete: a stopped run leaves the old data or none. Rooms go on
-    after the last one finished when the time box was over (BoxEnded), one a call at least; other sources are one unit,
-    which a box does not end. Raises NovelviewError for anything wrong with the source.
+    after the last one finished when the time box was over (BoxEnded), one a call at least; a box does not end other
+    sources. Raises NovelviewError for anything wrong with the source.
     """
     source: Any = cfg.source
     box, run, out = TimeBox.of(cfg.runtime), cfg.runtime, Path(cfg.io["out"]).expanduser()
@@ -36,7 +36,7 @@ def download(cfg: DownloadStage) -> None:
             generate(source, folder, run.workers, run.progress, traced.get("device", "cpu"), units, box)
             extra: dict[str, Any] = traced
         else:
-            extra = _chunks(cfg, folder) if source.kind == "chunks" else _imported(cfg, folder)
+            extra = _imported(cfg, folder)
         files = extra.pop("files", {}) | file_entries(folder)
         write_json(folder / "manifest.json", {"files": files, "source": resolved(cfg)["source"], **extra})
 
@@ -54,27 +54,22 @@ def _traced_on(cfg: DownloadStage) -> dict[str, str]:
     return {"device": "cuda"} if pick_device(wanted).type == "cuda" else {}
 
 
-def _chunks(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
-    from novelview.downloads.fetch import fetch_chunks
-    from novelview.scenes.imports.chunk_folder import link
-
-    source: Any = cfg.source
-    if cfg.path and is_remote(cfg.path):
-        path = fetch_chunks(cfg.path, _beside(cfg) / "chunks", cfg.runtime.progress)
-    else:
-        path = _path(cfg)
-    return link(path, source, folder, cfg.runtime.workers, cfg.runtime.progress)
-
-
 def _imported(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
-    """Write the scenes of a folder as chunks."""
-    from novelview.scenes.imports import camera_lists, write
+    """Write the scenes of a folder as chunks, or link those that it holds; return what the manifest says of them."""
+    from novelview.downloads.fetch import fetch_chunks
+    from novelview.scenes.imports import camera_lists, chunk_folder, write
 
     source: Any = cfg.source
-    about = source, folder, cfg.dataset, cfg.runtime.progress
+    run, address = cfg.runtime, cfg.path or (camera_lists.BENCHMARK if source.kind == "dl3dv" else "")
+    about = source, folder, cfg.dataset, run.progress
+    remote = bool(address) and is_remote(address)
+    # Beside the final folder, which is replaced whole: a stopped download and the log of a failed reconstruction stay.
+    beside = Path(cfg.io["out"]).expanduser().absolute().parent
+    if source.kind == "chunks":
+        path = fetch_chunks(address, beside / "chunks", run.progress) if remote else _path(cfg)
+        return chunk_folder.link(path, source, folder, run.workers, run.progress)
     if source.kind == "dl3dv":
-        address = cfg.path or camera_lists.BENCHMARK
-        path = camera_lists.fetch_dl3dv(address, source, _beside(cfg)) if is_remote(address) else _path(cfg)
+        path = camera_lists.fetch_dl3dv(address, source, beside) if remote else _path(cfg)
         return write.write_collection(camera_lists.load_dl3dv(path, source), *about)
     path = _path(cfg)
     if source.kind == "opencv_cameras" and (scenes := camera_lists.load_opencv_list(path, source)):
@@ -82,7 +77,7 @@ def _imported(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
     if source.kind == "photos":
         from novelview.scenes.imports import photos
 
-        scene = photos.load(path, source, _beside(cfg) / "pycolmap.log", cfg.runtime.threads)
+        scene = photos.load(path, source, beside / "pycolmap.log", run.threads)
     elif source.kind == "colmap":
         from novelview.scenes.imports import colmap
 
@@ -91,11 +86,6 @@ def _imported(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
         is_transforms = source.kind == "transforms"
         scene = (camera_lists.load_transforms if is_transforms else camera_lists.load_opencv_cameras)(path, source)
     return write.write_scene(scene, *about)
-
-
-def _beside(cfg: DownloadStage) -> Path:
-    """Return the folder of what outlives a failed run: a stopped download, the log of a reconstruction."""
-    return Path(cfg.io["out"]).expanduser().absolute().parent
 
 
 def _path(cfg: DownloadStage) -> Path:

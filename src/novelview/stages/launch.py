@@ -22,8 +22,7 @@ Words = list[str]
 def words(gpus: int, nodes: int, cpus: int, join: bool, command: Words, environment: Mapping[str, str]) -> Words:
     """Return the program to exec for `command` (module, arguments) on `gpus` GPUs in all, spread over `nodes` nodes.
 
-    `cpus`: cores `srun` gives each node. `join`: this is one of the nodes already. Raises ConfigError when the GPUs do
-    not divide over the nodes, or several nodes are asked for outside a SLURM job.
+    cpus: cores of a node; join: this is one of the nodes already. Raises ConfigError for what cannot be started.
     """
     if nodes < 1 or gpus < 0 or gpus % nodes:
         raise ConfigError(
