@@ -202,7 +202,16 @@ def qualitative(results: Results) -> Figure:
     size = (SIDE * len(titles) * 1.05, (SIDE + 0.22) * len(rows) + 0.7)
     figure, axes = picture_grid(len(rows), titles, size, gridspec_kw={"wspace": 0.05, "hspace": 0.22})
     for line, row in zip(axes, rows, strict=True):
-        _draw_sample_row(line, row)
+        sample = any_of(row)
+        for axis, picture in zip(line, (sample.context[0], sample.context[-1], sample.target), strict=False):
+            show(axis, picture)
+        line[0].set_ylabel(sample.caption, fontsize=6.5, color=MUTED)
+        show(line[3], sample.nearest, f"{sample.psnr_nearest:.2f} dB")
+        for left, right, own in zip(line[4::2], line[5::2], row, strict=True):
+            error = error_map(own.render, own.target) if own else None
+            show(left, own and own.render, f"{own.psnr:.2f} dB" if own else "", "not kept")
+            mean = "" if error is None else f"mean {float(np.mean(error)):.3f}"
+            show(right, error, mean, "not kept", cmap=ERROR_MAP, vmin=0.0, vmax=ERROR_LIMIT)
     # The error maps' shared colour scale under the grid.
     left, right, inches = axes[-1, 4].get_position().x0, axes[-1, -1].get_position(), figure.get_figheight()
     area = figure.add_axes((left, right.y0 - 0.42 / inches, right.x1 - left, 0.1 / inches))
@@ -210,19 +219,6 @@ def qualitative(results: Results) -> Figure:
     bar.set_label("Absolute error, mean over colour channels (pictures in [0, 1])", fontsize=7)
     bar.ax.tick_params(labelsize=7)
     return figure
-
-
-def _draw_sample_row(line: Sequence[Axes], row: Shared) -> None:
-    sample = any_of(row)
-    for axis, picture in zip(line, (sample.context[0], sample.context[-1], sample.target), strict=False):
-        show(axis, picture)
-    line[0].set_ylabel(sample.caption, fontsize=6.5, color=MUTED)
-    show(line[3], sample.nearest, f"{sample.psnr_nearest:.2f} dB")
-    for left, right, own in zip(line[4::2], line[5::2], row, strict=True):
-        error = error_map(own.render, own.target) if own else None
-        show(left, own and own.render, f"{own.psnr:.2f} dB" if own else "", "not kept")
-        mean = "" if error is None else f"mean {float(np.mean(error)):.3f}"
-        show(right, error, mean, "not kept", cmap=ERROR_MAP, vmin=0.0, vmax=ERROR_LIMIT)
 
 
 def show(axis: Axes, picture: np.ndarray | None, caption: str = "", missing: str = "none", **scale: Any) -> None:

@@ -107,8 +107,14 @@ def score_grids(evaluations: Sequence[Evaluation], kinds: Sequence[Callable[...,
 
 def score_grid(evaluations: Sequence[Evaluation], set_name: str, splits: Sequence[str]) -> Grid:
     """Return the scores of every model and baseline on one set, a block a resolution, best PSNR marked."""
-    sizes = sorted({item.resolution for item in evaluations})
-    rows = [row for block, size in enumerate(sizes) for row in _score_rows(evaluations, size, block, set_name, splits)]
+    rows = []
+    for block, size in enumerate(sorted({item.resolution for item in evaluations})):
+        own = [item for item in evaluations if item.resolution == size]
+        lines = [*((item, item.model) for item in own), *((own[0], name) for name in BASELINES)]
+        scores = score_cells([[item.scores(set_name, split, model) for split in splits] for item, model in lines])
+        for (item, model), cells in zip(lines, scores, strict=True):
+            kind, inputs = ("baseline", NONE) if model in BASELINES else ("model", given(item))
+            rows.append(Row((label(model), f"{size} px", inputs), cells, kind, block))
     counts = {}
     for item in evaluations:
         counts |= {split: group.count for split in splits if (group := item.group(set_name, split))}
@@ -121,19 +127,6 @@ def score_grid(evaluations: Sequence[Evaluation], set_name: str, splits: Sequenc
     )
     title, head = f"Scores, {title_of(set_name)}", ("Method", "Size", "Also given")
     return Grid(title, head, tuple(map(spaced, splits)), tuple(rows), notes)
-
-
-def _score_rows(
-    evaluations: Sequence[Evaluation], size: Resolution, block: int, set_name: str, splits: Sequence[str]
-) -> list[Row]:
-    own = [item for item in evaluations if item.resolution == size]
-    lines = [*((item, item.model) for item in own), *((own[0], name) for name in BASELINES)]
-    scores = score_cells([[item.scores(set_name, split, model) for split in splits] for item, model in lines])
-    rows = []
-    for (item, model), cells in zip(lines, scores, strict=True):
-        kind, inputs = ("baseline", NONE) if model in BASELINES else ("model", given(item))
-        rows.append(Row((label(model), f"{size} px", inputs), cells, kind, block))
-    return rows
 
 
 def _lpips_note(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:

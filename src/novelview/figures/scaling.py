@@ -212,9 +212,8 @@ class Pair:
 
 def pairs(own: Sequence[Line], rows: Sequence[PublishedRow]) -> list[Pair]:
     """Return pairs with different published slopes, largest first, of lines of the same images, subsets and split."""
-    gains = _gains(rows)
+    gains, found = _gains(rows), []
     known = sorted((line for line in own if line.model in gains), key=lambda line: -gains[line.model])
-    found = []
     for first, second in combinations(known, 2):
         gain = gains[first.model] - gains[second.model]
         if gain > 0 and (first.images, first.scenes) == (second.images, second.scenes):
@@ -240,12 +239,10 @@ def orderings(found: Sequence[Line], rows: Sequence[PublishedRow]) -> list[str]:
 
 
 def _published_order(rows: Sequence[PublishedRow], found: Sequence[Line]) -> str:
-    order = _ranked(rows)
+    order, ours = _ranked(rows), dict.fromkeys(line.model for line in found)
     listed = ", ".join(f"{row.method} {row.psnr_gain_per_4x:+.2f}" for row in order)
-    ours = dict.fromkeys(line.model for line in found)
     stand = [f"{label(row.model)} stands for {row.method}" for row in order if row.model in ours and row.note]
-    names = {row.model for row in order}
-    left = [label(model) for model in ours if model not in names]
+    left = [label(model) for model in ours if model not in {row.model for row in order}]
     left += [row.method for row in order if row.model not in ours]
     text = f"Published gains from four times the scenes, in dB: {listed}."
     text += f" Here {', '.join(stand)}." if stand else ""
