@@ -26,7 +26,7 @@ from novelview.scenes.imports.scene import Lens, inner_lens, undistort
 from novelview.scenes.views import load_index
 from novelview.stages.cli import run_stage
 from novelview.stages.download import download
-from novelview.stages.evaluate import main
+from novelview.stages.evaluate import evaluate
 from novelview.stages.preprocess import preprocess
 
 LENS = Lens(320, 180, 150.0, 152.0, 157.0, 93.0, (0.08, -0.03, 0.0, 0.0), (0.002, -0.003))
@@ -217,10 +217,10 @@ def test_scenes_are_scored_from_any_number_of_chosen_views(tmp_path: Path, capsy
     io = {name: tmp_path / name for name in ("raw", "packed", "out")} | {"weights": tmp_path / "weights.safetensors"}
     words = [*(f"io.{key}={value}" for key, value in io.items()), "eval=views_dl3dv", "eval.video_frames=2"]
     few = ["eval.context_counts=[2,4]", "eval.num_target=3", "eval.bootstrap=10", "eval.video_scenes=1"]
-    assert main([*words, *few]) == 0
+    assert run_stage("evaluate", evaluate, [*words, *few]) == 0
     rows = read_rows(tmp_path / "out/rows.csv")
     frames = {count: {(row.scene, row.frame) for row in rows if row.split == f"kmeans{count}"} for count in (2, 4)}
     assert frames[2] == frames[4] and len(frames[2]) == 6
     assert read_json(tmp_path / "out/summary.json")["resolution"] == "28x42"
-    assert main([*words, "eval.context_counts=[8]", "eval.num_target=3"]) == 2
+    assert run_stage("evaluate", evaluate, [*words, "eval.context_counts=[8]", "eval.num_target=3"]) == 2
     assert "9 usable frames, 8 context and 3 target views are asked for" in capsys.readouterr().err

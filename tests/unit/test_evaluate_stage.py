@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -21,12 +22,14 @@ from novelview.models.registry import build, save_weights
 from novelview.scenes.chunks import ChunkScene, write_chunk
 from novelview.scenes.pack import pack_chunks
 from novelview.scenes.views import EvalEntry, save_index
-from novelview.stages.evaluate import main
+from novelview.stages.cli import run_stage
+from novelview.stages.evaluate import evaluate
 
 DINO = DinoConfig(embed_dim=32, depth=1, num_heads=2, img_size=56)
 SIZE = {"transformer": TransformerConfig(d=32, d_head=16), "dino": DINO}
 UP = UPLVSMConfig(**SIZE, encoder_n_layer=1, estimator_n_layer=1, decoder_n_layer=1, n_latent_vectors=4)
 PT = PTLVSMConfig(**SIZE, n_layer=1)
+score = partial(run_stage, "evaluate", evaluate)
 
 
 def jpeg(generator: torch.Generator) -> bytes:
@@ -71,7 +74,7 @@ def overrides(data, out, model="uplvsm", *more: str) -> list[str]:
 
 
 def run(data, out, model="uplvsm", *more: str) -> int:
-    return main(overrides(data, out, model, *(more or ("eval.splits=[gap7,large,small]",))))
+    return score(overrides(data, out, model, *(more or ("eval.splits=[gap7,large,small]",))))
 
 
 def test_both_models_leave_a_whole_folder(data, tmp_path):
@@ -132,7 +135,7 @@ def test_weights_without_views_are_refused(data, tmp_path, capsys):
     save_weights(tmp_path / "bare.safetensors", build(PT), {"model": resolved(TrainStage(model=PT))["model"]})
     words = overrides(data, tmp_path / "out", "uplvsm", "eval.splits=[gap7]", f"io.weights={tmp_path}/bare.safetensors")
     words = [word for word in words if "uplvsm.safetensors" not in word]
-    assert "bare.safetensors: no usable 'views' in its header" in refused(capsys, main(words))
+    assert "bare.safetensors: no usable 'views' in its header" in refused(capsys, score(words))
 
 
 @pytest.mark.parametrize("content", [[], {"scene0": 3}, {"scene0": {}}])
@@ -140,7 +143,7 @@ def test_scenes_without_their_set_are_one_line(data, tmp_path, capsys, content):
     write_json(tmp_path / "raw/scenes.json", content)
     save_index(tmp_path / "raw/indices/gap7.json", [EvalEntry("scene0", (0, 7), (2,))])
     words = [*overrides(data, tmp_path / "out"), f"io.raw={tmp_path}/raw", "eval.splits=[gap7]"]
-    assert "scenes.json: does not map scenes to their set" in refused(capsys, main(words))
+    assert "scenes.json: does not map scenes to their set" in refused(capsys, score(words))
     assert not (tmp_path / "out").exists()
 
 
@@ -149,7 +152,7 @@ def test_entries_may_have_any_number_of_context_views(data, tmp_path, contexts):
     write_json(tmp_path / "raw/scenes.json", {})
     save_index(tmp_path / "raw/indices/odd.json", [EvalEntry("scene0", contexts, (2, 5))])
     words = [*overrides(data, tmp_path / "out"), f"io.raw={tmp_path}/raw", "eval.splits=[odd]"]
-    assert main(words) == 0
+    assert score(words) == 0
     assert len(list((tmp_path / "out").glob("path_*.mp4"))) == int(len(contexts) > 1)
 
 
@@ -157,4 +160,4 @@ def test_views_no_model_can_take_are_refused_before_anything_is_written(data, tm
     stage = TrainStage(model=PT, views=ViewsConfig(image_size=29))
     save_weights(tmp_path / "odd.safetensors", build(PT), resolved(stage))
     words = [*overrides(data, tmp_path / "out"), f"io.weights={tmp_path}/odd.safetensors", "eval.splits=[gap7]"]
-    assert "image_size=29" in refused(capsys, main(words)) and not (tmp_path / "out").exists()
+    assert "image_size=29" in refused(capsys, score(words)) and not (tmp_path / "out").exists()

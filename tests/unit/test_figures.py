@@ -15,7 +15,7 @@ from novelview.config.stages import FiguresStage
 from novelview.errors import ConfigError, DataError, NovelviewError
 from novelview.figures.pictures import error_map, overlays, psnr, read_gallery, shared_samples, spread
 from novelview.figures.plots import group_phases, read_paths
-from novelview.figures.results import Results, Score, read_curve, read_evaluation
+from novelview.figures.results import Curve, Results, Score, read_evaluation
 from novelview.figures.results_table import results_table, statements
 from novelview.figures.style import label, split_order
 from novelview.figures.tables import difference, escape_latex, verdict
@@ -160,10 +160,10 @@ def test_camera_path_title_has_both_errors(results) -> None:
 
 
 def test_curves_are_named_by_their_path_and_phases_in_order(results) -> None:
-    curve = read_curve(results[1][0])
+    curve = Curve(results[1][0])
     assert (curve.model, curve.data, str(curve.resolution), curve.steps) == ("uplvsm", "rooms-full", "28", 150)
     assert curve.columns["skipped"].sum() == 2 and np.isnan(curve.columns["grad_norm"][1])
-    assert [len(group) for group in group_phases([curve, read_curve(results[1][1])])] == [1, 1]
+    assert [len(group) for group in group_phases([curve, Curve(results[1][1])])] == [1, 1]
 
 
 def test_splits_are_ordered_from_easy_to_hard() -> None:

@@ -24,7 +24,6 @@ from novelview.evaluation.geometry import (
 )
 from novelview.evaluation.protocol import Splits
 from novelview.figures.geometry import depth_maps, differences
-from novelview.figures.registry import draw
 from novelview.figures.report import ply_links
 from novelview.figures.results import Results, Score, read_evaluation
 from novelview.models.depthsplat.model import GaussianScene
@@ -36,6 +35,7 @@ from novelview.scenes.views import EvalEntry
 from novelview.stages.cli import run_stage
 from novelview.stages.download import download
 from novelview.stages.evaluate import evaluate
+from novelview.stages.figures import draw
 from novelview.stages.preprocess import preprocess
 
 ROOMS = [

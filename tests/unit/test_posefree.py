@@ -14,9 +14,9 @@ from novelview.config.study import _check, load_study
 from novelview.errors import ConfigError, DataError
 from novelview.evaluation.scores import ImageScores, read_rows, write_rows
 from novelview.figures.posefree import absent, common, difference, judgements, posefree_table
-from novelview.figures.registry import draw
 from novelview.figures.results import Results
 from novelview.figures.tables import Grid
+from novelview.stages.figures import draw
 
 STUDY = Study(
     name="posefree", title="Poses", models=["lvsm_decoder_only", "uplvsm"], poses={"demo": ["colmap", "vggt"]}

@@ -23,6 +23,7 @@ from novelview.scenes.procedural.generate import make
 from novelview.scenes.store import PackedStore
 from novelview.scenes.views import load_index
 from novelview.stages import poses
+from novelview.stages.cli import run_stage
 from novelview.stages.preprocess import preprocess
 
 SPOILT = ["none", "boom", "killed", "empty", "nan", "flat", "stranger", "still"]
@@ -206,9 +207,9 @@ def test_a_chunk_that_changed_since_it_was_listed_is_refused(run: Runner, tmp_pa
 def test_absent_weights_and_a_data_set_onto_itself_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     raw = raw_data(tmp_path / "raw", ["whole"])
     words = [f"io.raw={raw}", f"io.out={tmp_path}/out", f"poses.weights={tmp_path}/no.safetensors"]
-    assert poses.main(["poses=vggt", *words]) == 2
+    assert run_stage("poses", poses.poses, ["poses=vggt", *words]) == 2
     assert "novelview.stages.fetch vggt" in capsys.readouterr().err and not (tmp_path / "out").exists()
-    assert poses.main(["poses=colmap", f"io.raw={raw}", f"io.out={raw}"]) == 2
+    assert run_stage("poses", poses.poses, ["poses=colmap", f"io.raw={raw}", f"io.out={raw}"]) == 2
     assert capsys.readouterr().err.count("\n") == 1 and (raw / "manifest.json").exists()
 
 

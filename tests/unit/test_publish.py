@@ -21,8 +21,9 @@ from novelview.models.registry import load_weights
 from novelview.scenes.batch import Views
 from novelview.scenes.pack import pack_chunks
 from novelview.scenes.views import EvalEntry, save_index
-from novelview.stages import adopt, evaluate
+from novelview.stages import adopt
 from novelview.stages.cli import run_stage
+from novelview.stages.evaluate import evaluate
 from novelview.stages.publish import publish
 from novelview.stages.train import train
 
@@ -53,7 +54,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory, make_packed: MakePacked) ->
     for name in ("start", "model"):
         out = [f"io.weights={root}/{name}.safetensors", f"io.out={root}/evaluation-{name}"]
         data = [f"io.packed={packed}", f"io.raw={root}/raw", "dataset=noise"]
-        assert evaluate.main([*RUN, *EVALUATION, *data, *out]) == 0
+        assert run_stage("evaluate", evaluate, [*RUN, *EVALUATION, *data, *out]) == 0
     return root
 
 

@@ -22,9 +22,9 @@ from novelview.models.exchange import load_pretrained
 from novelview.models.registry import load_weights, read_config, save_weights
 from novelview.scenes.pack import pack_chunks
 from novelview.scenes.views import EvalEntry, save_index
-from novelview.stages import evaluate
 from novelview.stages.cli import run_stage
 from novelview.stages.compact import compact
+from novelview.stages.evaluate import evaluate
 from novelview.stages.publish import publish
 
 EVALUATION = ["eval.splits=[full]", "eval.bootstrap=20", "eval.video_scenes=1", "eval.video_frames=3"]
@@ -40,7 +40,8 @@ def trained(path: Path, phase: str = "finetune", size: int = 42) -> None:
 
 def score(root: Path, weights: Path, out: Path) -> None:
     paths = {"packed": root / "both", "raw": root / "raw", "weights": weights, "out": out}
-    assert evaluate.main([*RUN, *EVALUATION, *(f"io.{key}={value}" for key, value in paths.items())]) == 0
+    words = [*RUN, *EVALUATION, *(f"io.{key}={value}" for key, value in paths.items())]
+    assert run_stage("evaluate", evaluate, words) == 0
 
 
 def rounding(root: Path, *more: str) -> list[str]:

@@ -11,9 +11,9 @@ from synthetic_results import SETS, STUDY, write_results
 from novelview.config.schema import Study
 from novelview.config.stages import ReportStage
 from novelview.errors import DataError
-from novelview.figures.registry import draw
 from novelview.figures.report import duration
 from novelview.figures.results import Results
+from novelview.stages.figures import draw
 from novelview.stages.report import report
 
 

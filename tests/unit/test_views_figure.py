@@ -21,12 +21,12 @@ from novelview.config.stages import TrainStage
 from novelview.devices import Team
 from novelview.errors import DataError
 from novelview.figures.plots import read_costs, views
-from novelview.figures.registry import draw
 from novelview.figures.results import Results
 from novelview.losses.photometric import PhotometricLoss, TrainingLoss
 from novelview.models.registry import save_weights
 from novelview.scenes.pack import pack_chunks
 from novelview.stages.cli import run_stage
+from novelview.stages.figures import draw
 from novelview.stages.latency import latency
 from novelview.training.loop import Stepper
 from novelview.training.optim import Updater

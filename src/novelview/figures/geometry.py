@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from novelview.errors import DataError
 from novelview.figures.pictures import Shared, any_of, read_gallery, shared_samples, show, spread
-from novelview.figures.results import METRICS, Evaluation, Place, Results, Score, finest, set_order
+from novelview.figures.results import METRICS, Evaluation, Place, Results, Score, finest, grouped, set_order
 from novelview.figures.style import MUTED, label, picture_grid, spaced, split_order, title_of
 from novelview.figures.tables import NONE, Cell, Grid, Row, Table, score_cell, verdict
 from novelview.files import read_json
@@ -33,8 +33,8 @@ def depth_maps(results: Results) -> Figure:
     if not kept:
         raise DataError("figure depth_maps: none of the evaluated models predicts depth; take it out of the study")
     rows = spread(shared_samples([gallery for _, gallery in kept]), MAX_ROWS)
-    rows = [row for row in rows if any(sample is not None and sample.depth is not None for sample in row)]
-    known = any(sample is not None and sample.true_depth is not None for row in rows for sample in row)
+    rows = [row for row in rows if any(one and one.depth is not None for one in row)]
+    known = any(one and one.true_depth is not None for row in rows for one in row)
     names = [item.name.replace(", ", "\n") for item, _ in kept]
     depths, renders = ([f"{name}\n{what}" for name in names] for what in ("depth", "render"))
     titles = ["Context view", *(["True depth"] if known else []), *depths, "Target", *renders]
@@ -47,9 +47,8 @@ def depth_maps(results: Results) -> Figure:
 
 def _draw_row(figure: Figure, line: np.ndarray, row: Shared, known: bool) -> None:
     sample = any_of(row)
-    given = [one for one in row if one is not None]
-    truths = [one.true_depth for one in given if one.true_depth is not None][:1]
-    shown = truths or [one.depth for one in given if one.depth is not None]
+    truths = [one.true_depth for one in row if one and one.true_depth is not None][:1]
+    shown = truths or [one.depth for one in row if one and one.depth is not None]
     values = np.concatenate([part[0].ravel() for part in shown])
     low = float(values.min())
     scale = Normalize(low, max(float(values.max()), low + 1e-3))
@@ -66,7 +65,7 @@ def _draw_row(figure: Figure, line: np.ndarray, row: Shared, known: bool) -> Non
     target, *renders = others[len(row) :]
     show(target, sample.target)
     for axis, one in zip(renders, row, strict=True):
-        if one is not None:
+        if one:
             show(axis, one.render, f"{one.psnr:.2f} dB")
     bar = figure.colorbar(ScalarMappable(scale, COLOURS), ax=list(line), shrink=0.8, pad=0.01)
     bar.ax.tick_params(labelsize=6)
@@ -75,29 +74,26 @@ def _draw_row(figure: Figure, line: np.ndarray, row: Shared, known: bool) -> Non
 
 def geometry_table(results: Results) -> Table:
     """Return depth and surface errors beside PSNR, a grid a set; where nothing was measured a grid that says why."""
-    evaluations = results.evaluations
-    known = [(item, item.summary.get("geometry") or {}) for item in evaluations]
+    nothing: dict[str, Any] = {"reason": "predicts no depth"}
+    known = [(item, item.summary.get("geometry") or nothing) for item in results.evaluations]
+    reasons = tuple(f"{item.name}: {geometry['reason']}." for item, geometry in known if geometry["reason"])
     measured = [(item, group) for item, geometry in known for group in geometry.get("groups", [])]
-    sets = sorted({group["set"] for _, group in measured}, key=set_order)
-    grids = [_grid(name, [pair for pair in measured if pair[1]["set"] == name], evaluations) for name in sets]
-    grids = grids or [Grid("Geometry", ("Method",), tuple(COLUMNS.values()), (), _reasons(evaluations))]
-    records = []
-    for item, group in measured:
-        place = [item.model, item.resolution, group["set"], group["split"]]
-        scores = [(name, group[name]) for name in COLUMNS if group.get(name)]
-        records += [[*place, name, one["mean"], one["low"], one["high"], group["count"]] for name, one in scores]
+    sets = grouped(sorted(measured, key=lambda pair: set_order(pair[1]["set"])), lambda pair: pair[1]["set"])
+    grids = [_grid(name, own, reasons) for name, own in sets.items()]
+    grids = grids or [Grid("Geometry", ("Method",), tuple(COLUMNS.values()), (), reasons)]
+    records = [
+        [item.model, item.resolution, group["set"], group["split"], name, *map(one.get, Score._fields), group["count"]]
+        for item, group in measured
+        for name in COLUMNS
+        if (one := group.get(name))
+    ]
     return Table(tuple(grids), HEADER, records)
 
 
-def _reasons(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
-    known = ((item, item.summary.get("geometry") or {"reason": "predicts no depth"}) for item in evaluations)
-    return tuple(f"{item.name}: {geometry['reason']}." for item, geometry in known if geometry["reason"])
-
-
-def _grid(name: str, measured: Sequence[Measured], evaluations: Sequence[Evaluation]) -> Grid:
+def _grid(name: str, measured: Sequence[Measured], reasons: tuple[str, ...]) -> Grid:
     rows = []
-    for block, split in enumerate(sorted({group["split"] for _, group in measured}, key=split_order)):
-        own = [pair for pair in measured if pair[1]["split"] == split]
+    splits = grouped(sorted(measured, key=lambda pair: split_order(pair[1]["split"])), lambda pair: pair[1]["split"])
+    for block, own in enumerate(splits.values()):
         rows += [_row(item, group, block, [other for _, other in own]) for item, group in own]
         firsts = {item.resolution: (item, group) for item, group in reversed(own)}
         others = [item for item, _ in own if firsts[item.resolution][0] is not item]
@@ -107,7 +103,7 @@ def _grid(name: str, measured: Sequence[Measured], evaluations: Sequence[Evaluat
         "Small print: 95 % bootstrap interval over scenes; bold: best of a split. Differences are of the same images."
         " Geometry is paired view by view.",
         *(f"{COLUMNS[key][:-2]}: {text}." for key, text in measured[0][0].summary["geometry"]["measures"].items()),
-        *_reasons(evaluations),
+        *reasons,
     )
     columns = ("PSNR [dB] / SSIM / LPIPS / sharpness", *COLUMNS.values())
     return Grid(f"Geometry, {title_of(name)}", ("Split", "Method", "Size"), columns, tuple(rows), notes)
@@ -140,12 +136,12 @@ def differences(one: Evaluation, other: Evaluation, group: Mapping[str, Any]) ->
     The interval resamples scenes as the evaluation did.
     """
     resampling, place = one.summary["bootstrap"], (group["set"], group["split"])
-    ours, theirs = _values(one, place), _values(other, place)
-    found = {}
-    for name in (name for name in ours if name in theirs):
-        if common := [key for key in ours[name] if key in theirs[name]]:
-            gaps = [ours[name][key] - theirs[name][key] for key in common]
-            found[name] = Score.over(gaps, [key[0] for key in common], resampling["resamples"], resampling["seed"])
+    ours, theirs, found = _values(one, place), _values(other, place), {}
+    for name in ours.keys() & theirs.keys():
+        gaps = {key: value - theirs[name][key] for key, value in ours[name].items() if key in theirs[name]}
+        if gaps:
+            scenes = [key[0] for key in gaps]
+            found[name] = Score.over([*gaps.values()], scenes, resampling["resamples"], resampling["seed"])
     return found
 
 

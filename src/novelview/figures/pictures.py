@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from novelview.errors import DataError
 from novelview.evaluation.scores import read_rows
-from novelview.figures.results import Evaluation, Results, finest, set_order
+from novelview.figures.results import Evaluation, Results, finest, grouped, set_order
 from novelview.figures.style import MUTED, picture_grid, split_order
 
 Picture = Float[np.ndarray, "h w 3"]
@@ -142,10 +143,8 @@ def shared_samples(galleries: Sequence[Sequence[Sample]]) -> list[Shared]:
 
 def spread(rows: list[Shared], count: int) -> list[Shared]:
     """Keep at most `count` rows, each set and split in turn, so that none is crowded out."""
-    groups: dict[tuple[str, str], list[Shared]] = {}
-    for row in rows:
-        groups.setdefault(any_of(row).key[:2], []).append(row)
-    turns = [row for turn in range(len(rows)) for group in groups.values() for row in group[turn : turn + 1]]
+    groups = grouped(rows, lambda row: any_of(row).key[:2]).values()
+    turns = [row for turn in zip_longest(*groups) for row in turn if row is not None]
     kept = [id(row) for row in turns[:count]]
     return [row for row in rows if id(row) in kept]
 
@@ -167,8 +166,8 @@ def picture_uri(picture: Picture) -> str:
 
 def error_uri(sample: Sample) -> str:
     """Return the error map of a render as a coloured picture."""
-    error = error_map(sample.render, sample.target)
-    return picture_uri(colormaps[ERROR_MAP](np.clip(error / ERROR_LIMIT, 0, 1))[..., :3])
+    shares = np.clip(error_map(sample.render, sample.target) / ERROR_LIMIT, 0, 1)
+    return picture_uri(colormaps[ERROR_MAP](shares)[..., :3])
 
 
 def figure_uri(stem: Path) -> str:
@@ -203,25 +202,23 @@ def qualitative(results: Results) -> Figure:
     size = (SIDE * len(titles) * 1.05, (SIDE + 0.22) * len(rows) + 0.7)
     figure, axes = picture_grid(len(rows), titles, size, gridspec_kw={"wspace": 0.05, "hspace": 0.22})
     for line, row in zip(axes, rows, strict=True):
-        _draw_sample_row(line, row)
-    _error_scale(figure, axes[-1])
+        sample = any_of(row)
+        for axis, picture in zip(line, (sample.context[0], sample.context[-1], sample.target), strict=False):
+            show(axis, picture)
+        line[0].set_ylabel(sample.caption, fontsize=6.5, color=MUTED)
+        show(line[3], sample.nearest, f"{sample.psnr_nearest:.2f} dB")
+        for left, right, own in zip(line[4::2], line[5::2], row, strict=True):
+            error = error_map(own.render, own.target) if own else None
+            show(left, own and own.render, f"{own.psnr:.2f} dB" if own else "", "not kept")
+            mean = "" if error is None else f"mean {float(np.mean(error)):.3f}"
+            show(right, error, mean, "not kept", cmap=ERROR_MAP, vmin=0.0, vmax=ERROR_LIMIT)
+    # The error maps' shared colour scale under the grid.
+    left, right, inches = axes[-1, 4].get_position().x0, axes[-1, -1].get_position(), figure.get_figheight()
+    area = figure.add_axes((left, right.y0 - 0.42 / inches, right.x1 - left, 0.1 / inches))
+    bar = figure.colorbar(ScalarMappable(Normalize(0.0, ERROR_LIMIT), ERROR_MAP), cax=area, orientation="horizontal")
+    bar.set_label("Absolute error, mean over colour channels (pictures in [0, 1])", fontsize=7)
+    bar.ax.tick_params(labelsize=7)
     return figure
-
-
-def _draw_sample_row(line: Sequence[Axes], row: Shared) -> None:
-    sample = any_of(row)
-    for axis, picture in zip(line, (sample.context[0], sample.context[-1], sample.target), strict=False):
-        show(axis, picture)
-    line[0].set_ylabel(sample.caption, fontsize=6.5, color=MUTED)
-    show(line[3], sample.nearest, f"{sample.psnr_nearest:.2f} dB")
-    for left, right, own in zip(line[4::2], line[5::2], row, strict=True):
-        if own is None:
-            show(left, None, missing="not kept")
-            show(right, None, missing="not kept")
-        else:
-            error = error_map(own.render, own.target)
-            show(left, own.render, f"{own.psnr:.2f} dB")
-            show(right, error, f"mean {float(np.mean(error)):.3f}", cmap=ERROR_MAP, vmin=0.0, vmax=ERROR_LIMIT)
 
 
 def show(axis: Axes, picture: np.ndarray | None, caption: str = "", missing: str = "none", **scale: Any) -> None:
@@ -233,21 +230,15 @@ def show(axis: Axes, picture: np.ndarray | None, caption: str = "", missing: str
     axis.set_xlabel(caption, fontsize=7, labelpad=2, color=MUTED)
 
 
-def _error_scale(figure: Figure, line: Sequence[Axes]) -> None:
-    """Draw the error maps' shared colour scale under the grid."""
-    left, right, inches = line[4].get_position().x0, line[-1].get_position(), figure.get_figheight()
-    area = figure.add_axes((left, right.y0 - 0.42 / inches, right.x1 - left, 0.1 / inches))
-    bar = figure.colorbar(ScalarMappable(Normalize(0.0, ERROR_LIMIT), ERROR_MAP), cax=area, orientation="horizontal")
-    bar.set_label("Absolute error, mean over colour channels (pictures in [0, 1])", fontsize=7)
-    bar.ax.tick_params(labelsize=7)
-
-
 def attention(results: Results) -> Figure:
     """Draw patches of context view 0 and where in view 1 the encoder's attention from them goes (specs/uplvsm.md, 11).
 
     Raises DataError when no gallery holds any attention.
     """
-    rows = [(item, sample) for item in finest(results.evaluations) for sample in _attended(item)]
+    rows = []
+    for item in finest(results.evaluations):
+        attended = grouped((one for one in read_gallery(item) if one.attention is not None), lambda one: one.scene)
+        rows += [(item, samples[0]) for samples in list(attended.values())[:MAX_SCENES]]
     if not rows:
         what = "no gallery holds attention maps; give the evaluation of a model that has them"
         raise DataError(f"figure attention: {what}")
@@ -262,22 +253,13 @@ def attention(results: Results) -> Figure:
     return figure
 
 
-def _attended(evaluation: Evaluation) -> list[Sample]:
-    scenes: dict[str, Sample] = {}
-    for sample in read_gallery(evaluation):
-        if sample.attention is not None:
-            scenes.setdefault(sample.scene, sample)
-    return list(scenes.values())[:MAX_SCENES]
-
-
 def overlays(sample: Sample, place: tuple[float, float]) -> tuple[Picture, Picture]:
     """Return context view 0 with the patch at `place` in red, and view 1 under the colours of its attention."""
-    weights = sample.attention
+    weights, (height, width) = sample.attention, sample.context[0].shape[:2]
     assert weights is not None
-    height, width = sample.context[0].shape[:2]
     count = len(weights)
     size = round((height * width / count) ** 0.5)
-    down, across = (int(share * side / size) for share, side in zip(place, (height, width), strict=True))
+    down, across = int(place[0] * height / size), int(place[1] * width / size)
     whole = np.zeros((2 * count, 2 * count), dtype=np.float32)  # the gallery keeps the block from view 0 to view 1 only
     whole[:count, count:] = weights
     return overlay(whole, sample.context[0], sample.context[-1], down * (width // size) + across, size)
@@ -291,7 +273,7 @@ def overlay(
     attention: among the image tokens of both views; size: pixels of a patch's side. Raises DataError for a map of
     other views or a patch that view 0 does not have.
     """
-    rows, columns = first.shape[0] // size, first.shape[1] // size
+    rows, columns = (side // size for side in first.shape[:2])
     count = rows * columns
     if attention.shape != (2 * count, 2 * count):
         raise DataError(f"attention of {attention.shape} does not belong to two views of {rows}x{columns} patches")
@@ -310,5 +292,4 @@ def overlay(
 
 def colours(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:
     """Colour values in [0,1] by straight lines between four stops of the viridis map."""
-    places = np.linspace(0, 1, len(STOPS))
-    return np.stack([np.interp(values, places, STOPS[:, channel]) for channel in range(3)], axis=-1)
+    return np.stack([np.interp(values, np.linspace(0, 1, len(STOPS)), stops) for stops in STOPS.T], axis=-1)

@@ -15,15 +15,26 @@ from matplotlib.figure import Figure
 
 from novelview.config.schema import Resolution
 from novelview.errors import DataError
-from novelview.figures.results import Curve, Evaluation, Results, finest, sections
-from novelview.figures.style import BASELINES, LOSS, MUTED, colour, draw_scores, label, legend_below, spaced, title_of
+from novelview.figures.results import Curve, Evaluation, Results, finest, grouped, sections
+from novelview.figures.style import (
+    BASELINES,
+    LOSS,
+    MUTED,
+    colour,
+    count_ticks,
+    draw_scores,
+    label,
+    legend_below,
+    spaced,
+    title_of,
+)
 from novelview.files import read_json
 
 MARKERS = {"nearest_context": "s", "mean_context": "D", "mean_colour": "v"}
-Panel = tuple[str, list[str]]  # title, splits
+PANELS = {True: "Gap between the context views [frames]", False: "Split"}
 COUNTED = re.compile(r"(?:random|uniform|kmeans)(\d+)")
 SIZE_STYLES = ("-", "--", ":", "-.")
-COSTS = (("reconstruct_s", "Reconstruction [ms]"), ("render_s", "Rendering, each view [ms]"))
+COSTS = {"reconstruct_s": "Reconstruction [ms]", "render_s": "Rendering, each view [ms]"}
 CURVES = (
     ("psnr", "Training PSNR [dB]", "linear"),
     ("loss", "Training loss", "log"),
@@ -44,32 +55,30 @@ def gaps(results: Results) -> Figure:
     size = (4.8 * columns, 2.7 * len(rows) + 0.6)
     figure, axes = plt.subplots(len(rows), columns, figsize=size, sharey="row", squeeze=False, layout="constrained")
     for line, (name, own, panels) in zip(axes, rows, strict=True):
+        for axis, (title, splits) in zip(line, panels, strict=False):
+            _draw_gaps(axis, own, name, title, splits)
         for axis in line[len(panels) :]:
             axis.remove()
-        for axis, panel in zip(line, panels, strict=False):
-            _draw_gaps(axis, own, name, panel)
         line[0].set_title(f"{title_of(name).capitalize()}, {own[0].resolution} px")
         line[0].set_ylabel("PSNR [dB]")
     legend_below(figure, axes.flat, 3, first=True)
     return figure
 
 
-def _gap_rows(evaluations: list[Evaluation]) -> list[tuple[str, list[Evaluation], list[Panel]]]:
-    """Return (set, the evaluations at one resolution, panels of context gaps and of other splits) for every row."""
+def _gap_rows(evaluations: list[Evaluation]) -> list[tuple[str, list[Evaluation], list[tuple[str, list[str]]]]]:
+    """Return (set, the evaluations at one resolution, title and splits of each panel) for every row."""
     found = []
     for name, splits in sections(evaluations):
         for size in sorted({evaluation.resolution for evaluation in evaluations}):
             own = [item for item in evaluations if item.resolution == size]
             there = [split for split in splits if any(item.group(name, split) for item in own)]
-            numbered = [split for split in there if re.fullmatch(r"gap\d+", split)]
-            named = [split for split in there if split not in numbered]
-            panels = [("Gap between the context views [frames]", numbered), ("Split", named)]
-            found += [(name, own, [panel for panel in panels if panel[1]])] if there else []
+            panels = grouped(there, lambda split: bool(re.fullmatch(r"gap\d+", split)))
+            if there:
+                found.append((name, own, [(PANELS[kind], panels[kind]) for kind in (True, False) if kind in panels]))
     return found
 
 
-def _draw_gaps(axis: Axes, evaluations: list[Evaluation], set_name: str, panel: Panel) -> None:
-    title, splits = panel
+def _draw_gaps(axis: Axes, evaluations: list[Evaluation], set_name: str, title: str, splits: list[str]) -> None:
     series = [(item, item.model) for item in evaluations] + [(evaluations[0], name) for name in BASELINES]
     for offset, (evaluation, model) in zip(np.linspace(-0.2, 0.2, len(series)), series, strict=True):
         own = [(place, evaluation.scores(set_name, split, model)) for place, split in enumerate(splits)]
@@ -78,7 +87,7 @@ def _draw_gaps(axis: Axes, evaluations: list[Evaluation], set_name: str, panel: 
         look["linestyle"] = ("--" if model in BASELINES else "-") if splits[0].startswith("gap") else "none"
         if points:
             draw_scores(axis, points, model, **look)
-    names = [spaced(split).removeprefix("gap").replace("extrapolation", "extrap.") for split in splits]
+    names = (spaced(split).removeprefix("gap").replace("extrapolation", "extrap.") for split in splits)
     axis.set_xticks(range(len(splits)), names)
     axis.set(xlabel=title, xlim=(-0.5, len(splits) - 0.5))
 
@@ -106,7 +115,7 @@ def views(results: Results) -> Figure:
     sizes = sorted({item.resolution for item in evaluations} | {row.resolution for row in costs})
     for axis, name in zip(axes[0], sets, strict=False):
         _draw_quality(axis, evaluations, name, sizes)
-    for axis, (column, title) in zip(axes[0, len(sets) :], COSTS, strict=False):
+    for axis, (column, title) in zip(axes[0, len(sets) :], COSTS.items(), strict=False):
         _draw_cost(axis, costs, column, title, sizes)
     legend_below(figure, axes.flat, 2)
     return figure
@@ -117,10 +126,7 @@ def read_costs(path: Path) -> list[Cost]:
     try:
         with open(path, newline="") as stream:
             rows = [(row, Resolution.parse(row["resolution"])) for row in csv.DictReader(stream)]
-        return [
-            Cost(row["model"], size, int(row["views"]), float(row["reconstruct_s"]), float(row["render_s"]))
-            for row, size in rows
-        ]
+        return [Cost(row["model"], size, int(row["views"]), *(float(row[key]) for key in COSTS)) for row, size in rows]
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run the latency stage first") from None
     except (KeyError, ValueError, TypeError) as error:
@@ -132,11 +138,11 @@ def _draw_quality(axis: Axes, evaluations: Sequence[Evaluation], name: str, size
     for item in evaluations:
         for model in (item.model, "nearest_context"):
             own = [group for group in item.groups if (group.model, group.set) == (model, name)]
-            counted = [(COUNTED.fullmatch(group.split), group.scores["psnr"]) for group in own]
-            points = sorted(((int(found[1]), score) for found, score in counted if found), key=lambda pair: pair[0])
+            points = [(int(found[1]), one.scores["psnr"]) for one in own if (found := COUNTED.fullmatch(one.split))]
+            points.sort(key=lambda point: point[0])
             draw_scores(axis, points, model, **_look(model, item.resolution, sizes))
             counts += [count for count, _ in points if model == item.model]
-    _count_ticks(axis, counts)
+    count_ticks(axis, counts, "Context views", base=2)
     axis.set(title=title_of(name).capitalize(), ylabel="PSNR [dB]")
 
 
@@ -146,21 +152,12 @@ def _look(model: str, size: Resolution, sizes: Sequence[Resolution]) -> dict[str
 
 
 def _draw_cost(axis: Axes, costs: Sequence[Cost], column: str, title: str, sizes: Sequence[Resolution]) -> None:
-    for model, size in dict.fromkeys((row.model, row.resolution) for row in costs):
-        own = sorted((row for row in costs if (row.model, row.resolution) == (model, size)), key=lambda row: row.views)
+    for (model, size), rows in grouped(costs, lambda row: (row.model, row.resolution)).items():
+        own = sorted(rows, key=lambda row: row.views)
         times = [1000 * getattr(row, column) for row in own]
         axis.plot([row.views for row in own], times, color=colour(model), **_look(model, size, sizes))
-    _count_ticks(axis, [row.views for row in costs])
-    axis.set_title(title)
-    axis.set_ylim(bottom=0)
-
-
-def _count_ticks(axis: Axes, found: Sequence[int]) -> None:
-    counts = sorted(set(found))
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(counts, [str(count) for count in counts])
-    axis.minorticks_off()
-    axis.set_xlabel("Context views")
+    count_ticks(axis, (row.views for row in costs), "Context views", base=2)
+    axis.set(title=title, ylim=(0, None))
 
 
 def training_curves(results: Results) -> Figure:
@@ -173,18 +170,15 @@ def training_curves(results: Results) -> Figure:
         for group in groups:
             _draw_phases(axis, group, column)
         axis.set(title=title, yscale=scale)
-    for axis in axes[1]:
-        axis.set_xlabel("Step (phases end to end)")
+    plt.setp(axes[1], xlabel="Step (phases end to end)")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(groups))
     return figure
 
 
 def group_phases(curves: list[Curve]) -> list[list[Curve]]:
     """Group the curves of one model on one data set, resolutions ascending: pretraining, then finetuning."""
-    groups: dict[tuple[str, str], list[Curve]] = {}
-    for curve in sorted(curves, key=lambda item: (item.model, item.data, item.resolution)):
-        groups.setdefault((curve.model, curve.data), []).append(curve)
-    return list(groups.values())
+    ordered = sorted(curves, key=lambda curve: (curve.model, curve.data, curve.resolution))
+    return list(grouped(ordered, lambda curve: (curve.model, curve.data)).values())
 
 
 def _draw_phases(axis: Axes, group: list[Curve], column: str) -> None:
@@ -192,8 +186,8 @@ def _draw_phases(axis: Axes, group: list[Curve], column: str) -> None:
     for phase, curve in enumerate(group):
         steps = start + curve.columns["step"]
         values, skipped = curve.columns[column], curve.columns["skipped"]
-        name = f"{label(curve.model)}, {curve.resolution} px" if curve.resolution else label(curve.model)
-        style = PHASE_STYLES[min(phase, len(PHASE_STYLES) - 1)]
+        name = label(curve.model) + (f", {curve.resolution} px" if curve.resolution else "")
+        style = PHASE_STYLES[: phase + 1][-1]
         axis.plot(steps, values, color=colour(curve.model), linestyle=style, label=name)
         if phase:
             axis.axvline(start, color=MUTED, linewidth=0.7, linestyle=":")
@@ -201,8 +195,7 @@ def _draw_phases(axis: Axes, group: list[Curve], column: str) -> None:
         rows = skipped > 0
         if column == "grad_norm" and rows.any():  # cross the rows in whose steps updates were skipped
             axis.plot(steps[rows], values[rows], "x", color=LOSS, markersize=5, zorder=5)
-            last = (steps[rows][-1], values[rows][-1])
-            note = f"\u00d7 {int(skipped.sum())} updates skipped"
+            last, note = (steps[rows][-1], values[rows][-1]), f"\u00d7 {int(skipped.sum())} updates skipped"
             axis.annotate(note, last, xytext=(5, 5), textcoords="offset points", fontsize=7, color=LOSS)
 
 
@@ -210,21 +203,13 @@ def _draw_phases(axis: Axes, group: list[Curve], column: str) -> None:
 class Path3D:
     """True and Sim(3)-aligned estimated cameras [n 4 4] of a scene, in the scene's units.
 
-    rotation_deg, translation: mean errors; spread: root mean square distance of the true centres from their mean.
+    errors: the mean ones in words, beside the spread, root mean square distance of the true centres from their mean.
     """
 
     name: str
     true: Float[np.ndarray, "n 4 4"]
     estimated: Float[np.ndarray, "n 4 4"]
-    rotation_deg: float
-    translation: float
-    spread: float
-
-    @property
-    def errors(self) -> str:
-        """The mean errors in words, translation beside the error of guessing the path's centre throughout."""
-        rotation, translation = f"rotation {self.rotation_deg:.1f}°", f"translation {self.translation:.3f}"
-        return f"{rotation}, {translation} (spread {self.spread:.3f})"
+    errors: str
 
 
 def camera_paths(results: Results) -> Figure:
@@ -251,8 +236,9 @@ def read_paths(evaluation: Evaluation) -> list[Path3D]:
             true, estimated = (np.asarray(entry[name], dtype=np.float64) for name in ("true", "estimated"))
             if true.shape != estimated.shape or true.shape[1:] != (4, 4):
                 raise ValueError(f"shapes {true.shape} and {estimated.shape}")
-            errors = [float(np.mean(entry[name])) for name in ("rotation_deg", "translation", "spread")]
-            found.append(Path3D(f"{entry['scene']} ({entry['set']}, {entry['split']})", true, estimated, *errors))
+            rotation, translation, spread = (np.mean(entry[name]) for name in ("rotation_deg", "translation", "spread"))
+            errors = f"rotation {rotation:.1f}°, translation {translation:.3f} (spread {spread:.3f})"
+            found.append(Path3D(f"{entry['scene']} ({entry['set']}, {entry['split']})", true, estimated, errors))
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{file}: not a list of camera paths ({error}); run the evaluation again") from None
     return found
@@ -265,10 +251,10 @@ def _draw_path(axis: Axes, path: Path3D, tint: str, side: str, across: int, up: 
         axis.plot(centres[:, across], centres[:, up], marker=marker, markersize=4, color=shade, label=name)
         # A short stroke a camera: its viewing direction.
         ends = centres + 0.12 * max(float(np.ptp(centres, axis=0).max()), 1e-6) * cameras[:, :3, 2]
-        for start, end in zip(centres, ends, strict=True):
-            axis.plot([start[across], end[across]], [start[up], end[up]], color=shade, linewidth=0.9, alpha=0.7)
-    for one, other in zip(path.true, path.estimated, strict=True):
-        axis.plot([one[across, 3], other[across, 3]], [one[up, 3], other[up, 3]], ":", color=MUTED, linewidth=0.7)
+        strokes = np.stack([centres, ends])
+        axis.plot(strokes[..., across], strokes[..., up], color=shade, linewidth=0.9, alpha=0.7)
+    pairs = np.stack([path.true, path.estimated])[:, :, :3, 3]
+    axis.plot(pairs[..., across], pairs[..., up], ":", color=MUTED, linewidth=0.7)
     axis.set(xlabel=f"{'xyz'[across]} [scene units], {side}", ylabel="xyz"[up])
     axis.set_aspect("equal", adjustable="datalim")
     if up == 1:

@@ -12,7 +12,7 @@ from novelview.config.compose import compose
 from novelview.config.plan import weights_of
 from novelview.config.schema import Study
 from novelview.errors import DataError
-from novelview.figures.results import METRICS, Evaluation, Place, Results, Score, Target, largest
+from novelview.figures.results import METRICS, Evaluation, Place, Results, Score, Target, grouped, largest
 from novelview.figures.style import MUTED, colour, draw_scores, label, legend_below, spaced, split_order, title_of
 from novelview.figures.tables import NONE, Cell, Grid, Row, Scores, Table, difference_cell, score_cells
 from novelview.files import read_json
@@ -46,11 +46,9 @@ def judgements(results: Results) -> list[Evaluation]:
 
 def places(found: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
     """Return every set with its overlap classes, or all of its splits where it has no classes."""
-    sets: dict[str, dict[str, None]] = {}
-    for name, split in (place for one in found for place in one.rows):
-        sets.setdefault(name, {})[split] = None
-    chosen = {name: [split for split in splits if split in CLASSES] or list(splits) for name, splits in sets.items()}
-    return [(name, sorted(splits, key=split_order)) for name, splits in chosen.items()]
+    sets = grouped(dict.fromkeys(place for one in found for place in one.rows), lambda place: place[0])
+    splits = {name: sorted((split for _, split in own), key=split_order) for name, own in sets.items()}
+    return [(name, [split for split in own if split in CLASSES] or own) for name, own in splits.items()]
 
 
 def common(found: Sequence[Evaluation], place: Place) -> list[Target]:
@@ -62,10 +60,11 @@ def common(found: Sequence[Evaluation], place: Place) -> list[Target]:
 def scores_at(found: Sequence[Evaluation], place: Place) -> list[Scores]:
     """Return, for each evaluation, the means over the targets that all have; None where it has none itself."""
     targets = common(found, place)
-    found_rows = [[one.rows[place][target] for target in targets] if one.rows.get(place) else [] for one in found]
+    scenes = [scene for scene, *_ in targets]
+    every = ([one.rows[place][target] for target in targets] if one.rows.get(place) else [] for one in found)
     return [
-        {metric: _interval([getattr(row, metric) for row in rows], targets) for metric in METRICS} if rows else None
-        for rows in found_rows
+        {metric: Score.over([getattr(row, metric) for row in rows], scenes) for metric in METRICS} if rows else None
+        for rows in every
     ]
 
 
@@ -73,28 +72,21 @@ def difference(one: Evaluation, other: Evaluation, place: Place) -> tuple[Score,
     """Return the mean PSNR difference [dB] over the targets both have, its interval, and every target's own."""
     targets = sorted(set(one.rows.get(place, {})) & set(other.rows.get(place, {})))
     values = [one.rows[place][target].psnr - other.rows[place][target].psnr for target in targets]
-    return _interval(values, targets), list(zip(targets, values, strict=True))
-
-
-def _interval(values: Sequence[float], targets: Sequence[Target]) -> Score:
-    if not values or None in values:
-        return Score.of(None)
-    return Score.over(values, [scene for scene, _, _ in targets])
+    return Score.over(values, [scene for scene, *_ in targets]), list(zip(targets, values, strict=True))
 
 
 def given_of(found: Sequence[Evaluation], one: Evaluation) -> Evaluation:
     """Return the same weights' evaluation on the given cameras; raises DataError where it is missing."""
-    same = (one.model, one.resolution)
     for other in found:
-        if (other.model, other.resolution) == same and other.cameras == GIVEN:
+        if (other.model, other.resolution, other.cameras) == (one.model, one.resolution, GIVEN):
             return other
-    raise DataError(f"{one.folder}: no evaluation of {same[0]} on the given cameras beside it")
+    raise DataError(f"{one.folder}: no evaluation of {one.model} on the given cameras beside it")
 
 
 def absent(found: Sequence[Evaluation], study: Study, scale: str) -> dict[str, str]:
     """Return the estimators the study asks for at a scale and has no scores of, with the reason."""
-    reasons = {}
-    for name in (name for name in study.poses.get(scale, []) if name not in {one.cameras for one in found}):
+    reasons, known = {}, {one.cameras for one in found}
+    for name in (name for name in study.poses.get(scale, []) if name not in known):
         weights = weights_of(compose("poses", [f"poses={name}"]))
         fetch = f"its weights {weights} were not here; `python -m novelview.stages.fetch {name}` fetches them"
         reasons[name] = fetch if weights else "not evaluated; run the study again"
@@ -112,8 +104,9 @@ def posefree(results: Results) -> Figure:
     figure, axes = plt.subplots(1, panels, figsize=(3.4 * panels, 3.4), squeeze=False, layout="constrained")
     for axis, (name, splits) in zip(axes[0], sets, strict=False):
         _draw_classes(axis, found, name, splits)
+    asked = [(name, split) for name, splits in sets for split in splits]
     for axis, error in zip(axes[0, len(sets) :], ERRORS, strict=False):
-        _draw_losses(axis, found, [(name, split) for name, splits in sets for split in splits], known, error)
+        _draw_losses(axis, found, asked, known, error)
     axes[0, 0].set_ylabel("PSNR [dB]")
     legend_below(figure, axes[0, :1], 3)
     return figure
@@ -137,8 +130,8 @@ def _draw_losses(
 ) -> None:
     for one in (item for item in found if posed(item) and item.cameras in known):
         points = []
-        losses = [pair for place in asked for pair in difference(one, given_of(found, one), place)[1]]
-        for (scene, _, frame), value in losses:
+        given = given_of(found, one)
+        for (scene, _, frame), value in (pair for place in asked for pair in difference(one, given, place)[1]):
             content = known[one.cameras][scene]
             off = content[error][content["placed"].index(frame)]
             scaled = off / content["spread"] if error == "translation" and content["spread"] > 0 else off
@@ -183,10 +176,9 @@ def _head(one: Evaluation) -> tuple[str, str, str]:
 
 def _cost_grid(found: Sequence[Evaluation], name: str, splits: list[str]) -> Grid:
     rows = []
-    free = [one for one in found if not posed(one)]
+    free = [(one, label(one.model)) for one in found if not posed(one)]
     for one in (item for item in found if posed(item) and item.cameras != GIVEN):
-        against = [(given_of(found, one), "given cameras"), *((other, label(other.model)) for other in free)]
-        for other, words in against:
+        for other, words in [(given_of(found, one), "given cameras"), *free]:
             cells = tuple(difference_cell(difference(one, other, (name, split))[0]) for split in splits)
             rows.append(Row((*_head(one), words), cells))
     note = "Cells: mean PSNR difference [dB] over the targets both have, 95 % bootstrap interval over scenes."
@@ -202,7 +194,7 @@ def _camera_grid(found: Sequence[Evaluation], missing: dict[str, str]) -> Grid:
     for name, content in known.items():
         counts = content["summary"]
         placed = [(counts["placed_scenes"], counts["scenes"]), (counts["placed_frames"], counts["asked_frames"])]
-        entries = [content["entries"].get(split, {"kept": 0, "index": 0}) for split in splits]
+        entries = (content["entries"].get(split, {"kept": 0, "index": 0}) for split in splits)
         placed += [(entry["kept"], entry["index"]) for entry in entries]
         errors = [NONE if counts.get(key) is None else f"{counts[key]:.3g}" for key in QUALITY]
         texts = (*(f"{own} of {asked}" for own, asked in placed), *errors)
@@ -221,8 +213,7 @@ def records(found: Sequence[Evaluation]) -> list[list[object]]:
     """Return every score on the targets all estimators placed, in the columns of `HEADER`."""
     lines: list[list[object]] = []
     for place in ((name, split) for name, splits in places(found) for split in splits):
-        count = len(common(found, place))
         for one, scores in zip(found, scores_at(found, place), strict=True):
-            head = [one.model, one.resolution, one.cameras, *place, count]
+            head = [one.model, one.resolution, one.cameras, *place, len(common(found, place))]
             lines += [[*head, metric, *score] for metric, score in (scores or {}).items() if score.known]
     return lines

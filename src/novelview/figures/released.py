@@ -8,8 +8,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from novelview.config.checkpoints import FOLDER
 from novelview.figures.pictures import any_of, has_gallery, picture_uri, read_gallery, shared_samples
-from novelview.figures.results import METRICS, Evaluation, Score, finest, read_evaluation, sections
-from novelview.figures.results_table import given, margin_grid, resampled, score_grid, statements, tally
+from novelview.figures.results import METRICS, Evaluation, Score, finest, read_evaluation
+from novelview.figures.results_table import given, margin_grid, resampled, score_grid, score_grids, statements, tally
 from novelview.figures.style import label, place_of, spaced, title_of
 from novelview.figures.tables import NONE, Cell, Grid, Row, number, to_markdown
 
@@ -30,7 +30,7 @@ def read_showcase(folders: Sequence[Path]) -> list[Evaluation]:
             key: [{**row, "model": name} if row["model"] == one.model else row for row in one.summary[key]]
             for key in ("groups", "paired")
         }
-        found.append(Evaluation.of(one.folder, {**one.summary, "model": name, **tables}))
+        found.append(Evaluation(one.folder, {**one.summary, "model": name, **tables}))
     return found
 
 
@@ -39,18 +39,16 @@ def training_words(config: dict[str, Any], before: Sequence[dict[str, Any]] = ()
 
     config: their header, of released ones with all phases; before: those of earlier phases. Scenes: of one process.
     """
-    phases = config.get("released", {}).get("phases") or [_phase(one) for one in (*before, config)]
-    words = (
+    phases = config.get("released", {}).get("phases") or []
+    for one in () if phases else (*before, config):
+        views = one.get("views", {})
+        size = f"{views.get('image_size', '?')}" + (f"x{views['image_width']}" if views.get("image_width") else "")
+        phases.append({"steps": 1, "batch_size": 1, "grad_accum": 1, **one.get("train", {}), "size": size})
+    words = [
         f"{one['steps']:,} steps of {one['batch_size'] * one['grad_accum']} scenes at {one['size']} px"
         for one in phases
-    )
+    ]
     return f"{', then '.join(words)}, on {config.get('dataset', '?')} at scale {config.get('scale', '?')}"
-
-
-def _phase(config: dict[str, Any]) -> dict[str, Any]:
-    train, views = config.get("train", {}), config.get("views", {})
-    size = f"{views.get('image_size', '?')}" + (f"x{views['image_width']}" if views.get("image_width") else "")
-    return {**{key: train.get(key, 1) for key in ("steps", "batch_size", "grad_accum")}, "size": size}
 
 
 def kinds(shown: Sequence[Evaluation], own: Sequence[Evaluation]) -> list[dict[str, Any]]:
@@ -98,8 +96,8 @@ def _rows(found: Sequence[Evaluation]) -> list[list[dict[str, str]]]:
         pictures = [("first context", one.context[0]), ("last context", one.context[-1])]
         pictures.append((f"target ({one.set}, {one.split})", one.target))
         pictures.append((f"nearest context, {one.psnr_nearest:.1f} dB", one.nearest))
-        drawn = [(item, sample) for item, sample in zip(kept, samples, strict=True) if sample]
-        pictures += [(f"{label(item.model)}, {sample.psnr:.1f} dB", sample.render) for item, sample in drawn]
+        named = zip((label(item.model) for item in kept), samples, strict=True)
+        pictures += [(f"{name}, {sample.psnr:.1f} dB", sample.render) for name, sample in named if sample]
         rows.append([{"caption": caption, "data": picture_uri(picture)} for caption, picture in pictures])
     return rows
 
@@ -110,11 +108,7 @@ def model_card(evaluation: Evaluation, licence: str, repo: str | None) -> str:
     licence: identifier of the hub, "other" where none is chosen; repo: owner/name it goes to, None when not known yet.
     """
     summary, config = evaluation.summary, evaluation.config
-    grids = [
-        grid([evaluation], name, splits)
-        for name, splits in sections([evaluation])
-        for grid in (score_grid, interval_grid, margin_grid)
-    ]
+    grids = score_grids([evaluation], (score_grid, interval_grid, margin_grid))
     # What loads the weights: the folder of released ones, a placeholder for those that go to the hub.
     address = f"{FOLDER}/{config['released']['name']}" if config.get("released") else "owner/name"
     return render(

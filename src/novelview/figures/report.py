@@ -14,7 +14,7 @@ from novelview.errors import DataError
 from novelview.figures import pictures, released
 from novelview.figures.geometry import geometry_table
 from novelview.figures.posefree import posefree_table
-from novelview.figures.results import Curve, Evaluation, Results, finest, sections
+from novelview.figures.results import Curve, Evaluation, Results, finest, grouped, sections
 from novelview.figures.results_table import Statement, given, resampled, results_table, score_grids, statements, tally
 from novelview.figures.scaling import depth_table, main_lines, orderings, scaling_table
 from novelview.figures.style import label, place_of, title_of
@@ -79,11 +79,9 @@ def _tiles(evaluations: Sequence[Evaluation], found: Sequence[Statement]) -> lis
 
 def _statement_groups(found: Sequence[Statement]) -> list[dict[str, Any]]:
     about = {"baseline": "against the best trivial baseline", "pose": "is the target's pose used?"}
-    groups: dict[str, list[Statement]] = {}
-    for item in sorted(sorted(found, key=SIZE, reverse=True), key=lambda item: item.about != "baseline"):
-        title = f"{title_of(item.set)}, {item.resolution} px: {about[item.about]}"
-        groups.setdefault(title[0].upper() + title[1:], []).append(item)
-    return [{"title": title, "tally": tally(own), "found": own} for title, own in groups.items()]
+    ordered = sorted(sorted(found, key=SIZE, reverse=True), key=lambda item: item.about != "baseline")
+    groups = grouped(ordered, lambda item: f"{title_of(item.set)}, {item.resolution} px: {about[item.about]}")
+    return [{"title": key[0].upper() + key[1:], "tally": tally(own), "found": own} for key, own in groups.items()]
 
 
 def _released(shown: Sequence[Evaluation], results: Results) -> dict[str, Any]:
@@ -115,14 +113,13 @@ def _comparisons(evaluations: Sequence[Evaluation], name: Callable[[Evaluation],
 
 def _sample(sample: pictures.Sample) -> dict[str, Any]:
     height, width = sample.target.shape[:2]
+    first, last = (pictures.picture_uri(sample.context[place]) for place in (0, -1))
     return {
         "name": f"{sample.set}, {sample.split}, {sample.scene}, frame {sample.target_frame}",
-        "target": pictures.picture_uri(sample.target),
-        "render": pictures.picture_uri(sample.render),
-        "nearest": pictures.picture_uri(sample.nearest),
+        **{name: pictures.picture_uri(getattr(sample, name)) for name in ("target", "render", "nearest")},
         "error": pictures.error_uri(sample),
-        "context0": pictures.picture_uri(sample.context[0]),
-        "context1": pictures.picture_uri(sample.context[-1]),
+        "context0": first,
+        "context1": last,
         "frames": [sample.context_frames[0], sample.context_frames[-1]],
         "psnr": f"{sample.psnr:.2f}",
         "psnr_nearest": f"{sample.psnr_nearest:.2f}",

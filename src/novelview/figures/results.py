@@ -3,11 +3,11 @@
 import csv
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from novelview.files import read_json
 METRICS = ("psnr", "ssim", "lpips", "sharpness")
 COLUMNS = ("step", "loss", "mse", "psnr", "lr", "grad_norm", "skipped", "seconds")
 SEED, RESAMPLES = 0, 1000
+Item = TypeVar("Item")
+Key = TypeVar("Key")
 Place = tuple[str, str]  # set, split
 Target = tuple[str, int, int]  # scene, entry, frame
 
@@ -35,17 +37,20 @@ class Score(NamedTuple):
     @classmethod
     def of(cls, value: dict[str, Any] | None) -> "Score":
         """Read `{"mean", "low", "high"}`; None, or null inside it, is NaN: the metric was not computed."""
-        found = value or {}
-        return cls(*(math.nan if found.get(key) is None else float(found[key]) for key in cls._fields))
+        found = ((value or {}).get(key) for key in cls._fields)
+        return cls(*(math.nan if number is None else float(number) for number in found))
 
     @classmethod
-    def over(
-        cls, values: Sequence[float], scenes: Sequence[str], resamples: int = RESAMPLES, seed: int = SEED
-    ) -> "Score":
-        """Return the mean of one value an image, with the interval of a bootstrap over the images' scenes."""
+    def over(cls, values: Sequence[float], scenes: Sequence[str], count: int = RESAMPLES, seed: int = SEED) -> "Score":
+        """Return the mean of one value an image, with the interval of `count` resamples of the images' scenes.
+
+        NaN where there is no value, or one is None: not all were computed.
+        """
+        if not values or None in values:
+            return cls.of(None)
         labels = clusters(scenes)
         sums, counts = np.bincount(labels, values), np.bincount(labels)
-        drawn = draws(len(counts), resamples, seed)
+        drawn = draws(len(counts), count, seed)
         return cls(float(np.mean(values)), *bounds((drawn @ sums) / (drawn @ counts)))
 
     @property
@@ -76,69 +81,39 @@ class Margin:
     score: Score
 
 
-@dataclass(frozen=True)
 class Evaluation:
     """One evaluation folder: weights of `model` (a registry name or a variant) on `dataset`, and of the baselines.
 
-    cameras: `given`, or the estimator's name; config: the training configuration in the weights' header, empty where
-    there is none; groups: every score in reading order; margins: every paired difference.
+    name: what it is called in figures and on the page, `PT-LVSM, 126 px`; cameras: `given`, or the estimator's name;
+    config: the training configuration in the weights' header, empty where there is none; subset, train_scenes: what it
+    was trained on, 0 where that is not known; groups: every score in reading order; margins: every paired difference.
     """
 
-    folder: Path
-    summary: dict[str, Any]
-    model: str
-    resolution: Resolution
-    dataset: str
-    cameras: str
-    config: dict[str, Any]
-    groups: list[Group]
-    margins: list[Margin]
-
-    @classmethod
-    def of(cls, folder: Path, summary: dict[str, Any]) -> "Evaluation":
-        """Return what `folder`/summary.json says."""
-        groups = []
-        for row in summary["groups"]:
+    def __init__(self, folder: Path, summary: dict[str, Any]) -> None:
+        """Take what `folder`/summary.json says."""
+        self.folder, self.summary = folder, summary
+        self.model, self.dataset = str(summary["model"]), str(summary["dataset"])
+        self.resolution = Resolution.parse(summary["resolution"])
+        self.name = f"{label(self.model)}, {self.resolution} px"
+        self.cameras = str(summary.get("cameras", {}).get("estimator", "given"))
+        self.config: dict[str, Any] = summary.get("weights", {}).get("config", {})
+        self.subset = str(self.config.get("subset", "full"))
+        self.train_scenes = int(summary.get("train_scenes") or 0)
+        self.groups: list[Group] = []
+        for row in sorted(summary["groups"], key=lambda row: (set_order(row["set"]), split_order(row["split"]))):
             scores = {metric: Score.of(row.get(metric)) for metric in METRICS}
-            groups.append(Group(row["model"], row["set"], row["split"], row["count"], scores))
-        margins = []
-        for row in summary["paired"]:
-            margins.append(Margin(row["model"], row["baseline"], row["set"], row["split"], Score.of(row["psnr"])))
-        return cls(
-            folder,
-            summary,
-            model=str(summary["model"]),
-            resolution=Resolution.parse(summary["resolution"]),
-            dataset=str(summary["dataset"]),
-            cameras=str(summary.get("cameras", {}).get("estimator", "given")),
-            config=summary.get("weights", {}).get("config", {}),
-            groups=sorted(groups, key=lambda group: (set_order(group.set), split_order(group.split))),
-            margins=margins,
-        )
-
-    @property
-    def name(self) -> str:
-        """What it is called in figures and on the page: `PT-LVSM, 126 px`."""
-        return f"{label(self.model)}, {self.resolution} px"
-
-    @property
-    def subset(self) -> str:
-        """Name of the training subset."""
-        return str(self.config.get("subset", "full"))
-
-    @property
-    def train_scenes(self) -> int:
-        """Number of training scenes, 0 where it is not known."""
-        return int(self.summary.get("train_scenes") or 0)
+            self.groups.append(Group(row["model"], row["set"], row["split"], row["count"], scores))
+        self.margins = [
+            Margin(row["model"], row["baseline"], row["set"], row["split"], Score.of(row["psnr"]))
+            for row in summary["paired"]
+        ]
 
     @cached_property
     def rows(self) -> dict[Place, dict[Target, ImageScores]]:
         """The model's own scores image by image; raises DataError when they are missing."""
-        found: dict[Place, dict[Target, ImageScores]] = {}
-        for row in read_rows(self.folder / "rows.csv"):
-            if row.model == self.model:
-                found.setdefault((row.set, row.split), {})[row.scene, row.entry, row.frame] = row
-        return found
+        own = (row for row in read_rows(self.folder / "rows.csv") if row.model == self.model)
+        places = grouped(own, lambda row: (row.set, row.split))
+        return {place: {(row.scene, row.entry, row.frame): row for row in rows} for place, rows in places.items()}
 
     def group(self, set_name: str, split: str, model: str | None = None) -> Group | None:
         """Return the scores on a split of a set, of the model itself or of a baseline; None where there are none."""
@@ -158,28 +133,37 @@ class Evaluation:
         return next((one for one in self.margins if (one.model, one.baseline, one.set, one.split) == place), None)
 
 
-@dataclass(frozen=True)
 class Curve:
     """One training run, named by `.../{model}/{data}/{phase}-x{resolution}/train.csv`; resolution falsy: unknown.
 
-    columns: each name of `COLUMNS` to floats [rows], in step order; `skipped`: updates skipped since the row before.
+    subset: of the training scenes, from the name of the data, `rooms-little`; steps: number of the last one; columns:
+    each name of `COLUMNS` to floats [rows], in step order; `skipped`: updates skipped since the row before.
     """
 
-    model: str
-    data: str
-    resolution: Resolution
-    columns: dict[str, np.ndarray]
-
-    @property
-    def subset(self) -> str:
-        """Name of the training subset, from the name of the data: `rooms-little`."""
-        found = re.search(rf"-({'|'.join(SUBSETS)})(?=-|$)", self.data)
-        return found[1] if found else "full"
-
-    @property
-    def steps(self) -> int:
-        """Number of the last step logged."""
-        return int(self.columns["step"][-1])
+    def __init__(self, file: Path) -> None:
+        """Read a training log; raises DataError when it is missing, empty, or lacks a column."""
+        if not file.is_file():
+            raise DataError(f"{file}: no such training log; run the training stage first")
+        with open(file, newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        missing = [name for name in COLUMNS if not rows or name not in rows[0]]
+        if missing:
+            what = f"has no column '{missing[0]}'" if rows else "has no rows"
+            raise DataError(f"{file}: training log {what}; run the training stage again")
+        self.columns: dict[str, np.ndarray] = {}
+        for name in COLUMNS:
+            try:
+                self.columns[name] = np.array([float(row[name] or "nan") for row in rows])
+            except (TypeError, ValueError):
+                what = f"column '{name}' holds something other than numbers"
+                raise DataError(f"{file}: {what}; run the training again") from None
+        self.steps = int(self.columns["step"][-1])
+        self.model, self.data, self.resolution = file.parent.name or file.stem, "", Resolution(0, 0)
+        parents, size = file.resolve().parents, re.fullmatch(r"([a-z0-9_]+-)?x([1-9]\d*(x[1-9]\d*)?)", file.parent.name)
+        if size and len(parents) > 2:
+            self.model, self.data, self.resolution = parents[2].name, parents[1].name, Resolution.parse(size[2])
+        subset = re.search(rf"-({'|'.join(SUBSETS)})(?=-|$)", self.data)
+        self.subset = subset[1] if subset else "full"
 
 
 @dataclass(frozen=True)
@@ -223,9 +207,17 @@ class Results:
     @cached_property
     def curves(self) -> list[Curve]:
         """Training curves; of runs that differ in the training subset alone the largest."""
-        found = sorted((read_curve(path) for path in self.logs), key=lambda curve: -SUBSETS[curve.subset])
+        found = sorted(map(Curve, self.logs), key=lambda curve: -SUBSETS[curve.subset])
         kept = {(curve.model, curve.data.replace(f"-{curve.subset}", ""), curve.resolution): curve for curve in found}
         return list(kept.values())
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Return the items by their keys, both in the order in which they come."""
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def largest(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
@@ -258,27 +250,4 @@ def read_evaluation(folder: Path | str) -> Evaluation:
     missing = [key for key in ("model", "resolution", "dataset", "groups", "paired") if key not in summary]
     if missing:
         raise DataError(f"{path / 'summary.json'}: no key '{missing[0]}'; run the evaluation again")
-    return Evaluation.of(path, summary)
-
-
-def read_curve(file: Path) -> Curve:
-    """Read a training log; raises DataError when it is missing, empty, or lacks a column."""
-    if not file.is_file():
-        raise DataError(f"{file}: no such training log; run the training stage first")
-    with open(file, newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    missing = [name for name in COLUMNS if not rows or name not in rows[0]]
-    if missing:
-        what = f"has no column '{missing[0]}'" if rows else "has no rows"
-        raise DataError(f"{file}: training log {what}; run the training stage again")
-    columns, name = {}, ""
-    try:
-        for name in COLUMNS:
-            columns[name] = np.array([float(row[name] or "nan") for row in rows])
-    except (TypeError, ValueError):
-        what = f"column '{name}' holds something other than numbers"
-        raise DataError(f"{file}: {what}; run the training again") from None
-    size, parents = re.fullmatch(r"(?:[a-z0-9_]+-)?x([1-9]\d*(x[1-9]\d*)?)", file.parent.name), file.resolve().parents
-    if size and len(parents) > 2:
-        return Curve(parents[2].name, parents[1].name, Resolution.parse(size[1]), columns)
-    return Curve(file.parent.name or file.stem, "", Resolution(0, 0), columns)
+    return Evaluation(path, summary)

@@ -1,7 +1,7 @@
 """The main results: in sentences, as tables of scores and paired differences, and beside the published numbers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from novelview.config.schema import Resolution, Study
@@ -27,7 +27,7 @@ BASELINE_WORDS = {
     "mean_context": "the mean of the context views",
     "mean_colour": "the contexts' mean colour",
 }
-BASELINE_LETTERS = {"nearest_context": "N", "mean_context": "M", "mean_colour": "C"}
+LETTERS = {"nearest_context": "N", "mean_context": "M", "mean_colour": "C"}
 MISSING = "LPIPS: n/a (weights not downloaded)."
 GIVEN = {"context_poses": "context poses", "target_poses": "target pose", "target_images": "target image"}
 HEADER = ("table", "model", "resolution", "set", "split", "metric", "mean", "low", "high", "count", "baseline")
@@ -99,16 +99,22 @@ def resampled(evaluations: Sequence[Evaluation]) -> str:
     return "scenes" if kinds <= {"scenes"} else "images (of a single scene: it says nothing about other scenes)"
 
 
-def score_grids(evaluations: Sequence[Evaluation]) -> list[Grid]:
-    """Return the scores and the differences against baselines on each set."""
-    kinds = (score_grid, margin_grid)
+def score_grids(evaluations: Sequence[Evaluation], kinds: Sequence[Callable[..., Grid]] = ()) -> list[Grid]:
+    """Return a grid of each kind on each set: the scores and the differences against baselines, or those named."""
+    kinds = kinds or (score_grid, margin_grid)
     return [grid(evaluations, name, splits) for name, splits in sections(evaluations) for grid in kinds]
 
 
 def score_grid(evaluations: Sequence[Evaluation], set_name: str, splits: Sequence[str]) -> Grid:
     """Return the scores of every model and baseline on one set, a block a resolution, best PSNR marked."""
-    sizes = sorted({item.resolution for item in evaluations})
-    rows = [row for block, size in enumerate(sizes) for row in _score_rows(evaluations, size, block, set_name, splits)]
+    rows = []
+    for block, size in enumerate(sorted({item.resolution for item in evaluations})):
+        own = [item for item in evaluations if item.resolution == size]
+        lines = [*((item, item.model) for item in own), *((own[0], name) for name in BASELINES)]
+        scores = score_cells([[item.scores(set_name, split, model) for split in splits] for item, model in lines])
+        for (item, model), cells in zip(lines, scores, strict=True):
+            kind, inputs = ("baseline", NONE) if model in BASELINES else ("model", given(item))
+            rows.append(Row((label(model), f"{size} px", inputs), cells, kind, block))
     counts = {}
     for item in evaluations:
         counts |= {split: group.count for split in splits if (group := item.group(set_name, split))}
@@ -123,19 +129,6 @@ def score_grid(evaluations: Sequence[Evaluation], set_name: str, splits: Sequenc
     return Grid(title, head, tuple(map(spaced, splits)), tuple(rows), notes)
 
 
-def _score_rows(
-    evaluations: Sequence[Evaluation], size: Resolution, block: int, set_name: str, splits: Sequence[str]
-) -> list[Row]:
-    own = [item for item in evaluations if item.resolution == size]
-    lines = [*((item, item.model) for item in own), *((own[0], name) for name in BASELINES)]
-    scores = score_cells([[item.scores(set_name, split, model) for split in splits] for item, model in lines])
-    rows = []
-    for (item, model), cells in zip(lines, scores, strict=True):
-        kind, inputs = ("baseline", NONE) if model in BASELINES else ("model", given(item))
-        rows.append(Row((label(model), f"{size} px", inputs), cells, kind, block))
-    return rows
-
-
 def _lpips_note(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
     absent = any(not group.scores["lpips"].known for item in evaluations for group in item.groups)
     return (MISSING,) if absent else ()
@@ -145,10 +138,8 @@ def margin_grid(evaluations: Sequence[Evaluation], set_name: str, splits: Sequen
     """Return each model's paired PSNR difference against the best trivial baseline of the column, with intervals."""
     rows = []
     for item in evaluations:
-        margins = [item.margin(set_name, split) for split in splits]
-        cells = [
-            difference_cell(one.score, f" {BASELINE_LETTERS[one.baseline]}") if one else Cell(NONE) for one in margins
-        ]
+        margins = (item.margin(set_name, split) for split in splits)
+        cells = (difference_cell(one.score, f" {LETTERS[one.baseline]}") if one else Cell(NONE) for one in margins)
         rows.append(Row((label(item.model), f"{item.resolution} px"), tuple(cells)))
     note = (
         f"Cells: mean PSNR difference [dB] over the same target images, 95 % bootstrap interval over "
@@ -167,11 +158,11 @@ def published_grid(results: Results) -> Grid:
     columns = tuple(dict.fromkeys(str(one.split) for own in found.values() for one in own))
     rows: list[Row] = []
     for block, model in enumerate(name for name in models if found[name]):
-        for item in (item for item in evaluations if item.model == model):
-            for name, _ in sections([item]):
-                where = f"ours: {item.dataset}, {title_of(name)}, {item.resolution} px"
-                cells = tuple(score_cell(item.scores(name, split)) for split in columns)
-                rows.append(Row((label(model), where), cells, block=block))
+        own = [(one, name) for one in evaluations if one.model == model for name, _ in sections([one])]
+        for item, name in own:
+            where = f"ours: {item.dataset}, {title_of(name)}, {item.resolution} px"
+            cells = tuple(score_cell(item.scores(name, split)) for split in columns)
+            rows.append(Row((label(model), where), cells, block=block))
         rows += _published_rows(found[model], columns, block)
     notes = _protocol_notes(results.study, evaluations, [row for item in evaluations for row in found[item.model]])
     notes += _lpips_note(evaluations) if rows else ()

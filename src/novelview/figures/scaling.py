@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, groupby
+from itertools import combinations
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,8 +15,8 @@ from novelview.config.schema import Resolution
 from novelview.errors import DataError
 from novelview.evaluation.published import PublishedRow
 from novelview.evaluation.scores import bounds, clusters, draws
-from novelview.figures.results import RESAMPLES, SEED, Evaluation, Results, Score, Target, sections
-from novelview.figures.style import BASELINES, MUTED, colour, draw_scores, label, legend_below, title_of
+from novelview.figures.results import RESAMPLES, SEED, Evaluation, Results, Score, Target, grouped, sections
+from novelview.figures.style import BASELINES, MUTED, colour, count_ticks, draw_scores, label, legend_below, title_of
 from novelview.figures.tables import NONE, Cell, Grid, Row, Table, difference, difference_cell, score_cell, verdict
 
 FACTOR = 4.0  # slopes are dB per so many times the scenes, as published
@@ -39,8 +39,8 @@ CAVEAT = (
 class Line:
     """One model at one resolution, judged on one split of one set after training on subsets of growing size.
 
-    scores: mean PSNR [dB], one a number of training `scenes`; slope: dB per `FACTOR` times the scenes, a least-squares
-    fit with the interval of a bootstrap over test scenes; level: the fit at one scene; drawn: the slope a resample.
+    scores: mean PSNR [dB] by training `scenes`; slope: the least-squares fit in dB per `FACTOR` times the scenes, with
+    the interval of a bootstrap over test scenes; level: the fit at one scene; drawn: the slope a resample.
     """
 
     model: str
@@ -65,10 +65,8 @@ def lines(evaluations: Sequence[Evaluation]) -> list[Line]:
 
     Raises DataError when there is none, or when the subsets of a line were judged on different images.
     """
-    groups: dict[tuple[str, str, Resolution], list[Evaluation]] = {}
-    for item in sorted(evaluations, key=lambda item: item.train_scenes):
-        if item.train_scenes:
-            groups.setdefault((item.dataset, item.model, item.resolution), []).append(item)
+    known = sorted((item for item in evaluations if item.train_scenes), key=lambda item: item.train_scenes)
+    groups = grouped(known, lambda item: (item.dataset, item.model, item.resolution))
     ladders = [groups[key] for key in sorted(groups) if len({item.train_scenes for item in groups[key]}) > 1]
     if not ladders:
         what = "no model was trained on two subsets or more; name them as `subsets` in the study"
@@ -112,10 +110,9 @@ def fit(scenes: Sequence[int], psnr: Float[np.ndarray, " subsets"]) -> tuple[flo
 def main_lines(results: Results) -> list[Line]:
     """Return the lines on the split `full` of every set, or on its first split where that was not evaluated."""
     found = lines(results.ladder)
-    splits: dict[str, list[str]] = {}
-    for line in found:
-        splits.setdefault(line.set, []).append(line.split)
-    return [line for line in found if line.split == (SPLIT if SPLIT in splits[line.set] else splits[line.set][0])]
+    sets = {line.set: line.split for line in reversed(found)}
+    sets |= {line.set: SPLIT for line in found if line.split == SPLIT}
+    return [line for line in found if line.split == sets[line.set]]
 
 
 def scaling(results: Results) -> Figure:
@@ -142,11 +139,7 @@ def _draw_set(axis: Axes, own: Sequence[Line]) -> None:
         look = {"fmt": "o", "markersize": 4.5, "elinewidth": 1, "label": label(line.model)}
         draw_scores(axis, zip(line.scenes, line.scores, strict=True), line.model, **look)
         axis.plot(line.scenes, [line.at(scenes) for scenes in line.scenes], color=colour(line.model), label="_fit")
-    scenes = sorted({count for line in own for count in line.scenes})
-    axis.set_xscale("log")
-    axis.set_xticks(scenes, [f"{count:,}" for count in scenes])
-    axis.minorticks_off()
-    axis.set_xlabel("Training scenes")
+    count_ticks(axis, (count for line in own for count in line.scenes), "Training scenes")
 
 
 def _draw_slopes(axis: Axes, own: Sequence[Line], rows: Sequence[PublishedRow]) -> None:
@@ -155,17 +148,17 @@ def _draw_slopes(axis: Axes, own: Sequence[Line], rows: Sequence[PublishedRow]) 
         mean, low, high = line.slope
         spans = [[max(mean - low, 0)], [max(high - mean, 0)]]
         axis.errorbar([mean], [place], xerr=spans, fmt="o", color=colour(line.model), capsize=2)
-        axis.annotate(f"{mean:.2f}", (mean, place), (0, 5), textcoords="offset points", fontsize=7)
+    slopes = [line.slope.mean for line in own]
     for place, row in enumerate(_ranked(rows), start=len(own)):
-        gain = row.psnr_gain_per_4x or 0.0
-        axis.plot([gain], [place], "D", color=colour(row.model) if row.model else MUTED, markerfacecolor="white")
-        axis.annotate(f"{gain:.2f}", (gain, place), (0, 5), textcoords="offset points", fontsize=7)
+        slopes.append(row.psnr_gain_per_4x or 0.0)
+        axis.plot([slopes[-1]], [place], "D", color=colour(row.model) if row.model else MUTED, markerfacecolor="white")
         names.append(f"{row.method}, published")
+    for place, slope in enumerate(slopes):
+        axis.annotate(f"{slope:.2f}", (slope, place), (0, 5), textcoords="offset points", fontsize=7)
     axis.axvline(0, color=MUTED, linewidth=0.7)
     axis.set_yticks(range(len(names)), names)
-    axis.set_ylim(len(names) - 0.4, -0.7)
     axis.margins(x=0.15)
-    axis.set(xlabel="dB per four times the scenes", title="Slopes")
+    axis.set(xlabel="dB per four times the scenes", title="Slopes", ylim=(len(names) - 0.4, -0.7))
 
 
 def _ranked(rows: Sequence[PublishedRow]) -> list[PublishedRow]:
@@ -175,11 +168,10 @@ def _ranked(rows: Sequence[PublishedRow]) -> list[PublishedRow]:
 def scaling_table(results: Results) -> Table:
     """Return PSNR by number of training scenes and the slope, published ones below; the records are of every split."""
     found, gains = main_lines(results), results.published("scaling_gain")
-    scenes = sorted({count for line in found for count in line.scenes})
-    rows = []
+    scenes, rows = sorted({count for line in found for count in line.scenes}), []
     for line in found:
         psnr = dict(zip(line.scenes, line.scores, strict=True))
-        texts = (Cell(f"{psnr[count].mean:.2f}") if count in psnr else Cell(NONE) for count in scenes)
+        texts = (Cell(f"{psnr[count].mean:.2f}" if count in psnr else NONE) for count in scenes)
         head = (label(line.model), f"ours: {title_of(line.set)}, {line.resolution} px")
         rows.append(Row(head, (*texts, difference_cell(line.slope, toned=False))))
     for one in gains:
@@ -217,18 +209,11 @@ class Pair:
     ours: Score
     verdict: str
 
-    @property
-    def text(self) -> str:
-        """`UP-LVSM over PT-LVSM +0.91 dB [0.50, 1.31], published +0.91`."""
-        own = difference(self.ours)
-        return f"{label(self.first)} over {label(self.second)} {own}, published {self.published:+.2f}"
-
 
 def pairs(own: Sequence[Line], rows: Sequence[PublishedRow]) -> list[Pair]:
     """Return pairs with different published slopes, largest first, of lines of the same images, subsets and split."""
-    gains = _gains(rows)
+    gains, found = _gains(rows), []
     known = sorted((line for line in own if line.model in gains), key=lambda line: -gains[line.model])
-    found = []
     for first, second in combinations(known, 2):
         gain = gains[first.model] - gains[second.model]
         if gain > 0 and (first.images, first.scenes) == (second.images, second.scenes):
@@ -248,19 +233,16 @@ def orderings(found: Sequence[Line], rows: Sequence[PublishedRow]) -> list[str]:
     """
     if len({line.model for line in found} & _gains(rows).keys()) < 2:
         return []
-    known = dict.fromkeys((line.resolution, line.set, line.split) for line in found)
-    places = sorted(known, key=lambda place: place[0])
-    groups = [[line for line in found if (line.resolution, line.set, line.split) == place] for place in places]
+    ordered = sorted(found, key=lambda line: line.resolution)
+    groups = grouped(ordered, lambda line: (line.resolution, line.set, line.split)).values()
     return [_published_order(rows, found), *(_our_order(own, pairs(own, rows)) for own in groups), CAVEAT]
 
 
 def _published_order(rows: Sequence[PublishedRow], found: Sequence[Line]) -> str:
-    order = _ranked(rows)
+    order, ours = _ranked(rows), dict.fromkeys(line.model for line in found)
     listed = ", ".join(f"{row.method} {row.psnr_gain_per_4x:+.2f}" for row in order)
-    ours = dict.fromkeys(line.model for line in found)
     stand = [f"{label(row.model)} stands for {row.method}" for row in order if row.model in ours and row.note]
-    names = {row.model for row in order}
-    left = [label(model) for model in ours if model not in names]
+    left = [label(model) for model in ours if model not in {row.model for row in order}]
     left += [row.method for row in order if row.model not in ours]
     text = f"Published gains from four times the scenes, in dB: {listed}."
     text += f" Here {', '.join(stand)}." if stand else ""
@@ -273,12 +255,14 @@ def _our_order(own: Sequence[Line], found: Sequence[Pair]) -> str:
         return f"{head}: no two systems were trained and judged alike, so no order can be compared."
     ranked = sorted(own, key=lambda line: -line.slope.mean)
     order = ", ".join(f"{label(line.model)} {difference(line.slope).partition(' ')[0]}" for line in ranked)
-    counts = {name: sum(pair.verdict == name for pair in found) for name in HEADS}
-    tally = f"pairs of systems in the published order: {counts['agrees']} of {len(found)}"
-    tally += f", in the opposite one: {counts['disagrees']}, undecided: {counts['undecided']}"
-    by_verdict = sorted(found, key=lambda pair: list(HEADS).index(pair.verdict))
-    groups = groupby(by_verdict, key=lambda pair: pair.verdict)
-    listed = [f"{HEADS[name]}: {'; '.join(pair.text for pair in group)}." for name, group in groups]
+    texts: dict[str, list[str]] = {name: [] for name in HEADS}
+    for pair in found:
+        names = f"{label(pair.first)} over {label(pair.second)}"
+        texts[pair.verdict].append(f"{names} {difference(pair.ours)}, published {pair.published:+.2f}")
+    agrees, disagrees, undecided = map(len, texts.values())
+    tally = f"pairs of systems in the published order: {agrees} of {len(found)}"
+    tally += f", in the opposite one: {disagrees}, undecided: {undecided}"
+    listed = [f"{HEADS[name]}: {'; '.join(own)}." for name, own in texts.items() if own]
     return f"{head}: {order}; {tally}. {' '.join(listed)}"
 
 
@@ -308,7 +292,7 @@ def points(evaluations: Sequence[Evaluation]) -> list[Point]:
 def depth(results: Results) -> Figure:
     """Draw PSNR on the split `full` against depth, a panel a set, and the published rows in one more panel."""
     found = points(results.evaluations)
-    sets = _full_sets([point.evaluation for point in found])
+    sets = [name for name, splits in sections(point.evaluation for point in found) if SPLIT in splits]
     rows = results.published("depth")
     if not sets:
         raise DataError(f"figure depth: split '{SPLIT}' was not evaluated; add it to eval.splits")
@@ -318,20 +302,14 @@ def depth(results: Results) -> Figure:
         _draw_depths(axis, found, name)
     if rows:
         _draw_published_depths(axes[0, -1], rows)
-    for axis in axes[0]:
-        axis.set_xlabel("Transformer layers")
+    plt.setp(axes[0], xlabel="Transformer layers")
     axes[0, 0].set_ylabel("PSNR [dB]")
     legend_below(figure, axes[0], 2)
     return figure
 
 
-def _full_sets(evaluations: Sequence[Evaluation]) -> list[str]:
-    return [name for name, splits in sections(evaluations) if SPLIT in splits]
-
-
 def _draw_depths(axis: Axes, found: Sequence[Point], name: str) -> None:
-    for architecture, steps in dict.fromkeys((point.architecture, point.steps) for point in found):
-        own = [point for point in found if (point.architecture, point.steps) == (architecture, steps)]
+    for (architecture, steps), own in grouped(found, lambda point: (point.architecture, point.steps)).items():
         drawn = [(point.layers, scores["psnr"]) for point in own if (scores := point.evaluation.scores(name, SPLIT))]
         longest = max(point.steps for point in found if point.architecture == architecture)
         look = {"marker": MARKERS.get(architecture, "o"), "markersize": 4.5, "elinewidth": 1}
@@ -339,9 +317,8 @@ def _draw_depths(axis: Axes, found: Sequence[Point], name: str) -> None:
         look["label"] = f"{label(architecture)}, {steps} updates"
         draw_scores(axis, drawn, architecture, **look)
     best = [found[0].evaluation.scores(name, SPLIT, baseline) for baseline in BASELINES]
-    if any(best):
-        level = max(scores["psnr"].mean for scores in best if scores)
-        axis.axhline(level, color=colour("mean_context"), linestyle="--", label="Best trivial baseline")
+    if levels := [scores["psnr"].mean for scores in best if scores]:
+        axis.axhline(max(levels), color=colour("mean_context"), linestyle="--", label="Best trivial baseline")
     axis.set_xticks(sorted({point.layers for point in found}))
     sizes = dict.fromkeys(f"{point.evaluation.resolution} px" for point in found)
     axis.set_title(f"{title_of(name).capitalize()}, {', '.join(sizes)}")
@@ -359,8 +336,8 @@ def _draw_published_depths(axis: Axes, rows: Sequence[PublishedRow]) -> None:
 
 def depth_table(results: Results) -> Table:
     """Return depth, parameters and scores of every run, a column a set; published rows in a column of their own."""
-    found, sets = points(results.evaluations), _full_sets(results.evaluations)
-    rows, records = [], []
+    found, rows, records = points(results.evaluations), [], []
+    sets = [name for name, splits in sections(results.evaluations) if SPLIT in splits]
     for point in found:
         item, parameters = point.evaluation, point.evaluation.summary["parameters"]
         head = (label(item.model), str(point.layers), f"{parameters:,}", str(point.steps), f"{item.resolution} px")

@@ -90,6 +90,15 @@ def draw_scores(axis: Axes, points: Iterable[tuple[float, Interval]], model: str
     axis.errorbar(places, means, spans, **{"color": colour(model), "capsize": 2, **look})
 
 
+def count_ticks(axis: Axes, counts: Iterable[int], name: str, base: float = 10) -> None:
+    """Give a logarithmic x axis `name` and a tick for every count."""
+    places = sorted(set(counts))
+    axis.set_xscale("log", base=base)
+    axis.set_xticks(places, [f"{count:,}" for count in places])
+    axis.minorticks_off()
+    axis.set_xlabel(name)
+
+
 def legend_below(figure: Figure, axes: Iterable[Axes], columns: int, first: bool = False) -> None:
     """Put one legend of all axes under the figure; of equal names the last is shown, or the first."""
     pairs = [pair for axis in axes for pair in zip(*axis.get_legend_handles_labels(), strict=True)]

@@ -57,10 +57,16 @@ class Grid:
         heads = [*(("text", text) for text in self.head), *(("number", text) for text in self.columns)]
         head = "".join(f'<th scope="col" class="{kind}">{escape(text)}</th>' for kind, text in heads)
         blocks = [0, *(row.block for row in self.rows)]
-        body = "\n".join(
-            f'<tr class="{row.kind}{" first" if row.block != before else ""}">{_html_row(row)}</tr>'
-            for row, before in zip(self.rows, blocks, strict=False)
-        )
+        rows = []
+        for row, before in zip(self.rows, blocks, strict=False):
+            first, *rest = map(escape, row.head)
+            parts = [f'<th scope="row">{first}</th>', *(f'<td class="text">{part}</td>' for part in rest)]
+            for cell in row.cells:
+                detail = f"<small>{escape(cell.detail.removeprefix(' /').strip())}</small>" if cell.detail else ""
+                best = " best" if cell.best else ""
+                parts.append(f'<td class="number {cell.tone}{best}">{escape(cell.text)}{detail}</td>')
+            rows.append(f'<tr class="{row.kind}{" first" if row.block != before else ""}">{"".join(parts)}</tr>')
+        body = "\n".join(rows)
         return Markup(f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>")
 
 
@@ -78,17 +84,15 @@ class Table:
         lines = io.StringIO()
         csv.writer(lines, lineterminator="\n").writerows([self.header, *self.records])
         texts = {".md": f"# {title}\n\n{to_markdown(self.grids)}", ".tex": latex, ".csv": lines.getvalue()}
-        paths = [stem.with_name(stem.name + suffix) for suffix in texts]
-        for path, text in zip(paths, texts.values(), strict=True):
+        files = {stem.with_name(stem.name + suffix): text for suffix, text in texts.items()}
+        for path, text in files.items():
             write_text(path, text)
-        return paths
+        return [*files]
 
 
 def verdict(score: Score) -> str:
     """Call a paired difference a win or a loss only where its interval excludes 0; else a tie."""
-    if score.low > 0:
-        return "win"
-    return "loss" if score.high < 0 else "tie"
+    return "win" if score.low > 0 else "loss" if score.high < 0 else "tie"
 
 
 def difference(score: Score, unit: str = " dB") -> str:
@@ -155,7 +159,7 @@ def _latex(grid: Grid) -> str:
     ]
     for before, row in zip([grid.rows[0], *grid.rows], grid.rows, strict=False):
         lines += [r"\midrule"] if row.block != before.block else []
-        texts = [(escape_latex(cell.whole), cell.best) for cell in row.cells]
+        texts = ((escape_latex(cell.whole), cell.best) for cell in row.cells)
         cells = (rf"\textbf{{{text}}}" if best else text for text, best in texts)
         lines.append(" & ".join([*map(escape_latex, row.head), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
@@ -164,13 +168,3 @@ def _latex(grid: Grid) -> str:
 def escape_latex(text: str) -> str:
     """Return `text` with LaTeX's special characters escaped."""
     return "".join(LATEX.get(sign, sign) for sign in text)
-
-
-def _html_row(row: Row) -> str:
-    first, *rest = map(escape, row.head)
-    parts = [f'<th scope="row">{first}</th>', *(f'<td class="text">{part}</td>' for part in rest)]
-    for cell in row.cells:
-        detail = f"<small>{escape(cell.detail.removeprefix(' /').strip())}</small>" if cell.detail else ""
-        best = " best" if cell.best else ""
-        parts.append(f'<td class="number {cell.tone}{best}">{escape(cell.text)}{detail}</td>')
-    return "".join(parts)

@@ -20,20 +20,17 @@ def main() -> int:
         try:
             runpy.run_module(f"novelview.stages.{name}", run_name="__main__", alter_sys=True)
         except ModuleNotFoundError as error:
-            if not (line := missing_extra(error)):
-                raise
-            return fail(line)
+            if line := missing_extra(error):
+                return fail(line)
+            raise
     elif name in ("-h", "--help"):
         print("novelview STAGE [key=value ...]; novelview STAGE --help\n")
-        print("\n".join(f"  {stage:<11} {_about(stage)}" for stage in STAGES))
+        for stage in STAGES:
+            about = str(ast.get_docstring(ast.parse((FOLDER / f"{stage}.py").read_text())))
+            print(f"  {stage:<11} {about.splitlines()[0]}")
     else:
         return fail(f"there is no stage '{name}'; the stages are {', '.join(STAGES)}")
     return 0
-
-
-def _about(stage: str) -> str:
-    text = ast.get_docstring(ast.parse((FOLDER / f"{stage}.py").read_text())) or ""
-    return text.splitlines()[0]
 
 
 if __name__ == "__main__":

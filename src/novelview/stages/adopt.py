@@ -11,7 +11,7 @@ from novelview.stages.cli import fail, run_stage
 
 
 def adopt(cfg: AdoptStage) -> None:
-    """Adopt one checkpoint (`novelview.models.exchange.adopt`); an output that cannot be written is refused at once."""
+    """Adopt one checkpoint; see `novelview.models.exchange.adopt`. An output that cannot be written fails at once."""
     require_writable(cfg.io["out"], "io.out")
     from novelview.models.exchange import adopt as run
 

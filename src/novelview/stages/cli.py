@@ -17,6 +17,17 @@ from novelview.errors import NovelviewError, missing_extra
 from novelview.timebox import BOXED, ENDINGS, BoxEnded
 
 USER_ERROR = 2  # exit status of a mistake the user can mend
+FILE_FOR_FOLDER = "; a file stands where a folder is needed: move it or choose another name"
+ADVICE = {  # by the number of the OSError
+    2: "; correct the path",
+    13: "; check its permissions",
+    17: FILE_FOR_FOLDER,
+    20: FILE_FOR_FOLDER,
+    21: "; a folder stands where a file is needed: choose another name",
+    28: "; free some disk space and run again",
+    30: "; choose a writable folder",
+}
+log = logging.getLogger("novelview.stages")
 
 
 def run_stage(stage: str, body: Callable[[Any], int | None], argv: Sequence[str] | None = None) -> int:
@@ -26,7 +37,12 @@ def run_stage(stage: str, body: Callable[[Any], int | None], argv: Sequence[str]
     NovelviewError, OSError and a missing optional package become one line on standard error and status 2, BoxEnded one
     line and status 4; anything else is a bug and keeps its traceback.
     """
-    arguments = _parse(stage, argv)
+    parser = argparse.ArgumentParser(prog=f"python -m novelview.stages.{stage}", description=f"Stage {stage}.")
+    parser.add_argument("words", nargs="*", help="Hydra overrides: key=value; docs/config.md lists the keys")
+    what = "take the configuration of a file, add io.* and runtime.* alone"
+    parser.add_argument("--config", metavar="FILE", help=what)
+    parser.add_argument("--show-config", action="store_true", help="print the composed configuration and stop")
+    arguments = parser.parse_intermixed_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     status = 1
     try:
@@ -39,11 +55,9 @@ def run_stage(stage: str, body: Callable[[Any], int | None], argv: Sequence[str]
 
 
 def _run(stage: str, body: Callable[[Any], int | None], arguments: argparse.Namespace) -> int:
+    file, words = arguments.config, arguments.words
     try:
-        if arguments.config is None:
-            config = compose(stage, arguments.words)
-        else:
-            config = read_config_file(stage, arguments.config, arguments.words)
+        config = compose(stage, words) if file is None else read_config_file(stage, file, words)
         if arguments.show_config:
             print(OmegaConf.to_yaml(OmegaConf.create(resolved(config))), end="")
             return 0
@@ -57,12 +71,13 @@ def _run(stage: str, body: Callable[[Any], int | None], arguments: argparse.Name
     except NovelviewError as error:
         return fail(str(error))
     except OSError as error:
-        return fail(_os_error(error))
+        where = error.filename or error.filename2
+        place = f"{os.fspath(where)}: " if where is not None and not isinstance(where, int) else ""
+        return fail(f"{place}{error.strerror or error}{ADVICE.get(error.errno or 0, '')}")
     except ModuleNotFoundError as error:
-        line = missing_extra(error)
-        if line is None:
-            raise
-        return fail(line)
+        if line := missing_extra(error):
+            return fail(line)
+        raise
 
 
 def _store(stage: str, config: Any) -> None:
@@ -70,39 +85,13 @@ def _store(stage: str, config: Any) -> None:
     out = Path(config.io["out"]).expanduser()
     if stage == "publish" or not out.parent.is_dir():
         return
+    path = out.with_suffix(".yaml")  # of one of many files in a folder: a figure, a table, a clip
     if out.is_dir():
         path = out / "config.yaml"
     elif out.suffix in (".safetensors", ".html"):
         path = out.with_name("config.yaml")
-    else:  # one of many files in a folder: a figure, a table, a clip
-        path = out.with_suffix(".yaml")
     values = resolved(config)
     write_config(path, stage, values, digest_of(values), code=source_digest(stage, model_code(config)))
-
-
-def _parse(stage: str, argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=f"python -m novelview.stages.{stage}", description=f"Stage {stage}.")
-    parser.add_argument("words", nargs="*", help="Hydra overrides: key=value; docs/config.md lists the keys")
-    parser.add_argument(
-        "--config", metavar="FILE", help="take the configuration of a file, add io.* and runtime.* alone"
-    )
-    parser.add_argument("--show-config", action="store_true", help="print the composed configuration and stop")
-    return parser.parse_intermixed_args(argv)
-
-
-def _os_error(error: OSError) -> str:
-    where = error.filename or error.filename2
-    place = f"{os.fspath(where)}: " if where is not None and not isinstance(where, int) else ""
-    advice = {
-        28: "; free some disk space and run again",
-        30: "; choose a writable folder",
-        13: "; check its permissions",
-        17: "; a file stands where a folder is needed: move it or choose another name",
-        20: "; a file stands where a folder is needed: move it or choose another name",
-        21: "; a folder stands where a file is needed: choose another name",
-        2: "; correct the path",
-    }
-    return f"{place}{error.strerror or error}{advice.get(error.errno or 0, '')}"
 
 
 def fail(message: str) -> int:

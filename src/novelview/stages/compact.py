@@ -1,6 +1,5 @@
 """Stage `compact`: weights in bfloat16, for a release; python -m novelview.stages.compact name=NAME io.weights=FILE."""
 
-import sys
 from pathlib import Path
 
 from novelview.config.checkpoints import require_name
@@ -19,4 +18,4 @@ def compact(cfg: CompactStage) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_stage("compact", compact))
+    raise SystemExit(run_stage("compact", compact))

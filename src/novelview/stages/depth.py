@@ -1,7 +1,5 @@
 """Stage `depth`: python -m novelview.stages.depth dataset=NAME io.weights=FILE io.out=FOLDER [views=2]."""
 
-import logging
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,20 +22,17 @@ from novelview.models.registry import load_weights
 from novelview.scenes.batch import FrameCache
 from novelview.scenes.store import PackedStore
 from novelview.scenes.views import known_entries, load_index
-from novelview.stages.cli import run_stage
+from novelview.stages.cli import log, run_stage
 from novelview.stages.evaluate import views_of
-from novelview.stages.render import chosen_frames, sized
+from novelview.stages.render import chosen_frames
 from novelview.timebox import TimeBox, Unfinished, stamp_of
-
-log = logging.getLogger(__name__)
 
 
 def depth(cfg: DepthStage) -> None:
     """Write the depth maps of the chosen views of some scenes to `io.out/{scene}`, and `depths.json` about them all.
 
-    Depth is z in the units of the data's camera translations. Raises NovelviewError, one line, for a model that
-    predicts no depth, fewer than 2 views, more views than a scene has, and a size that does not fit; BoxEnded when the
-    time box is over, after one new scene at least: the next call goes on.
+    Depth is z in the units of the data's camera translations. Raises NovelviewError for a model that predicts no depth
+    and views or a size that do not fit; BoxEnded after one new scene at least: the next call goes on.
     """
     box = TimeBox.of(cfg.runtime)
     out, weights = Path(cfg.io["out"]), Path(cfg.io["weights"])
@@ -46,7 +41,7 @@ def depth(cfg: DepthStage) -> None:
     if not isinstance(model, DepthSplat):
         raise ConfigError(f"{weights}: {type(model).__name__} predicts no depth; give weights of depthsplat")
     store = PackedStore(Path(cfg.io["packed"]) / cfg.split)
-    views = sized(views_of(config, weights), cfg.resolution)
+    views = views_of(config, weights, cfg.resolution)
     made: dict[str, Any] = {}
     stamp = stamp_of(
         digest(cfg), source_digest("depth", model_code(cfg)), sha256(weights), sha256(store.folder.parent / MANIFEST)
@@ -55,29 +50,20 @@ def depth(cfg: DepthStage) -> None:
     with team(cfg.runtime) as ranks, torch.no_grad():
         model = model.to(ranks.device).eval()
         for scene, frames in tqdm(list(_chosen(cfg, store)), "depth", disable=None if cfg.runtime.progress else True):
-            name = _free(scene, made)
+            count = sum(name == scene or name.startswith(f"{scene}.") for name in made)
+            name = f"{scene}.{count}" if count else scene  # an index may name a scene more than once
             known = units.read_json(name) if (out / name).is_dir() else None
             if known is None:
                 encoded = encode_scene(model, weights, store, scene, frames, views, ranks.device, cfg.amp)
                 known = _written(cfg, out / name, store, views, encoded)
-                _keep(units, name, known, box)
+                if box.limited:
+                    units.keep_json(name, known)
+                box.unit()
             made[name] = known
     facts = {"weights": weights.name, "near": model.cfg.near, "far": model.cfg.far}
     write_json(out / "depths.json", {**facts, "scenes": made})
     units.clear()
     log.info("depth maps of %d scenes: %s", len(made), out)
-
-
-def _keep(units: Unfinished, name: str, made: dict[str, Any], box: TimeBox) -> None:
-    if box.limited:
-        units.keep_json(name, made)
-    box.unit()
-
-
-def _free(scene: str, made: dict[str, Any]) -> str:
-    """Return the folder of a scene; an index may name one more than once."""
-    count = sum(name == scene or name.startswith(f"{scene}.") for name in made)
-    return f"{scene}.{count}" if count else scene
 
 
 def _chosen(cfg: DepthStage, store: PackedStore) -> Iterator[tuple[str, list[int]]]:
@@ -101,10 +87,10 @@ def _written(
     maps = (encoded.scene.depths[0].float() / (facts.scale or 1.0)).cpu().numpy()
     images = FrameCache(store, views, 0).sample(facts.scene, facts.frames, 0).images
     write_depths(folder, facts.frames, images.permute(0, 2, 3, 1).numpy(), maps, cfg)
-    names = ("min", "median", "max")
     spread = [np.quantile(one, (0, 0.5, 1)).tolist() for one in maps]
-    return {str(frame): dict(zip(names, row, strict=True)) for frame, row in zip(facts.frames, spread, strict=True)}
+    rows = [{"min": low, "median": middle, "max": high} for low, middle, high in spread]
+    return dict(zip(map(str, facts.frames), rows, strict=True))
 
 
 if __name__ == "__main__":
-    sys.exit(run_stage("depth", depth))
+    raise SystemExit(run_stage("depth", depth))

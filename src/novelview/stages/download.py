@@ -1,53 +1,44 @@
 """Stage `download`: any source to chunks; `python -m novelview.stages.download source=photos path=FOLDER`."""
 
-import logging
-import sys
 from pathlib import Path
 from typing import Any
 
 from novelview.config.compose import SOURCES
 from novelview.config.digest import digest, resolved, source_digest
-from novelview.config.sources import RoomsSource
 from novelview.config.stages import DownloadStage
+from novelview.downloads.registry import is_remote
 from novelview.errors import ConfigError
 from novelview.files import file_entries, locating, write_json
 from novelview.stages.cli import run_stage
-from novelview.timebox import TimeBox, Unfinished, resuming_folder, stamp_of
+from novelview.timebox import TimeBox, resuming_folder, stamp_of
 
-logger = logging.getLogger(__name__)
+MADE = {"train", "test", "indices", "scenes.json", "import.json", "manifest.json", "config.yaml"}
 
 
 def download(cfg: DownloadStage) -> None:
     """Fill {io.out} with train/, test/, indices/, scenes.json and, last, manifest.json.
 
-    Everything is made in a sibling folder that takes the final name when it is complete, so a stopped run leaves
-    the old data or none. Rooms go on after the last one finished when the time box was over (BoxEnded); a call makes
-    one at least. Other sources are one unit: a box does not end them. Raises NovelviewError for anything wrong with
-    the source.
+    A sibling folder takes the final name when it is complete: a stopped run leaves the old data or none. Rooms go on
+    after the last one finished when the time box was over (BoxEnded), one a call at least; a box does not end other
+    sources. Raises NovelviewError for anything wrong with the source.
     """
-    box = TimeBox.of(cfg.runtime)
     source: Any = cfg.source
+    box, run, out = TimeBox.of(cfg.runtime), cfg.runtime, Path(cfg.io["out"]).expanduser()
     if source.kind not in SOURCES:
         raise ConfigError(f"source.kind={source.kind}: choose one of {', '.join(SOURCES)}")
-    out = Path(cfg.io["out"]).expanduser()
     _refuse_foreign(out, cfg.path)
-    stamp = stamp_of(digest(cfg), source_digest("download"), *_traced_on(cfg).values())
+    traced = _traced_on(cfg)
+    stamp = stamp_of(digest(cfg), source_digest("download"), *traced.values())
     with locating(out), resuming_folder(out, stamp) as (folder, units):
         if source.kind == "rooms":
-            extra = _rooms(cfg, folder, units, box)
+            from novelview.scenes.procedural.generate import generate
+
+            generate(source, folder, run.workers, run.progress, traced.get("device", "cpu"), units, box)
+            extra: dict[str, Any] = traced
         else:
-            extra = _chunks(cfg, folder) if source.kind == "chunks" else _imported(cfg, folder)
+            extra = _imported(cfg, folder)
         files = extra.pop("files", {}) | file_entries(folder)
         write_json(folder / "manifest.json", {"files": files, "source": resolved(cfg)["source"], **extra})
-
-
-def _rooms(cfg: DownloadStage, folder: Path, units: Unfinished, box: TimeBox) -> dict[str, Any]:
-    from novelview.scenes.procedural.generate import generate
-
-    source, run, found = cfg.source, cfg.runtime, _traced_on(cfg)
-    assert isinstance(source, RoomsSource)
-    generate(source, folder, run.workers, run.progress, found.get("device", "cpu"), units, box)
-    return found
 
 
 def _traced_on(cfg: DownloadStage) -> dict[str, str]:
@@ -63,33 +54,22 @@ def _traced_on(cfg: DownloadStage) -> dict[str, str]:
     return {"device": "cuda"} if pick_device(wanted).type == "cuda" else {}
 
 
-def _chunks(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
-    from novelview.downloads.fetch import fetch_chunks
-    from novelview.downloads.registry import is_remote
-    from novelview.scenes.imports.chunk_folder import link
-
-    source: Any = cfg.source
-    if cfg.path and is_remote(cfg.path):
-        # Beside the final folder, which is replaced whole: a stopped download is continued.
-        place = Path(cfg.io["out"]).expanduser().absolute().parent / "chunks"
-        path = fetch_chunks(cfg.path, place, cfg.runtime.progress)
-    else:
-        path = _path(cfg)
-    return link(path, source, folder, cfg.runtime.workers, cfg.runtime.progress)
-
-
 def _imported(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
-    """Write the scenes of a folder as chunks."""
-    from novelview.downloads.registry import is_remote
-    from novelview.scenes.imports import camera_lists, write
+    """Write the scenes of a folder as chunks, or link those that it holds; return what the manifest says of them."""
+    from novelview.downloads.fetch import fetch_chunks
+    from novelview.scenes.imports import camera_lists, chunk_folder, write
 
     source: Any = cfg.source
-    about = source, folder, cfg.dataset, cfg.runtime.progress
+    run, address = cfg.runtime, cfg.path or (camera_lists.BENCHMARK if source.kind == "dl3dv" else "")
+    about = source, folder, cfg.dataset, run.progress
+    remote = bool(address) and is_remote(address)
     # Beside the final folder, which is replaced whole: a stopped download and the log of a failed reconstruction stay.
     beside = Path(cfg.io["out"]).expanduser().absolute().parent
+    if source.kind == "chunks":
+        path = fetch_chunks(address, beside / "chunks", run.progress) if remote else _path(cfg)
+        return chunk_folder.link(path, source, folder, run.workers, run.progress)
     if source.kind == "dl3dv":
-        address = cfg.path or camera_lists.BENCHMARK
-        path = camera_lists.fetch_dl3dv(address, source, beside) if is_remote(address) else _path(cfg)
+        path = camera_lists.fetch_dl3dv(address, source, beside) if remote else _path(cfg)
         return write.write_collection(camera_lists.load_dl3dv(path, source), *about)
     path = _path(cfg)
     if source.kind == "opencv_cameras" and (scenes := camera_lists.load_opencv_list(path, source)):
@@ -111,22 +91,18 @@ def _path(cfg: DownloadStage) -> Path:
     return Path(cfg.path).expanduser().absolute()
 
 
-MADE = {"train", "test", "indices", "scenes.json", "import.json", "manifest.json", "config.yaml"}
-
-
 def _refuse_foreign(out: Path, path: str | None) -> None:
     """Raise ConfigError where `out`, which is replaced whole, holds anything but an earlier download, or the source."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"io.out={out}: is a file; give the name of a folder")
     source = Path(path).expanduser().resolve() if path and "://" not in path else None
-    if source and (source == out.resolve() or out.resolve() in source.parents):
-        raise ConfigError(f"io.out={out}: holds the source {path}, and it is replaced whole; choose another folder")
     strange = sorted(item.name for item in out.iterdir() if item.name not in MADE) if out.exists() else []
-    if strange:
-        raise ConfigError(
-            f"io.out={out}: holds {strange[0]}, which no download made, and it is replaced whole; choose another folder"
-        )
+    what = f"holds {strange[0]}, which no download made" if strange else ""
+    if source and (source == out.resolve() or out.resolve() in source.parents):
+        what = f"holds the source {path}"
+    if what:
+        raise ConfigError(f"io.out={out}: {what}, and it is replaced whole; choose another folder")
 
 
 if __name__ == "__main__":
-    sys.exit(run_stage("download", download))
+    raise SystemExit(run_stage("download", download))

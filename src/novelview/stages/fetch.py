@@ -14,7 +14,13 @@ from novelview.stages.cli import fail
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, or 2 with one line on standard error."""
-    arguments = _parse(argv)
+    parser = argparse.ArgumentParser(prog="python -m novelview.stages.fetch", description="Fetch published files.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="entries of conf/registry.yaml")
+    parser.add_argument("--folder", type=Path, default=Path(), help="folder the entries' paths are below (default: .)")
+    parser.add_argument("--list", action="store_true", help="print what there is, with licences, and stop")
+    arguments = parser.parse_args(argv)
+    if not arguments.names and not arguments.list:
+        parser.error("name something to fetch, or ask for --list")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         registry = read_registry()
@@ -28,17 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (NovelviewError, OSError) as error:
         return fail(str(error))
     return 0
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m novelview.stages.fetch", description="Fetch published files.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="entries of conf/registry.yaml")
-    parser.add_argument("--folder", type=Path, default=Path(), help="folder the entries' paths are below (default: .)")
-    parser.add_argument("--list", action="store_true", help="print what there is, with licences, and stop")
-    arguments = parser.parse_args(argv)
-    if not arguments.names and not arguments.list:
-        parser.error("name something to fetch, or ask for --list")
-    return arguments
 
 
 if __name__ == "__main__":

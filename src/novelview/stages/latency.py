@@ -1,7 +1,5 @@
 """Stage `latency`: python -m novelview.stages.latency io.models=[FILE,...] io.out=latency.csv [views=[2,8,32]]."""
 
-import logging
-import sys
 from pathlib import Path
 
 from novelview.config.schema import size_name
@@ -12,17 +10,14 @@ from novelview.evaluation.latency import Cost, costs, write_costs
 from novelview.files import require_writable
 from novelview.models.registry import load_weights
 from novelview.scenes.store import PackedStore
-from novelview.stages.cli import run_stage
+from novelview.stages.cli import log, run_stage
 from novelview.stages.evaluate import views_of
-from novelview.stages.render import sized
-
-log = logging.getLogger(__name__)
 
 
 def latency(cfg: LatencyStage) -> None:
     """Time reconstruction and rendering of every weights file in `io.models` and write one CSV to `io.out`.
 
-    Raises NovelviewError, one line, for no weights, or more views than any scene has frames.
+    Raises NovelviewError for no weights, or more views than any scene has frames.
     """
     require_writable(cfg.io["out"], "io.out")
     if not cfg.io.get("models"):
@@ -36,11 +31,11 @@ def latency(cfg: LatencyStage) -> None:
             model, config = load_weights(path)
             name = config.get("variant") or config["model"]["name"]
             for size in ["", *cfg.sizes]:
-                views = sized(views_of(config, Path(path)), size)
+                views = views_of(config, path, size)
                 rows += costs(model.to(ranks.device).eval(), name, size_name(views), store, views, cfg)
                 log.info("%s at %s: timed with %s views", name, size_name(views), cfg.views)
         write_costs(cfg.io["out"], rows, ranks.device)
 
 
 if __name__ == "__main__":
-    sys.exit(run_stage("latency", latency))
+    raise SystemExit(run_stage("latency", latency))

@@ -17,37 +17,30 @@ from novelview.errors import ConfigError
 from novelview.stages.cli import fail
 
 Words = list[str]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 
 
 def words(gpus: int, nodes: int, cpus: int, join: bool, command: Words, environment: Mapping[str, str]) -> Words:
     """Return the program to exec for `command` (module, arguments) on `gpus` GPUs in all, spread over `nodes` nodes.
 
-    `cpus`: cores `srun` gives each node. `join`: this is one of the nodes already. Raises ConfigError, one line, when
-    the GPUs do not divide over the nodes, or several nodes are asked for outside a SLURM job.
+    cpus: cores of a node; join: this is one of the nodes already. Raises ConfigError for what cannot be started.
     """
     if nodes < 1 or gpus < 0 or gpus % nodes:
         raise ConfigError(
             f"gpu={gpus}, nodes={nodes}: give every node the same number of GPUs, gpu=nodes x GPUs a node"
         )
-    processes = max(1, gpus // nodes)
     if nodes > 1 and not join:
-        return [*_srun(gpus, nodes, cpus, environment), "--join", *command]
-    if join:
-        return [*TORCHRUN, *_rendezvous(nodes, environment), f"--nproc-per-node={processes}", "-m", *command]
-    if processes > 1:
-        return [*TORCHRUN, "--standalone", f"--nproc-per-node={processes}", "-m", *command]
-    return [sys.executable, "-m", *command]
-
-
-def _srun(gpus: int, nodes: int, cpus: int, environment: Mapping[str, str]) -> Words:
-    if "SLURM_JOB_ID" not in environment:
-        raise ConfigError(f"nodes={nodes}: several nodes need a SLURM job; submit with --profile profiles/slurm")
-    place = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={cpus}"]
-    devices = [f"--gpus-per-node={gpus // nodes}"] if gpus else []
-    again = ["-m", "novelview.stages.launch", f"--gpus={gpus}", f"--nodes={nodes}", f"--cpus={cpus}"]
-    # One node that fails ends the others at once instead of leaving them to wait for it.
-    return ["srun", *place, *devices, "--kill-on-bad-exit=1", sys.executable, *again]
+        if "SLURM_JOB_ID" not in environment:
+            raise ConfigError(f"nodes={nodes}: several nodes need a SLURM job; submit with --profile profiles/slurm")
+        place = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={cpus}"]
+        place += [f"--gpus-per-node={gpus // nodes}"] if gpus else []
+        again = ["-m", "novelview.stages.launch", f"--gpus={gpus}", f"--nodes={nodes}", f"--cpus={cpus}", "--join"]
+        # One node that fails ends the others at once instead of leaving them to wait for it.
+        return ["srun", *place, "--kill-on-bad-exit=1", sys.executable, *again, *command]
+    processes = max(1, gpus // nodes)
+    if processes == 1 and not join:
+        return [sys.executable, "-m", *command]
+    place = _rendezvous(nodes, environment) if join else ["--standalone"]
+    return [sys.executable, "-m", "torch.distributed.run", *place, f"--nproc-per-node={processes}", "-m", *command]
 
 
 def _rendezvous(nodes: int, environment: Mapping[str, str]) -> Words:

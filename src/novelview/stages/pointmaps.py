@@ -1,7 +1,5 @@
 """Stage `pointmaps`: python -m novelview.stages.pointmaps dataset=NAME teacher=exact|vggt io.out=FOLDER."""
 
-import logging
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,10 +18,8 @@ from novelview.scenes.batch import FrameCache
 from novelview.scenes.pointmaps import Points, write_pointmaps
 from novelview.scenes.procedural.truth import exact_depth
 from novelview.scenes.store import PackedStore
-from novelview.stages.cli import run_stage
+from novelview.stages.cli import log, run_stage
 from novelview.timebox import TimeBox, stamp_of
-
-log = logging.getLogger(__name__)
 
 
 def pointmaps(cfg: PointmapsStage) -> None:
@@ -31,25 +27,22 @@ def pointmaps(cfg: PointmapsStage) -> None:
 
     exact: points of the given cameras' world, metres, float32. vggt: of a world and scale of its own for each scene,
     float16, all frames of a scene in one pass, resized to multiples of 14 pixels and back (specs/pmloss.md section 1).
-    Raises DataError where there is no exact depth, CheckpointError without VGGT's weights, BoxEnded when the time box
-    is over, after one new scene at least: the next call goes on.
+    Raises DataError without exact depth, CheckpointError without VGGT's weights, BoxEnded after one new scene at least.
     """
     box = TimeBox.of(cfg.runtime)
     store = PackedStore(Path(cfg.io["packed"]) / cfg.split)
     cache = FrameCache(store, cfg.views, 0)
+
+    def scenes() -> Iterator[tuple[str, list[int]]]:
+        for scene in tqdm(store.scenes, "pointmaps", disable=None if cfg.runtime.progress else True):
+            yield scene, [frame for frame in range(store.frames(scene)) if frame not in store.bad(scene)]
+
     with team(cfg.runtime) as ranks:
         teach = _exact(cfg, store, cache, ranks.device) if cfg.teacher == "exact" else _vggt(cfg, cache, ranks.device)
-        out = Path(cfg.io["out"])
         data = sha256(store.folder.parent / MANIFEST)
         stamp = stamp_of(digest(cfg), source_digest("pointmaps"), data, ranks.device.type)
-        count = write_pointmaps(out, cfg.teacher, cfg.views, _scenes(cfg, store), teach, stamp, box)
-        log.info("pointmaps of %d scenes by teacher %s: %s", count, cfg.teacher, out)
-
-
-def _scenes(cfg: PointmapsStage, store: PackedStore) -> Iterator[tuple[str, list[int]]]:
-    for scene in tqdm(store.scenes, "pointmaps", disable=None if cfg.runtime.progress else True):
-        bad = store.bad(scene)
-        yield scene, [frame for frame in range(store.frames(scene)) if frame not in bad]
+        count = write_pointmaps(Path(cfg.io["out"]), cfg.teacher, cfg.views, scenes(), teach, stamp, box)
+        log.info("pointmaps of %d scenes by teacher %s: %s", count, cfg.teacher, cfg.io["out"])
 
 
 def _exact(cfg: PointmapsStage, store: PackedStore, cache: FrameCache, device: torch.device) -> Points:
@@ -82,4 +75,4 @@ def _vggt(cfg: PointmapsStage, cache: FrameCache, device: torch.device) -> Point
 
 
 if __name__ == "__main__":
-    sys.exit(run_stage("pointmaps", pointmaps))
+    raise SystemExit(run_stage("pointmaps", pointmaps))

@@ -1,17 +1,13 @@
 """Stage `preprocess`: chunks to the packed store; `python -m novelview.stages.preprocess dataset=NAME`."""
 
-import logging
-import sys
 from pathlib import Path
 
 from novelview.config.stages import PreprocessStage
 from novelview.errors import ConfigError
 from novelview.scenes.chunks import read_raw
 from novelview.scenes.pack import pack_chunks
-from novelview.stages.cli import run_stage
+from novelview.stages.cli import log, run_stage
 from novelview.timebox import TimeBox
-
-logger = logging.getLogger(__name__)
 
 
 def preprocess(cfg: PreprocessStage) -> None:
@@ -19,17 +15,15 @@ def preprocess(cfg: PreprocessStage) -> None:
 
     Goes on after the chunks that an earlier call packed; BoxEnded when the time box is over, after one new chunk.
     """
-    box = TimeBox.of(cfg.runtime)
+    box, run, out = TimeBox.of(cfg.runtime), cfg.runtime, Path(cfg.io["out"])
     raw = read_raw(Path(cfg.io["raw"]))
-    out = Path(cfg.io["out"])
     if out.resolve() in (raw.folder.resolve(), raw.root.resolve()):
         raise ConfigError(f"io.out={out}: is the folder of the chunks; choose another for the packed store")
-    run = cfg.runtime
     given = raw.checksums, raw.unposed, box, raw.depth_range
     packed = pack_chunks(raw.chunks, out, cfg.pack, run.workers, run.progress, *given)
     for split, counts in packed["splits"].items():
-        logger.info("%s: %s", split, ", ".join(f"{value} {name}" for name, value in counts.items()))
+        log.info("%s: %s", split, ", ".join(f"{value} {name}" for name, value in counts.items()))
 
 
 if __name__ == "__main__":
-    sys.exit(run_stage("preprocess", preprocess))
+    raise SystemExit(run_stage("preprocess", preprocess))

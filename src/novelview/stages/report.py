@@ -1,6 +1,5 @@
 """Stage `report`: python -m novelview.stages.report study=NAME io.inputs=[FOLDER,...] io.figures=FOLDER io.out=FILE."""
 
-import sys
 from pathlib import Path
 
 from novelview.config.stages import ReportStage
@@ -20,4 +19,4 @@ def report(cfg: ReportStage) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_stage("report", report))
+    raise SystemExit(run_stage("report", report))

@@ -1,7 +1,5 @@
 """Stage `train` (phases pretrain and finetune): packed scenes to weights. torchrun starts it on several devices."""
 
-import sys
-
 from novelview.config.stages import TrainStage
 from novelview.files import require_writable
 from novelview.stages.cli import run_stage
@@ -19,4 +17,4 @@ def train(config: TrainStage) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_stage("train", train))
+    raise SystemExit(run_stage("train", train))
