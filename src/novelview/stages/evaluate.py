@@ -50,10 +50,7 @@ def evaluate(cfg: EvaluateStage) -> None:
         model, config = load_weights(weights)
         name = config.get("variant") or config["model"]["name"]
         subject = Subject(model.to(ranks.device).eval(), name, views_of(config, weights))
-        known, (made, code) = (
-            digest_of(config),
-            recorded(weights.parent),
-        )  # the code is known where the training says it
+        known, (made, code) = digest_of(config), recorded(weights.parent)  # as the training wrote beside them
         about = {"digest": known, "code": code if made == known else "", "sha256": sha256(weights), "config": config}
         facts = {"dataset": cfg.dataset, "scale": cfg.scale, "digest": digest(cfg), "weights": about}
         facts["code"] = source_digest("evaluate", model_code(cfg))
