@@ -1,7 +1,9 @@
 """The device a process works on, precision there, and the processes of one run: alone, or several by torchrun."""
 
 import logging
+import multiprocessing
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from novelview.errors import ConfigError
+from novelview.timebox import end_with
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
@@ -20,6 +23,15 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     if name == "cuda" and not available:
         raise ConfigError("runtime.device=cuda: no usable GPU here; set runtime.device=cpu or auto")
     return torch.device("cuda", local_rank) if available and name != "cpu" else torch.device("cpu")
+
+
+def start_worker() -> None:
+    """Make this a worker process: one thread; Ctrl-C is the parent's to handle; and it ends when the parent is gone."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None and parent.pid is not None
+    end_with(parent.pid)
 
 
 def full_precision(value: Tensor) -> AbstractContextManager[Any]:

@@ -1,14 +1,20 @@
 """Files that appear whole or not at all, their checksums, and the manifests that list them."""
 
+import fcntl
 import hashlib
 import json
+import logging
 import os
+import re
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from novelview.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"  # of a folder of data: written last, with size and SHA-256 of every file
 
@@ -19,7 +25,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     over `path`, else remove it. An OSError about it, or about none (a full disk), comes out under the name `path`."""
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    partial = final.with_name(f".{final.stem}.{os.getpid()}.partial{final.suffix}")
+    partial = final.with_name(f".{final.stem}.{secrets.token_hex(8)}.partial{final.suffix}")
     try:
         yield partial
         with open(partial, "rb") as stream:
@@ -48,6 +54,46 @@ def locating(place: Path | str) -> Iterator[None]:
 def _located(error: OSError, place: Path | str, other: str | None = None) -> OSError:
     nameless = error.filename in (None, other)
     return OSError(error.errno, error.strerror or str(error), str(place)) if nameless else error
+
+
+@contextmanager
+def holding_lock(place: Path | str, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of what is made at `place`, until the process dies at most; another call waits, with a warning.
+
+    It is a hidden file beside `place`. Without `wait` ConfigError is raised where another process has the lock.
+    """
+    place = Path(place).absolute()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    path = place.with_name(f".{place.name}.lock")
+    while True:
+        with open(path, "a") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not wait:
+                    raise ConfigError(
+                        f"{place}: another process is at work here; start again when it has ended"
+                    ) from None
+                log.warning("%s: another process is at work here; waiting for it to end, then going on", place)
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            except OSError as error:
+                log.warning("%s: this file system has no locks (%s); start one run at a time", place, error.strerror)
+            try:
+                # The one before may have removed the file that was opened here; then the lock is another file's.
+                if _same(path, stream.fileno()):
+                    yield
+                    return
+            finally:
+                with suppress(OSError):
+                    if _same(path, stream.fileno()):
+                        path.unlink()
+
+
+def _same(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def require_writable(path: Path | str, key: str) -> None:
@@ -96,8 +142,9 @@ def file_entry(path: Path) -> dict[str, Any]:
 
 
 def file_entries(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the entry of every file below a folder, by its path from there: a manifest's `files`."""
-    return {str(path.relative_to(folder)): file_entry(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Return the entry of every file below a folder, but hidden ones, by its path from there: a manifest's `files`."""
+    files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {str(place): file_entry(path) for place, path in files.items() if not re.search(r"(^|/)\.", str(place))}
 
 
 def check_size(path: Path, entry: Mapping[str, Any], advice: str) -> None:

@@ -7,7 +7,9 @@ its SHA-256. Units belong to a stamp, a digest of all they depend on; others are
 import hashlib
 import json
 import math
+import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from novelview.config.schema import RuntimeConfig
-from novelview.files import write_bytes, write_text
+from novelview.files import holding_lock, write_bytes, write_text
 
 INTERRUPTED = 3  # exit status of a stage that saved what it had because of a signal
 BOXED = 4  # exit status of a stage that saved what it had because its time was over
@@ -62,6 +64,17 @@ class TimeBox:
         """Raise BoxEnded when the time is over, unless this call has not finished a unit yet."""
         if self.units and self.over:
             raise BoxEnded(f"{self.units} finished in this call")
+
+
+def end_with(parent: int) -> None:
+    """End this process, too, when the process that started it is gone, killed ones included."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def stamp_of(*parts: object) -> str:
@@ -118,22 +131,22 @@ class Unfinished:
 @contextmanager
 def resuming_folder(final: Path, stamp: str = "") -> Iterator[tuple[Path, Unfinished]]:
     """Yield a sibling of `final` and its units; on success the sibling takes the name and the units go. Where a unit
-    was kept, both stay after BoxEnded, Ctrl-C or a kill for a call with the same stamp; else they are removed."""
+    was kept, both stay after an error, a kill or BoxEnded for a call with the same stamp; a second call waits."""
     partial, old = (final.with_name(f".{final.name}.{word}") for word in ("partial", "old"))
-    units = Unfinished(final, stamp)
-    shutil.rmtree(old, ignore_errors=True)
-    if not units.folder.exists():
-        shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True, exist_ok=True)
-    try:
-        yield partial, units
-        if final.exists():
-            final.rename(old)
-        partial.rename(final)
-    except BaseException as error:
-        if not (isinstance(error, BoxEnded | KeyboardInterrupt) and units.folder.exists()):
+    with holding_lock(final):
+        units = Unfinished(final, stamp)
+        shutil.rmtree(old, ignore_errors=True)
+        if not units.folder.exists():
             shutil.rmtree(partial, ignore_errors=True)
-            units.clear()
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    units.clear()
+        partial.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial, units
+            if final.exists():
+                final.rename(old)
+            partial.rename(final)
+        except BaseException:
+            if not units.folder.exists():
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+        units.clear()

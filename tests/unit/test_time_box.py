@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+import torch
 
 from novelview.config.compose import compose
 from novelview.config.digest import digest
@@ -68,14 +69,16 @@ def test_units_belong_to_a_stamp_and_damaged_ones_are_gone(tmp_path) -> None:
     assert Unfinished(tmp_path / "out", "two").read_json("b") is None and not units.folder.exists()
 
 
-def test_a_folder_stays_unfinished_after_its_box_and_goes_after_an_error(tmp_path) -> None:
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_folder_with_units_stays_unfinished_after_its_box_and_after_an_error(tmp_path, kept: bool) -> None:
     final = tmp_path / "raw"
-    for end, left in ((BoxEnded, True), (ValueError, False)):
+    for end in (BoxEnded, ValueError, torch.OutOfMemoryError, KeyboardInterrupt):
         with pytest.raises(end), resuming_folder(final, "s") as (folder, units):
             (folder / "file").write_text("x")
-            units.keep("file", b"")
+            if kept:
+                units.keep("file", b"")
             raise end
-        assert (tmp_path / ".raw.partial/file").exists() == left == units.folder.exists()
+        assert (tmp_path / ".raw.partial/file").exists() == kept == units.folder.exists()
         assert not final.exists()
     with resuming_folder(final, "s") as (folder, units):
         (folder / "file").write_text("y")

@@ -21,6 +21,7 @@ from novelview.config.compose import compose
 from novelview.config.schema import RuntimeConfig, TrainConfig
 from novelview.devices import Team, pick_device, team
 from novelview.errors import ConfigError
+from novelview.files import holding_lock
 from novelview.models.render import Render
 from novelview.scenes.batch import Batch, Views
 from novelview.training import watch
@@ -28,7 +29,6 @@ from novelview.training.checkpoint import (
     Checkpoints,
     build_model,
     difference,
-    holding_lock,
     noting_signals,
     random_state,
     restore_random_state,
@@ -495,3 +495,4 @@ def test_a_second_run_in_the_same_folder_waits_for_the_first(tmp_path, caplog: p
         order.append("first")
     other.join()
     assert order == ["first", "second"] and "another process" in caplog.text
+    assert not list(tmp_path.parent.glob(f".{tmp_path.name}*"))

@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from novelview.config.schema import PackConfig
+from novelview.devices import start_worker
 from novelview.errors import DataError
 from novelview.files import MANIFEST, file_entry, locating, replacing, sha256, write_json
 from novelview.scenes.chunks import read_chunk, recorded_checksums
@@ -88,8 +89,8 @@ def pack_chunks(
     (out / MANIFEST).unlink(missing_ok=True)
     for name in chunk_files:
         (out / name / "parts").mkdir(parents=True, exist_ok=True)
-        for stale in (out / name).rglob(".*.partial*"):  # what a killed run left half-written
-            stale.unlink(missing_ok=True)
+    for stale in out.rglob(".*.partial*"):  # what a killed run left half-written
+        stale.unlink(missing_ok=True)
     sums, sources = checksums or {}, [(name, Path(path)) for name, files in chunk_files.items() for path in files]
     chunks = [Chunk(name, path, out / name, sums.get(f"{name}/{path.name}")) for name, path in sources]
     results = list(zip(chunks, _run(chunks, workers, progress, unposed or {}, box or TimeBox()), strict=True))
@@ -139,7 +140,7 @@ def _run(
 
 def _in_parallel(chunks: list[Chunk], workers: int) -> Iterator[tuple[int, Part | str]]:
     # Spawned, not forked: a fork of a process with torch's threads running may deadlock.
-    pool = ProcessPoolExecutor(min(workers, len(chunks)) or 1, multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(min(workers, len(chunks)) or 1, multiprocessing.get_context("spawn"), start_worker)
     try:
         waiting = {pool.submit(_pack_chunk, chunk): number for number, chunk in enumerate(chunks)}
         for future in as_completed(waiting):

@@ -16,7 +16,7 @@ from novelview.devices import team
 from novelview.errors import ConfigError, DataError
 from novelview.evaluation.clips import write_depths
 from novelview.evaluation.encoded_scene import Encoded, encode_scene
-from novelview.files import MANIFEST, require_writable, sha256, write_json
+from novelview.files import MANIFEST, holding_lock, require_writable, sha256, write_json
 from novelview.models.depthsplat.model import DepthSplat
 from novelview.models.registry import load_weights
 from novelview.scenes.batch import FrameCache
@@ -47,7 +47,7 @@ def depth(cfg: DepthStage) -> None:
         digest(cfg), source_digest("depth", model_code(cfg)), sha256(weights), sha256(store.folder.parent / MANIFEST)
     )
     units = Unfinished(out, stamp)
-    with team(cfg.runtime) as ranks, torch.no_grad():
+    with holding_lock(out), team(cfg.runtime) as ranks, torch.no_grad():
         model = model.to(ranks.device).eval()
         for scene, frames in tqdm(list(_chosen(cfg, store)), "depth", disable=None if cfg.runtime.progress else True):
             count = sum(name == scene or name.startswith(f"{scene}.") for name in made)

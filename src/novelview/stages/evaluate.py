@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from novelview.evaluation.geometry import Truth
 from novelview.evaluation.protocol import Splits
 from novelview.evaluation.report import Subject, evaluate_to
 from novelview.evaluation.scores import means
-from novelview.files import MANIFEST, read_json, sha256, write_json
+from novelview.files import MANIFEST, holding_lock, read_json, sha256, write_json
 from novelview.models.registry import load_weights
 from novelview.scenes.procedural.truth import exact_depth
 from novelview.scenes.samplers import selected_splits
@@ -46,7 +47,7 @@ def evaluate(cfg: EvaluateStage) -> None:
     task = Splits.of(store, entries, _sets(raw / "scenes.json"))
     manifest = read_json(raw / MANIFEST) if (raw / MANIFEST).is_file() else {}
     cameras = manifest.get("poses") or {"estimator": "given"}  # what stage `poses` says of them
-    with team(run) as ranks:
+    with team(run) as ranks, holding_lock(out, ranks.world == 1) if ranks.leads else nullcontext():
         model, config = load_weights(weights)
         name = config.get("variant") or config["model"]["name"]
         subject = Subject(model.to(ranks.device).eval(), name, views_of(config, weights))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from novelview.config.stages import PreprocessStage
 from novelview.errors import ConfigError
+from novelview.files import holding_lock
 from novelview.scenes.chunks import read_raw
 from novelview.scenes.pack import pack_chunks
 from novelview.stages.cli import log, run_stage
@@ -20,7 +21,8 @@ def preprocess(cfg: PreprocessStage) -> None:
     if out.resolve() in (raw.folder.resolve(), raw.root.resolve()):
         raise ConfigError(f"io.out={out}: is the folder of the chunks; choose another for the packed store")
     given = raw.checksums, raw.unposed, box, raw.depth_range
-    packed = pack_chunks(raw.chunks, out, cfg.pack, run.workers, run.progress, *given)
+    with holding_lock(out):
+        packed = pack_chunks(raw.chunks, out, cfg.pack, run.workers, run.progress, *given)
     for split, counts in packed["splits"].items():
         log.info("%s: %s", split, ", ".join(f"{value} {name}" for name, value in counts.items()))
 

@@ -10,13 +10,14 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from novelview.cameras.paths import turntable
+from novelview.config.checkpoints import model_code
 from novelview.config.digest import digest, source_digest
 from novelview.config.stages import DepthStage, RenderStage
 from novelview.devices import team
 from novelview.errors import ConfigError, DataError
 from novelview.evaluation.clips import Cameras, enlarge, path_cameras, to_uint8, write_video
 from novelview.evaluation.encoded_scene import Encoded, encode_scene, load_scene, render_cameras, save_scene
-from novelview.files import MANIFEST, replacing, require_writable, sha256
+from novelview.files import MANIFEST, holding_lock, replacing, require_writable, sha256
 from novelview.models.registry import load_weights
 from novelview.models.render import ViewModel
 from novelview.scenes.batch import Views
@@ -42,7 +43,7 @@ def render(cfg: RenderStage) -> None:
             f"{type(model).__name__} takes no target poses, so no given camera can be rendered; its clips come with "
             "the evaluate stage, along the cameras it estimates"
         )
-    with team(cfg.runtime) as ranks, torch.no_grad():
+    with holding_lock(io["out"]), team(cfg.runtime) as ranks, torch.no_grad():
         model = model.to(ranks.device).eval()
         started = time.monotonic()
         state = io.get("load_state")

@@ -1,6 +1,5 @@
 """Where a run starts and goes on: model and identity, checkpoints, the lock of their folder, signals to stop."""
 
-import fcntl
 import hashlib
 import io
 import json
@@ -173,21 +172,6 @@ def sweep_partial(folder: Path, pattern: str) -> None:
     """Remove what killed processes left of unfinished files (see `novelview.files.replacing`)."""
     for left in folder.glob(pattern):
         left.unlink(missing_ok=True)
-
-
-@contextmanager
-def holding_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of `folder`, until the process dies at most; wait, with a warning, while another process has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("%s: another process is training here; waiting for it to end, then going on", folder)
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        except OSError as error:
-            log.warning("%s: this file system has no locks (%s); start one run at a time", folder, error.strerror)
-        yield
 
 
 class Interrupt:

@@ -18,6 +18,7 @@ from novelview.config.schema import TrainConfig, sides
 from novelview.config.stages import TrainStage
 from novelview.devices import Team, team
 from novelview.errors import CheckpointError, ConfigError, NovelviewError
+from novelview.files import holding_lock
 from novelview.losses.photometric import TrainingLoss
 from novelview.models.registry import save_weights
 from novelview.models.render import Render
@@ -76,7 +77,7 @@ class Run:
 
     def train(self) -> int:
         """Run to the end, to a signal or to the end of the box; return the exit status."""
-        with checkpoint.holding_lock(self.checkpoints.folder) if self.team.leads else nullcontext():
+        with holding_lock(self.checkpoints.folder, self.team.world == 1) if self.team.leads else nullcontext():
             self._resume()
             with closing(Watch(self.cfg, self.team, self.identity, self.done, self.total, self.record)) as watch:
                 finished = self._steps(watch)

@@ -13,6 +13,7 @@ import numpy as np
 
 from novelview.errors import DataError, missing_extra
 from novelview.files import write_json
+from novelview.timebox import end_with
 
 EXHAUSTIVE_LIMIT = 150  # photographs; above it only neighbours in file order are matched
 MAX_SIDE = 1600  # pixels on which features are found; more costs minutes and adds little
@@ -99,4 +100,5 @@ def _quality(model: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    end_with(os.getppid())
     reconstruct(json.loads(Path(sys.argv[1]).read_text()))

@@ -2,9 +2,6 @@
 
 import io
 import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -19,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from novelview.config.sources import RoomsSource, check_source
+from novelview.devices import start_worker
 from novelview.errors import DataError
 from novelview.files import sha256, write_json
 from novelview.scenes.chunks import ChunkScene, ChunkWriter, read_chunk, write_chunk
@@ -92,7 +90,7 @@ def _made(source: RoomsSource, jobs: list[Job], workers: int, device: str) -> It
 
 
 def _by_processes(source: RoomsSource, jobs: list[Job], workers: int) -> Iterator[MadeRoom]:
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
     try:
         yield from _in_order((pool.submit(make, source, *job) for job in jobs), AHEAD * workers)
     except BrokenProcessPool:
@@ -110,20 +108,6 @@ def _in_order(futures: Iterable[Future[MadeRoom]], ahead: int) -> Iterator[MadeR
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
-
-
-def _start_worker() -> None:
-    """One thread; Ctrl-C is the parent's to handle; and no orphan when the parent is killed."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def make(source: RoomsSource, split: str, number: int) -> MadeRoom:
