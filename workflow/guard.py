@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from novelview.config.plan import Plan
 from novelview.errors import NovelviewError
 from novelview.files import sha256
+from novelview.stages.launch import visible_gpus
 
 T = TypeVar("T")
 RECORDS = Path(".snakemake/metadata")
@@ -31,6 +32,20 @@ def or_exit(make: Callable[[], T]) -> T:
     except NovelviewError as error:
         _exit(str(error))
         raise  # not reached
+
+
+def count_gpus(workflow: Any, asked: bool) -> None:
+    """Make the visible GPUs the limit of jobs that run here at a time, unless `--resources gpu=N` names another.
+
+    asked: whether jobs of this scale ask for some; where none is visible a line says that they run on the CPU.
+    """
+    known, gpus = workflow.global_resources, len(visible_gpus(os.environ))
+    if known["_nodes"].value is not None or "gpu" in known:  # on a cluster, which counts them itself
+        return
+    if gpus:
+        workflow.register_resource("gpu", gpus)
+    elif asked and workflow.is_main_process:
+        print("no GPU is visible here: jobs that ask for some run on the CPU", file=sys.stderr, flush=True)
 
 
 def refuse_linked_records() -> None:

@@ -39,7 +39,9 @@ def test_every_job_saves_ahead_of_its_time_limit() -> None:
 
 
 def test_training_and_evaluation_take_gpus_and_nodes_from_the_profile() -> None:
-    launched = {name for name, text in rules().items() if "novelview.stages.launch" in text}
+    gpus = {name for name, text in rules().items() if "novelview.stages.launch" in text}
+    assert all("--gpus {resources.gpu}" in rules()[name] for name in gpus)
+    launched = gpus - {"teach_pointmaps", "estimate_poses", "measure_latency"}  # of one GPU
     assert {"pretrain_model", "finetune_model", "evaluate_model"} <= launched
     for name in launched:
         text = rules()[name]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import guard
 from guard import changed_data
-from novelview.config import workflow
 from novelview.files import sha256
 
 
@@ -44,7 +44,7 @@ def test_another_byte_another_size_and_no_file_are_told_with_the_cure(dataset: P
 
 
 def test_large_files_are_compared_by_size_alone(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workflow, "HASHED", len("raw/indices/full.json"))
+    monkeypatch.setattr(guard, "HASHED", len("raw/indices/full.json"))
     (dataset / "raw/train/000000.torch").write_text("RAW/train/000000.torch")
     assert changed_data(dataset) == []
     (dataset / "raw/indices/full.json").write_text("RAW/indices/full.json")

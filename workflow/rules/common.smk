@@ -11,7 +11,7 @@ sys.path[:0] = [str(ROOT / name) for name in ("src", "kernels", "workflow")]
 
 from novelview.config import exchange
 from novelview.config.plan import Plan, one_of, word_list
-from guard import or_exit, refuse_linked_records, tell_of_other_code, use_checkout, warn_of_changed_data
+from guard import count_gpus, or_exit, refuse_linked_records, tell_of_other_code, use_checkout, warn_of_changed_data
 
 # Planning makes many objects and no garbage: looking for some takes a seventh of its time. `onstart` turns it on again.
 gc.disable()
@@ -23,6 +23,7 @@ SHOWCASE = or_exit(lambda: exchange.showcase(PLAN))
 CHECKPOINTS = {one.name: one for one in SHOWCASE.checkpoints}
 RELEASES = {one.name: one for one in or_exit(lambda: exchange.releases(PLAN))}
 RESOURCES = PLAN.resources
+count_gpus(workflow, any(one.get("gpu") for one in RESOURCES.values()))
 MODEL = f"results/{PLAN.scale}/models/{{run}}/{{data}}/{{phase}}-x{{res}}"
 if workflow.is_main_process:
     warn_of_changed_data([PLAN.dataset, *SHOWCASE.datasets])
@@ -46,6 +47,11 @@ def packed_data(wildcards):
     """Return what a training reads. Every plan that trains asks for it, a dry run included, so the cost is told here."""
     announce_cost()
     return f"data/{PLAN.dataset}/packed/manifest.json"
+
+
+def adopted_run(wildcards):
+    """Return the run whose published checkpoint the wildcards name."""
+    return next(run for run in PLAN.all if run.adopted and (run.name, run.phase) == (wildcards.run, wildcards.phase))
 
 
 wildcard_constraints:

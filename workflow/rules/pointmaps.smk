@@ -35,5 +35,5 @@ rule teach_pointmaps:
     message:
         "Pointmaps of {wildcards.dataset} by teacher {wildcards.teacher} at {wildcards.res}"
     shell:
-        "python -m novelview.stages.pointmaps --config {params.stage[config]}"
+        "python -m novelview.stages.launch --gpus {resources.gpu} novelview.stages.pointmaps --config {params.stage[config]}"
         " io.packed={params.packed} io.raw={params.raw} io.out={params.out} runtime.threads={threads} 2>&1 | tee {log}"

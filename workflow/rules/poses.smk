@@ -31,7 +31,7 @@ rule estimate_poses:
     message:
         "Cameras of {PLAN.dataset} by {wildcards.estimator}"
     shell:
-        "python -m novelview.stages.poses --config {params.stage[config]}"
+        "python -m novelview.stages.launch --gpus {resources.gpu} novelview.stages.poses --config {params.stage[config]}"
         " io.raw={params.raw} io.out={params.out} runtime.workers={threads} 2>&1 | tee {log}"
 
 

@@ -3,11 +3,6 @@
 or_exit(lambda: exchange.check_adopted(PLAN))
 
 
-def adopted_run(wildcards):
-    """Return the run whose published checkpoint the wildcards name."""
-    return next(run for run in PLAN.all if run.adopted and (run.name, run.phase) == (wildcards.run, wildcards.phase))
-
-
 localrules:
     publish_model,
     release_model,

@@ -25,5 +25,5 @@ rule measure_latency:
     message:
         "Timing reconstruction and rendering"
     shell:
-        "python -m novelview.stages.latency --config {params.stage[config]}"
+        "python -m novelview.stages.launch --gpus {resources.gpu} novelview.stages.latency --config {params.stage[config]}"
         " io.packed={params.packed} io.models={params.models} io.out={output} runtime.threads={threads} 2>&1 | tee {log}"

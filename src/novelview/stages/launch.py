@@ -8,10 +8,14 @@
 """
 
 import argparse
+import fcntl
 import os
 import signal
 import sys
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from novelview.errors import ConfigError
 from novelview.stages.cli import fail
@@ -54,6 +58,59 @@ def _rendezvous(nodes: int, environment: Mapping[str, str]) -> Words:
     return [f"--nnodes={nodes}", f"--node-rank={rank}", f"--master-addr={address}", f"--master-port={port}"]
 
 
+def visible_gpus(environment: Mapping[str, str], drivers: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
+    """Return what CUDA_VISIBLE_DEVICES names, else the numbers of the GPUs that the driver lists."""
+    named = environment.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return [str(number) for number in range(len(list(drivers.glob("*"))))]
+    return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
+
+
+def take(count: int, visible: Sequence[str], folder: Path) -> list[str]:
+    """Return `count` of the visible GPUs that no other process started here has; waits, with a line, until so many are
+    free. They belong to this process, and to what it becomes by exec, until it ends: their lock files stay open."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    told = False
+    while True:
+        with open(folder / "all.lock", "a") as turn:  # two calls that take half each would wait for ever
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            held: dict[str, int] = {}
+            for name in visible:
+                descriptor = os.open(folder / f"{name.replace('/', '_')}.lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    held[name] = descriptor
+                except BlockingIOError:
+                    os.close(descriptor)
+            for name in [*held][count:] if len(held) >= count else [*held]:
+                os.close(held.pop(name))
+            if len(held) == count:
+                for descriptor in held.values():
+                    os.set_inheritable(descriptor, True)
+                return [*held]
+        if not told:
+            print(f"waiting for {count} of {len(visible)} GPUs to be free", file=sys.stderr, flush=True)
+        told = True
+        time.sleep(1)
+
+
+def _own_gpus(count: int, environment: Mapping[str, str]) -> tuple[int, dict[str, str]]:
+    """Return how many GPUs a job of this machine works on, and the variables that show it those alone.
+
+    Raises ConfigError where it asks for more than there are. On a cluster SLURM has given a job its GPUs.
+    """
+    visible = visible_gpus(environment)
+    if not count or "SLURM_JOB_ID" in environment:
+        return count, {}
+    if not visible:
+        print(f"gpu={count}: no GPU is visible here; working on the CPU, in one process", file=sys.stderr, flush=True)
+        return 0, {}
+    if count > len(visible):
+        raise ConfigError(f"gpu={count}: {len(visible)} GPUs are visible here; ask for at most so many")
+    own = take(count, visible, Path(tempfile.gettempdir(), f"novelview-gpus-{os.getuid()}"))
+    return count, {"CUDA_VISIBLE_DEVICES": ",".join(own)}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Replace this process by the stage; return the exit status of a mistake, told in one line."""
     parser = argparse.ArgumentParser(prog="python -m novelview.stages.launch", description=__doc__)
@@ -66,7 +123,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not given.command:
         parser.error("name the module to start, such as novelview.stages.train")
     try:
-        program = words(given.gpus, given.nodes, given.cpus, given.join, given.command, os.environ)
+        gpus, own = (given.gpus, {}) if given.nodes > 1 else _own_gpus(given.gpus, os.environ)
+        os.environ.update(own)
+        program = words(gpus, given.nodes, given.cpus, given.join, given.command, os.environ)
     except ConfigError as error:
         return fail(str(error))
     # srun and torchrun outlive the warning ahead of the time limit; the training processes listen to it again.
