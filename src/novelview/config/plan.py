@@ -93,8 +93,30 @@ class Plan:
         init = read_init(self.config.get("init"), self.study)
         self.all = make_runs(self.study, self.scale, self.dataset, init, self.resolution)
         self._by_place = {run.place: run for run in self.all}
-        self.estimators = [name for name in self._asked_estimators if self._can_estimate(name)]
+        self.asked = self.study.poses.get(self.scale, [])  # estimators, of which those are left that can work
+        self.estimators = [name for name in self.asked if self._can_estimate(name)]
         self._check()
+        # Data sets, and whose cameras they have: the study's own (no name), and the estimators'.
+        self.datasets = {f"{self.dataset}{suffix(name)}": name for name in ("", *self.estimators)}
+        # All runs on the given cameras, then those that take poses on every estimator's.
+        posed = [run for run in self.all if run.name not in self.study.pose_free]
+        self.evaluations = [RunEvaluation(run) for run in self.all]
+        self.evaluations += [RunEvaluation(run, name) for name in self.estimators for run in posed]
+        scaling = [SCALING] if len({run.subset for run in self.runs(trained=True)}) > 1 else []
+        self.figures = [*self.study.figures, *scaling]
+        self.tables = [*self.study.tables, *(f"{name}_table" for name in scaling)]
+        ending = "" if self.dataset == self.data.dataset else f"-{self.dataset}"
+        self.results = f"results/{self.scale}/{self.study.name}{ending}"
+        self.tag = f"{self.scale}-{self.study.name}{ending}"  # in the names of log files
+        self.extras = [f"{self.results}/{name}" for name in self.study.extras]  # files that the report waits for, too
+        self.records = [f"data/{self.dataset}{suffix(name)}/raw/poses.json" for name in self.estimators]
+        self.gpus = self.resources["train"]["gpu"]  # of a training or evaluation job
+        # Data that come over the network are fetched where Snakemake runs.
+        self.needs_network = self.composed("download").source.kind in ("chunks", "dl3dv")
+        # LPIPS' backbone: only scale paper insists on it, elsewhere the column may read n/a.
+        lpips = self.composed("evaluate").eval.lpips_weights
+        known = self.scale == "paper" and lpips in targets(read_registry())
+        self.metric_weights = [lpips] if known else []
 
     def _check(self) -> None:
         if self.composed("download").source.kind != "rooms" and not self.path:
@@ -126,7 +148,7 @@ class Plan:
         }[stage]
         settings = [word for word in self.settings if stage in OWNERS[_owner(word)]]
         if stage == "poses":
-            settings = _of_estimator(settings, name, self._asked_estimators)
+            settings = _of_estimator(settings, name, self.asked)
         return [f"scale={self.scale}", *own, *self.study.overrides.get(stage, []), *variant, *settings]
 
     def _of_run(self, name: str, phase: str) -> list[str]:
@@ -221,22 +243,6 @@ class Plan:
         # Looking ahead, because a constraint of one wildcard cannot depend on another's value.
         return f"(?=(?:{places})/)[a-z0-9_]+" if places else "(?!)"
 
-    @property
-    def evaluations(self) -> list[RunEvaluation]:
-        """Return every evaluation: all runs on the given cameras, then those that take poses on every estimator's."""
-        posed = [run for run in self.runs() if run.name not in self.study.pose_free]
-        own = [RunEvaluation(run) for run in self.runs()]
-        return own + [RunEvaluation(run, name) for name in self.estimators for run in posed]
-
-    @property
-    def datasets(self) -> dict[str, str]:
-        """Return the study's data sets and whose cameras they have: its own (no name), and the estimators'."""
-        return {f"{self.dataset}{suffix(name)}": name for name in ("", *self.estimators)}
-
-    @property
-    def _asked_estimators(self) -> list[str]:
-        return self.study.poses.get(self.scale, [])
-
     def _can_estimate(self, name: str) -> bool:
         """Tell whether an estimator's weights are here; scale paper fetches those that are not."""
         return self.scale == "paper" or all(Path(path).is_file() for path in self.estimator_weights(name))
@@ -249,12 +255,6 @@ class Plan:
     def backbones(self, run: Run) -> list[str]:
         """Return the registry's files that training a run starts from or needs for its losses."""
         return needed(self.config_of(run), read_registry(), started=bool(run.start))
-
-    @property
-    def metric_weights(self) -> list[str]:
-        """Return the backbone that LPIPS needs; only paper scale insists on it, elsewhere the column may read n/a."""
-        path = self.composed("evaluate").eval.lpips_weights
-        return [path] if self.scale == "paper" and path in targets(read_registry()) else []
 
     def pointmaps(self, run: Run) -> list[str]:
         """Return the folder of the pointmaps that a run is trained with; none without PM-Loss."""
@@ -273,51 +273,6 @@ class Plan:
         """Return the registry's file that a teacher cannot do without."""
         path = self.compose("pointmaps").weights
         return [path] if teacher == "vggt" and path in targets(read_registry()) else []
-
-    @property
-    def figures(self) -> list[str]:
-        """Return the study's figures; several subsets at this scale add the scaling figure."""
-        return [*self.study.figures, *self._scaling]
-
-    @property
-    def tables(self) -> list[str]:
-        """Return the study's tables; several subsets at this scale add the scaling table."""
-        return [*self.study.tables, *(f"{name}_table" for name in self._scaling)]
-
-    @property
-    def _scaling(self) -> list[str]:
-        return [SCALING] if len({run.subset for run in self.runs(trained=True)}) > 1 else []
-
-    @property
-    def extras(self) -> list[str]:
-        """Return further files the report waits for; a rule of its own makes each."""
-        return [f"{self.results}/{name}" for name in self.study.extras]
-
-    @property
-    def records(self) -> list[str]:
-        """Return what the estimators say of the cameras they found."""
-        return [f"data/{self.dataset}{suffix(name)}/raw/poses.json" for name in self.estimators]
-
-    @property
-    def results(self) -> str:
-        """Return the folder of the study's tables, figures and report."""
-        ending = "" if self.dataset == self.data.dataset else f"-{self.dataset}"
-        return f"results/{self.scale}/{self.study.name}{ending}"
-
-    @property
-    def tag(self) -> str:
-        """Return the study's name in the names of log files."""
-        return self.results.removeprefix("results/").replace("/", "-")
-
-    @property
-    def gpus(self) -> int:
-        """Return GPUs a training or evaluation job asks a cluster for."""
-        return self.resources["train"]["gpu"]
-
-    @property
-    def needs_network(self) -> bool:
-        """Return whether the data come over the network, so that they are fetched where Snakemake runs."""
-        return self.composed("download").source.kind in ("chunks", "dl3dv")
 
     @property
     def words(self) -> str:
