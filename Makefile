@@ -72,7 +72,7 @@ BUNDLE_PYTHON ?= 3.12
 BUNDLE_PLATFORM ?= x86_64
 MINI = --minutes $(BUDGET_MINUTES) --cores $(CORES) $(if $(STATE),--state '$(STATE)') $(if $(SET),--set '$(SET)')
 mini: $(if $(BUNDLE),,$(STAMP))
-	@PYTHONPATH=src:kernels:tools $(if $(BUNDLE),$(PYTHON) -m carry.bare '$(BUNDLE)' .bare --,$(RUN)/python -m carry) $(MINI)
+	@PYTHONPATH=src:kernels:workflow:tools $(if $(BUNDLE),$(PYTHON) -m carry.bare '$(BUNDLE)' .bare --,$(RUN)/python -m carry) $(MINI)
 
 mini-bundle: $(STAMP)
 	PYTHONPATH=tools $(RUN)/python -m carry.bundle $(or $(BUNDLE),bundle) --python $(BUNDLE_PYTHON) --platform $(BUNDLE_PLATFORM)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import exchange
 from dvc_yaml import pipeline
-from novelview.config import exchange
 from novelview.config.compose import compose
 from novelview.config.digest import resolved
 from novelview.config.plan import Plan

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from exchange import Release, releases
 from novelview.config.digest import digest
-from novelview.config.exchange import Release, releases
 from novelview.config.plan import Plan
 from novelview.config.study import Run
 

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(workflow.basedir)
 sys.path[:0] = [str(ROOT / name) for name in ("src", "kernels", "workflow")]
 
-from novelview.config import exchange
+import exchange
 from novelview.config.plan import Plan, one_of, word_list
 from guard import count_gpus, or_exit, refuse_linked_records, tell_of_other_code, use_checkout, warn_of_changed_data
 

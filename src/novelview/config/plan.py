@@ -18,7 +18,7 @@ import yaml
 
 from novelview.config.compose import ESTIMATORS, MODELS, compose, conf_dir, recorded, write_config
 from novelview.config.digest import digest_of, resolved, source_digest
-from novelview.config.exchange import read_init, split_words
+from novelview.config.initial import read_init, split_words
 from novelview.config.schema import size_name
 from novelview.config.stages import SIZED_BY
 from novelview.config.study import Run, at_scale, load_study, make_runs, variant_of
