@@ -20,7 +20,7 @@ CALLS = 60
 
 def drive(checkout: MiniCheckout, *words: str) -> subprocess.CompletedProcess[str]:
     """Make one call of the driver in a checkout."""
-    paths = f"{checkout.path('src')}:{checkout.path('kernels')}:{checkout.path('tools')}"
+    paths = f"{checkout.path('src')}:{checkout.path('kernels')}:{checkout.path('workflow')}:{checkout.path('tools')}"
     command = [sys.executable, "-m", "carry", "--cores", "2", *words]
     environment = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=checkout.folder, env=os.environ | environment, capture_output=True, text=True)

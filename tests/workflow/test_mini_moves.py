@@ -30,7 +30,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> MiniCheckout:
 
 
 def call(checkout: MiniCheckout, *words: str) -> tuple[int, str]:
-    paths = f"{checkout.path('src')}:{checkout.path('kernels')}:{checkout.path('tools')}"
+    paths = f"{checkout.path('src')}:{checkout.path('kernels')}:{checkout.path('workflow')}:{checkout.path('tools')}"
     command = [sys.executable, "-m", "carry", "--cores", "1", *words]
     done = subprocess.run(
         command, cwd=checkout.folder, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True
