@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from novelview.config.schema import RuntimeConfig
 from novelview.files import holding_lock, write_bytes, write_text
 
 INTERRUPTED = 3  # exit status of a stage that saved what it had because of a signal
@@ -41,8 +40,8 @@ class TimeBox:
         self.stop_at, self.units = stop_at or math.inf, 0
 
     @classmethod
-    def of(cls, runtime: RuntimeConfig) -> "TimeBox":
-        """Return a box that begins now and ends as `runtime.max_minutes` and `runtime.stop_at` say."""
+    def of(cls, runtime: Any) -> "TimeBox":
+        """Return a box that begins now and ends as `max_minutes` and `stop_at` of a RuntimeConfig say."""
         return cls(runtime.max_minutes, runtime.stop_at)
 
     @property
