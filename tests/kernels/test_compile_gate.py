@@ -40,9 +40,7 @@ def _gate(arguments: list[str], environment: dict[str, str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("cc", "only"),
-    [("90", "bfloat16-(d64|even)"), ("80", "qk_attention/bfloat16-d64")],
-    ids=["sm_90", "sm_80"],
+    ("cc", "only"), [("90", "bfloat16-(d64|even)"), ("80", "qk_attention/bfloat16-d64")], ids=["sm_90", "sm_80"]
 )
 def test_kernels_compile_clean(cc: str, only: str, tmp_path: Path) -> None:
     table = _gate(["--cc", cc, "--only", only], _environment(tmp_path))

@@ -64,15 +64,7 @@ def lvsm_tokens(model: LVSM, context: Views, target: Views) -> tuple[dict[str, T
 
 def dino_config(config: dict[str, Any]) -> DinoConfig:
     node = config["dino"]
-    names = (
-        "img_size",
-        "embed_dim",
-        "depth",
-        "num_heads",
-        "patch_size",
-        "num_register_tokens",
-        "init_values",
-    )
+    names = ("img_size", "embed_dim", "depth", "num_heads", "patch_size", "num_register_tokens", "init_values")
     offset = node.get("interpolate_offset", 0.0)
     assert offset == 0.0, f"interpolate_offset {offset} is not the published setting"
     chosen = {name: node[name] for name in names if name in node}

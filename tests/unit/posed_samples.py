@@ -74,12 +74,7 @@ class Fake:
     def estimate(self, scene: ChunkScene, frames: list[int], work: Path, log: Path) -> Estimate:
         self.calls.append(scene.key)
         w2c, intrinsics = given_cameras(scene)
-        found = Estimate(
-            list(frames),
-            moved(w2c[frames]),
-            1.1 * intrinsics[frames],
-            QUALITY,
-        )
+        found = Estimate(list(frames), moved(w2c[frames]), 1.1 * intrinsics[frames], QUALITY)
         return self.spoilt(scene.key, found)
 
     @staticmethod

@@ -11,14 +11,7 @@ from torch import Tensor
 from novelview.cameras.align import fit_cameras, rotation_error_deg, translation_error, umeyama
 from novelview.cameras.camera import plucker, rays, resize_crop_plan
 from novelview.cameras.paths import interpolate, nearest_order
-from novelview.cameras.poses import (
-    c2w_to_encoding,
-    canonicalise,
-    encoding_to_c2w,
-    mat_to_quat,
-    mean_frame,
-    quat_to_mat,
-)
+from novelview.cameras.poses import c2w_to_encoding, canonicalise, encoding_to_c2w, mat_to_quat, mean_frame, quat_to_mat
 from novelview.config.schema import ViewsConfig
 from novelview.errors import DataError
 

@@ -12,10 +12,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 from skimage import data
 
-from novelview.config.sources import (
-    ColmapSource,
-    PhotosSource,
-)
+from novelview.config.sources import ColmapSource, PhotosSource
 from novelview.errors import DataError
 from novelview.scenes.chunks import read_chunk, read_raw
 from novelview.scenes.imports import colmap

@@ -7,13 +7,7 @@ import numpy as np
 import pytest
 from import_samples import lact, nerf, picture, run
 
-from novelview.config.sources import (
-    ChunksSource,
-    ColmapSource,
-    OpencvCamerasSource,
-    PhotosSource,
-    TransformsSource,
-)
+from novelview.config.sources import ChunksSource, ColmapSource, OpencvCamerasSource, PhotosSource, TransformsSource
 from novelview.config.stages import DownloadStage
 from novelview.errors import ConfigError, DataError, NovelviewError
 from novelview.files import sha256

@@ -9,10 +9,7 @@ import pytest
 from import_samples import lact, nerf, picture, poses, run
 from PIL import Image
 
-from novelview.config.sources import (
-    OpencvCamerasSource,
-    TransformsSource,
-)
+from novelview.config.sources import OpencvCamerasSource, TransformsSource
 from novelview.errors import DataError
 from novelview.files import sha256
 from novelview.scenes.chunks import read_chunk

@@ -39,10 +39,7 @@ SHARED = {
 }
 OWN = {
     "lvsm_decoder_only": {"transformer_input_layernorm.weight": (768,)},
-    "lvsm_encoder_decoder": {
-        "n_light_field_latent": (3072, 768),
-        "transformer_input_layernorm_decoder.weight": (768,),
-    },
+    "lvsm_encoder_decoder": {"n_light_field_latent": (3072, 768), "transformer_input_layernorm_decoder.weight": (768,)},
 }
 STACKS = {
     "lvsm_decoder_only": {"transformer_blocks": 24},

@@ -121,8 +121,7 @@ def test_a_missing_index_is_named(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "[]", "{", '{"format": 1}', '{"format": "other", "about": {}, "pieces": []}', "\x00"],
+    "text", ["", "[]", "{", '{"format": 1}', '{"format": "other", "about": {}, "pieces": []}', "\x00"]
 )
 def test_a_foreign_index_is_refused(folder: Path, tmp_path: Path, text: str) -> None:
     (folder / INDEX).write_text(text)

@@ -68,11 +68,7 @@ def test_targets_may_include_inputs_or_are_the_first_others() -> None:
 
 
 def test_an_index_survives_saving_and_loading(tmp_path) -> None:
-    entries = [
-        EvalEntry("a", (0, 8), (1, 2, 7), 0.25),
-        EvalEntry("b", (0, 5), (3,)),
-        EvalEntry("b", (1, 6), (2, 4)),
-    ]
+    entries = [EvalEntry("a", (0, 8), (1, 2, 7), 0.25), EvalEntry("b", (0, 5), (3,)), EvalEntry("b", (1, 6), (2, 4))]
     save_index(tmp_path / "index.json", entries)
     assert load_index(tmp_path / "index.json") == entries
     content = json.loads((tmp_path / "index.json").read_text())

@@ -67,11 +67,7 @@ QUICK = (
     ("conf/runtime/demo.yaml", replaced("log_every: 2", "log_every: 1"), set()),
     ("src/novelview/models/uplvsm.py", REMARK, set()),
     ("conf/workflow.yaml", replaced("mem_mb: 4000, gpu: 0, cpus", "mem_mb: 5000, gpu: 0, cpus"), set()),
-    (
-        "conf/models/ptlvsm.yaml",
-        steps_of("finetune", 6, 7),
-        LARGE["ptlvsm"] | JUDGED["ptlvsm", 42] | WRITTEN | REPORT,
-    ),
+    ("conf/models/ptlvsm.yaml", steps_of("finetune", 6, 7), LARGE["ptlvsm"] | JUDGED["ptlvsm", 42] | WRITTEN | REPORT),
     ("conf/eval/rooms.yaml", replaced("bootstrap: 20", "bootstrap: 21"), AFTER_TRAINING),
     ("src/novelview/evaluation/protocol.py", CODE, AFTER_TRAINING),
     ("src/novelview/figures/report.py", CODE, REPORT),
@@ -104,11 +100,7 @@ MORE = (
     ),
     ("src/novelview/models/lact.py", CODE, set()),
     ("src/novelview/figures/plots.py", CODE, WRITTEN | REPORT),
-    (
-        "workflow/rules/figures.smk",
-        replaced("stages.report --config", "stages.report  --config"),
-        REPORT,
-    ),
+    ("workflow/rules/figures.smk", replaced("stages.report --config", "stages.report  --config"), REPORT),
     (
         "workflow/rules/data.smk",
         replaced("stages.preprocess --config", "stages.preprocess  --config"),
@@ -142,8 +134,7 @@ def test_more_edits_rerun_exactly(pulled: Checkout, name: str, edit: Edit, expec
 
 
 @pytest.mark.parametrize(
-    ("more", "expected"),
-    [("runtime.cache_mb=9", set()), ("train.lr=0.0011", TRAINED | AFTER_TRAINING)],
+    ("more", "expected"), [("runtime.cache_mb=9", set()), ("train.lr=0.0011", TRAINED | AFTER_TRAINING)]
 )
 def test_a_key_given_by_hand_reruns_exactly(pulled: Checkout, more: str, expected: set[str]) -> None:
     assert pulled.plans(more=more) == expected

@@ -20,7 +20,7 @@ PACKAGES = Path(__file__).with_name("wheels.txt").read_text().split()
 GLIBC = (28, 27, 24, 17, 12, 5)  # manylinux_2_N tags that a machine of the last years takes
 KEPT = {  # of these wheels only what matches is kept; the photographs are the textures of the rooms
     "scikit_image": r"skimage/(__init__\.pyi?|_shared/(__init__|version_requirements|tester)\.py"
-    r"|data/(__init__\.pyi?|[a-z_]+\.(png|jpg)))|.*\.dist-info/.*",
+    r"|data/(__init__\.pyi?|[a-z_]+\.(png|jpg)))|.*\.dist-info/.*"
 }
 DROPPED = {  # of these wheels what matches is dropped
     "pulp": r"pulp/(solverdir|tests?)/.*",
