@@ -81,8 +81,7 @@ def team(runtime: Any) -> Iterator[Team]:
     """Join the run described by torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK), or run alone without it.
 
     runtime: a RuntimeConfig. Several speak nccl on GPUs, gloo on CPUs; only the leading one logs below warnings. Raises
-    ConfigError when the asked-for device is not there.
-    """
+    ConfigError when the asked-for device is not there."""
     rank, local = (int(os.environ.get(key, 0)) for key in ("RANK", "LOCAL_RANK"))
     own = Team(rank, int(os.environ.get("WORLD_SIZE", 1)), pick_device(runtime.device, local))
     if runtime.threads:

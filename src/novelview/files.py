@@ -60,8 +60,7 @@ def _located(error: OSError, place: Path | str, other: str | None = None) -> OSE
 def holding_lock(place: Path | str, wait: bool = True) -> Iterator[None]:
     """Hold the lock of what is made at `place`, until the process dies at most; another call waits, with a warning.
 
-    It is a hidden file beside `place`. Without `wait` ConfigError is raised where another process has the lock.
-    """
+    It is a hidden file beside `place`. Without `wait` ConfigError is raised where another process has the lock."""
     place = Path(place).absolute()
     place.parent.mkdir(parents=True, exist_ok=True)
     path = place.with_name(f".{place.name}.lock")

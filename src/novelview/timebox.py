@@ -1,8 +1,7 @@
 """Time boxes: a stage whose time is over saves what it has and ends; the same command again goes on from there.
 
 What `results/x/evaluation` has finished lies in `results/x/.evaluation.units/` until it is whole: a file a unit, behind
-its SHA-256. Units belong to a stamp, a digest of all they depend on; others are removed, damaged ones made again.
-"""
+its SHA-256. Units belong to a stamp, a digest of all they depend on; others are removed, damaged ones made again."""
 
 import hashlib
 import json
@@ -32,8 +31,7 @@ class TimeBox:
     """The time of one call of a stage, from the making of this object on; 0 `minutes` for no limit.
 
     stop_at: Unix time at which it ends in any case, 0 for none. However short, a call finishes one unit of work (a
-    training step, a room, a chunk, a batch): repeated calls come to an end.
-    """
+    training step, a room, a chunk, a batch): repeated calls come to an end."""
 
     def __init__(self, minutes: float = 0.0, stop_at: float = 0.0) -> None:
         self.end = time.monotonic() + 60 * minutes if minutes else math.inf

@@ -36,8 +36,7 @@ class _NearestRotation(torch.autograd.Function):
 
     Its gradient is written out, as that of the SVD divides by differences of singular values. With C = U D V^T and p =
     D times the signs, dR = R V Z V^T for an antisymmetric Z with (p_i + p_j) Z_ij = (V^T (R^T dC - dC^T R) V)_ij. Where
-    p_i + p_j vanishes, C leaves R open in that plane: the gradient there is 0.
-    """
+    p_i + p_j vanishes, C leaves R open in that plane: the gradient there is 0."""
 
     @staticmethod
     def forward(ctx: Any, matrices: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3 3"]:
@@ -65,8 +64,7 @@ def umeyama(
     """Return the similarity that brings `source` closest to `target` in least squares (Umeyama 1991), never mirrored.
 
     Differentiable; what the points leave open has no gradient. `prior` is added to the cross-covariance. Raises
-    DataError unless there are as many points in both, at least one, all finite.
-    """
+    DataError unless there are as many points in both, at least one, all finite."""
     if source.shape != target.shape or 0 in source.shape:
         shapes = tuple(source.shape), tuple(target.shape)
         raise DataError("alignment needs as many points in both sets, got {}, {}".format(*shapes))

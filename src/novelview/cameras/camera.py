@@ -56,8 +56,7 @@ def resize_crop_plan(height: int, width: int, cfg: ViewsConfig) -> Plan:
 
     resize=height: the height becomes image_size, the width a multiple of the patch; `square_crop` keeps the centre
     square, for a portrait frame smaller than image_size (a quirk) unless `portrait=fit`. resize=cover: `cover_plan`;
-    centred: its pictures with the intrinsics of specs/depthsplat.md section 11.
-    """
+    centred: its pictures with the intrinsics of specs/depthsplat.md section 11."""
     if min(height, width) < 1:
         raise DataError(f"a frame of {width}x{height} pixels cannot be resized")
     if cfg.resize != "height":

@@ -25,8 +25,7 @@ def interpolate(
 
     Centres and intrinsics move on straight lines, rotations by the shortest slerp. `order` takes `nearest_order`,
     `loop` returns to the first, `ease` moves along each leg as (1 - cos(pi t)) / 2 and shows no camera twice. Raises
-    DataError for fewer than two cameras or frames.
-    """
+    DataError for fewer than two cameras or frames."""
     if len(c2w) < 2 or num_frames < 2:
         raise DataError(f"a path needs two cameras and two frames a leg, not {len(c2w)} and {num_frames}")
     stops = nearest_order(c2w[:, :3, 3]) if order else list(range(len(c2w)))
@@ -74,8 +73,7 @@ def turntable(
     """Return cameras on a wavy circle around the origin, world z up, looking at it (specs/lact.md section 9).
 
     Elevation +- swing [degrees] and the distance in [min_radius, max_radius] are sines over one turn. hfov: horizontal,
-    degrees. `swap_sides` takes height for width in the intrinsics, as the reference does (docs/quirks.md).
-    """
+    degrees. `swap_sides` takes height for width in the intrinsics, as the reference does (docs/quirks.md)."""
     azimuth = torch.arange(num_frames, dtype=torch.float64) * (2 * math.pi / num_frames)
     wave = torch.linspace(0, 2 * math.pi, num_frames, dtype=torch.float64).sin()
     polar = torch.deg2rad(elevation + swing * wave)

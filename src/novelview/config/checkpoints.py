@@ -1,7 +1,6 @@
 """What weights files say of themselves, read without torch, and the checkpoints released with the project.
 
-The header of a weights file holds the resolved configuration of its training; `released/{name}/` is a checkpoint.
-"""
+The header of a weights file holds the resolved configuration of its training; `released/{name}/` is a checkpoint."""
 
 import json
 import re
@@ -59,8 +58,7 @@ class Released:
 def read_config(path: Path | str) -> dict[str, Any]:
     """Return the resolved training configuration in the header of a weights file, without loading the weights.
 
-    Raises CheckpointError for a missing or damaged file, and ForeignWeightsError for one that is not ours.
-    """
+    Raises CheckpointError for a missing or damaged file, and ForeignWeightsError for one that is not ours."""
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such file; run the training stage that makes it, or correct the path")
     try:
@@ -86,8 +84,7 @@ def read_config(path: Path | str) -> dict[str, Any]:
 def model_config(path: Path | str, node: dict[str, Any]) -> ModelConfig:
     """Return the configuration of a weights file's model from its header's `model` node, without backbones to load.
 
-    Raises CheckpointError for an unknown model, and for a node this version cannot read.
-    """
+    Raises CheckpointError for an unknown model, and for a node this version cannot read."""
     name = node.get("name")
     if name not in MODELS:
         raise CheckpointError(f"{path}: weights of the unknown model '{name}'; this version knows {', '.join(MODELS)}")
@@ -135,8 +132,7 @@ def released_checkpoints(folder: Path | str = FOLDER) -> list[Released]:
     """Return the checkpoints in `folder` by name, each checked; an empty folder, which a killed call leaves, is none.
 
     Raises ConfigError, one line with what to do, for a folder without weights or card, and for weights that are
-    damaged, too large, not bfloat16, of no model known here, without a header of ours, or not those of their card.
-    """
+    damaged, too large, not bfloat16, of no model known here, without a header of ours, or not those of their card."""
     paths = sorted(Path(folder).glob("[!.]*"))
     return [released_checkpoint(path) for path in paths if path.is_dir() and any(path.iterdir())]
 

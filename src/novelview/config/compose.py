@@ -1,7 +1,6 @@
 """A stage's configuration as one typed dataclass: composed with Hydra, or read from a file that was composed before.
 
-What is wrong is one line, ConfigError.
-"""
+What is wrong is one line, ConfigError."""
 
 import functools
 import os
@@ -55,8 +54,7 @@ AGAIN = "plan again with `snakemake -n`, or leave --config out to compose it ane
 def conf_dir() -> Path:
     """Return the Hydra tree: `NOVELVIEW_CONF` where set, else the checkout's `conf`, else the one inside the wheel.
 
-    Raises ConfigError when there is none.
-    """
+    Raises ConfigError when there is none."""
     named, package = os.environ.get("NOVELVIEW_CONF"), Path(__file__).resolve().parents[1]
     folders = [Path(named)] if named else [package.parents[1] / "conf", package / "conf"]
     for folder in folders:
@@ -85,8 +83,7 @@ def compose(stage: str, overrides: Sequence[str] = (), *, without_io: bool = Fal
     """Compose and type-check the configuration of `stage`; return its dataclass (`STAGES[stage]`).
 
     without_io: leave `io` empty and ask for none of its keys, as a plan does that does not call the stage.
-    Raises ConfigError, one line, for an unknown stage, group option, key, type or value.
-    """
+    Raises ConfigError, one line, for an unknown stage, group option, key, type or value."""
     if stage not in STAGES:
         raise ConfigError(f"stage '{stage}' does not exist; choose one of {', '.join(STAGES)}")
     start_hydra(str(conf_dir()))
@@ -114,8 +111,7 @@ def write_config(
     """Write a configuration as a file that `read_config_file` takes, unless it is there already.
 
     values: what `resolved` made of it; known: their digest; runtime: that node, where the file is to hold it; code: the
-    digest of the code that made a result. The digest is the last line, so that a file that was cut off is known.
-    """
+    digest of the code that made a result. The digest is the last line, so that a file that was cut off is known."""
     if runtime is not None:
         values = {**values, "runtime": asdict(runtime)}
     head = (
@@ -186,8 +182,7 @@ def quoted(override: str) -> str:
     """Return `key=value` with the value of a path quoted for Hydra and `~` expanded; other overrides as they are.
 
     Paths are the keys `path`, `source.images`, those under `io` that hold one, and all that end in `weights`. A value
-    that is already quoted, `null` or empty stays as it is; a `${key}` in it is still replaced.
-    """
+    that is already quoted, `null` or empty stays as it is; a `${key}` in it is still replaced."""
     key, equals, value = override.partition("=")
     name = key.lstrip("+")
     is_path = name in ("path", "source.images") or name.startswith("io.") or name.rpartition(".")[2].endswith("weights")

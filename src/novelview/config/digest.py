@@ -48,8 +48,7 @@ def code_of(stage: str, *models: str) -> dict[str, str]:
 
     models: classes that the stage builds, `ModelConfig.code`; none is imported before one is built. Comments, blank
     lines and docstrings do not count: the digests are of syntax trees. The data files of a package (templates,
-    tables) belong to it, as bytes.
-    """
+    tables) belong to it, as bytes."""
     found = {}
     for module in closure(f"novelview.stages.{stage}", *(model.rpartition(".")[0] for model in models if model)):
         path = module_file(module)
@@ -118,8 +117,7 @@ def code_text(source: str) -> tuple[str, list[ast.Import | ast.ImportFrom]]:
     """Return a module's syntax tree as text, the same from every Python, and its import statements.
 
     Docstrings are left out, and empty fields: from version to version Python adds and drops some. So is what the place
-    of a name says already, whether it is read or written.
-    """
+    of a name says already, whether it is read or written."""
     parts: list[str] = []
     imports: list[ast.Import | ast.ImportFrom] = []
     _write(ast.parse(source), parts.append, imports)

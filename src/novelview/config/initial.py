@@ -19,8 +19,7 @@ def read_init(given: Any, study: Study) -> dict[str, Published]:
 
     A NAME is one of conf/registry.yaml or of released/; the latter may also stand for FILE. A bare FILE goes to the
     only run of a study. Raises ConfigError for names that neither the registry nor the study knows, for files that do
-    not exist, and for released ones that are damaged.
-    """
+    not exist, and for released ones that are damaged."""
     found: dict[str, Published] = {}
     for word in split_words(given, "init"):
         run, published = _initial(word, study)

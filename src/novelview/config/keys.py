@@ -1,7 +1,6 @@
 """Keys of configuration nodes: default, meaning and allowed values at the field, for checks, error lines and docs.
 
-Checked when a configuration is composed, so `snakemake -n` meets what is wrong.
-"""
+Checked when a configuration is composed, so `snakemake -n` meets what is wrong."""
 
 import copy
 import math
@@ -21,8 +20,7 @@ class Key:
     """What a key means, and the values it takes.
 
     choices: `a | b: what it means`; above, at_least, within: bounds of a number; limits: bounds of a number, or of a
-    pair [low, high]; folder: names a folder.
-    """
+    pair [low, high]; folder: names a folder."""
 
     means: str = ""
     choices: str = ""
@@ -68,8 +66,7 @@ def key(default: Any, means: str = "", **constraints: Any) -> Any:
 def validate(config: Any, prefix: str = "") -> None:
     """Raise ConfigError, naming the key and the allowed values, for the first value out of range.
 
-    A node's own `check()` says what holds for several of its keys together.
-    """
+    A node's own `check()` says what holds for several of its keys together."""
     nodes = list(_nodes(config, prefix))
     for path, node in nodes:
         for item in fields(node):

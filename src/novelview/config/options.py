@@ -2,8 +2,7 @@
 
 conf/models/NAME.yaml has `sizes: {SCALE: {...}}` and `recipes: {SCALE: {PHASE: {...}}}` of a model, and under
 `variants` the same of each other name. They become `size=SCALE/NAME` and `recipe=SCALE/NAME/PHASE`. A node takes over
-what `extends` names, `[SCALE/]NAME[/PHASE]`; a variant's own `extends` counts for each of its nodes without one.
-"""
+what `extends` names, `[SCALE/]NAME[/PHASE]`; a variant's own `extends` counts for each of its nodes without one."""
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -30,8 +29,7 @@ class Option(NamedTuple):
 def read_options(conf: Path) -> dict[str, Option]:
     """Return every option of conf/models by its path, `recipe/demo/lact/pretrain`.
 
-    Raises ConfigError, one line, for a file that is no such mapping and for `extends` that names nothing.
-    """
+    Raises ConfigError, one line, for a file that is no such mapping and for `extends` that names nothing."""
     state = tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(conf.glob("models/*.yaml")))
     return _read(state)
 
@@ -66,8 +64,7 @@ class _Group(dict[str, Any]):
     """A group of ConfigStore that makes a node when it is read, and that is shared by the store's copies.
 
     Hydra copies the whole store for each composition, and each node again when it reads one: the first copy takes
-    longer than all the rest.
-    """
+    longer than all the rest."""
 
     def __getitem__(self, name: str) -> Any:
         value = super().__getitem__(name)

@@ -2,8 +2,7 @@
 
 Wildcards are those of the rules: run, data, phase and res make up a run's folder. Runs are judged on the cameras the
 data came with and, where the study asks for it, on those an estimator finds in the pictures: `evaluation-colmap/`
-beside `evaluation/`.
-"""
+beside `evaluation/`."""
 
 import functools
 import json
@@ -69,8 +68,7 @@ class Plan:
         """Check the workflow's own configuration and every stage's; raises ConfigError, one line.
 
         config: what is given beside, or instead of, conf/workflow.yaml. write: write the stages' configurations to
-        `logs/config` of the working directory when rules ask for them.
-        """
+        `logs/config` of the working directory when rules ask for them."""
         unknown = sorted(set(config) - set(KEYS))
         if unknown:
             raise ConfigError(f"--config {unknown[0]}=...: unknown; the workflow takes {', '.join(KEYS)}")
@@ -131,8 +129,7 @@ class Plan:
     ) -> list[str]:
         """Return the Hydra overrides of a stage, most general first.
 
-        name: the run's, for stage `train`; the estimator's of the cameras, for `poses`, `preprocess` and `evaluate`.
-        """
+        name: the run's, for stage `train`; the estimator's of the cameras, for `poses`, `preprocess` and `evaluate`."""
         scored_on = f"dataset={self.dataset}{suffix(name)}"
         data = [f"source={self.source}", f"dataset={self.dataset}", *([f"path={self.path}"] if self.path else [])]
         variant = variant_of(self.study, name).train if stage == "train" else []
@@ -175,8 +172,7 @@ class Plan:
         """Return what a rule's params say of its stage: the file of its configuration, its digest and the code's.
 
         name, which: as `composed` takes them; out: the folder of the result, for `runtime.code=keep`; models: of the
-        weights that it reads.
-        """
+        weights that it reads."""
         return self._params(stage, self.composed(stage, *name, **which), out, models)
 
     def call(self, stage: str, *words: str, out: str = "", models: tuple[str, ...] = ()) -> Params:
@@ -287,8 +283,7 @@ class Plan:
 def setting_words(given: Any) -> list[str]:
     """Return the settings of `set` as words, from `a.b=1 c.d=2` or from a mapping, `{a.b: 1, c: {d: 2}}`.
 
-    Raises ConfigError for an open quote and for a key that no stage owns.
-    """
+    Raises ConfigError for an open quote and for a key that no stage owns."""
     words = list(_flat(given)) if isinstance(given, Mapping) else split_words(given, "set")
     for word in words:
         name, sign, _ = word.lstrip("+").partition("=")

@@ -1,7 +1,6 @@
 """Configuration nodes of where frames and cameras come from: data sources, camera estimators and VGGT, a class a kind.
 
-Defaults of data sources are the demo scale's.
-"""
+Defaults of data sources are the demo scale's."""
 
 from dataclasses import dataclass
 

@@ -31,8 +31,7 @@ class Run:
     """One set of weights: trained in `phase`, from those in `start` where there are any.
 
     name: the run's name, a model's or a variant's; data: folder name that tells the training data apart; res: image
-    size in paths, `126` or `72x128`; adopted: the published checkpoint the weights are, empty for a trained run.
-    """
+    size in paths, `126` or `72x128`; adopted: the published checkpoint the weights are, empty for a trained run."""
 
     name: str
     model: str
@@ -87,8 +86,7 @@ def make_runs(study: Study, scale: str, dataset: str, init: Mapping[str, Publish
     """Return the runs of a study in the order that tables list them: model, subset, phase.
 
     init: run name -> the published checkpoint it starts from. size: (run name, phase) -> image size in paths.
-    Raises ConfigError when two phases of a run share an image size.
-    """
+    Raises ConfigError when two phases of a run share an image size."""
     found: list[Run] = []
     for name in study.models:
         phases = phases_of(study, name)

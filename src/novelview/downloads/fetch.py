@@ -35,8 +35,7 @@ def fetch(name: str, folder: Path | str = ".", registry: Mapping[str, Entry] | N
     """Fetch the registry's entry `name` below `folder` and return its path; what is there and right is kept.
 
     Purpose, licence, citation and size are logged first; addresses are tried in turn. Raises ConfigError for an unknown
-    name, DataError, one line, when the entry cannot be had whole and right.
-    """
+    name, DataError, one line, when the entry cannot be had whole and right."""
     entry = find(registry if registry is not None else read_registry(), name)
     path = Path(folder) / entry.path
     wrong = mismatch(path, entry.sha256, entry.size) if path.is_file() else None
@@ -123,8 +122,7 @@ def fetch_chunks(address: str, folder: Path, progress: bool = True) -> Path:
 
     address: hf:// (a data set unless it says models/), or an http(s):// folder with train/ or test/ or both, each with
     index.json, and SHA256SUMS if chunks are to be verified by more than length and kind (specs/re10k_format.md section
-    1). Raises ConfigError for an address that is none, DataError, one line, when the set cannot be had.
-    """
+    1). Raises ConfigError for an address that is none, DataError, one line, when the set cannot be had."""
     place = parse_hub(address, "dataset") if address.startswith(PREFIX) else None
     origin = str(place) if place else address.rstrip("/")
     if is_collected(folder, [origin]):
@@ -211,8 +209,7 @@ def _collect(
 ) -> None:
     """Fetch `files` into `folder`, several at a time; what has arrived waits in `folder`.part for the next call.
 
-    get: fetches one file to a path, verified, given a folder for rests. about: facts beside files in fetched.json.
-    """
+    get: fetches one file to a path, verified, given a folder for rests. about: facts beside files in fetched.json."""
     for remote in files:
         if PurePosixPath(remote.path).is_absolute() or ".." in PurePosixPath(remote.path).parts:
             raise DataError(f"{about['origin']}: names a file outside the folder ({remote.path}); nothing was fetched")

@@ -59,8 +59,7 @@ class Entry:
 
     path: where it lands below the chosen folder; mirrors: further addresses, tried in turn; sha256: the digest or its
     first digits; size: bytes; about_mb: rough size in 10^6 bytes; gated: the hub asks for an account that accepted the
-    terms; adopt: overrides of stage `adopt` under which a checkpoint is this project's model.
-    """
+    terms; adopt: overrides of stage `adopt` under which a checkpoint is this project's model."""
 
     name: str
     purpose: str
@@ -138,8 +137,7 @@ def targets(registry: Mapping[str, Entry]) -> dict[str, str]:
 def needed(config: Any, registry: Mapping[str, Entry], started: bool = False) -> list[str]:
     """Return the registry's files that a training configuration cannot do without, as its keys name them.
 
-    A loss with weight 0 needs none, nor does an image tokenizer that starts from earlier weights (`started`).
-    """
+    A loss with weight 0 needs none, nor does an image tokenizer that starts from earlier weights (`started`)."""
     losses, dino = config.train.losses, getattr(config.model, "dino", None)
     wanted = [] if started else [getattr(dino, "weights", None), getattr(config.model, "match_weights", None)]
     wanted += [losses.vgg_weights] * (losses.perceptual > 0) + [losses.lpips_weights] * (losses.lpips > 0)

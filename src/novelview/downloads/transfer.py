@@ -1,7 +1,6 @@
 """Files over HTTP and of Hugging Face repositories: resumed, retried a bounded number of times, verified, whole or not.
 
-The hub is asked through huggingface_hub, which honours the HF_* variables and proxies.
-"""
+The hub is asked through huggingface_hub, which honours the HF_* variables and proxies."""
 
 import contextlib
 import fcntl
@@ -67,8 +66,7 @@ def download(
 
     digest: SHA-256 or its first digits; size: bytes; check: says what is wrong with a file, or None. All are applied,
     as is the length the server announces, before the file gets its name. Raises DataError, one line: the server refuses
-    (`Missing` for 404 and 410), disk full, fetched by another process, attempts used up, wrong content.
-    """
+    (`Missing` for 404 and 410), disk full, fetched by another process, attempts used up, wrong content."""
     part, tag = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.tag")
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(part) as stream:
@@ -249,8 +247,7 @@ def is_offline() -> bool:
 def ask_hub(address: HubAddress, call: Callable[[Any], Answer], failed: str = "not fetched") -> Answer:
     """Return what `call` returns for the hub's client; again after a while when it failed for a reason that may pass.
 
-    The client's token is HF_TOKEN or what `hf auth login` stored. Raises DataError, one line, if it did not succeed.
-    """
+    The client's token is HF_TOKEN or what `hf auth login` stored. Raises DataError, one line, if it did not succeed."""
     from huggingface_hub import HfApi  # half a second to import, and most fetches do without
 
     if is_offline():
@@ -320,8 +317,7 @@ def download_file(address: HubAddress, commit: str, facts: Remote, path: Path, s
 def cached_file(address: HubAddress) -> Path:
     """Return the file `address.path` in huggingface_hub's own cache, fetched unless HF_HUB_OFFLINE is set.
 
-    Its bytes are compared with the digest the hub names it by. Raises DataError, one line, when it cannot be had.
-    """
+    Its bytes are compared with the digest the hub names it by. Raises DataError, one line, when it cannot be had."""
     if is_offline():
         from huggingface_hub import try_to_load_from_cache
 
@@ -356,8 +352,7 @@ def require_token() -> None:
 def upload(folder: Path, repo: str, private: bool, message: str) -> str:
     """Send the files of `folder` to the model repository `repo`, made where there is none; return the commit.
 
-    Raises DataError, one line, when the hub refuses or holds other bytes afterwards; see `require_token`.
-    """
+    Raises DataError, one line, when the hub refuses or holds other bytes afterwards; see `require_token`."""
     address, failed = HubAddress(repo), "not published"
     ask_hub(address, lambda hub: hub.create_repo(repo, private=private or None, exist_ok=True), failed)
     given = {"repo_id": repo, "folder_path": folder, "commit_message": message}

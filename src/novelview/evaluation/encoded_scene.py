@@ -3,8 +3,7 @@
 A safetensors file of the scene's tensors (`tokens`, the fast weights `blocks.{i}.w0|w1|w2` of LaCT, or the Gaussians
 `gaussians.means|covariances|opacities|harmonics` and `depths` of DepthSplat) and of its context cameras (`context.c2w`
 [v 4 4] in the frame of the sample, `context.intrinsics` [v 4] in pixels); the metadata key `scene` is `Facts` as JSON.
-The same scene gives the same bytes.
-"""
+The same scene gives the same bytes."""
 
 import json
 from collections.abc import Sequence

@@ -3,8 +3,7 @@
 `gallery.safetensors` holds `{n}.context` [v 3 h w], `{n}.target` and `{n}.render` [1 3 h w], uint8 RGB; of the first
 samples of a model with attention `{n}.attention` [p p] float16 (see `attention`); of a model that predicts depth
 `{n}.depth` and, where known, `{n}.true_depth` [v h w] float16, z of the context views in scene units. The metadata key
-`gallery` is a JSON list of {scene, set, split, entry, context and target frame numbers, psnr before rounding}.
-"""
+`gallery` is a JSON list of {scene, set, split, entry, context and target frame numbers, psnr before rounding}."""
 
 import io
 import itertools

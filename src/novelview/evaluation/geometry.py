@@ -41,8 +41,7 @@ def write_poses(
     """Write poses.json, for up to `cfg.pose_scenes` scenes, where the model estimates cameras; return the mean errors.
 
     A path has true and estimated camera-to-world matrices [n 4 4] in scene units normalised over it, the estimates
-    Sim(3)-aligned; errors in degrees and scene units; `spread`, the error of guessing the mean of the true centres.
-    """
+    Sim(3)-aligned; errors in degrees and scene units; `spread`, the error of guessing the mean of the true centres."""
     if not hasattr(model, "estimate_poses") or not cfg.pose_scenes:
         return None
     paths = [_path(model, cache, splits, number, cfg, device) for number in choose_scenes(splits, cfg.pose_scenes)]

@@ -2,8 +2,7 @@
 
 Source of the first three: specs/uplvsm.md section 10. Sharpness is built on the metric Q of Zhu and Milanfar (Automatic
 Parameter Selection for Denoising Algorithms Using a No-Reference Measure of Image Content, IEEE Transactions on Image
-Processing 19(12), 2010), with Roberts' diagonal differences, which stay uncorrelated under white noise.
-"""
+Processing 19(12), 2010), with Roberts' diagonal differences, which stay uncorrelated under white noise."""
 
 import math
 from collections.abc import Callable
@@ -96,8 +95,7 @@ def sharpness(pred: Float[Tensor, "*n 3 h w"], target: Float[Tensor, "*n 3 h w"]
     below the level that white noise exceeds in one patch of a thousand. a = max(0, cos 2t) for the angle t between the
     main gradients of the two, so that edges the target does not have count little. Both sums get FLAT for every patch.
     1: as sharp as the target; towards 0: blurred; above 1, at most 2: its edges are steeper. A picture shifted by a
-    pixel or two stays sharp; noise lowers the value, and alone scores about 0. DataError below 9 pixels a side.
-    """
+    pixel or two stays sharp; noise lowers the value, and alone scores about 0. DataError below 9 pixels a side."""
     height, width = pred.shape[-2:]
     if min(height, width) <= PATCH:
         raise DataError(f"sharpness of {width}x{height} images: both sides must be above {PATCH} pixels")

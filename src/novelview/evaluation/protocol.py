@@ -1,7 +1,6 @@
 """What is evaluated and how it is rendered: the entries of all splits, the model, and the baselines beside it.
 
-Source: specs/uplvsm.md section 10; unlike its loader nothing is dropped, padded or repeated.
-"""
+Source: specs/uplvsm.md section 10; unlike its loader nothing is dropped, padded or repeated."""
 
 import contextlib
 import logging

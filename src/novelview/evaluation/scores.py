@@ -1,8 +1,7 @@
 """The scores of every image and their CSV file; means and paired differences with 95 % intervals by a bootstrap.
 
 Images of one scene resemble each other, so scenes are drawn, each with all its images (a cluster bootstrap), the same
-ones for all models of one set and split. With a single scene its images are resampled instead; the group says so.
-"""
+ones for all models of one set and split. With a single scene its images are resampled instead; the group says so."""
 
 import csv
 import hashlib

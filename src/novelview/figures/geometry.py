@@ -133,8 +133,7 @@ def _difference(item: Evaluation, first: Evaluation, group: dict[str, Any], bloc
 def differences(one: Evaluation, other: Evaluation, group: Mapping[str, Any]) -> dict[str, Score]:
     """Return one minus other for every measure both have, on the same images of the group's set and split.
 
-    The interval resamples scenes as the evaluation did.
-    """
+    The interval resamples scenes as the evaluation did."""
     resampling, place = one.summary["bootstrap"], (group["set"], group["split"])
     ours, theirs, found = _values(one, place), _values(other, place), {}
     for name in ours.keys() & theirs.keys():

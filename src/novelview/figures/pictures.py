@@ -45,8 +45,7 @@ class Sample:
     """One target view with what the model saw and made; pictures are RGB in [0,1], what does not exist is None.
 
     psnr, psnr_nearest: the evaluation's own scores [dB] of the render and of the nearest-context copy `nearest`;
-    attention: rows patches of context view 0, columns patches of view 1; depth, true_depth: z of the context views.
-    """
+    attention: rows patches of context view 0, columns patches of view 1; depth, true_depth: z of the context views."""
 
     scene: str
     set: str
@@ -233,8 +232,7 @@ def show(axis: Axes, picture: np.ndarray | None, caption: str = "", missing: str
 def attention(results: Results) -> Figure:
     """Draw patches of context view 0 and where in view 1 the encoder's attention from them goes (specs/uplvsm.md, 11).
 
-    Raises DataError when no gallery holds any attention.
-    """
+    Raises DataError when no gallery holds any attention."""
     rows = []
     for item in finest(results.evaluations):
         attended = grouped((one for one in read_gallery(item) if one.attention is not None), lambda one: one.scene)
@@ -271,8 +269,7 @@ def overlay(
     """Return view 0 with patch number `patch` (row by row) in half red, and view 1 under the patch's attention.
 
     attention: among the image tokens of both views; size: pixels of a patch's side. Raises DataError for a map of
-    other views or a patch that view 0 does not have.
-    """
+    other views or a patch that view 0 does not have."""
     rows, columns = (side // size for side in first.shape[:2])
     count = rows * columns
     if attention.shape != (2 * count, 2 * count):

@@ -203,8 +203,7 @@ def _draw_phases(axis: Axes, group: list[Curve], column: str) -> None:
 class Path3D:
     """True and Sim(3)-aligned estimated cameras [n 4 4] of a scene, in the scene's units.
 
-    errors: the mean ones in words, beside the spread, root mean square distance of the true centres from their mean.
-    """
+    errors: the mean ones in words, beside the spread, root mean square distance of the true centres from their mean."""
 
     name: str
     true: Float[np.ndarray, "n 4 4"]

@@ -21,8 +21,7 @@ ROWS = 4  # target views in the section's pictures
 def read_showcase(folders: Sequence[Path]) -> list[Evaluation]:
     """Read the evaluations of released checkpoints, each named as no other run is: `UP-LVSM (released: uplvsm_mini)`.
 
-    Raises DataError for a missing or damaged one.
-    """
+    Raises DataError for a missing or damaged one."""
     found = []
     for one in map(read_evaluation, folders):
         name = f"{label(one.model)} (released: {one.folder.parent.name})"
@@ -37,8 +36,7 @@ def read_showcase(folders: Sequence[Path]) -> list[Evaluation]:
 def training_words(config: dict[str, Any], before: Sequence[dict[str, Any]] = ()) -> str:
     """Return how weights were trained: `500 steps of 24 scenes at 112 px, then ..., on rooms-mini at scale mini`.
 
-    config: their header, of released ones with all phases; before: those of earlier phases. Scenes: of one process.
-    """
+    config: their header, of released ones with all phases; before: those of earlier phases. Scenes: of one process."""
     phases = config.get("released", {}).get("phases") or []
     for one in () if phases else (*before, config):
         views = one.get("views", {})

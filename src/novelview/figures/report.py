@@ -28,8 +28,7 @@ NAME, SIZE = attrgetter("name"), attrgetter("resolution")
 def write_report(results: Results, figures: Path, out: Path, showcase: Sequence[Path] = ()) -> None:
     """Write the report of a study's results to `out`; raises DataError for a missing or damaged input, one line.
 
-    figures: the folder of the finished figures; showcase: evaluation folders of released checkpoints.
-    """
+    figures: the folder of the finished figures; showcase: evaluation folders of released checkpoints."""
     if not figures.is_dir():
         raise DataError(f"{figures}: no folder of figures here; run the figures stage first")
     evaluations, study = results.evaluations, results.study

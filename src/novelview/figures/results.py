@@ -44,8 +44,7 @@ class Score(NamedTuple):
     def over(cls, values: Sequence[float], scenes: Sequence[str], count: int = RESAMPLES, seed: int = SEED) -> "Score":
         """Return the mean of one value an image, with the interval of `count` resamples of the images' scenes.
 
-        NaN where there is no value, or one is None: not all were computed.
-        """
+        NaN where there is no value, or one is None: not all were computed."""
         if not values or None in values:
             return cls.of(None)
         labels = clusters(scenes)
@@ -137,8 +136,7 @@ class Curve:
     """One training run, named by `.../{model}/{data}/{phase}-x{resolution}/train.csv`; resolution falsy: unknown.
 
     subset: of the training scenes, from the name of the data, `rooms-little`; steps: number of the last one; columns:
-    each name of `COLUMNS` to floats [rows], in step order; `skipped`: updates skipped since the row before.
-    """
+    each name of `COLUMNS` to floats [rows], in step order; `skipped`: updates skipped since the row before."""
 
     def __init__(self, file: Path) -> None:
         """Read a training log; raises DataError when it is missing, empty, or lacks a column."""
@@ -170,8 +168,7 @@ class Curve:
 class Results:
     """All that is drawn of a study, read when first asked for: evaluation folders, training logs, further files.
 
-    figure: what is made of them, named in error lines. Every part raises DataError for a missing or damaged file.
-    """
+    figure: what is made of them, named in error lines. Every part raises DataError for a missing or damaged file."""
 
     folders: Sequence[Path]
     logs: Sequence[Path] = ()

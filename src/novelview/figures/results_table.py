@@ -37,8 +37,7 @@ HEADER = ("table", "model", "resolution", "set", "split", "metric", "mean", "low
 class Statement:
     """A sentence about one model on one split of one set.
 
-    verdict: win, tie or loss; about: baseline (the best trivial one) or pose (its own against another target's).
-    """
+    verdict: win, tie or loss; about: baseline (the best trivial one) or pose (its own against another target's)."""
 
     text: str
     verdict: str

@@ -40,8 +40,7 @@ class Line:
     """One model at one resolution, judged on one split of one set after training on subsets of growing size.
 
     scores: mean PSNR [dB] by training `scenes`; slope: the least-squares fit in dB per `FACTOR` times the scenes, with
-    the interval of a bootstrap over test scenes; level: the fit at one scene; drawn: the slope a resample.
-    """
+    the interval of a bootstrap over test scenes; level: the fit at one scene; drawn: the slope a resample."""
 
     model: str
     resolution: Resolution
@@ -63,8 +62,7 @@ class Line:
 def lines(evaluations: Sequence[Evaluation]) -> list[Line]:
     """Return a line a model trained on two subsets or more, resolution, set and split.
 
-    Raises DataError when there is none, or when the subsets of a line were judged on different images.
-    """
+    Raises DataError when there is none, or when the subsets of a line were judged on different images."""
     known = sorted((item for item in evaluations if item.train_scenes), key=lambda item: item.train_scenes)
     groups = grouped(known, lambda item: (item.dataset, item.model, item.resolution))
     ladders = [groups[key] for key in sorted(groups) if len({item.train_scenes for item in groups[key]}) > 1]
@@ -200,8 +198,7 @@ def scaling_table(results: Results) -> Table:
 class Pair:
     """Two systems; the published slope of the first is larger by `published` [dB per four times the scenes].
 
-    verdict: agrees where the interval of our difference lies above 0, disagrees below, undecided where it holds 0.
-    """
+    verdict: agrees where the interval of our difference lies above 0, disagrees below, undecided where it holds 0."""
 
     first: str
     second: str
@@ -229,8 +226,7 @@ def _gains(rows: Sequence[PublishedRow]) -> dict[str, float]:
 def orderings(found: Sequence[Line], rows: Sequence[PublishedRow]) -> list[str]:
     """Return paragraphs: the published order, then which pairs agree with it on each set and resolution.
 
-    Without two of our systems among the published gains `rows` there is nothing to say.
-    """
+    Without two of our systems among the published gains `rows` there is nothing to say."""
     if len({line.model for line in found} & _gains(rows).keys()) < 2:
         return []
     ordered = sorted(found, key=lambda line: line.resolution)

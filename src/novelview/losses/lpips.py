@@ -42,8 +42,7 @@ def import_lpips() -> ModuleType:
     """Import and return the lpips package, also where its torchvision cannot be imported beside a CPU-only torch.
 
     0.28.0 registers fake kernels for operators of its compiled library, which does not load there ("operator
-    torchvision::nms does not exist"). Defining the two schemas lets the import pass; no operator is called.
-    """
+    torchvision::nms does not exist"). Defining the two schemas lets the import pass; no operator is called."""
     try:
         import torchvision  # noqa: F401
     except RuntimeError:

@@ -1,8 +1,7 @@
 """What training minimises: photometric losses of renders and of coarser predictions, and PM-Loss of the Gaussians.
 
 Sources: specs/uplvsm.md section 6 (squared error, VGG-19), specs/lact.md section 7 (LPIPS), specs/depthsplat.md section
-11 (coarser predictions), specs/pmloss.md section 2 (PM-Loss and what its trainer leaves out).
-"""
+11 (coarser predictions), specs/pmloss.md section 2 (PM-Loss and what its trainer leaves out)."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -34,8 +33,7 @@ class TrainingLoss(nn.Module):
     """The loss of a batch's renders: `PhotometricLoss` of the images and of what more a model gives; set `step` before.
 
     Extras that count: `intermediate` [k b v 3 h w], the targets by coarser predictions, the i-th of k weighed
-    `intermediate_decay`^(k - i); `means` [b n 3], a Gaussian a context pixel, for PM-Loss where that has a weight.
-    """
+    `intermediate_decay`^(k - i); `means` [b n 3], a Gaussian a context pixel, for PM-Loss where that has a weight."""
 
     def __init__(self, cfg: LossConfig) -> None:
         super().__init__()

@@ -1,7 +1,6 @@
 """PM-Loss: the means of predicted Gaussians held to a teacher's pointmap (specs/pmloss.md sections 1 and 2).
 
-Usable alone: two tensors in, a loss out; nothing of the package is needed beside the alignment.
-"""
+Usable alone: two tensors in, a loss out; nothing of the package is needed beside the alignment."""
 
 import warnings
 from importlib.util import find_spec
@@ -32,8 +31,7 @@ def pointmap_loss(
     Both: world coordinates of corresponding pixels, any units each; the pointmap is brought onto the prediction by the
     similarity that fits all pairs (result: the prediction's units, squared). Gradients reach `predicted` through the
     alignment, too, unless `detach_alignment`. A loss above `ignore_large` counts 1e-5 of it. A scene with a coordinate
-    that is NaN or not below 1e15 has loss 0, no gradient, and a RuntimeWarning. DataError is for unpaired clouds.
-    """
+    that is NaN or not below 1e15 has loss 0, no gradient, and a RuntimeWarning. DataError is for unpaired clouds."""
     if predicted.shape != pointmap.shape or predicted.dim() != 3 or 0 in predicted.shape or predicted.shape[-1] != 3:
         got = f"{tuple(predicted.shape)} and {tuple(pointmap.shape)}"
         raise DataError(f"PM-Loss needs a pointmap of the predicted points' shape [b, n, 3], got {got}")

@@ -100,8 +100,7 @@ class DinoBlock(nn.Module):
 class DinoVisionTransformer(nn.Module):
     """Patch tokens of images in [0,1]: raw colours, without ImageNet normalisation (a quirk of the published weights).
 
-    Class and register tokens take part in attention and are dropped from the output.
-    """
+    Class and register tokens take part in attention and are dropped from the output."""
 
     def __init__(self, cfg: DinoConfig) -> None:
         super().__init__()
@@ -140,8 +139,7 @@ class DinoVisionTransformer(nn.Module):
     ) -> list[Float[Tensor, "n t d"]]:
         """Return the patch tokens after each of `layers` (counted from 0), in order, all through the final norm.
 
-        recompute: keep no activations inside blocks for the backward pass.
-        """
+        recompute: keep no activations inside blocks for the backward pass."""
         tokens, found = self.embed(images), []
         for number, block in enumerate(self.blocks):
             tokens = run_blocks([block], tokens, recompute)
@@ -171,8 +169,7 @@ def resize_pos_embed(
 ) -> Float[Tensor, "1 m d"]:
     """Resize the patch part of a position table (after the class entry) to a grid, bicubic in float32.
 
-    offset: added to the rows and columns asked for before the sampling step is taken from them, as DINOv2 does.
-    """
+    offset: added to the rows and columns asked for before the sampling step is taken from them, as DINOv2 does."""
     side = math.isqrt(table.shape[1] - 1)
     if (rows, columns) == (side, side):
         return table
@@ -194,8 +191,7 @@ def sincos_table(side: int, width: int) -> Float[Tensor, "n d"]:
 def load_dino(vit: DinoVisionTransformer, weights: str | None) -> None:
     """Load the public DINOv2 weights from a file, without `mask_token`; None leaves the initial values.
 
-    The grafted QK-norm weights are not in the file and keep theirs. Raises CheckpointError for a file that misfits.
-    """
+    The grafted QK-norm weights are not in the file and keep theirs. Raises CheckpointError for a file that misfits."""
     if weights is None:
         return
     if not Path(weights).is_file():

@@ -95,8 +95,7 @@ class DepthSplatDPT(nn.Module):
     """Fuses four maps of the vision transformer with those of CNN, matching and, with `depth`, the inverse depth.
 
     inner: channels of the transformer; cnn, mv: channels of the other maps, coarsest first; out_channels: of the four
-    maps; features: width of the fusion; factor: full size over that of the finest matching features.
-    """
+    maps; features: width of the fusion; factor: full size over that of the finest matching features."""
 
     def __init__(
         self,
@@ -123,8 +122,7 @@ class DepthSplatDPT(nn.Module):
     def _assigned(self, cnn: list, mv: list, depth: list) -> list[tuple[list, list]]:
         """Return what is put before and after the three finest maps, of lists coarsest first.
 
-        The finest matching features, and the depth, are at half size with factor 2 and at a quarter with factor 4.
-        """
+        The finest matching features, and the depth, are at half size with factor 2 and at a quarter with factor 4."""
         low, middle, high = cnn
         if self.factor == 2:
             return [([high, middle, mv[1], *depth], []), ([low], [mv[0]]), ([], [])]
@@ -151,8 +149,7 @@ class DepthSplatDPT(nn.Module):
 class VggtDPT(nn.Module):
     """`channels` - 1 values through `activation`, and a confidence 1 + exp(x), for every pixel.
 
-    inner: channels of the tokens; out_channels: of the four maps; features: width of the fusion.
-    """
+    inner: channels of the tokens; out_channels: of the four maps; features: width of the fusion."""
 
     def __init__(
         self,
@@ -193,8 +190,7 @@ def _placed(x: Float[Tensor, "n c h w"], aspect: float) -> Float[Tensor, "n c h 
     """Add the embedding of every cell's place in a picture of this aspect ratio (width over height).
 
     Half the channels are for x, half for y, each sines then cosines. Coordinates are those of cell centres in a picture
-    whose diagonal is 2 long, the origin in its middle.
-    """
+    whose diagonal is 2 long, the origin in its middle."""
     channels, rows, columns = x.shape[1:]
     diagonal = (aspect**2 + 1) ** 0.5
     axes = (

@@ -31,8 +31,7 @@ def adopt(cfg: AdoptStage) -> None:
     Every weight must fit the configured model; the frozen networks of the loss, the optimizer and whatever else a
     training state holds are left out. The header is the resolved configuration and `adopted`, where it came from.
     Raises CheckpointError for a file that does not fit, ConfigError unless exactly one of name and file is given,
-    DataError when the checkpoint cannot be fetched.
-    """
+    DataError when the checkpoint cannot be fetched."""
     if bool(cfg.name) == bool(cfg.file):
         raise ConfigError("adopt: give either name=ENTRY of conf/registry.yaml or file=CHECKPOINT")
     source = fetch(cfg.name) if cfg.name else Path(str(cfg.file)).expanduser()
@@ -61,8 +60,7 @@ def compact(weights: Path, before: Sequence[Path], name: str, out: Path) -> None
 
     The header is that of `weights`, and `released`: the name, the SHA-256 of `weights`, and how it was trained, phase
     by phase, `before` being the weights of earlier phases. The same input gives the same bytes. Raises CheckpointError,
-    one line, for unusable weights, for rounded or adopted ones, and for more than 16 MB (16,000,000 bytes).
-    """
+    one line, for unusable weights, for rounded or adopted ones, and for more than 16 MB (16,000,000 bytes)."""
     model, config = load_weights(weights)
     if "released" in config:
         raise CheckpointError(f"{weights}: already rounded, as {config['released']['name']}; give what was trained")
@@ -97,8 +95,7 @@ def load_pretrained(name: str | Path, revision: str | None = None) -> tuple[View
     name: a repository owner/name of the Hugging Face hub, a folder with model.safetensors, or a weights file; what is
     on this machine comes first. revision: branch, tag or commit of a repository (default main). HF_ENDPOINT, HF_TOKEN,
     HF_HOME and HF_HUB_OFFLINE are honoured. Raises DataError when the repository cannot be read, CheckpointError for
-    weights that are damaged or not of this project, and for a name that is none of the three.
-    """
+    weights that are damaged or not of this project, and for a name that is none of the three."""
     path = Path(name).expanduser()
     if path.exists():
         if revision is not None:

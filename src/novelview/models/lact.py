@@ -1,7 +1,6 @@
 """LaCT: fast weights learn the context views in one pass, then answer any camera (arXiv 2505.23884, specs/lact.md).
 
-Attribute and parameter names are those of the published checkpoints.
-"""
+Attribute and parameter names are those of the published checkpoints."""
 
 import math
 from collections.abc import Sequence
@@ -187,8 +186,7 @@ class LaCT(PosedTargets):
     def render(self, scene: SceneState, c2w: Poses, intrinsics: Lenses, height: int, width: int) -> Images:
         """Render cameras, in the frame of the context's, of a scene learnt before; no camera sees another.
 
-        Raises DataError when the state is of other scenes than the cameras, or sides are no multiple of the patch.
-        """
+        Raises DataError when the state is of other scenes than the cameras, or sides are no multiple of the patch."""
         if scene.scenes != len(c2w):
             raise DataError(f"a state of {scene.scenes} scenes cannot render cameras of {len(c2w)} scenes")
         blocks = [module for module in self.modules() if isinstance(module, FastWeightLayer)]

@@ -1,7 +1,6 @@
 """Building blocks of the QK-norm transformers, and the way between pixels and tokens (specs/uplvsm.md section 2).
 
-The one room that chooses how attention is computed: by PyTorch, or on a GPU by our kernel (docs/kernels.md).
-"""
+The one room that chooses how attention is computed: by PyTorch, or on a GPU by our kernel (docs/kernels.md)."""
 
 from collections.abc import Iterable
 from functools import partial

@@ -15,8 +15,7 @@ class LVSM(PosedTargets):
     """What both variants share: tokens of posed images, tokens of cameras, the head (specs/lvsm.md section 3).
 
     Any number of context views and targets, any image size whose sides are multiples of the patch. Attribute and
-    parameter names are those of the published checkpoints.
-    """
+    parameter names are those of the published checkpoints."""
 
     def __init__(self, cfg: LVSMConfig) -> None:
         super().__init__()
@@ -41,8 +40,7 @@ class LVSM(PosedTargets):
 class LVSMDecoderOnly(LVSM, DecoderOnly):
     """Every target camera in a sequence with all context tokens (specs/lvsm.md section 4).
 
-    Context tokens attend to the target's, so only their embedding, not their processing, is shared between targets.
-    """
+    Context tokens attend to the target's, so only their embedding, not their processing, is shared between targets."""
 
     def __init__(self, cfg: LVSMDecoderOnlyConfig) -> None:
         super().__init__(cfg)

@@ -14,8 +14,7 @@ from novelview.scenes.batch import Views
 class PTLVSM(PosedTargets, DecoderOnly):
     """Renders known target cameras from views of which only the first one's camera is known.
 
-    Attribute and parameter names are those of the published checkpoints.
-    """
+    Attribute and parameter names are those of the published checkpoints."""
 
     def __init__(self, cfg: PTLVSMConfig) -> None:
         super().__init__()

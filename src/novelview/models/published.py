@@ -21,8 +21,7 @@ def load_published(path: Path | str, model: nn.Module) -> None:
     """Load a published checkpoint (`.pt`, `.pth`, `.safetensors`) into `model`, every weight of it.
 
     The frozen networks of the loss are ignored. Raises CheckpointError, one line with the key's name, for a damaged
-    file and for missing, unexpected or differently shaped weights.
-    """
+    file and for missing, unexpected or differently shaped weights."""
     own = model.state_dict()
     state = {key: value for key, value in read_state(path).items() if not key.startswith(IGNORED)}
     rename = getattr(model, "from_published", None)
@@ -38,8 +37,7 @@ def load_published(path: Path | str, model: nn.Module) -> None:
 def read_state(path: Path | str) -> dict[str, Tensor]:
     """Read a state dict, bare or inside a training state, without the prefixes of wrappers; runs no code.
 
-    In a training state the weights are under `model` or `state_dict`.
-    """
+    In a training state the weights are under `model` or `state_dict`."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give the path of a downloaded checkpoint")

@@ -1,8 +1,7 @@
 """Models by name: built from a configuration, written to and read from weights files.
 
 A model is one file or folder and one configuration node. Weights files are safetensors with the
-resolved configuration in the header, so that a file alone rebuilds its model.
-"""
+resolved configuration in the header, so that a file alone rebuilds its model."""
 
 import importlib
 import json
@@ -26,8 +25,7 @@ def build(cfg: ModelConfig) -> ViewModel:
     """Build the model that `cfg` describes, freshly initialised from torch's global generator.
 
     Its module is imported here, so that what another model is made of is no part of a stage's code. Raises ConfigError
-    when `cfg.name` is unknown or `cfg` is another model's node.
-    """
+    when `cfg.name` is unknown or `cfg` is another model's node."""
     if cfg.name not in MODELS:
         raise ConfigError(f"model.name={cfg.name}: choose one of {', '.join(MODELS)}")
     if not isinstance(cfg, MODELS[cfg.name]):
@@ -69,8 +67,7 @@ def ordered(content: bytes) -> bytes:
 def load_weights(path: Path | str) -> tuple[ViewModel, dict[str, Any]]:
     """Rebuild the model of a weights file on the CPU, in evaluation mode; return it and its training configuration.
 
-    Raises CheckpointError for a missing or damaged file, or one whose weights do not fit its own configuration.
-    """
+    Raises CheckpointError for a missing or damaged file, or one whose weights do not fit its own configuration."""
     config = read_config(path)
     model = build(model_config(path, config["model"]))
     state = read_state(path)

@@ -52,8 +52,7 @@ class ViewModel(nn.Module, ABC):
     def render_path(self, context: Views, c2w: Poses, intrinsics: Lenses, chunk: int = 4) -> Images:
         """Render cameras at the context's image size, the scene encoded once and `chunk` cameras decoded at a time.
 
-        c2w lives in the frame of the context's cameras for a posed model, in that of the model's own estimates else.
-        """
+        c2w lives in the frame of the context's cameras for a posed model, in that of the model's own estimates else."""
         height, width = self.checked(context).shape[-2:]
         scene, c2w = self.encode(context), self.cameras(context, c2w)
         legs = zip(c2w.split(chunk, dim=1), intrinsics.split(chunk, dim=1), strict=True)
@@ -171,8 +170,7 @@ class EncoderDecoder(TokenModel):
     def attention_map(self, context: Views) -> Float[Tensor, "b n n"]:
         """Return the last encoder layer's attention among image tokens: rows query, columns attended.
 
-        Averaged over heads; the latents' columns are cut off and rows not normalised again (specs/uplvsm.md, 11).
-        """
+        Averaged over heads; the latents' columns are cut off and rows not normalised again (specs/uplvsm.md, 11)."""
         *before, last = self.transformer_encoder
         x = run_blocks(before, self.encoder_input(context), False)
         assert isinstance(last, Block)

@@ -40,8 +40,7 @@ def ttt_update_apply(
     n: sequences times heads. k, v and the rates lr (of w0, w1, w2 in turn, positive) may end where the last update
     does. steps: Newton-Schulz iterations. precision: `accurate`, float32 results of all products also under autocast,
     which rounds operands alone; `reference`, autocast's rounding and a bfloat16 Newton-Schulz (docs/quirks.md).
-    Raises ValueError when a span reaches beyond its tokens.
-    """
+    Raises ValueError when a span reaches beyond its tokens."""
     queries, keys = q.shape[1], k.shape[1]
     for span in spans:
         last = min(queries if span.apply else span.end, keys if span.update else span.end)
@@ -89,8 +88,7 @@ def _rounded(value: Tensor, operands: torch.dtype | None) -> Tensor:
 def newton_schulz_bfloat16(g: Float[Tensor, "n i j"], steps: int, autocast: bool) -> Float[Tensor, "n i j"]:
     """Iterate as the reference does: in bfloat16 throughout, or from a float32 norm on where autocast is on.
 
-    Under autocast the iterate is float32 and every product is rounded to bfloat16.
-    """
+    Under autocast the iterate is float32 and every product is rounded to bfloat16."""
     if tall(g):
         return newton_schulz_bfloat16(g.mT, steps, autocast).mT
     x = g.bfloat16()

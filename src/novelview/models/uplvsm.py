@@ -50,8 +50,7 @@ class PoseEstimator(nn.Module):
 class UPLVSM(EncoderDecoder):
     """Renders target views from unposed context views and a 7-number camera estimated from each target image.
 
-    Attribute and parameter names are those of the published checkpoints.
-    """
+    Attribute and parameter names are those of the published checkpoints."""
 
     needs_context_poses = False
     needs_target_poses = False

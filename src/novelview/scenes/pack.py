@@ -1,7 +1,6 @@
 """Chunks to the packed store: in parallel, resumable chunk by chunk, the frames' bytes untouched.
 
-Every chunk becomes a shard and a record in `parts/`, from which the index is merged in the chunks' order.
-"""
+Every chunk becomes a shard and a record in `parts/`, from which the index is merged in the chunks' order."""
 
 import hashlib
 import io
@@ -83,8 +82,7 @@ def pack_chunks(
     chunk_files: split -> chunks in order. workers: processes; 0 packs in this one. checksums: expected SHA-256 by
     "{split}/{chunk name}". unposed: scene -> frames that stage `poses` emptied. depth_range: nearest and farthest, for
     the manifest. Chunks of an interrupted run are kept. Raises DataError, after packing all else, when a scene is in
-    two chunks of a split or more is damaged than `cfg` allows; BoxEnded when the time of `box` is over.
-    """
+    two chunks of a split or more is damaged than `cfg` allows; BoxEnded when the time of `box` is over."""
     out = Path(out_dir)
     (out / MANIFEST).unlink(missing_ok=True)
     for name in chunk_files:

@@ -1,7 +1,6 @@
 """Pointmaps of a teacher on disk: what every pixel of every frame of a scene sees, at the size of the training.
 
-A folder holds a safetensors file a scene, `points` [n 3 h w] and `frames` [n], and manifest.json, written last.
-"""
+A folder holds a safetensors file a scene, `points` [n 3 h w] and `frames` [n], and manifest.json, written last."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict

@@ -1,8 +1,7 @@
 """Which frames make a sample: training samplers, and evaluation views chosen by a rule instead of an index.
 
 `interval` is specs/uplvsm.md section 9, `random` specs/lact.md sections 7 and 8, `bounded` and `boundedv2` are
-specs/depthsplat.md section 11 (Data), evaluation views specs/lact.md section 9.
-"""
+specs/depthsplat.md section 11 (Data), evaluation views specs/lact.md section 9."""
 
 import random
 import warnings
@@ -84,8 +83,7 @@ def bounded_views(
     """Draw `contexts` frame numbers, then those of the targets; None when the scene is too short at this step.
 
     bounded: contexts are the ends of the interval, targets uniform in it with replacement. boundedv2: more than two
-    contexts are found by `farthest_points`, all but the first and last sorted; targets are distinct, perhaps fewer.
-    """
+    contexts are found by `farthest_points`, all but the first and last sorted; targets are distinct, perhaps fewer."""
     low, high = gap_range(cfg, step, contexts)
     high = min(high, len(c2w) - 1)
     if high < low or high + 1 < contexts:

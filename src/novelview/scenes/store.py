@@ -196,8 +196,7 @@ def subset_scenes(store: PackedStore, name: str) -> list[str]:
     """Return the scenes of the training subset `name` in the store's order: those in its first chunks by name.
 
     The paper trains on 76, 304, 1216 and all 4866 chunks of RealEstate10K and does not say which (specs/re10k_format.md
-    section 5). Raises ConfigError for an unknown subset, and where there are fewer chunks than parts.
-    """
+    section 5). Raises ConfigError for an unknown subset, and where there are fewer chunks than parts."""
     if name not in SUBSETS:
         raise ConfigError(f"subset={name}: choose one of {', '.join(SUBSETS)}")
     chunks = set(first_chunks(store.chunks, name)) if SUBSETS[name] > 1 else ()

@@ -2,8 +2,7 @@
 
 specs/rasterizer.md section 1, steps 7 to 10. The search for (pixel, Gaussian) pairs keeps no history: a pass over the
 tiles takes the next Gaussians of every list until all pixels of a tile have stopped; what lies behind is not even
-listed. The gradient revisits only what the pass has met, last round first.
-"""
+listed. The gradient revisits only what the pass has met, last round first."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,8 +39,7 @@ GPU_PAIRS = 2**24  # the same on a GPU, which needs many at a time to be busy
 class Frame:
     """What a pass needs beside tensors with gradients: the tiles each ellipse can touch, and the images.
 
-    images: how many images of the size of `settings` lie one below the other (`stack_bounds`).
-    """
+    images: how many images of the size of `settings` lie one below the other (`stack_bounds`)."""
 
     bounds: Bounds
     settings: Settings
@@ -60,8 +58,7 @@ class Round:
 def blend(shapes: Float[Tensor, "m 6"], features: Float[Tensor, "m f"], frame: Frame) -> Float[Tensor, "i h w f"]:
     """Return the sum of weight * features at every pixel of every image.
 
-    shapes are u v a b c opacity in pixels of their own image, nearest first within an image.
-    """
+    shapes are u v a b c opacity in pixels of their own image, nearest first within an image."""
     tiles = _Blend.apply(shapes, features, frame)
     columns, rows = tile_counts(frame.settings)
     assert isinstance(tiles, Tensor)

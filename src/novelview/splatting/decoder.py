@@ -20,8 +20,7 @@ class DecoderQuirks:
 
     sh_axes: components of a direction that stand for x, y, z of the SH basis. max_sh_degree: higher bands are not
     drawn. central_principal_point: cameras are replaced by centred ones of the same field of view. three_sigma:
-    Gaussians end at the 16-pixel tiles that 3 standard deviations reach (torch backend only).
-    """
+    Gaussians end at the 16-pixel tiles that 3 standard deviations reach (torch backend only)."""
 
     sh_axes: str = "zxy"
     max_sh_degree: int = 3
@@ -54,8 +53,7 @@ def render_gaussians(
 
     c2w: camera to world, OpenCV. intrinsics: fx fy cx cy in pixels of height x width. The scene is divided by `near`
     first, so what lies nearer than 0.2 * near is not drawn; `far` cuts nothing, as in the reference. Raises DataError
-    for another number of scenes than of cameras' sets, and what `rasterize` raises.
-    """
+    for another number of scenes than of cameras' sets, and what `rasterize` raises."""
     quirks = quirks or DecoderQuirks()
     if not 0 < near < far:
         raise ConfigError(f"0 < near < far must hold, got near {near}, far {far}")

@@ -1,7 +1,6 @@
 """3D Gaussians: their covariances, their colours (real spherical harmonics, degrees 0 to 4), and PLY files of them.
 
-Harmonics: specs/rasterizer.md section 2, coefficients in the order l^2 + l + m.
-"""
+Harmonics: specs/rasterizer.md section 2, coefficients in the order l^2 + l + m."""
 
 from dataclasses import dataclass
 from math import isqrt, pi, sqrt
@@ -27,8 +26,7 @@ class Gaussians:
     """Gaussians of b scenes; in feed-forward models n is view-major, then row-major pixels.
 
     means: world coordinates (OpenCV), scene units. covariances: world, symmetric, scene units squared. opacities:
-    [0,1]. harmonics: SH coefficients of red, green, blue, k = (degree + 1)^2.
-    """
+    [0,1]. harmonics: SH coefficients of red, green, blue, k = (degree + 1)^2."""
 
     means: Float[Tensor, "b n 3"]
     covariances: Float[Tensor, "b n 3 3"]
@@ -47,8 +45,7 @@ class Gaussians:
 def covariance_of(quats: Float[Tensor, "*n 4"], scales: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3 3"]:
     """Return R diag(scales^2) R^T; scales are standard deviations in scene units.
 
-    quats: w x y z of any length; a zero quaternion turns nothing.
-    """
+    quats: w x y z of any length; a zero quaternion turns nothing."""
     zero = (quats == 0).all(dim=-1, keepdim=True)
     turned = torch.where(zero, quats.new_tensor([1, 0, 0, 0]), quats)
     half = quat_to_mat(turned.roll(-1, dims=-1)) * scales[..., None, :]
@@ -128,8 +125,7 @@ def sh_colors(
     """Return colours >= 0: the expansion at the directions (normalised here) + 0.5, negative values cut to 0.
 
     axes: which component of a direction stands for x, y and z of the basis; DepthSplat's renderer reads "zxy"
-    (specs/depthsplat.md section 9). Bands above `max_degree` are ignored.
-    """
+    (specs/depthsplat.md section 9). Bands above `max_degree` are ignored."""
     degree = min(degree_of(harmonics.shape[-1]), max_degree)
     unit = torch.nn.functional.normalize(directions, dim=-1, eps=1e-12)
     basis = sh_basis(_reordered(unit, axes), degree)
@@ -155,8 +151,7 @@ def write_ply(path: Path | str, gaussians: Gaussians, sh_axes: str = "zxy") -> N
 
     sh_axes: what `sh_colors` was given for these harmonics; DepthSplat's by default. The coefficients are turned so
     that viewers, which read "xyz", show the same colours; bands above 3 are left out. Raises DataError for more than
-    one scene and for values that are not finite.
-    """
+    one scene and for values that are not finite."""
     if len(gaussians.means) != 1:
         raise DataError(f"{path}: a PLY file holds one scene, got {len(gaussians.means)}; use Gaussians.take")
     if not all(bool(torch.isfinite(value).all()) for value in gaussians.tensors()):

@@ -22,8 +22,7 @@ Bounds = Int[Tensor, "m 4"]  # first tile column and row, then one past the last
 class Settings:
     """width, height: pixels. near < z < far is drawn. eps2d: px^2 added to the variances on the image.
 
-    alpha_max: the largest alpha of one Gaussian. three_sigma: the INRIA kernel's shorter extent.
-    """
+    alpha_max: the largest alpha of one Gaussian. three_sigma: the INRIA kernel's shorter extent."""
 
     width: int
     height: int
@@ -52,8 +51,7 @@ class Camera:
 class Ellipses:
     """Gaussians between the planes, nearest first: `index` into those given; pixel units, pixel centres at +0.5.
 
-    conics: inverse 2D covariances a b c, b off the diagonal. variances: xx xy yy of the 2D covariances, no gradient.
-    """
+    conics: inverse 2D covariances a b c, b off the diagonal. variances: xx xy yy of the 2D covariances, no gradient."""
 
     index: Int[Tensor, " m"]
     means: Float[Tensor, "m 2"]
@@ -74,8 +72,7 @@ def project(
 ) -> Ellipses:
     """Project Gaussians, drop those not between the planes, and order the others by depth (stable).
 
-    A Gaussian whose 2D covariance is not positive definite in the numbers' precision is dropped, too.
-    """
+    A Gaussian whose 2D covariance is not positive definite in the numbers' precision is dropped, too."""
     index = _visible(means.detach(), camera, settings)
     points, variances = _image_shapes(means, covariances, index, camera, settings)
     sound = _determinant(variances.detach())[0] > 0
@@ -122,8 +119,7 @@ def _jacobian(points: Tensor, K: Tensor, settings: Settings) -> Float[Tensor, "m
 def _determinant(variances: Tensor) -> tuple[Tensor, Tensor]:
     """Return the determinant of the covariances divided by their larger variance, and that variance.
 
-    Undivided it leaves the range of float32 at standard deviations of 1e9 pixels.
-    """
+    Undivided it leaves the range of float32 at standard deviations of 1e9 pixels."""
     size = torch.clamp(torch.maximum(variances[:, 0], variances[:, 2]).detach(), min=1e-20)
     xx, xy, yy = (variances / size[:, None]).unbind(-1)
     return xx * yy - xy * xy, size
@@ -168,8 +164,7 @@ def stack_bounds(bounds: Sequence[Bounds], settings: Settings) -> Bounds:
 def tile_bounds(ellipses: Ellipses, opacities: Float[Tensor, " m"], settings: Settings) -> Bounds:
     """Return the tiles within which each Gaussian's alpha can reach 1/255; none where it cannot.
 
-    three_sigma cuts, besides, at the 16-pixel tiles that the INRIA kernel's square of 3 standard deviations meets.
-    """
+    three_sigma cuts, besides, at the 16-pixel tiles that the INRIA kernel's square of 3 standard deviations meets."""
     reach = torch.sqrt(2 * torch.log(torch.clamp(opacities, min=MIN_ALPHA) * 255))
     extent = (reach * 1.0001 + 1e-4)[:, None] * torch.sqrt(ellipses.variances[:, [0, 2]])
     low, high = ellipses.means - extent - 0.5, ellipses.means + extent - 0.5

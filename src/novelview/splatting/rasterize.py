@@ -63,8 +63,7 @@ def rasterize(
 
     Computes in float32, or in float64 where the means are; autocast is off. Raises DataError for shapes that do not
     fit together and for values that are not finite, ConfigError for settings out of range and for a backend that
-    cannot run.
-    """
+    cannot run."""
     settings = Settings(width, height, near, far, eps2d, alpha_max, three_sigma)
     given = {"covariances": covariances, "quats": quats, "scales": scales, "colors": colors, "sh": sh}
     scene = {"means": means, "opacities": opacities, "viewmats": viewmats, "Ks": Ks, **given}
@@ -160,8 +159,7 @@ def require_gsplat(device: torch.device) -> None:
 def _render_by_gsplat(scene: Mapping[str, Tensor], settings: Settings) -> Float[Tensor, "c h w 5"]:
     """Return red, green, blue, depth and alpha of every camera, without background (specs/rasterizer.md section 3).
 
-    `alpha_max` and `three_sigma` are the kernels' own: 0.999 in gsplat 1.5.3, and 3.33 standard deviations.
-    """
+    `alpha_max` and `three_sigma` are the kernels' own: 0.999 in gsplat 1.5.3, and 3.33 standard deviations."""
     gsplat: Any = importlib.import_module("gsplat")
     shapes = scene["means"], None, None, scene["opacities"], scene["colors"]  # covariances stand for quats and scales
     cameras = scene["viewmats"], scene["Ks"], settings.width, settings.height

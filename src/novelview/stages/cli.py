@@ -35,8 +35,7 @@ def run_stage(stage: str, body: Callable[[Any], int | None], argv: Sequence[str]
 
     With `--config FILE` the configuration is the one in the file. It is stored beside the result (`config.yaml`).
     NovelviewError, OSError and a missing optional package become one line on standard error and status 2, BoxEnded one
-    line and status 4; anything else is a bug and keeps its traceback.
-    """
+    line and status 4; anything else is a bug and keeps its traceback."""
     parser = argparse.ArgumentParser(prog=f"python -m novelview.stages.{stage}", description=f"Stage {stage}.")
     parser.add_argument("words", nargs="*", help="Hydra overrides: key=value; docs/config.md lists the keys")
     what = "take the configuration of a file, add io.* and runtime.* alone"

@@ -32,8 +32,7 @@ def depth(cfg: DepthStage) -> None:
     """Write the depth maps of the chosen views of some scenes to `io.out/{scene}`, and `depths.json` about them all.
 
     Depth is z in the units of the data's camera translations. Raises NovelviewError for a model that predicts no depth
-    and views or a size that do not fit; BoxEnded after one new scene at least: the next call goes on.
-    """
+    and views or a size that do not fit; BoxEnded after one new scene at least: the next call goes on."""
     box = TimeBox.of(cfg.runtime)
     out, weights = Path(cfg.io["out"]), Path(cfg.io["weights"])
     require_writable(out / "depths.json", "io.out")

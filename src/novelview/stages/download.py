@@ -20,8 +20,7 @@ def download(cfg: DownloadStage) -> None:
 
     A sibling folder takes the final name when it is complete: a stopped run leaves the old data or none. Rooms go on
     after the last one finished when the time box was over (BoxEnded), one a call at least; a box does not end other
-    sources. Raises NovelviewError for anything wrong with the source.
-    """
+    sources. Raises NovelviewError for anything wrong with the source."""
     source: Any = cfg.source
     box, run, out = TimeBox.of(cfg.runtime), cfg.runtime, Path(cfg.io["out"]).expanduser()
     if source.kind not in SOURCES:
@@ -44,8 +43,7 @@ def download(cfg: DownloadStage) -> None:
 def _traced_on(cfg: DownloadStage) -> dict[str, str]:
     """Return {"device": "cuda"} where rooms are traced on a GPU, whose rounding differs from a CPU's; else nothing.
 
-    Scale demo stays on the CPU unless runtime.device says otherwise: its rooms are the same everywhere.
-    """
+    Scale demo stays on the CPU unless runtime.device says otherwise: its rooms are the same everywhere."""
     wanted = cfg.runtime.device
     if cfg.source.kind != "rooms" or wanted == "cpu" or (wanted == "auto" and cfg.scale == "demo"):
         return {}

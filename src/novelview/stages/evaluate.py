@@ -37,8 +37,7 @@ def evaluate(cfg: EvaluateStage) -> None:
 
     With `eval.select` the views are chosen here (`novelview.scenes.samplers`), and the splits are named after how.
     Under torchrun the entries are shared between the processes. Raises NovelviewError for a missing split, an unfit
-    index, or weights that are not ours; BoxEnded when the time box is over, after one batch at least.
-    """
+    index, or weights that are not ours; BoxEnded when the time box is over, after one batch at least."""
     started, box, run = time.monotonic(), TimeBox.of(cfg.runtime), cfg.runtime
     weights, raw, packed, out = (Path(cfg.io[name]) for name in ("weights", "raw", "packed", "out"))
     store = PackedStore(packed / "test")

@@ -28,8 +28,7 @@ FIGURES = {function.__name__: function for function in DRAWN}
 def draw(results: Results, stem: Path) -> list[Path]:
     """Draw what `results.figure` names: figures to `stem`.svg and .png, tables to .md, .tex and .csv; return the paths.
 
-    Raises ConfigError for an unknown name, DataError where the results do not have what it needs.
-    """
+    Raises ConfigError for an unknown name, DataError where the results do not have what it needs."""
     if results.figure not in FIGURES:
         raise ConfigError(f"figure '{results.figure}' does not exist; choose one of {', '.join(FIGURES)}")
     use_style()
@@ -42,8 +41,7 @@ def draw(results: Results, stem: Path) -> list[Path]:
 def figures(cfg: FiguresStage) -> None:
     """Draw `cfg.figure` to the stem `io.out`.
 
-    `io.inputs` are evaluation folders, `io.curves` training logs, `io.extras` further files the study has made.
-    """
+    `io.inputs` are evaluation folders, `io.curves` training logs, `io.extras` further files the study has made."""
     folders, logs, extras = ([Path(path) for path in cfg.io.get(key) or []] for key in ("inputs", "curves", "extras"))
     draw(Results(folders, logs, extras, cfg.study, cfg.scale, cfg.figure), Path(cfg.io["out"]))
 

@@ -17,8 +17,7 @@ from novelview.stages.evaluate import views_of
 def latency(cfg: LatencyStage) -> None:
     """Time reconstruction and rendering of every weights file in `io.models` and write one CSV to `io.out`.
 
-    Raises NovelviewError for no weights, or more views than any scene has frames.
-    """
+    Raises NovelviewError for no weights, or more views than any scene has frames."""
     require_writable(cfg.io["out"], "io.out")
     if not cfg.io.get("models"):
         raise ConfigError("io.models is empty; name the weights to time as io.models=[FILE,...]")

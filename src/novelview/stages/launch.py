@@ -4,8 +4,7 @@
 
 * without several GPUs or nodes: `python -m novelview.stages.train ...`;
 * on one node: `torchrun --standalone --nproc-per-node 8 -m novelview.stages.train ...`;
-* on several: `srun` starts this command once a node with `--join`, and each starts `torchrun` for its GPUs.
-"""
+* on several: `srun` starts this command once a node with `--join`, and each starts `torchrun` for its GPUs."""
 
 import argparse
 import fcntl
@@ -26,8 +25,7 @@ Words = list[str]
 def words(gpus: int, nodes: int, cpus: int, join: bool, command: Words, environment: Mapping[str, str]) -> Words:
     """Return the program to exec for `command` (module, arguments) on `gpus` GPUs in all, spread over `nodes` nodes.
 
-    cpus: cores of a node; join: this is one of the nodes already. Raises ConfigError for what cannot be started.
-    """
+    cpus: cores of a node; join: this is one of the nodes already. Raises ConfigError for what cannot be started."""
     if nodes < 1 or gpus < 0 or gpus % nodes:
         raise ConfigError(
             f"gpu={gpus}, nodes={nodes}: give every node the same number of GPUs, gpu=nodes x GPUs a node"
@@ -97,8 +95,7 @@ def take(count: int, visible: Sequence[str], folder: Path) -> list[str]:
 def _own_gpus(count: int, environment: Mapping[str, str]) -> tuple[int, dict[str, str]]:
     """Return how many GPUs a job of this machine works on, and the variables that show it those alone.
 
-    Raises ConfigError where it asks for more than there are. On a cluster SLURM has given a job its GPUs.
-    """
+    Raises ConfigError where it asks for more than there are. On a cluster SLURM has given a job its GPUs."""
     visible = visible_gpus(environment)
     if not count or "SLURM_JOB_ID" in environment:
         return count, {}

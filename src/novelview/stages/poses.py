@@ -19,8 +19,7 @@ def poses(cfg: PosesStage) -> None:
 
     A sibling folder takes the final name when it is complete; estimates are kept scene by scene in `estimates/` beside
     it, so a stopped run goes on where it was. Raises NovelviewError when nothing got cameras, or the estimator has no
-    weights; BoxEnded after one new estimate at least.
-    """
+    weights; BoxEnded after one new estimate at least."""
     box = TimeBox.of(cfg.runtime)
     out = Path(cfg.io["out"]).expanduser()
     raw = read_raw(Path(cfg.io["raw"]).expanduser())

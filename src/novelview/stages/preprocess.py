@@ -14,8 +14,7 @@ from novelview.timebox import TimeBox
 def preprocess(cfg: PreprocessStage) -> None:
     """Pack the chunks that {io.raw}/manifest.json lists into {io.out}; damaged data beyond `pack` raises DataError.
 
-    Goes on after the chunks that an earlier call packed; BoxEnded when the time box is over, after one new chunk.
-    """
+    Goes on after the chunks that an earlier call packed; BoxEnded when the time box is over, after one new chunk."""
     box, run, out = TimeBox.of(cfg.runtime), cfg.runtime, Path(cfg.io["out"])
     raw = read_raw(Path(cfg.io["raw"]))
     if out.resolve() in (raw.folder.resolve(), raw.root.resolve()):

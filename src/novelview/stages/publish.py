@@ -24,8 +24,7 @@ def publish(cfg: PublishStage) -> None:
     """Write {io.out}/ with model.safetensors, config.json, README.md and evaluation/; send it where `repo` is named.
 
     The card's numbers come from {io.evaluation}/summary.json, which must be of these very weights. The token is
-    HF_TOKEN or what `hf auth login` stored, never a key here. Raises NovelviewError.
-    """
+    HF_TOKEN or what `hf auth login` stored, never a key here. Raises NovelviewError."""
     if cfg.repo is not None:
         if not REPO.fullmatch(cfg.repo):
             raise ConfigError(f"repo={cfg.repo}: give owner/name of a repository on the hub")

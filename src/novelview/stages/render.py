@@ -33,8 +33,7 @@ def render(cfg: RenderStage) -> None:
 
     `io.images` also gets the pictures as PNG files; `io.save_state` keeps the encoded scene, `io.load_state` takes one
     instead of encoding, without the data set. Raises NovelviewError for views or a size that do not fit, or a model
-    without target poses; BoxEnded after `chunk` new pictures at least: the next call goes on with the pictures.
-    """
+    without target poses; BoxEnded after `chunk` new pictures at least: the next call goes on with the pictures."""
     box, io, weights = TimeBox.of(cfg.runtime), cfg.io, Path(cfg.io["weights"])
     require_writable(io["out"], "io.out")
     model, config = load_weights(weights)

@@ -11,8 +11,7 @@ from novelview.stages.cli import run_stage
 def report(cfg: ReportStage) -> None:
     """Write the page: `io.inputs` evaluation folders, `io.curves` training logs, `io.figures` the figures' folder.
 
-    `io.showcase`: evaluation folders of released checkpoints.
-    """
+    `io.showcase`: evaluation folders of released checkpoints."""
     folders, logs, shown = ([Path(path) for path in cfg.io.get(key) or []] for key in ("inputs", "curves", "showcase"))
     results = Results(folders, logs, study=cfg.study, scale=cfg.scale)
     write_report(results, Path(cfg.io["figures"]), Path(cfg.io["out"]), shown)

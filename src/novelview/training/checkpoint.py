@@ -88,8 +88,7 @@ class Checkpoints:
     """The newest `keep` checkpoints `{identity}-{code}-{step}-{checksum}.pt` of one run; others in `folder` stay.
 
     code: digests of the modules that the numbers depend on. With `go_on` a run that has no checkpoint of its own code
-    goes on from one of other code, which it drops when it has saved its own; without, it begins anew.
-    """
+    goes on from one of other code, which it drops when it has saved its own; without, it begins anew."""
 
     def __init__(
         self, folder: Path | str, identity: str, keep: int, code: Mapping[str, str] | None = None, go_on: bool = False

@@ -48,8 +48,7 @@ def train(cfg: TrainStage, box: TimeBox | None = None) -> int:
     """Train as configured; return 0 or, with the state saved, INTERRUPTED (by a signal) or BOXED (the end of `box`).
 
     A call trains one step at least. A run that finds its own checkpoint goes on from it and ends with the very bytes
-    of an undisturbed run on a CPU.
-    """
+    of an undisturbed run on a CPU."""
     with team(cfg.runtime) as members, checkpoint.noting_signals() as interrupt:
         return Run(cfg, members, interrupt, box or TimeBox.of(cfg.runtime)).train()
 

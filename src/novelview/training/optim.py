@@ -1,7 +1,6 @@
 """The optimisation recipe: parameter groups, learning-rate schedule, and the rule of one update.
 
-Sources: specs/uplvsm.md sections 8 and 14 (B5, B6); specs/depthsplat.md section 11 (onecycle, pretrained, decay).
-"""
+Sources: specs/uplvsm.md sections 8 and 14 (B5, B6); specs/depthsplat.md section 11 (onecycle, pretrained, decay)."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -81,8 +80,7 @@ class Update:
 class Updater:
     """Applies accumulated gradients by the recipe's rule; counts updates seen, of the schedule, and applied to weights.
 
-    `agree(flag)` turns one process' "my loss is not finite" into every process' answer, so replicas never part.
-    """
+    `agree(flag)` turns one process' "my loss is not finite" into every process' answer, so replicas never part."""
 
     def __init__(
         self,

@@ -20,8 +20,7 @@ def other_views(c2w: Float[Tensor, "b v 4 4"], local: int, nearest: int | None =
     """Return the indices of the views that each view meets, itself left out.
 
     Up to 3 views: all others in order. More: the `local` nearest by the distance of camera centres, nearest first.
-    nearest: replaces both rules by the nearest - 1 others, as the PM-Loss variant does in evaluation.
-    """
+    nearest: replaces both rules by the nearest - 1 others, as the PM-Loss variant does in evaluation."""
     views = c2w.shape[1]
     if nearest is None and views < ALL_BELOW:
         table = torch.arange(views, device=c2w.device)
@@ -49,8 +48,7 @@ def join(x: Float[Tensor, "m k l c"], splits: int) -> Float[Tensor, "n h w c"]:
 def positions(rows: int, columns: int, channels: int, device: torch.device) -> Float[Tensor, "h w c"]:
     """Return the sine-cosine encoding of a window: half of the channels tell the row, half the column.
 
-    Coordinates run from 1 to the side, divided by the side and times 2 pi; sines and cosines alternate.
-    """
+    Coordinates run from 1 to the side, divided by the side and times 2 pi; sines and cosines alternate."""
     width = channels // 2
     power = 2 * (torch.arange(width, device=device) // 2) / width
     y, x = (_waves(count, TEMPERATURE**power) for count in (rows, columns))
@@ -149,8 +147,7 @@ class MultiViewTransformer(nn.Module):
     """Windowed attention within and between views, every other block with windows moved by half their size.
 
     aligned_mask: with two or more other views the published mask of moved windows sits at the wrong keys, because keys
-    run pixel by pixel and the mask view by view; published weights expect that (false).
-    """
+    run pixel by pixel and the mask view by view; published weights expect that (false)."""
 
     def __init__(self, d: int, layers: int, splits: int, aligned_mask: bool = False) -> None:
         super().__init__()
@@ -165,8 +162,7 @@ class MultiViewTransformer(nn.Module):
     ) -> Float[Tensor, "b v c h w"]:
         """Update the features of every view; others: which views each one attends to.
 
-        recompute: keep no activations inside blocks for the backward pass.
-        """
+        recompute: keep no activations inside blocks for the backward pass."""
         recompute = recompute and torch.is_grad_enabled()
         x = features.movedim(2, -1)
         mask, count = shift_mask(x.shape[2], x.shape[3], self.splits, x.device), others.shape[-1]

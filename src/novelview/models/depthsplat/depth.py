@@ -1,7 +1,6 @@
 """Depth of every context view: features, plane sweep, regression, refinement (specs/depthsplat.md sections 2 to 7).
 
-The plane sweep (section 5) asks how well features of views match at candidate depths.
-"""
+The plane sweep (section 5) asks how well features of views match at candidate depths."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -56,8 +55,7 @@ class DepthPredictor(nn.Module):
     """Depth of all context views from each other; parameters have the published names.
 
     Depths lie in [near, far], in the units of the poses: z, or with `gaussian.unit_rays` taken along the ray.
-    recompute: keep fewer activations for the backward pass, and compute them again there.
-    """
+    recompute: keep fewer activations for the backward pass, and compute them again there."""
 
     recompute = False
 
@@ -177,8 +175,7 @@ def fine_candidates(
     """Return the candidates around a prediction: half of them below it, in steps 2^scale finer than the coarse ones.
 
     coarse: number of candidates at scale 0, of which this one has coarse / 4^scale. Both ends are kept inside
-    [1/far, 1/near], and what lies between is evenly spaced.
-    """
+    [1/far, 1/near], and what lies between is evenly spaced."""
     count = coarse // 4**scale
     step = (1 / near - 1 / far) / (coarse - 1) / 2**scale
     low = (inverse - count // 2 * step).clamp(1 / far, 1 / near)
@@ -197,8 +194,7 @@ def warp(
 
     intrinsics: in pixels of the map, of the reference view and used for both (exact where views share them); pose:
     reference camera to the other camera; depth: z in the reference camera. Pixel centres at integers, zero outside;
-    no gradient through the places.
-    """
+    no gradient through the places."""
     with torch.no_grad():
         grid = _places(intrinsics, pose, depth)
     warped = grid_sample(features, grid.flatten(1, 2), "bilinear", "zeros", align_corners=True)
@@ -232,8 +228,7 @@ def cost_volume(
 
     intrinsics: in pixels of the maps. inverse: candidate inverse depths, also [1 d 1 1]. One other view at a time, in
     float32 also under autocast, where bfloat16 would round places to whole pixels. recompute: warp again in the
-    backward pass instead of keeping what was warped.
-    """
+    backward pass instead of keeping what was warped."""
     recompute = recompute and torch.is_grad_enabled()
     with full_precision(features):
         features, c2w, lens = features.float(), c2w.float(), intrinsics.float().flatten(0, 1)

@@ -90,8 +90,7 @@ def _stage(channels: int, doublings: int) -> nn.Sequential:
 class ResizeUpsampler(nn.Module):
     """Features at full size from those of every scale: resized and convolved until they fit, then joined.
 
-    inner: channels of each scale; doublings: how often each scale is doubled; out: channels over all scales.
-    """
+    inner: channels of each scale; doublings: how often each scale is doubled; out: channels over all scales."""
 
     def __init__(self, inner: Sequence[int], doublings: Sequence[int], out: int) -> None:
         super().__init__()
@@ -165,8 +164,7 @@ class UNet(nn.Module):
     """One residual block a level on the way down, two on the way up, as many channels out as in.
 
     factors: width of every level over `channels`; each level but the first halves the map before. attention: the
-    downsampling rates (1, 2, 4 ...) at which views attend to each other; head_channels: width of an attention head.
-    """
+    downsampling rates (1, 2, 4 ...) at which views attend to each other; head_channels: width of an attention head."""
 
     def __init__(self, channels: int, factors: Sequence[int], attention: Collection[int], head_channels: int) -> None:
         super().__init__()

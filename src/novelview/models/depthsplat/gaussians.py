@@ -1,8 +1,7 @@
 """From context views to Gaussians in the world (specs/depthsplat.md sections 8 and 9, specs/pmloss.md section 3).
 
 The encoder joins depth and features at full size in a head; its raw channels become a Gaussian a pixel, whose harmonics
-are turned with the camera by Wigner matrices, polar axis y.
-"""
+are turned with the camera by Wigner matrices, polar axis y."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -36,8 +35,7 @@ class Encoded:
     """What the encoder finds in b scenes.
 
     gaussians: one set for each prediction of depth, coarse to fine; empty without Gaussian heads. Only the means of the
-    sets differ. confidence: [b n] of every Gaussian where the head gives it.
-    """
+    sets differ. confidence: [b n] of every Gaussian where the head gives it."""
 
     depth: DepthPrediction
     gaussians: list[Gaussians]
@@ -168,8 +166,7 @@ def world_rays(
 ) -> tuple[Float[Tensor, "*b n 3"], Float[Tensor, "*b n 3"]]:
     """Return origins and directions in the world of points of the image, x and y over width and height.
 
-    intrinsics: normalised likewise. Directions have z = 1 in the camera, so that depth is z, or length 1 (`unit`).
-    """
+    intrinsics: normalised likewise. Directions have z = 1 in the camera, so that depth is z, or length 1 (`unit`)."""
     local = torch.cat([xy, torch.ones_like(xy[..., :1])], dim=-1) @ intrinsics.inverse().mT
     local = local / (local.norm(dim=-1, keepdim=True) if unit else local[..., 2:])
     directions = local @ c2w[..., :3, :3].mT
@@ -230,8 +227,7 @@ def gaussians_of(
     """Return one Gaussian a pixel of every view, view by view, row by row.
 
     raw: channels of the head; depth: z, or along the ray with `unit_rays`; intrinsics: first two rows over width and
-    height.
-    """
+    height."""
     height, width = depth.shape[-2:]
     with full_precision(raw):
         pixels, colours = (value.float().flatten(3).mT for value in (raw, images))
@@ -284,8 +280,7 @@ def rotate_sh(
     """Turn n sets of coefficients each by a rotation (camera to world), degrees 0 to 4.
 
     Published weights expect D in the order of harmonics with polar axis y, although the renderer's differ by (-1)^m,
-    so that colours do not turn exactly with the camera; `equivariant` mends that.
-    """
+    so that colours do not turn exactly with the camera; `equivariant` mends that."""
     degree = degree_of(harmonics.shape[-1])
     sign = signs(degree).to(harmonics)
     turned = []

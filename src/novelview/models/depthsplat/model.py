@@ -1,7 +1,6 @@
 """DepthSplat as a model of views: posed context images in, Gaussians, and any camera rendered from them.
 
-Training starts from Depth Anything V2 for the vision transformer, and from UniMatch for CNN and transformer.
-"""
+Training starts from Depth Anything V2 for the vision transformer, and from UniMatch for CNN and transformer."""
 
 import logging
 from dataclasses import dataclass
@@ -36,8 +35,7 @@ class GaussianScene:
     """What is known of b scenes.
 
     gaussians: one a context pixel, world coordinates; None from a depth-only model. depths: z of the context views, in
-    the units of the poses. coarser: the Gaussians of coarser predictions of depth, coarse to fine, in training only.
-    """
+    the units of the poses. coarser: the Gaussians of coarser predictions of depth, coarse to fine, in training only."""
 
     gaussians: Gaussians | None
     depths: Float[Tensor, "b v h w"]
@@ -48,8 +46,7 @@ class DepthSplat(PosedTargets):
     """Depth of two or more context views by matching, a Gaussian a pixel, splatted at target cameras.
 
     Poses are not normalised: `near` and `far` of the configuration are in their units. The encoder's parameters have
-    the published names, prefix `encoder.`; `started_from` tells which weights were loaded before training, by file.
-    """
+    the published names, prefix `encoder.`; `started_from` tells which weights were loaded before training, by file."""
 
     def __init__(self, cfg: DepthSplatConfig) -> None:
         super().__init__()
@@ -62,8 +59,7 @@ class DepthSplat(PosedTargets):
 
         images: not clamped from above. extras: `depth` [b v h w], z of the context views; `means` [b n 3] of the
         Gaussians; in training, where coarser depths were predicted, `intermediate` [k b t 3 h w], coarse to fine.
-        Raises DataError for fewer than 2 context views, for missing images or poses, and for sides that do not fit.
-        """
+        Raises DataError for fewer than 2 context views, for missing images or poses, and for sides that do not fit."""
         height, width = self.checked(context).shape[-2:]
         c2w, lens = self.posed(target, "target"), target.intrinsics
         scene = self.encode(context)
@@ -119,8 +115,7 @@ class DepthSplat(PosedTargets):
         """Return the encoder's weights under our names; a depth-only model keeps the depth predictor alone.
 
         Published full models have `encoder.*` beside what training needs, which is left out; depth models the bare
-        names of the depth predictor.
-        """
+        names of the depth predictor."""
         if any(key.startswith(FULL) for key in state):
             found = {key: value for key, value in state.items() if key.startswith(FULL)}
         else:
@@ -140,8 +135,7 @@ def load_initial(predictor: nn.Module, cfg: DepthSplatConfig) -> dict[str, dict[
     """Load what `dino.weights` and `match_weights` name, a file or an entry of conf/registry.yaml, as far as it fits.
 
     Returns, by file, how many weights were loaded, which of the part they are for were missing there, and how many of
-    the file were left out. Raises CheckpointError, one line, for a file that is missing or whose weights do not fit.
-    """
+    the file were left out. Raises CheckpointError, one line, for a file that is missing or whose weights do not fit."""
     wanted = (
         ("model.dino.weights", cfg.dino.weights, ("pretrained.",)),
         ("model.match_weights", cfg.match_weights, ("backbone.", "transformer.")),

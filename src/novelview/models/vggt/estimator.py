@@ -48,8 +48,7 @@ def preprocess(
 
     side: 518 pixels unless given. crop: `side` wide, the middle `side` rows of what is higher. pad: the longer side
     becomes `side`, white around it up to a square. Smaller pictures get white borders up to the largest. Raises
-    DataError for no pictures, ValueError for another mode.
-    """
+    DataError for no pictures, ValueError for another mode."""
     if mode not in MODES:
         raise ValueError(f"mode {mode!r}: choose one of {', '.join(MODES)}")
     if not pictures:
@@ -97,8 +96,7 @@ def decode_poses(
 ) -> tuple[Float[Tensor, "*b 4 4"], Float[Tensor, "*b 4"]]:
     """Return world-to-camera matrices in OpenCV axes, and fx fy cx cy in pixels of images of `size` (height, width).
 
-    The principal point is the middle. A field of view of 0, of an untrained head, is an infinite focal length.
-    """
+    The principal point is the middle. A field of view of 0, of an untrained head, is an infinite focal length."""
     height, width = size
     fov_h, fov_w = encoding[..., 7:].unbind(-1)
     fx, fy = width / 2 / (fov_w / 2).tan(), height / 2 / (fov_h / 2).tan()

@@ -1,8 +1,7 @@
 """VGGT as one module under the published key names (specs/vggt.md section 1), and its published weights.
 
 The backbone lets patches of all frames attend within a frame and over all frames in turn; its blocks are those of
-DINOv2 with LayerNorm on q and k and rotary positions of two axes.
-"""
+DINOv2 with LayerNorm on q and k and rotary positions of two axes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -83,8 +82,7 @@ class Aggregator(nn.Module):
     ) -> dict[int, Float[Tensor, "b s t c"]]:
         """Return the outputs of chosen layers: attention within frames beside attention over all of them.
 
-        t: camera, registers, patches. images: in [0,1]. chunk: frames that pass the patch embedding at a time.
-        """
+        t: camera, registers, patches. images: in [0,1]. chunk: frames that pass the patch embedding at a time."""
         batch, frames = images.shape[:2]
         parts = [self.patch_embed(imagenet_normalised(part)) for part in images.flatten(0, 1).split(chunk)]
         first, others = torch.cat([self.camera_token, self.register_token], dim=2).unbind(1)
@@ -141,8 +139,7 @@ class Prediction(TypedDict):
     """What VGGT says of b scenes of s frames, each scene on a scale of its own; confidences are 1 or more.
 
     pose_enc: translation and quaternion (scalar last) of world-to-camera, OpenCV axes, and the vertical and horizontal
-    field of view in radians. depth: along z. world_points: in the first frame's camera, which is about the world.
-    """
+    field of view in radians. depth: along z. world_points: in the first frame's camera, which is about the world."""
 
     pose_enc: Float[Tensor, "b s 9"]
     depth: Float[Tensor, "b s h w 1"]
@@ -168,8 +165,7 @@ class VGGT(nn.Module):
         """Return everything that is predicted, all frames in one world; the heads run in float32 also under autocast.
 
         images: RGB in [0,1], both sides multiples of the patch. chunk: frames that pass patch embedding and dense
-        heads at a time, which bounds memory alone. Raises DataError for images of another size or shape.
-        """
+        heads at a time, which bounds memory alone. Raises DataError for images of another size or shape."""
         if images.dim() != 5 or images.shape[2] != 3 or not images.shape[1]:
             raise DataError(f"VGGT takes images [scenes, frames, 3, height, width], got {list(images.shape)}")
         check_size(images.shape[-2], images.shape[-1], self.cfg.patch_vit.patch_size)
@@ -190,8 +186,7 @@ class VGGT(nn.Module):
 def load_vggt(path: Path | str, cfg: VGGTConfig | None = None) -> VGGT:
     """Return VGGT with the weights of a file (`model.safetensors` or `model.pt` of facebook/VGGT-1B), for inference.
 
-    Raises CheckpointError, one line, for a missing or damaged file and for weights that do not fit.
-    """
+    Raises CheckpointError, one line, for a missing or damaged file and for weights that do not fit."""
     if not Path(path).is_file():
         raise CheckpointError(
             f"{path}: the weights of VGGT are not here; fetch them with `python -m novelview.stages.fetch vggt` "
@@ -209,8 +204,7 @@ def inference_bytes(cfg: VGGTConfig, frames: int, height: int, width: int, chunk
     """Return about how many bytes a pass in float32 needs beside the weights: an estimate, for choosing `frames`.
 
     Three parts: the layers kept for the heads; a block at work on all tokens (residual, q k v, hidden of the MLP,
-    without a stored score matrix); and the dense head's maps, `chunk` frames at a time.
-    """
+    without a stored score matrix); and the dense head's maps, `chunk` frames at a time."""
     tokens = frames * (1 + cfg.num_register_tokens + (height // 14) * (width // 14))
     kept = len({*cfg.dpt.intermediate_layer_idx, cfg.depth - 1}) * 2 * cfg.embed_dim
     working = 10 * cfg.embed_dim

@@ -96,8 +96,7 @@ class Replacement:
     def write(self, folder: Path) -> dict[str, Any]:
         """Fill `folder` with chunks, indices, scenes.json and poses.json; return what the manifest says of it.
 
-        Raises DataError when no scene gets a camera, or no evaluation entry all of its cameras; BoxEnded.
-        """
+        Raises DataError when no scene gets a camera, or no evaluation entry all of its cameras; BoxEnded."""
         for split in dict.fromkeys(self.cfg.splits):
             self._split(split, folder)
         content = self._content()

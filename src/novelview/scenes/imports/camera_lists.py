@@ -5,8 +5,7 @@ axes (x right, y up, z backward); intrinsics are per file or frame; distortion i
 DL3DV: `<scene>/nerfstudio/transforms.json` for pictures at full size, and resized ones in `images_4`, undistorted to
 `inner_lens`; poses turn into OpenCV axes as in the reference's converter (specs/lact.md section 8).
 opencv_cameras.json, of LaCT: an array of {fx, fy, cx, cy, w2c, file_path}, intrinsics in pixels of the stored picture
-(`w` and `h` are not read), world-to-camera with OpenCV axes (specs/lact.md).
-"""
+(`w` and `h` are not read), world-to-camera with OpenCV axes (specs/lact.md)."""
 
 import hashlib
 import logging

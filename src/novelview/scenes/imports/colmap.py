@@ -1,8 +1,7 @@
 """COLMAP sparse models, text and binary (colmap.github.io/format.html), and plain photographs that pycolmap poses.
 
 Lenses and rotations are pycolmap's. The two tables are read here, because `pycolmap.Reconstruction` (4.2) takes damaged
-files as they are, needs points3D, and reserves memory for whatever count a file claims.
-"""
+files as they are, needs points3D, and reserves memory for whatever count a file claims."""
 
 import functools
 import logging

@@ -1,7 +1,6 @@
 """What every importer returns: pictures in order with poses and lenses; opening them, and removing their distortion.
 
-Pixel coordinates put the centre of the first pixel at (0.5, 0.5), as COLMAP, nerfstudio and RealEstate10K do.
-"""
+Pixel coordinates put the centre of the first pixel at (0.5, 0.5), as COLMAP, nerfstudio and RealEstate10K do."""
 
 import math
 import re

@@ -38,8 +38,7 @@ def write_scene(
 
     test/ holds every frame, train/ those not held out (timestamps keep the numbers), indices/held_out.json an entry a
     held-out frame, import.json the pictures by frame number and what was left out. Raises ConfigError for values out of
-    range, DataError for unreadable or too few pictures or sizes that do not fit.
-    """
+    range, DataError for unreadable or too few pictures or sizes that do not fit."""
     ((_, report),) = _write([(HELD_OUT, "", scene)], source, folder, dataset, progress)
     write_json(folder / "import.json", report)
     seen = {"depth_range": scene.depth_range} if scene.depth_range else {}

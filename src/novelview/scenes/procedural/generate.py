@@ -50,8 +50,7 @@ def generate(
 
     `workers` processes of one thread each render on the CPU (0: this one); on "cuda" as many threads encode. units:
     what an earlier call finished in `out`. Raises ConfigError for values that make no rooms, DataError when a worker
-    process dies, BoxEnded when the time of `box` is over, after one new room at least.
-    """
+    process dies, BoxEnded when the time of `box` is over, after one new room at least."""
     check_source(source)
     counts = {"train": source.train_scenes, "seen": source.test_seen_scenes, "new": source.test_new_scenes}
     jobs = [(split, number) for split, count in counts.items() for number in range(count)]
@@ -149,8 +148,7 @@ def room_entries(source: RoomsSource, room: Room, device: str = "cpu") -> Entrie
     """Return, for every index name, the room's entry {context, target, overlap}, or None when no pair qualifies.
 
     small, medium, large: an overlap in `CLASSES`, targets inside. full: at least half the clip apart. extrapolation: a
-    third to half of it apart, targets outside, no farther than the gap. gapN: N frames apart, targets evenly inside.
-    """
+    third to half of it apart, targets outside, no farther than the gap. gapN: N frames apart, targets evenly inside."""
     draws = Draws(room_seed(source.seed, f"{room.split} entries", room.number))
     # All pairs with room for the targets inside, on a coarser grid for long clips, and one pair of every gap.
     grid = range(0, source.frames, -(-source.frames // MOST_FRAMES))

@@ -1,7 +1,6 @@
 """What a room is made of, and how one is drawn at random: seeds, solids, and the camera's motion.
 
-World axes are OpenCV's: x right, y down, z forward, in metres; the room's box is centred on the origin.
-"""
+World axes are OpenCV's: x right, y down, z forward, in metres; the room's box is centred on the origin."""
 
 import hashlib
 import math

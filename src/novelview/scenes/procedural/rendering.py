@@ -1,7 +1,6 @@
 """Pictures, depth and overlap of a room's views by ray casting in closed form.
 
-All is elementwise add, multiply, divide, compare and square root, which round alike for any number of threads.
-"""
+All is elementwise add, multiply, divide, compare and square root, which round alike for any number of threads."""
 
 import functools
 import math

@@ -2,8 +2,7 @@
 
 The photographs are split once and for all: rooms with held-out ones show surfaces that no model was trained on.
 Patterns are dead leaves over coloured noise, with the edges and the spectrum of photographs (Lee, Mumford and Huang,
-IJCV 2001), from which networks can learn (Baradad et al., Learning to See by Looking at Noise, NeurIPS 2021).
-"""
+IJCV 2001), from which networks can learn (Baradad et al., Learning to See by Looking at Noise, NeurIPS 2021)."""
 
 import functools
 import re
