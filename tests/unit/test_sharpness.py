@@ -8,7 +8,7 @@ from torch import Tensor
 
 from novelview.config.sources import RoomsSource
 from novelview.errors import DataError
-from novelview.evaluation.metrics import FLAT, PATCH, _chance_level, _structure, sharpness
+from novelview.evaluation.metrics import FLAT, PATCH, PURE_NOISE, _structure, sharpness
 from novelview.scenes.procedural.layout import room_for
 from novelview.scenes.procedural.rendering import render_frames
 
@@ -86,7 +86,7 @@ def test_white_noise_passes_for_structure_in_about_one_patch_of_a_thousand() -> 
     pictures = torch.rand(40, 1, 256, 256, generator=torch.Generator().manual_seed(1)).expand(-1, 3, -1, -1)
     quality, direction = _structure(0.3 + 0.2 * pictures)
     assert (quality > 0).float().mean() < 0.02 and quality.shape == (40, (255 // PATCH) ** 2)
-    assert direction.norm(dim=-1).max() < 1.001 and 0.2 < _chance_level() < 0.3 and FLAT < 0.01
+    assert direction.norm(dim=-1).max() < 1.001 and 0.2 < PURE_NOISE < 0.3 and FLAT < 0.01
 
 
 def test_pictures_smaller_than_a_patch_are_refused() -> None:

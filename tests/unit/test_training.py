@@ -26,7 +26,9 @@ from novelview.models.render import Render
 from novelview.scenes.batch import Batch, Views
 from novelview.training import watch
 from novelview.training.checkpoint import (
+    COLUMNS,
     Checkpoints,
+    Record,
     build_model,
     difference,
     noting_signals,
@@ -35,7 +37,7 @@ from novelview.training.checkpoint import (
 )
 from novelview.training.loop import Stepper
 from novelview.training.optim import Updater, adamw, learning_rate, parameter_groups
-from novelview.training.watch import COLUMNS, Progress, Record
+from novelview.training.watch import Progress
 
 CFG = TrainConfig(lr=0.1, warmup=0, steps=10, schedule="constant", amp="none", weight_decay=0.0)
 ALONE = Team(0, 1, torch.device("cpu"))

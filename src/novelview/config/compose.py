@@ -34,7 +34,11 @@ def _nodes(module: ModuleType, base: type, key: str = "") -> dict[str, Any]:
     """Return a module's nodes of a base class by the value of `key`, or by the class' name without `Stage`."""
     own = [node for node in vars(module).values() if isinstance(node, type) and issubclass(node, base)]
     names = [getattr(node, key, MISSING) if key else node.__name__.removesuffix("Stage").lower() for node in own]
-    return {name: node for name, node in zip(names, own, strict=True) if name not in (MISSING, "data", "stageconfig")}
+    return {
+        name: node
+        for name, node in zip(names, own, strict=True)
+        if name not in (MISSING, "data", "scene", "stageconfig")
+    }
 
 
 STAGES: dict[str, type] = _nodes(stages, stages.StageConfig)

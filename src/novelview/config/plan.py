@@ -91,8 +91,9 @@ class Plan:
         init = read_init(self.config.get("init"), self.study)
         self.all = make_runs(self.study, self.scale, self.dataset, init, self.resolution)
         self._by_place = {run.place: run for run in self.all}
-        self.asked = self.study.poses.get(self.scale, [])  # estimators, of which those are left that can work
-        self.estimators = [name for name in self.asked if self._can_estimate(name)]
+        self.asked = self.study.poses.get(self.scale, [])  # estimators; scale paper fetches weights that are not here
+        here = {name: all(Path(path).is_file() for path in self.estimator_weights(name)) for name in self.asked}
+        self.estimators = [name for name in self.asked if self.scale == "paper" or here[name]]
         self._check()
         # Data sets, and whose cameras they have: the study's own (no name), and the estimators'.
         self.datasets = {f"{self.dataset}{suffix(name)}": name for name in ("", *self.estimators)}
@@ -238,10 +239,6 @@ class Plan:
         places = "|".join(re.escape(run.place) for run in runs)
         # Looking ahead, because a constraint of one wildcard cannot depend on another's value.
         return f"(?=(?:{places})/)[a-z0-9_]+" if places else "(?!)"
-
-    def _can_estimate(self, name: str) -> bool:
-        """Tell whether an estimator's weights are here; scale paper fetches those that are not."""
-        return self.scale == "paper" or all(Path(path).is_file() for path in self.estimator_weights(name))
 
     def estimator_weights(self, name: str) -> list[str]:
         """Return the weights file an estimator reads, if it reads one."""

@@ -163,16 +163,22 @@ class PathConfig:
 
 
 @dataclass
-class RenderStage(DataStage):
-    """Stage `render`: one scene encoded once, then a clip of it along a camera path."""
+class SceneStage(DataStage):
+    """What stages that take scenes of the packed store have."""
 
     split: str = key("test", "which scenes of the packed store", choices="test | train")
     scene: str = key("", "its key; empty: the first")
-    views: int = key(2, "context views", above=0)
+    views: int = key(2, "context views, which DepthSplat matches with each other", above=0)
     select: str = key("uniform", choices="uniform: in frame order | random | kmeans: camera centres")
     seed: int = key(0, at_least=0)
     resolution: str = key("", "256 or 72x128 (height x width); empty: the size the weights were trained at")
     amp: str = key("none", choices="bf16 | none")
+
+
+@dataclass
+class RenderStage(SceneStage):
+    """Stage `render`: one scene encoded once, then a clip of it along a camera path."""
+
     chunk: int = key(4, "cameras rendered at a time", above=0)
     fps: int = key(30, above=0)
     path: str = key(
@@ -194,18 +200,11 @@ class LatencyStage(DataStage):
 
 
 @dataclass
-class DepthStage(DataStage):
+class DepthStage(SceneStage):
     """Stage `depth`: depth maps of the context views of some scenes, by a model that predicts them (DepthSplat)."""
 
-    split: str = key("test", "which scenes of the packed store", choices="test | train")
-    scene: str = key("", "its key; empty: the first `scenes`")
-    scenes: int = key(1, "how many scenes, 0: all; an index names its own", at_least=0)
-    views: int = key(2, "views of each, matched with each other", above=0)
-    select: str = key("uniform", choices="uniform: in frame order | random | kmeans: camera centres")
-    seed: int = key(0, at_least=0)
+    scenes: int = key(1, "how many scenes where none is named, 0: all; an index names its own", at_least=0)
     index: str | None = key(None, "an evaluation index whose context views are taken instead")
-    resolution: str = key("", "256 or 352x640 (height x width); empty: the size the weights were trained at")
-    amp: str = key("none", choices="bf16 | none")
     npy: bool = key(True, "float32 [h w], z in the units of the data's camera translations")
     png: bool = key(True, "1/depth in colours, the same ones for all views of a scene")
     concat: bool = key(True, "one picture: the views above their depths")

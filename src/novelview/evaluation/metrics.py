@@ -21,7 +21,9 @@ SIGMA = 1.5
 K1, K2 = 0.01, 0.03
 PATCH = 8  # gradients a side of a patch
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
-CHANCE = 1e-3  # share of patches of pure white noise that pass for structure
+CHANCE = 1e-3  # share of patches of pure white noise that pass for structure (Zhu and Milanfar)
+LIKELY = CHANCE ** (1 / (PATCH**2 - 1))
+PURE_NOISE = math.sqrt((1 - LIKELY) / (1 + LIKELY))  # coherence
 CAP = 2.0  # most that a patch counts, in multiples of the target's Q; none where the target has no structure
 FLAT = 1e-3  # Q of a patch that the eye takes for flat; keeps the ratio of two flat pictures at 1
 
@@ -122,10 +124,4 @@ def _structure(image: Float[Tensor, "*n 3 h w"]) -> tuple[Float[Tensor, "*n p"],
     middle, reach = 0.5 * (xx + yy), twice.norm(dim=-1)
     first, second = (middle + reach).sqrt(), (middle - reach).clamp_min(0).sqrt()
     coherence = (first - second) / (first + second).clamp_min(1e-12)
-    return first * coherence * (coherence > _chance_level()), twice / reach[..., None].clamp_min(1e-20)
-
-
-def _chance_level() -> float:
-    """Return the coherence that a patch of white noise exceeds with probability CHANCE (Zhu and Milanfar)."""
-    likely = CHANCE ** (1 / (PATCH**2 - 1))
-    return math.sqrt((1 - likely) / (1 + likely))
+    return first * coherence * (coherence > PURE_NOISE), twice / reach[..., None].clamp_min(1e-20)

@@ -124,20 +124,18 @@ def scaling(results: Results) -> Figure:
     for row, size in zip(axes, sizes, strict=True):
         own = [line for line in found if line.resolution == size]
         for axis, name in zip(row, sets, strict=False):
-            _draw_set(axis, [line for line in own if line.set == name])
+            lines = [line for line in own if line.set == name]
+            for line in lines:
+                look = {"fmt": "o", "markersize": 4.5, "elinewidth": 1, "label": label(line.model)}
+                draw_scores(axis, zip(line.scenes, line.scores, strict=True), line.model, **look)
+                fit = [line.at(scenes) for scenes in line.scenes]
+                axis.plot(line.scenes, fit, color=colour(line.model), label="_fit")
+            count_ticks(axis, (count for line in lines for count in line.scenes), "Training scenes")
             axis.set_title(f"{title_of(name).capitalize()}, {size} px")
         row[0].set_ylabel("PSNR [dB]")
         _draw_slopes(row[-1], own, gains)
     legend_below(figure, axes[:, 0], 4)  # a system may be in the row of one resolution only
     return figure
-
-
-def _draw_set(axis: Axes, own: Sequence[Line]) -> None:
-    for line in own:
-        look = {"fmt": "o", "markersize": 4.5, "elinewidth": 1, "label": label(line.model)}
-        draw_scores(axis, zip(line.scenes, line.scores, strict=True), line.model, **look)
-        axis.plot(line.scenes, [line.at(scenes) for scenes in line.scenes], color=colour(line.model), label="_fit")
-    count_ticks(axis, (count for line in own for count in line.scenes), "Training scenes")
 
 
 def _draw_slopes(axis: Axes, own: Sequence[Line], rows: Sequence[PublishedRow]) -> None:

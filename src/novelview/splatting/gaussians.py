@@ -75,18 +75,13 @@ def sh_basis(directions: Float[Tensor, "*n 3"], degree: int) -> Float[Tensor, "*
         c = sqrt(3 / (4 * pi))
         bands.append([-c * y, c * z, -c * x])
     if degree >= 2:
-        bands.append(_second(x, y, z))
+        c, middle = sqrt(15 / pi) / 2, sqrt(5 / pi) / 4 * (2 * z * z - x * x - y * y)
+        bands.append([c * x * y, -c * y * z, middle, -c * x * z, c / 2 * (x * x - y * y)])
     if degree >= 3:
         bands.append(_third(x, y, z))
     if degree >= 4:
         bands.append(_fourth(x, y, z))
     return torch.stack([value for band in bands for value in band], dim=-1)
-
-
-def _second(x: Tensor, y: Tensor, z: Tensor) -> list[Tensor]:
-    c = sqrt(15 / pi) / 2
-    middle = sqrt(5 / pi) / 4 * (2 * z * z - x * x - y * y)
-    return [c * x * y, -c * y * z, middle, -c * x * z, c / 2 * (x * x - y * y)]
 
 
 def _third(x: Tensor, y: Tensor, z: Tensor) -> list[Tensor]:

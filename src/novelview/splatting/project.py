@@ -73,7 +73,9 @@ def project(
     """Project Gaussians, drop those not between the planes, and order the others by depth (stable).
 
     A Gaussian whose 2D covariance is not positive definite in the numbers' precision is dropped, too."""
-    index = _visible(means.detach(), camera, settings)
+    z = means.detach() @ camera.viewmat[2, :3] + camera.viewmat[2, 3]
+    index = torch.nonzero((z > settings.near) & (z < settings.far)).squeeze(-1)
+    index = index[torch.argsort(z[index], stable=True)]
     points, variances = _image_shapes(means, covariances, index, camera, settings)
     sound = _determinant(variances.detach())[0] > 0
     if not bool(sound.all()):  # project again: where values overflow, dropping alone leaves gradients of 0 * infinity
@@ -82,12 +84,6 @@ def project(
     x, y, z = points.unbind(-1)
     centres = torch.stack([x / z, y / z], dim=-1) * camera.K[[0, 1], [0, 1]] + camera.K[:2, 2]
     return Ellipses(index, centres, _conics(variances), z, variances.detach())
-
-
-def _visible(means: Tensor, camera: Camera, settings: Settings) -> Int[Tensor, " m"]:
-    z = means @ camera.viewmat[2, :3] + camera.viewmat[2, 3]
-    index = torch.nonzero((z > settings.near) & (z < settings.far)).squeeze(-1)
-    return index[torch.argsort(z[index], stable=True)]
 
 
 def _image_shapes(

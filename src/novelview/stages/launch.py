@@ -8,12 +8,14 @@
 
 import argparse
 import fcntl
+import itertools
 import os
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from novelview.errors import ConfigError
@@ -68,28 +70,24 @@ def take(count: int, visible: Sequence[str], folder: Path) -> list[str]:
     """Return `count` of the visible GPUs that no other process started here has; waits, with a line, until so many are
     free. They belong to this process, and to what it becomes by exec, until it ends: their lock files stay open."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    told = False
-    while True:
-        with open(folder / "all.lock", "a") as turn:  # two calls that take half each would wait for ever
-            fcntl.flock(turn, fcntl.LOCK_EX)
-            held: dict[str, int] = {}
-            for name in visible:
+    held: dict[str, int] = {}
+    with open(folder / "turn.lock", "a") as turn:  # two calls that hold half each would wait for ever
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        for attempt in itertools.count():
+            for name in (name for name in visible if name not in held and len(held) < count):
                 descriptor = os.open(folder / f"{name.replace('/', '_')}.lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW)
-                try:
+                with suppress(BlockingIOError):
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    held[name] = descriptor
-                except BlockingIOError:
-                    os.close(descriptor)
-            for name in [*held][count:] if len(held) >= count else [*held]:
-                os.close(held.pop(name))
-            if len(held) == count:
-                for descriptor in held.values():
                     os.set_inheritable(descriptor, True)
+                    held[name] = descriptor
+                if name not in held:
+                    os.close(descriptor)
+            if len(held) == count:
                 return [*held]
-        if not told:
-            print(f"waiting for {count} of {len(visible)} GPUs to be free", file=sys.stderr, flush=True)
-        told = True
-        time.sleep(1)
+            if attempt == 0:
+                print(f"waiting for {count} of {len(visible)} GPUs to be free", file=sys.stderr, flush=True)
+            time.sleep(1)
+    raise AssertionError("not reached")
 
 
 def _own_gpus(count: int, environment: Mapping[str, str]) -> tuple[int, dict[str, str]]:

@@ -1,12 +1,14 @@
-"""Where a run starts and goes on: model and identity, checkpoints, the lock of their folder, signals to stop."""
+"""Where a run starts and goes on: model and identity, checkpoints, the rows of its log, signals to stop."""
 
 import hashlib
 import io
 import json
 import logging
+import math
 import pickle
 import random
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,12 +23,14 @@ from novelview.config.digest import digest, resolved
 from novelview.config.stages import TrainStage
 from novelview.devices import Team
 from novelview.errors import CheckpointError
-from novelview.files import read_json, sha256, write_bytes
+from novelview.files import read_json, sha256, write_bytes, write_text
 from novelview.models.published import load_published
 from novelview.models.registry import build
 
 log = logging.getLogger(__name__)
 
+COLUMNS = ("step", "loss", "mse", "psnr", "lr", "grad_norm", "skipped", "seconds")
+MEANS = ("loss", "mse", "psnr", "grad_norm")
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 State = dict[str, Any]
@@ -82,6 +86,55 @@ def compare_depths(cfg: TrainStage) -> None:
         text = "model.near=%g, model.far=%g: what the photographs see lies between %.3g and %.3g, in the units of their"
         text += " cameras, and nothing can be placed outside of these planes; give model.near and model.far around that"
         log.warning(text, *planes, *seen)
+
+
+class Record:
+    """Rows of the log, with means over the steps since the row before; further: columns of this run's own, means too.
+    Its state travels in the checkpoint, so a resumed run neither repeats nor misses rows."""
+
+    def __init__(self, path: Path | str, every: int, last: int, further: tuple[str, ...] = ()) -> None:
+        self.means = (*MEANS, *further)
+        self.columns = (*COLUMNS[:4], *further, *COLUMNS[4:])
+        self.path, self.every, self.last = Path(path), every, last
+        self.rows: list[dict[str, float]] = []
+        self.window: list[dict[str, float]] = []
+        self.before = 0.0
+        self.started = self.flushed = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds trained so far, interruptions not counted."""
+        return self.before + time.monotonic() - self.started
+
+    def add(self, step: int, values: dict[str, float]) -> dict[str, float] | None:
+        """Take in one step (keys `MEANS`, lr, skipped); return the row when one is due, else None."""
+        self.window.append(values)
+        if step % self.every and step != self.last:
+            return None
+        row = {"step": float(step)}
+        for key in self.means:
+            finite = [entry[key] for entry in self.window if math.isfinite(entry[key])]
+            row[key] = sum(finite) / len(finite) if finite else math.nan
+        row |= {"lr": values["lr"], "skipped": sum(entry["skipped"] for entry in self.window), "seconds": self.seconds}
+        self.rows.append(row)
+        self.window = []
+        return row
+
+    def write(self) -> None:
+        """Write the CSV file atomically."""
+        form = {key: "{:.6g}" for key in self.columns} | {"step": "{:.0f}", "skipped": "{:.0f}", "seconds": "{:.2f}"}
+        lines = [",".join(form[key].format(row[key]) for key in self.columns) for row in self.rows]
+        write_text(self.path, "\n".join([",".join(self.columns), *lines]) + "\n")
+        self.flushed = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Rows, the unfinished window and the seconds so far."""
+        return {"rows": self.rows, "window": self.window, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.rows, self.window, self.before = list(state["rows"]), list(state["window"]), state["seconds"]
+        self.started = time.monotonic()
 
 
 class Checkpoints:

@@ -29,7 +29,7 @@ from novelview.scenes.store import PackedStore, subset_scenes
 from novelview.timebox import BOXED, INTERRUPTED, TimeBox
 from novelview.training import checkpoint
 from novelview.training.optim import Update, Updater, adamw
-from novelview.training.watch import Record, Watch, side_by_side
+from novelview.training.watch import Watch, side_by_side
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Run:
         keep, go_on = cfg.runtime.keep_checkpoints, cfg.runtime.code == "keep"
         code = code_of("train", cfg.model.code)
         self.checkpoints = checkpoint.Checkpoints(cfg.io["checkpoints"], self.identity, keep, code, go_on)
-        self.record = Record(cfg.io["log"], cfg.runtime.log_every, self.total, loss.logged)
+        self.record = checkpoint.Record(cfg.io["log"], cfg.runtime.log_every, self.total, loss.logged)
         self.parts: dict[str, Any]  # what a checkpoint holds the state of
         self.parts = dict(model=own.model, optimizer=own.optimizer, updater=own.updater, record=self.record)
         self.done = self.skipped_in_a_row = 0

@@ -1,7 +1,6 @@
 """Everything that looks on while a run trains: its log, the progress display, and wandb with its pictures."""
 
 import logging
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -21,68 +20,17 @@ from novelview.config.schema import size_name
 from novelview.config.stages import TrainStage
 from novelview.devices import Team
 from novelview.errors import missing_extra
-from novelview.files import write_text
 from novelview.scenes.batch import Batch
+from novelview.training.checkpoint import Record
 from novelview.training.optim import Update
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("step", "loss", "mse", "psnr", "lr", "grad_norm", "skipped", "seconds")
-MEANS = ("loss", "mse", "psnr", "grad_norm")
 FLUSH_SECONDS = 5.0  # the CSV is rewritten whole, so not at every row
 PROJECT = "novelview"  # of wandb
 PATIENCE = 30  # seconds to wait for a login or a connection, where there may be none
 FAREWELL = 120.0  # seconds to wait at the end for rows that are still on their way; the rest stays on disk
 CONTEXTS = 4  # context views that a picture shows at most
-
-
-class Record:
-    """Rows of the log, with means over the steps since the row before; further: columns of this run's own, means too.
-    Its state travels in the checkpoint, so a resumed run neither repeats nor misses rows."""
-
-    def __init__(self, path: Path | str, every: int, last: int, further: tuple[str, ...] = ()) -> None:
-        self.means = (*MEANS, *further)
-        self.columns = (*COLUMNS[:4], *further, *COLUMNS[4:])
-        self.path, self.every, self.last = Path(path), every, last
-        self.rows: list[dict[str, float]] = []
-        self.window: list[dict[str, float]] = []
-        self.before = 0.0
-        self.started = self.flushed = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds trained so far, interruptions not counted."""
-        return self.before + time.monotonic() - self.started
-
-    def add(self, step: int, values: dict[str, float]) -> dict[str, float] | None:
-        """Take in one step (keys `MEANS`, lr, skipped); return the row when one is due, else None."""
-        self.window.append(values)
-        if step % self.every and step != self.last:
-            return None
-        row = {"step": float(step)}
-        for key in self.means:
-            finite = [entry[key] for entry in self.window if math.isfinite(entry[key])]
-            row[key] = sum(finite) / len(finite) if finite else math.nan
-        row |= {"lr": values["lr"], "skipped": sum(entry["skipped"] for entry in self.window), "seconds": self.seconds}
-        self.rows.append(row)
-        self.window = []
-        return row
-
-    def write(self) -> None:
-        """Write the CSV file atomically."""
-        form = {key: "{:.6g}" for key in self.columns} | {"step": "{:.0f}", "skipped": "{:.0f}", "seconds": "{:.2f}"}
-        lines = [",".join(form[key].format(row[key]) for key in self.columns) for row in self.rows]
-        write_text(self.path, "\n".join([",".join(self.columns), *lines]) + "\n")
-        self.flushed = time.monotonic()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Rows, the unfinished window and the seconds so far."""
-        return {"rows": self.rows, "window": self.window, "seconds": self.seconds}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self.rows, self.window, self.before = list(state["rows"]), list(state["window"]), state["seconds"]
-        self.started = time.monotonic()
 
 
 class Progress:

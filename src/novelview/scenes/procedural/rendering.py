@@ -239,14 +239,10 @@ def _cover(tables: Tables, bank: Textures, face: Tensor, u: Tensor, v: Tensor, f
     blend = (level - lower)[:, None]
     lower, photo = lower.to(torch.int32), photo.to(torch.int32)
     fine = _bilinear(bank, photo, u, v, lower)
-    if not _coarser_needed(level):
+    # Does any pixel lie between two mip levels? Off the CPU the answer would be waited for, so it is taken as yes.
+    if level.device.type == "cpu" and not bool((level > 0).any()):
         return fine
     return fine + blend * (_bilinear(bank, photo, u, v, (lower + 1).clamp_max(full)) - fine)
-
-
-def _coarser_needed(level: Tensor) -> bool:
-    """Tell whether any pixel lies between two mip levels; off the CPU yes, where the answer would be waited for."""
-    return level.device.type != "cpu" or bool((level > 0).any())
 
 
 def _mirror(repeats: Tensor) -> Tensor:
