@@ -105,7 +105,7 @@ def test_jobs_at_a_time_have_gpus_of_their_own_and_wait_for_them(tmp_path: Path)
     assert [job.returncode for job in jobs] == [0] * 6, said
     shown = [(tmp_path / str(number)).read_text() for number in range(6)]
     assert set(shown) == {"4", "5", "6", "7"} and max(map(shown.count, shown)) <= 2
-    assert sum("waiting for 1 of 4 GPUs" in text for text in said) == 2
+    assert sum("waiting for 1 of 4 GPUs" in text for text in said) >= 2
 
 
 def test_more_gpus_than_there_are_and_none_at_all_are_one_line(tmp_path: Path) -> None:

@@ -71,8 +71,13 @@ def take(count: int, visible: Sequence[str], folder: Path) -> list[str]:
     free. They belong to this process, and to what it becomes by exec, until it ends: their lock files stay open."""
     folder.mkdir(mode=0o700, exist_ok=True)
     held: dict[str, int] = {}
+    told = f"waiting for {count} of {len(visible)} GPUs to be free"
     with open(folder / "turn.lock", "a") as turn:  # two calls that hold half each would wait for ever
-        fcntl.flock(turn, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(told, file=sys.stderr, flush=True)
+            fcntl.flock(turn, fcntl.LOCK_EX)
         for attempt in itertools.count():
             for name in (name for name in visible if name not in held and len(held) < count):
                 descriptor = os.open(folder / f"{name.replace('/', '_')}.lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW)
@@ -85,7 +90,7 @@ def take(count: int, visible: Sequence[str], folder: Path) -> list[str]:
             if len(held) == count:
                 return [*held]
             if attempt == 0:
-                print(f"waiting for {count} of {len(visible)} GPUs to be free", file=sys.stderr, flush=True)
+                print(told, file=sys.stderr, flush=True)
             time.sleep(1)
     raise AssertionError("not reached")
 
