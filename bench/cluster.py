@@ -3,8 +3,7 @@
 `python bench/cluster.py FOLDER [key=value ...]` clones the project twice into FOLDER, brings up the cluster of
 tests/cluster/slurm.py (root, Debian packages slurm-wlm and munge), submits the study through profiles/slurm, lets the
 time limit of the first pretraining strike, trains the same models without a cluster, and compares the weights. The
-settings, such as train.steps=50, go to both. Writes bench/results/cluster.csv.
-"""
+settings, such as train.steps=50, go to both. Writes bench/results/cluster.csv."""
 
 import re
 import subprocess

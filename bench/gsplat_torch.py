@@ -1,8 +1,7 @@
 """gsplat 1.5.3's own PyTorch functions as a rasterizer on the CPU, for bench/rasterizer.py.
 
 Projection, tile lists, offsets and accumulation are gsplat's. Two things it needs exist on CUDA only and are replaced
-here: the search for (pixel, Gaussian) pairs (`rasterize_to_indices_in_range`) and nerfacc's two scans over them.
-"""
+here: the search for (pixel, Gaussian) pairs (`rasterize_to_indices_in_range`) and nerfacc's two scans over them."""
 
 import sys
 from itertools import pairwise

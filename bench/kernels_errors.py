@@ -3,8 +3,7 @@
 Both go through Triton's interpreter. operators: the checks of the GPU suite in bfloat16 (which the tests' equipment
 corrects) at small sizes; one row a (case, tensor) with the errors of ours and of the published order of roundings
 against float64, in results/kernels_errors.csv. models: the models of the parity fixtures in float32, ours beside
-PyTorch and both against float64, in results/kernels_models.csv.
-"""
+PyTorch and both against float64, in results/kernels_models.csv."""
 
 import argparse
 import os

@@ -2,8 +2,7 @@
 
 The parity fixtures' LaCT models in PyTorch: errors against float64 in float32, with the weight gradients G or
 Newton-Schulz computed in float64 instead, and what moving all parameters by half a unit in the last place changes in
-float64. Rows go to results/kernels_float32.csv.
-"""
+float64. Rows go to results/kernels_float32.csv."""
 
 import sys
 from collections.abc import Callable, Iterator

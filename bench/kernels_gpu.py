@@ -3,8 +3,7 @@
 First training steps of whole models (kernels_steps.py), then the suite of the kernels (`novelview_kernels.gpu`), each
 within its share of the time; their short tables last. Runs on any Python with torch, triton and numpy; whole models
 need novelview's dependencies besides: an installed novelview, or `--bundle` with the wheels of `make mini-bundle`.
-This file imports the standard library alone.
-"""
+This file imports the standard library alone."""
 
 import argparse
 import importlib.util

@@ -3,8 +3,7 @@
 Random views in place of data, mean squared error in place of the recipe's loss: what is timed is the model, its
 backward pass and AdamW. One row a (model, size, arrangement): milliseconds, peak memory, share of the matrix units'
 rate. The first arrangement is the published one: PyTorch's attention, every layer recomputed in the backward pass; all
-ratios are against it, at equal batch. Part of `make gpu`; on a CPU `--scale demo` shows that it runs.
-"""
+ratios are against it, at equal batch. Part of `make gpu`; on a CPU `--scale demo` shows that it runs."""
 
 import argparse
 import statistics

@@ -1,8 +1,7 @@
 """Training samples a second of one loader process: `python bench/loader.py`.
 
 A few rooms of conf/source/rooms_mini.yaml are made in a temporary folder; samples are those of PT-LVSM at scale mini.
-A row a size: milliseconds a frame that has to be decoded, and a sample whose frames are all kept.
-"""
+A row a size: milliseconds a frame that has to be decoded, and a sample whose frames are all kept."""
 
 import tempfile
 import time

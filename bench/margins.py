@@ -1,7 +1,6 @@
 """Margins of finished evaluations over the trivial baselines and over swapped poses, appended to results/{name}.csv.
 
-python bench/margins.py NAME EVALUATION_FOLDER...   (several runs, e.g. of other seeds, make several rows)
-"""
+python bench/margins.py NAME EVALUATION_FOLDER...   (several runs, e.g. of other seeds, make several rows)"""
 
 import argparse
 from pathlib import Path

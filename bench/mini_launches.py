@@ -4,8 +4,7 @@ Forward, loss, backward and gradient clipping of one step are counted on the CPU
 change their number; views and allocations are left out. What grows with the scenes of a batch is counted at two batch
 sizes and extended to the recipe's: an upper bound for the Gaussians' renders, which a GPU blends in one pass and a CPU
 one by one; and LaCT's products are rounded operand by operand here, which a GPU does within them. AdamW is one fused
-kernel on a GPU and not counted.
-"""
+kernel on a GPU and not counted."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -2,8 +2,7 @@
 
 FOLDER holds NAME.safetensors and NAME.csv of runs of `novelview.stages.train` (io.out, io.log). A row a run: what
 it was, its first and last logged loss and PSNR, and the processor's time a step. Used with the sizes and recipes of
-scale mini at 56 and 64 px and few scenes a step, to see that every loss falls.
-"""
+scale mini at 56 and 64 px and few scenes a step, to see that every loss falls."""
 
 import argparse
 import csv

@@ -1,8 +1,7 @@
 """The systems of scale mini by their configurations: `python bench/mini_systems.py`.
 
 One row a run of study mini: parameters, counted operations of the training, and what its tensors kept for the backward
-pass come to: summed over one scene on the CPU, times the scenes of a batch.
-"""
+pass come to: summed over one scene on the CPU, times the scenes of a batch."""
 
 import torch
 from common import append
@@ -13,7 +12,7 @@ from novelview.config.schema import sides
 from novelview.config.stages import TrainStage
 from novelview.config.study import Run
 from novelview.models.registry import build
-from novelview.planning.flops import training_step
+from novelview.planning.hours import training_step
 from novelview.scenes.batch import Views
 
 

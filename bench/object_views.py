@@ -1,8 +1,7 @@
 """LaCT on views of one object: trained briefly, scored on views it never saw, rendered as a turntable.
 
 python bench/object_views.py FOLDER [--work FOLDER] [--steps N]; FOLDER holds an opencv_cameras.json. Appends a row for
-each number of context views to bench/results/object_views.csv; the clip and its pictures stay in the work folder.
-"""
+each number of context views to bench/results/object_views.csv; the clip and its pictures stay in the work folder."""
 
 import argparse
 import csv

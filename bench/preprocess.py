@@ -3,8 +3,7 @@
 Frames are 360x640 crops of scikit-image's photographs with sensor-like noise, in one chunk of RealEstate10K's size.
 Everything runs in one process and one thread, in the same run; ratios are packed over the other way. Unpacking does
 what the published pipelines do: decode every frame, save it as PNG, write a metadata JSON a scene; `png` compresses
-at Pillow's default level, `png_fast` at level 1.
-"""
+at Pillow's default level, `png_fast` at level 1."""
 
 import argparse
 import io

@@ -4,8 +4,7 @@ Every row is a process of its own. `processor_s` are the seconds all its threads
 change), `peak_mib` the process's peak resident memory, PyTorch and all, of which `idle_mib` were there before the
 first image. --gsplat names the folder into which gsplat 1.5.3 was installed (`pip install --target`); its PyTorch
 path (bench/gsplat_torch.py) is then measured beside ours. Scenes: `pixels` has a Gaussian a pixel of two views, as
-feed-forward models predict them; `cloud` fills the view's volume; both of SH degree 2.
-"""
+feed-forward models predict them; `cloud` fills the view's volume; both of SH degree 2."""
 
 import argparse
 import json

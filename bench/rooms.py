@@ -1,8 +1,7 @@
 """Frames a second of the rooms generator, JPEG encoding included: `python bench/rooms.py`.
 
 One row per (device, workers, size, supersample); a worker is one process of one thread. Start-up of the workers is
-counted, as a user meets it. Source of the settings: conf/source/rooms.yaml and rooms_mini.yaml.
-"""
+counted, as a user meets it. Source of the settings: conf/source/rooms.yaml and rooms_mini.yaml."""
 
 import argparse
 import dataclasses

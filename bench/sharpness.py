@@ -1,8 +1,7 @@
 """What blur, noise, blocks and shifts do to the sharpness of pictures: `python bench/sharpness.py`.
 
 Two frames each of three rooms with held-out photographs (conf/source/rooms_mini.yaml), at 112 and 252 px; a row is what
-was done to them and the smallest and largest sharpness found.
-"""
+was done to them and the smallest and largest sharpness found."""
 
 from collections.abc import Callable
 

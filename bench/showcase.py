@@ -1,8 +1,7 @@
 """What released checkpoints add to the demo: `python bench/showcase.py`, processor seconds of every job.
 
 The models are those of study mini with untrained weights, which cost what trained ones do. Processor time of one
-thread, because a busy machine stretches the wall clock; the demo runs two jobs at a time.
-"""
+thread, because a busy machine stretches the wall clock; the demo runs two jobs at a time."""
 
 import os
 import resource

@@ -2,8 +2,7 @@
 
 python bench/strip.py WEIGHTS PACKED SIZE OUT.png SCENE [SCENE ...]: frames 3 and 15 of each scene are given, frame 9 is
 rendered at SIZE pixels. WEIGHTS may be NAME.safetensors:STATE.pt, for the model of an unfinished training. Scores go to
-results/strip.csv: PSNR of the render and of the best trivial baseline.
-"""
+results/strip.csv: PSNR of the render and of the best trivial baseline."""
 
 import sys
 from dataclasses import replace

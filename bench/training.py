@@ -1,8 +1,7 @@
 """Milliseconds of a training step, split by part: `python bench/training.py [overrides]`.
 
 One row per (model, phase) of a scale: loading a batch, forward pass with loss, backward pass, update; GPU work is
-waited for after every part. Overrides are those of the train stage, e.g. `train.amp=bf16 train.compile=true`.
-"""
+waited for after every part. Overrides are those of the train stage, e.g. `train.amp=bf16 train.compile=true`."""
 
 import argparse
 import dataclasses

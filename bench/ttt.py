@@ -1,8 +1,7 @@
 """The fast-weight layer and LaCT's two phases: memory against autograd, error against float64, cost a view.
 
 `python bench/ttt.py memory|precision|views`; rows go to results/ttt_{memory,precision,views}.csv. Times are CPU seconds
-of one thread, which other processes on the machine hardly move.
-"""
+of one thread, which other processes on the machine hardly move."""
 
 import argparse
 import resource

@@ -121,8 +121,7 @@ class Checkout:
     def plans(self, *arguments: str, more: str = "") -> set[str]:
         """Dry-run; return what each job that would run writes, below results/demo, as its command names it.
 
-        Such as `models/uplvsm/rooms-full/x28/evaluation` or `less3depend/figures/gaps`: rule and wildcards in one.
-        """
+        Such as `models/uplvsm/rooms-full/x28/evaluation` or `less3depend/figures/gaps`: rule and wildcards in one."""
         output = self.call(*self.command("-n", *arguments, more=more))
         jobs = re.findall(r"^Shell command: .*? io\.out=(\S+)", output, re.MULTILINE)
         assert bool(jobs) != ("Nothing to be done" in output), output[-6000:]

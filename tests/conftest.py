@@ -47,8 +47,7 @@ def _scene(name: str, frames: int, size: tuple[int, int], seed: int) -> ChunkSce
 def make_packed() -> MakePacked:
     """Return make(folder, {scene: frames}, size=(height, width), damage={scene: frames}) -> folder of a packed store.
 
-    The store's only split is `train`; frames are smooth noise, cameras turn and move steadily.
-    """
+    The store's only split is `train`; frames are smooth noise, cameras turn and move steadily."""
 
     def make(
         folder: Path,

@@ -3,8 +3,7 @@
     python -m novelview_kernels.aot [--cc 80 90] [--only NAME] [--jobs N]
 
 Prints a table; ends with status 1 when a kernel spills, exceeds shared memory, misses the tensor cores or has its wgmma
-instructions serialised.
-"""
+instructions serialised."""
 
 import argparse
 import os

@@ -22,8 +22,7 @@ def prepare_interpreter() -> None:
     """Have Triton interpret kernels; PyTorch imports Triton by itself, so this comes before any operator is called.
 
     Raises:
-        RuntimeError: Triton was imported before, set to compile; its own functions are compiled functions then.
-    """
+        RuntimeError: Triton was imported before, set to compile; its own functions are compiled functions then."""
     if "triton" not in sys.modules:
         os.environ["TRITON_INTERPRET"] = "1"
     elif os.environ.get("TRITON_INTERPRET") != "1":
@@ -84,8 +83,7 @@ def choose(op: str, x: Tensor, supported: str, sizes: Mapping[str, int]) -> str:
         sizes: the sizes that the measured table knows the operator by.
 
     Raises:
-        ValueError: triton or interpret is demanded for tensors it cannot take.
-    """
+        ValueError: triton or interpret is demanded for tensors it cannot take."""
     if _mode == "torch":
         return "torch"
     if _mode == "interpret":

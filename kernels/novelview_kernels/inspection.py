@@ -1,7 +1,6 @@
 """Compile a recorded launch to a cubin without a GPU and read what ptxas made of it.
 
-Method and limits: specs/kernels_feasibility.md section 2.
-"""
+Method and limits: specs/kernels_feasibility.md section 2."""
 
 import os
 import re

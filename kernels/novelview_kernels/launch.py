@@ -1,7 +1,6 @@
 """Launch kernels, or record what a launch would compile: the compile gate sees exactly what the operators run.
 
-Triton is imported only where a kernel is needed, so that the package imports without it.
-"""
+Triton is imported only where a kernel is needed, so that the package imports without it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

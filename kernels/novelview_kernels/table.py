@@ -1,8 +1,7 @@
 """The measured table: which path is faster for an operator and shape, as the GPU suite recorded it.
 
 `table.csv` is checked in and written by `python -m novelview_kernels.gpu`. Nothing is timed when a program starts: a
-shape without a measurement nearby takes PyTorch's path.
-"""
+shape without a measurement nearby takes PyTorch's path."""
 
 import csv
 import functools
@@ -71,8 +70,7 @@ def _distance(a: Mapping[str, int], b: Mapping[str, int]) -> float:
 def fastest(op: str, cc: int, dtype: str, training: bool, sizes: Mapping[str, int], file: Path = FILE) -> Found:
     """Return the faster path by the measurements within reach of `sizes`; all of them must clearly favour our kernel.
 
-    Training asks for forward and backward together. A head width must be measured itself, never a neighbour.
-    """
+    Training asks for forward and backward together. A head width must be measured itself, never a neighbour."""
     rows = measurements(file).get((op, cc, dtype, "train" if training else "forward"), [])
     near = [row for row in rows if _distance(row.sizes, sizes) <= REACH]
     ours = bool(near) and all(row.ours <= MARGIN * row.other for row in near)

@@ -70,9 +70,7 @@ def holding_lock(place: Path | str, wait: bool = True) -> Iterator[None]:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if not wait:
-                    raise ConfigError(
-                        f"{place}: another process is at work here; start again when it has ended"
-                    ) from None
+                    raise ConfigError(f"{place}: another process is at work here; wait for its end") from None
                 log.warning("%s: another process is at work here; waiting for it to end, then going on", place)
                 fcntl.flock(stream, fcntl.LOCK_EX)
             except OSError as error:

@@ -1,7 +1,6 @@
 """Training that runs into its time limit, or is killed, goes on in the next job and ends in the same weights.
 
-Training is paused until the limit has come, and the limit brought near, so that no machine is too fast or too slow.
-"""
+Training is paused until the limit has come, and the limit brought near, so that no machine is too fast or too slow."""
 
 import os
 import signal

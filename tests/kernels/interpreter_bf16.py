@@ -1,8 +1,7 @@
 """bfloat16 for Triton's interpreter, whose own is wrong: products are garbage and casts truncate (3.6.0 to 3.9.0).
 
 Values travel as 16-bit patterns; here they are widened to float32 for arithmetic and rounded to nearest even on the
-way back. The hooks are private to Triton: `test_bf16_canary` fails when they stop taking effect.
-"""
+way back. The hooks are private to Triton: `test_bf16_canary` fails when they stop taking effect."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from novelview.config.models import GaussianConfig
 from novelview.models.depthsplat.gaussians import FIXED, colours_of, sh_mask, shapes_of, world_rays
-from novelview.splatting.decoder import _centred
+from novelview.splatting.rasterize import _centred
 
 
 def verify_adapter(folder: Path, config: dict[str, Any], cfg: GaussianConfig) -> None:

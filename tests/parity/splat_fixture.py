@@ -1,8 +1,7 @@
 """What the checks of rendered fixtures share: comparisons that know of pixels a rounding error may decide.
 
 A Gaussian whose alpha is 1/255, or that leaves a pixel 1e-4 of its light, to within rounding, may be drawn here and
-not there. Such pixels are found by moving both thresholds a little; they may differ by one faint Gaussian.
-"""
+not there. Such pixels are found by moving both thresholds a little; they may differ by one faint Gaussian."""
 
 from collections.abc import Callable
 from unittest import mock

@@ -2,8 +2,7 @@
 
 Large files (`LARGE` bytes and more) are LFS objects behind a redirect, as on the hub; small ones are git blobs. Reading
 a gated repository and every writing request need the token `TOKEN`. `script` maps a path to what its next downloads do:
-an int N breaks off after N bytes, a pair (status, headers) refuses, bytes are served instead of the content.
-"""
+an int N breaks off after N bytes, a pair (status, headers) refuses, bytes are served instead of the content."""
 
 import base64
 import hashlib

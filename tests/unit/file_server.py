@@ -14,8 +14,7 @@ class FileServer:
 
     Instructions: an int N breaks off after N bytes; a pair (status, headers) refuses; ("stall", N) sends N bytes and
     then nothing more; "whole" ignores ranges; "unsized" announces no length; "short" announces and sends half the
-    bytes; "long" announces more than it sends; bytes are served instead of the file.
-    """
+    bytes; "long" announces more than it sends; bytes are served instead of the file."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     etag: str | None = '"v1"'

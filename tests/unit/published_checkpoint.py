@@ -33,8 +33,7 @@ def overrides(kind: str, image_size: int) -> list[str]:
 def write_checkpoint(path: Path, kind: str, prefix: str = "module.", nest: str = "model") -> dict[str, Tensor]:
     """Write a training state as the reference does, wrapper prefix, frozen loss and optimizer included; return weights.
 
-    The frozen networks' keys follow specs/uplvsm.md section 12.
-    """
+    The frozen networks' keys follow specs/uplvsm.md section 12."""
     weights = load_file(GOLDENS / kind / "weights.safetensors")
     vgg = "loss_computer.perceptual_loss_module."
     frozen = {f"{vgg}{name}": torch.randn(4, 4) for name in ("vgg.features.0.weight", "blocks.0.0.weight")}

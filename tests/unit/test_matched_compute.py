@@ -8,7 +8,7 @@ from torch import nn
 from novelview.config.plan import Plan
 from novelview.config.stages import TrainStage
 from novelview.models.registry import build
-from novelview.planning.flops import parameters, training_step
+from novelview.planning.hours import parameters, training_step
 
 PLAN = Plan({"study": "mini", "scale": "mini"})
 SYSTEMS = ("uplvsm", "ptlvsm", "lvsm_decoder_only", "lact", "depthsplat_mv", "depthsplat_mv_pm")

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from novelview.errors import DataError
-from novelview.splatting.decoder import DecoderQuirks, render_gaussians
 from novelview.splatting.gaussians import Gaussians, covariance_of, write_ply
-from novelview.splatting.rasterize import rasterize
+from novelview.splatting.rasterize import DecoderQuirks, rasterize, render_gaussians
 
 SIZE = 24
 K = torch.tensor([[[24.0, 0, 12.0], [0, 24.0, 12.0], [0, 0, 1]]])

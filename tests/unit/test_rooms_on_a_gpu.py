@@ -1,7 +1,6 @@
 """The rooms' ray caster off the CPU: every tensor it makes must be where the rays are; and made-up textures.
 
-No GPU is needed: PyTorch's device `meta` computes shapes alone, and refuses operands of two devices as a GPU does.
-"""
+No GPU is needed: PyTorch's device `meta` computes shapes alone, and refuses operands of two devices as a GPU does."""
 
 from dataclasses import replace
 

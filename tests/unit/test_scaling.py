@@ -27,8 +27,7 @@ def write_run(
 ) -> Path:
     """Write one evaluation of 6 scenes of 2 images whose mean PSNR grows by the model's slope per subset.
 
-    spread: dB between scenes, the same for all subsets; noise: dB by which a scene's gain differs from the mean.
-    """
+    spread: dB between scenes, the same for all subsets; noise: dB by which a scene's gain differs from the mean."""
     run = root / model / f"rooms-{subset}" / "x56"
     (run / "evaluation").mkdir(parents=True)
     write_log(run / "train.csv")

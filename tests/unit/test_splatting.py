@@ -13,7 +13,6 @@ from novelview.errors import ConfigError, DataError
 from novelview.splatting import blend
 from novelview.splatting import project as tiles
 from novelview.splatting import rasterize as interface
-from novelview.splatting.decoder import DecoderQuirks, render_gaussians
 from novelview.splatting.gaussians import (
     Gaussians,
     covariance_of,
@@ -22,7 +21,7 @@ from novelview.splatting.gaussians import (
     sh_colors,
     viewer_harmonics,
 )
-from novelview.splatting.rasterize import Splat, rasterize
+from novelview.splatting.rasterize import DecoderQuirks, Splat, rasterize, render_gaussians
 
 WIDTH, HEIGHT = 21, 18
 BACKGROUND = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)

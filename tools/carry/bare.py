@@ -1,8 +1,7 @@
 """A bare machine: python -m carry.bare BUNDLE SIDE -- ARGUMENTS of `python -m carry`.
 
 Installs the wheels of the bundle into the folder SIDE, without an index, once, and then becomes the driver. Runs on a
-Python that has nothing but torch, triton and numpy: this file imports the standard library alone.
-"""
+Python that has nothing but torch, triton and numpy: this file imports the standard library alone."""
 
 import importlib.util
 import os

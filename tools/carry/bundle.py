@@ -2,8 +2,7 @@
 
 Everything the mini scale imports beside torch, triton and numpy, at the versions of constraints.txt, for another Python
 and platform if asked. What the mini scale never opens (tests, solvers, the library around the photographs of
-scikit-image) is left out of the wheels, and the rest compressed better, so that the folder stays small.
-"""
+scikit-image) is left out of the wheels, and the rest compressed better, so that the folder stays small."""
 
 import argparse
 import hashlib

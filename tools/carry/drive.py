@@ -107,8 +107,7 @@ class Driver:
     def _wait(self, process: subprocess.Popen[bytes]) -> bool:
         """Wait for snakemake; warn stages that outstay the budget, then kill them. Return whether that was needed.
 
-        On Ctrl-C or SIGTERM stages are warned at once.
-        """
+        On Ctrl-C or SIGTERM stages are warned at once."""
         warn, kill = (self.budget.stop_at + share * self.budget.reserve for share in (0.35, 0.7))
         try:
             if _ended(process, warn):
@@ -136,8 +135,7 @@ def _ended(process: subprocess.Popen[bytes], until: float) -> bool:
 def lock_checkout(root: Path) -> Iterator[None]:
     """Hold the checkout for one call at a time, and free it of the lock of a snakemake that an earlier call started.
 
-    Raises DataError while another call, or what a killed one started, is still at work here.
-    """
+    Raises DataError while another call, or what a killed one started, is still at work here."""
     place = root / ".snakemake"
     place.mkdir(exist_ok=True)
     with open(place / "mini.lock", "w") as stream:

@@ -2,8 +2,7 @@
 
 `state.json` is the index: which pieces there are, with sizes and checksums, and what the state is of. The pieces, cut
 from one compressed archive, have names of their content, so a new state is written beside the old one; the index is
-replaced last, and only then are old pieces removed. A kill at any moment leaves the one state or the other whole.
-"""
+replaced last, and only then are old pieces removed. A kill at any moment leaves the one state or the other whole."""
 
 import gzip
 import hashlib

@@ -24,8 +24,7 @@ class Job:
 class Mini:
     """Both studies with the same overrides, in the checkout `root`; raises ConfigError for wrong overrides.
 
-    Weights that nothing reads any more may be gone: a run is trained when they are there, or all is made from them.
-    """
+    Weights that nothing reads any more may be gone: a run is trained when they are there, or all is made from them."""
 
     def __init__(self, root: Path, words: str = "", studies: tuple[str, ...] = STUDIES, scale: str = "mini") -> None:
         self.root, self.words, self.scale, self.studies = root, words, scale, studies

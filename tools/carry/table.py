@@ -51,7 +51,7 @@ def _speed(config: TrainStage, rows: Sequence[Mapping[str, str]], device: str) -
     seconds = float(rows[-1]["seconds"]) if rows else 0.0
     if not seconds:
         return [NONE, NONE, NONE]
-    from novelview.planning.flops import training_step  # takes torch, and seconds, to import
+    from novelview.planning.hours import training_step  # takes torch, and seconds, to import
 
     steps = int(rows[-1]["step"])
     views = config.views.num_context + config.views.num_target

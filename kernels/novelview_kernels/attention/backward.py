@@ -1,7 +1,6 @@
 """Attention backward: two kernels that each own whole rows, so nothing is accumulated with atomics.
 
-The norm's backward runs in the epilogues, where a program holds all channels of its rows of d(q-hat) or d(k-hat).
-"""
+The norm's backward runs in the epilogues, where a program holds all channels of its rows of d(q-hat) or d(k-hat)."""
 
 import triton
 import triton.language as tl
@@ -39,8 +38,7 @@ def dq_kernel(
 ):  # fmt: skip
     """Gradients of the raw q and, per program, of the q weight; writes delta = rowsum(o * do) for `dkdv_kernel`.
 
-    Layouts as in `forward_kernel`; dqkv [B, N, 3, H, D] contiguous; delta as lse; dw [programs, D] float32.
-    """
+    Layouts as in `forward_kernel`; dqkv [B, N, 3, H, D] contiguous; delta as lse; dw [programs, D] float32."""
     tile, bh = tl.program_id(0), tl.program_id(1)
     first, end, own, own_end = segment(tile, context, view, BM, VIEWS)  # pyright: ignore[reportGeneralTypeIssues]
     rows, columns = first + tl.arange(0, BM), tl.arange(0, D)
@@ -81,8 +79,7 @@ def dkdv_step(dk, dv, k, v, q_ptr, do_ptr, lse_ptr, delta_ptr, start, end, strid
               MASKED: tl.constexpr, BM: tl.constexpr, D: tl.constexpr):  # fmt: skip
     """Add what queries start .. start + BM contribute to dk and dv.
 
-    Queries from `end` on load as q = do = 0 and lse = delta = 0, which adds exactly nothing.
-    """
+    Queries from `end` on load as q = do = 0 and lse = delta = 0, which adds exactly nothing."""
     rows = start + tl.arange(0, BM)
     columns = tl.arange(0, D)
     q_at = q_ptr + rows[:, None] * D + columns[None, :]
@@ -114,8 +111,7 @@ def dkdv_kernel(
     """Gradients of the raw k, of v and, per program, of the k weight; layouts as in `dq_kernel`.
 
     Every query of the sequence attends to the context, and a view's keys are seen by that view alone: either way the
-    queries of a key tile are contiguous. Tiles of context keys come first because they take longest.
-    """
+    queries of a key tile are contiguous. Tiles of context keys come first because they take longest."""
     tile, bh = tl.program_id(0), tl.program_id(1)
     first, end, own, own_end = segment(tile, context, view, BN, VIEWS)  # pyright: ignore[reportGeneralTypeIssues]
     lo, hi = 0, tokens

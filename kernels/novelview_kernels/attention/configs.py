@@ -1,7 +1,6 @@
 """Launch configurations of the attention kernels: one for each kernel, architecture and head width.
 
-Chosen by what compiles without spills (`python -m novelview_kernels.aot`); none has been timed on a GPU yet.
-"""
+Chosen by what compiles without spills (`python -m novelview_kernels.aot`); none has been timed on a GPU yet."""
 
 from typing import NamedTuple
 

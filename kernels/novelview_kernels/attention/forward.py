@@ -1,8 +1,7 @@
 """Attention forward over normalised q and k, dense or structured (context and views).
 
 Base-2 exponentials throughout. Where the norm weights bound the logits, the running maximum is replaced by that bound:
-softmax is invariant to the constant, and the inner loop loses the maximum and the rescaling of the accumulator.
-"""
+softmax is invariant to the constant, and the inner loop loses the maximum and the rescaling of the accumulator."""
 
 import triton
 import triton.language as tl
@@ -48,8 +47,7 @@ def over_keys(bound, q_ptr, rows, inside, k_ptr, v_ptr, end, own, own_end, strid
     """Attend to keys 0 .. end and, with VIEWS, own .. own_end; return the sum of v, of weights, and their base.
 
     Whole tiles run without masks. One masked loop over all tiles would also have ptxas serialise the bounded wgmma
-    (C7515, Triton 3.7.1).
-    """
+    (C7515, Triton 3.7.1)."""
     q = tl.load(q_ptr + rows[:, None] * D + tl.arange(0, D)[None, :], mask=inside[:, None], other=0.0)
     acc = tl.zeros((BM, D), tl.float32)
     total = tl.zeros((BM,), tl.float32)
@@ -94,8 +92,7 @@ def forward_kernel(
 
     hat [2, B, H, N, D]; qkv [B, N, 3, H, D], of which v is read in place; o [B, N, H, D]; lse [B, H, N] float32.
     scale2 = log2(e) / sqrt(D). Dense: context = N. VIEWS: tokens are context, then views of `view` tokens each; a view
-    attends to the context and itself, the context to itself.
-    """
+    attends to the context and itself, the context to itself."""
     bh = tl.program_id(1)
     first, end, own, own_end = segment(tl.program_id(0), context, view, BM, VIEWS)  # pyright: ignore[reportGeneralTypeIssues]
     rows, columns = first + tl.arange(0, BM), tl.arange(0, D)

@@ -1,8 +1,7 @@
 """Kernel of the pre-pass: q and k normalised once, before the matrix products (specs/kernels_feasibility.md section 4).
 
 A q normalised in the prologue of the attention kernel would become a register operand of wgmma, and ptxas would
-serialise every wgmma of the kernel.
-"""
+serialise every wgmma of the kernel."""
 
 import triton
 import triton.language as tl
@@ -15,8 +14,7 @@ def normalise_kernel(
 ):  # fmt: skip
     """hat = x * rstd * weight, rstd = 1 / sqrt(mean(x^2) + eps), for q (program axis 2 = 0) and k (1).
 
-    qkv [B, N, 3, H, D]; hat [2, B, H, N, D] in qkv's type, rounded once; rstd [2, B, H, N] float32.
-    """
+    qkv [B, N, 3, H, D]; hat [2, B, H, N, D] in qkv's type, rounded once; rstd [2, B, H, N] float32."""
     bh, which = tl.program_id(1), tl.program_id(2)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, D)

@@ -1,8 +1,7 @@
 """The attention operators registered with PyTorch: forward and backward for CPU and CUDA, shapes, autograd.
 
 `custom_op` with an own kernel for each device, never `triton_op`: on a machine without a GPU that would have
-torch.compile and opcheck trace into Triton (specs/kernels_feasibility.md section 6).
-"""
+torch.compile and opcheck trace into Triton (specs/kernels_feasibility.md section 6)."""
 
 from typing import Any
 

@@ -1,7 +1,6 @@
 """Plain PyTorch for both attention operators: what the kernels are held to, in any floating type.
 
-`dense` and `merged` are what runs where no kernel is faster; `forward` and `backward` spell out every formula.
-"""
+`dense` and `merged` are what runs where no kernel is faster; `forward` and `backward` spell out every formula."""
 
 import math
 

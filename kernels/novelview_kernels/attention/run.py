@@ -59,8 +59,7 @@ def normalise(qkv: Tensor, wq: Tensor, wk: Tensor, eps: float) -> tuple[Tensor, 
 def forward(qkv: Tensor, wq: Tensor, wk: Tensor, eps: float, context: int, view: int, bounded: bool = True) -> Saved:
     """Normalise q and k and attend; `view` = 0 is dense attention with `context` = N.
 
-    bounded: let a bound on the logits replace their running maximum where the norm weights allow it.
-    """
+    bounded: let a bound on the logits replace their running maximum where the norm weights allow it."""
     kernel = launch.kernels(_modules)[1].forward_kernel
     qkv = packed(qkv)
     b, n, _, h, d = qkv.shape

@@ -31,8 +31,7 @@ def context_attention(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: floa
         [B, N, H, D] in qkv's type.
 
     Raises:
-        ValueError: a shape does not fit, or NOVELVIEW_KERNELS demands what these tensors do not allow.
-    """
+        ValueError: a shape does not fit, or NOVELVIEW_KERNELS demands what these tensors do not allow."""
     check(qkv, q_weight, k_weight)
     rest = qkv.shape[1] - context
     if context < 0 or view < 1 or rest < view or rest % view:

@@ -1,8 +1,7 @@
 """The strong baseline without a kernel of ours: two calls of PyTorch's attention, merged by their log-sum-exp.
 
 All tokens attend to the context, each view to itself; no key is repeated. The backward pass gives each call the merged
-output and log-sum-exp, which makes its softmax the global one, as in ring attention.
-"""
+output and log-sum-exp, which makes its softmax the global one, as in ring attention."""
 
 from typing import Any
 

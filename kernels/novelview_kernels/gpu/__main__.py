@@ -3,8 +3,7 @@
 Correctness against float64, repeatability of bits, then times against the fastest alternatives; CSV files under
 `--out`, the targets and a short table last. Status 1 when a check fails. Needs torch, triton and numpy alone.
 `--rehearse` runs the same code on a CPU with tiny inputs through Triton's interpreter (NOVELVIEW_KERNELS=interpret):
-its times mean nothing.
-"""
+its times mean nothing."""
 
 import argparse
 import csv

@@ -19,8 +19,7 @@ Call = Callable[[], Any]
 class Case(NamedTuple):
     """Something to measure: competing calls by path over the same inputs.
 
-    `ours` is our kernel; the paths of a case may come in several parts, as compiling takes longer than measuring.
-    """
+    `ours` is our kernel; the paths of a case may come in several parts, as compiling takes longer than measuring."""
 
     op: str
     sizes: dict[str, int]

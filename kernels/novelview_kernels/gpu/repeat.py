@@ -1,8 +1,7 @@
 """Repeatability: the same launch again and again on poisoned memory must give the same bits.
 
 A missing barrier or a wait that comes too early shows here and nowhere in the interpreter, which runs programs one
-at a time (specs/kernels_feasibility.md section 3c).
-"""
+at a time (specs/kernels_feasibility.md section 3c)."""
 
 from collections.abc import Iterator
 

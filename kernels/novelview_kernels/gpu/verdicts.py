@@ -24,8 +24,7 @@ class Verdict(NamedTuple):
 def results(function: Function, inputs: Sequence[Tensor], exact: bool) -> list[Tensor]:
     """Return what a function of leaves returns, and the gradients by all leaves of a fixed random sum of it.
 
-    `exact` runs in float64 on the same numbers: the cotangents are those that the low precision gets.
-    """
+    `exact` runs in float64 on the same numbers: the cotangents are those that the low precision gets."""
     leaves = [(x.double() if exact else x).detach().requires_grad_() for x in inputs]
     out = function(*leaves)
     generator = torch.Generator(inputs[0].device).manual_seed(7)

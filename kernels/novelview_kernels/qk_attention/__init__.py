@@ -40,8 +40,7 @@ def qk_attention(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float) ->
         [B, N, H, D] in qkv's type: softmax(q-hat k-hat^T / sqrt(D)) v, q-hat = q / sqrt(mean(q^2) + eps) * q_weight.
 
     Raises:
-        ValueError: a shape does not fit, or NOVELVIEW_KERNELS demands what these tensors do not allow.
-    """
+        ValueError: a shape does not fit, or NOVELVIEW_KERNELS demands what these tensors do not allow."""
     check(qkv, q_weight, k_weight)
     if chosen(qkv) == "torch":
         return reference.dense(qkv, q_weight, k_weight, eps)

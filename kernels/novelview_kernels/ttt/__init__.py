@@ -47,8 +47,7 @@ def ttt_update(
         those).
 
     Raises:
-        ValueError: a shape does not fit, or NOVELVIEW_KERNELS demands what these tensors do not allow.
-    """
+        ValueError: a shape does not fit, or NOVELVIEW_KERNELS demands what these tensors do not allow."""
     _check(weights, k)
     if v.shape != k.shape or lr.shape != (3, *k.shape[:2]):
         raise ValueError(f"v {list(v.shape)} and lr {list(lr.shape)} do not belong to keys {list(k.shape)}")
@@ -71,8 +70,7 @@ def ttt_apply(weights: Sequence[Tensor], q: Tensor, low: Sequence[Tensor] | None
         low: the weights in q's type where they exist already, as `ttt_update` returns them.
 
     Raises:
-        ValueError: a shape does not fit, or NOVELVIEW_KERNELS demands what these tensors do not allow.
-    """
+        ValueError: a shape does not fit, or NOVELVIEW_KERNELS demands what these tensors do not allow."""
     _check(weights, q)
     if chosen(APPLY, weights[0], q) == "torch":
         answers: Any = closed_form.Apply.apply(*weights, q, _operands(weights, q))

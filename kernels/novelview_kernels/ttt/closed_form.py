@@ -2,8 +2,7 @@
 
 Autograd through `reference.update` keeps some twenty tensors of tokens x hidden units and all Newton-Schulz iterates;
 the functions here keep their inputs and the three weight gradients, and go over the tokens in legs, so that what is
-alive at once does not grow with their number (specs/ttt_kernels.md sections 2 and 4).
-"""
+alive at once does not grow with their number (specs/ttt_kernels.md sections 2 and 4)."""
 
 from collections.abc import Iterator
 from functools import partial

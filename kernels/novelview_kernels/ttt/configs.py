@@ -1,7 +1,6 @@
 """Launch configurations of the fast-weight kernels, and what the kernels take.
 
-Chosen by what compiles without spills (`python -m novelview_kernels.aot`); none has been timed on a GPU yet.
-"""
+Chosen by what compiles without spills (`python -m novelview_kernels.aot`); none has been timed on a GPU yet."""
 
 from typing import NamedTuple
 

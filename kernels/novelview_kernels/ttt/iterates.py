@@ -23,8 +23,7 @@ def newton_schulz_backward(
 ) -> Tensor:
     """Return the gradient of sum(cotangent * newton_schulz(g)), `found` being `iterates(g, ...)`.
 
-    The Gram matrices are formed again: nothing but X_k is needed.
-    """
+    The Gram matrices are formed again: nothing but X_k is needed."""
     if tall(g):
         return newton_schulz_backward(g.mT, [x.mT for x in found], cotangent.mT, operands).mT
     y = cotangent

@@ -1,7 +1,6 @@
 """Kernels of Newton-Schulz: symmetric products and sums of products, with the elementwise parts in their epilogues.
 
-All matrices of a batch go in one launch; operands are of the low type, sums and the kept results float32.
-"""
+All matrices of a batch go in one launch; operands are of the low type, sums and the kept results float32."""
 
 import triton
 import triton.language as tl
@@ -35,8 +34,7 @@ def symmetric_kernel(
     """C = alpha E + beta L R^T, or with PAIR alpha E + beta (L R^T + R L^T): symmetric, so half the tiles are computed.
 
     L, R [batch, size, inner] low; E, C [batch, size, size], E float32. Without PAIR, L R^T must itself be symmetric.
-    Program axis 0 counts the tiles on and above the diagonal: row r of them and row T - 1 - r together hold T + 1.
-    """
+    Program axis 0 counts the tiles on and above the diagonal: row r of them and row T - 1 - r together hold T + 1."""
     tiles, index = tl.cdiv(size, BM), tl.program_id(0)
     batch = tl.program_id(1).to(tl.int64)
     r, c = index // (tiles + 1), index % (tiles + 1)
@@ -74,8 +72,7 @@ def combine_kernel(
 ):  # fmt: skip
     """Y = alpha E + L1 R1, with PAIR + L2 R2, in one accumulator.
 
-    L [batch, size, size] low; R [batch, size, width] low; E, Y [batch, size, width], E float32.
-    """
+    L [batch, size, size] low; R [batch, size, width] low; E, Y [batch, size, width], E float32."""
     tiles = tl.cdiv(size, BM)
     i, j = tl.program_id(0) % tiles, tl.program_id(0) // tiles
     batch = tl.program_id(1).to(tl.int64)

@@ -1,8 +1,7 @@
 """Plain differentiable PyTorch of the fast-weight update and answer (formulas in README.md), in any one floating type.
 
 What the kernels and the closed form are held to, and the published rounding. Autograd keeps every intermediate tensor.
-Source: specs/lact.md section 3.
-"""
+Source: specs/lact.md section 3."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,8 +28,7 @@ def matmul(a: Tensor, b: Tensor, operands: torch.dtype | None) -> Tensor:
     """Multiply batches of matrices; with `operands` they are rounded to that dtype, sums and result stay float32.
 
     Differs from autocast in the result, which that rounds too: the Newton-Schulz iteration blows up such roundings
-    (specs/ttt_kernels.md section 5).
-    """
+    (specs/ttt_kernels.md section 5)."""
     if operands is None:
         return a @ b
     a, b = a.to(operands), b.to(operands)
@@ -59,8 +57,7 @@ def newton_schulz(g: Tensor, steps: int, operands: torch.dtype | None = None) ->
     """Move the singular values of each matrix to about 0.7..1.2; the result does not depend on the scale of `g`.
 
     steps: iterations; 0 only divides by the Frobenius norm. operands: what products round their operands to, the
-    iterate itself stays in the dtype of `g`.
-    """
+    iterate itself stays in the dtype of `g`."""
     if tall(g):
         return newton_schulz(g.mT, steps, operands).mT
     x = g / (frobenius(g) + FROBENIUS_EPS)
@@ -91,8 +88,7 @@ def update_with(
     """Take one step towards answering keys k with values v [n, t, d]; columns keep the `norms` ([n, 1, columns] each).
 
     The step is the gradient of sum(lr * <answer to k, v>) by w0, w1, w2, each put through `orthogonalise`: the
-    objective is maximised. lr [3, n, t]: the rates of w0, w1, w2.
-    """
+    objective is maximised. lr [3, n, t]: the rates of w0, w1, w2."""
     w0, w1, w2 = weights
     rates = lr[..., None]
     g, u, e = k @ w0, k @ w2, v @ w1.mT

@@ -11,8 +11,7 @@ def renorm_kernel(
 ):  # fmt: skip
     """Z = W + X; out = n * Z / (|column of Z| + eps), also in the low type.
 
-    W, out [batch, height, width] float32; X the same by strides (w1's step is stored transposed); n [batch, width].
-    """
+    W, out [batch, height, width] float32; X the same by strides (w1's step is stored transposed); n [batch, width]."""
     batch = tl.program_id(1).to(tl.int64)
     columns = tl.program_id(0) * BN + tl.arange(0, BN)[None, :]
     w_ptr += batch * height * width
@@ -43,8 +42,7 @@ def renorm_backward_kernel(
 ):  # fmt: skip
     """Cotangent of Z from that of n * Z / (r + eps): n (D / (r + eps) - Z colsum(D Z) / ((r + eps)^2 r)).
 
-    Stored in W's layout (bar), and in X's layout as float32 (turned) and low: where Newton-Schulz's backward starts.
-    """
+    Stored in W's layout (bar), and in X's layout as float32 (turned) and low: where Newton-Schulz's backward starts."""
     batch = tl.program_id(1).to(tl.int64)
     columns = tl.program_id(0) * BN + tl.arange(0, BN)[None, :]
     first = batch * height * width

@@ -1,7 +1,6 @@
 """The fast-weight update and answer by kernels: large plain products go to cuBLAS, everything around them is fused.
 
-Tokens are worked through in legs, so that memory does not grow with their number (specs/ttt_kernels.md section 4).
-"""
+Tokens are worked through in legs, so that memory does not grow with their number (specs/ttt_kernels.md section 4)."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -15,8 +15,7 @@ def inner_kernel(
 
     g = K W0, u = K W2, e = V W1^T; stores lr0 * e * u * silu'(g) and lr2 * e * silu(g) side by side in ba
     [batch, tokens, 2 m], lr1 * silu(g) * u in h [batch, tokens, m]. K, V [batch, tokens, d], W0, W2 [batch, d, m],
-    W1 [batch, m, d] low; lr [3, batch, tokens] float32 (strides: batch stride_lr, rate stride_rate).
-    """
+    W1 [batch, m, d] low; lr [3, batch, tokens] float32 (strides: batch stride_lr, rate stride_rate)."""
     batch = tl.program_id(2).to(tl.int64)
     rows = tl.program_id(1) * BM + tl.arange(0, BM)
     columns, steps = tl.program_id(0) * BN + tl.arange(0, BN), tl.arange(0, BK)
@@ -96,8 +95,7 @@ def inner_backward_kernel(
     """Pass 1 of the update's backward in place, and the gradients of the rates, summed over m in a fixed order.
 
     (g | u | p0 | p2) [batch, tokens, 4 m] becomes (dg | du | lr0 b | lr2 a), (e | p1) [batch, tokens, 2 m] becomes
-    (de | lr1 h), with p0 = K dG0, p1 = V dG1^T, p2 = K dG2 (specs/ttt_kernels.md section 2).
-    """
+    (de | lr1 h), with p0 = K dG0, p1 = V dG1^T, p2 = K dG2 (specs/ttt_kernels.md section 2)."""
     batch = tl.program_id(1).to(tl.int64)
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     inside = rows < tokens

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError, safe_open
 
 from novelview.config.compose import MODELS
-from novelview.config.keys import validate
+from novelview.config.keys import refuse, validate
 from novelview.config.models import ModelConfig
 from novelview.errors import CheckpointError, ConfigError, NovelviewError
 from novelview.files import sha256
@@ -69,9 +69,7 @@ def read_config(path: Path | str) -> dict[str, Any]:
             f"{path}: no weights of novelview, or damaged ({str(error)[:80]}); published ones go through stage adopt"
         ) from None
     if metadata.get("format") != FORMAT:
-        raise ForeignWeightsError(
-            f"{path}: not weights written by novelview; published ones go through stage adopt or to io.init"
-        )
+        raise ForeignWeightsError(f"{path}: not weights written by novelview; published ones: stage adopt, or io.init")
     try:
         config = json.loads(metadata.get("config", ""))
     except (ValueError, RecursionError):
@@ -124,8 +122,7 @@ def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def require_name(name: str, key: str) -> None:
     """Raise ConfigError unless `name` can be a folder of released/."""
-    if not NAME.fullmatch(name):
-        raise ConfigError(f"{key}={name}: a released checkpoint is named with small letters, digits and _")
+    refuse(not NAME.fullmatch(name), f"{key}={name}: a released checkpoint is named with small letters, digits and _")
 
 
 def released_checkpoints(folder: Path | str = FOLDER) -> list[Released]:

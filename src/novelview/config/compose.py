@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from novelview.config import models, options, schema, sources, stages
 from novelview.config.digest import RUN_ONLY, digest
-from novelview.config.keys import validate
+from novelview.config.keys import refuse, validate
 from novelview.config.schema import Resolution
 from novelview.errors import ConfigError
 from novelview.files import write_text
@@ -118,9 +118,7 @@ def write_config(
     digest of the code that made a result. The digest is the last line, so that a file that was cut off is known."""
     if runtime is not None:
         values = {**values, "runtime": asdict(runtime)}
-    head = (
-        f"# Stage {stage}, composed; run it with: python -m novelview.stages.{stage} --config FILE io.KEY=... [...]\n"
-    )
+    head = f"# Stage {stage}, composed; run it: python -m novelview.stages.{stage} --config FILE io.KEY=... [...]\n"
     content = {"stage": stage, "config": values, **({"code": code} if code else {}), "digest": known}
     text = head + yaml.dump(content, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=120)
     if not path.is_file() or path.read_bytes() != text.encode():
@@ -153,8 +151,7 @@ def read_config_file(stage: str, path: Path | str, words: Sequence[str] = ()) ->
         config = _typed(node)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"stage {stage}: {_one_line(error, words)}") from None
-    if digest(config) != known:
-        raise ConfigError(f"{path}: was changed after it was written; {AGAIN}")
+    refuse(digest(config) != known, f"{path}: was changed after it was written; {AGAIN}")
     return config
 
 

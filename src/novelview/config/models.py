@@ -30,9 +30,7 @@ class DinoConfig:
     patch_std: float | None = key(None, "initial deviation of the patch convolution; None: PyTorch's, as published")
     patch_centred: bool = key(False, "patch bias starts where a mid-grey patch gives 0; published false")
     pos_gain: float = key(0.2, "amplitude of the sincos table")
-    pos_init: str = key(
-        "normal", choices="normal: std 0.02 as published | sincos: a table, for models without ViT blocks"
-    )
+    pos_init: str = key("normal", choices="normal: std 0.02, published | sincos: a table, for models without blocks")
     weights: str | None = key(None, "path of dinov2_vitb14_reg4_pretrain.pth; None starts from scratch and says so")
 
     def check_heads(self) -> None:
@@ -154,9 +152,7 @@ class TTTConfig:
     inter_multi: float = key(2, "hidden width of the fast weights over d_head; published 2 or 4", above=0)
     base_lr: float = key(0.01, "learning rate of a token before its projection moves it", above=0)
     steps: int = key(5, "Newton-Schulz iterations of an update; 0 only normalises", at_least=0)
-    precision: str = key(
-        "accurate", choices="accurate: float32 results also under autocast | reference: see docs/quirks.md"
-    )
+    precision: str = key("accurate", choices="accurate: float32 results under autocast | reference: docs/quirks.md")
 
 
 @dataclass
@@ -196,21 +192,15 @@ class GaussianConfig:
     """From features to Gaussians (specs/depthsplat.md section 8); in brackets the PM-Loss variant (specs/pmloss.md)."""
 
     sh_degree: int = key(2, "[4]", within=(0, 4))
-    scale_activation: str = key(
-        "softplus", choices="softplus: softplus(s-4), world units | exp: [exp(s-4), not clamped from below]"
-    )
+    scale_activation: str = key("softplus", choices="softplus: softplus(s-4), world units | exp: [exp(s-4), unbounded]")
     scale_min: float = key(1e-10, at_least=0)
     scale_max: float = key(3.0, "[0.3]", above=0)
     offset_mode: str = key("ori", choices="ori: sigmoid(o)-0.5 px | pixel: tanh(o)*factor/2 | unconstrained: factor*o")
     offset_factor: float = key(0.5, above=0)
     unit_rays: bool = key(False, "depth is the distance along the ray instead of z [true]")
     sh_from_image: bool = key(True, "the pixel's colour is added to the constant harmonic")
-    sh_rotation: str = key(
-        "published", "see docs/quirks.md", choices="published: not exactly equivariant | equivariant"
-    )
-    confidence_activation: str = key(
-        "none", "one more channel, added to the match probability", choices="none | softplus | sigmoid"
-    )
+    sh_rotation: str = key("published", "see docs/quirks.md", choices="published: not exactly so | equivariant")
+    confidence_activation: str = key("none", "added to the match probability", choices="none | softplus | sigmoid")
     second_channel_bias: float = key(0.0, "initial bias of channel 1 of the head [0.5]")
     upsampler: str = key("dpt", "features at full size [resize_conv]", choices="dpt | resize_conv")
     upsampler_channels: int = key(128, "of resize_conv, over all scales", above=0)
@@ -230,17 +220,13 @@ class DepthSplatConfig(ModelConfig):
     far: float = key(100.0, above=0)
     num_scales: int = 1
     upsample_factor: int = key(4, "from the finest predicted depth to the image")
-    lowest_feature_resolution: int = key(
-        4, "image side over that of the coarsest map: upsample_factor * 2^(num_scales-1)"
-    )
+    lowest_feature_resolution: int = key(4, "image side over the coarsest map's: upsample_factor * 2^(num_scales-1)")
     num_depth_candidates: int = key(128, "at the coarsest scale, a quarter at the next")
     cnn_channels: list[int] = key([64, 96, 128])
     feature_channels: int = key(128, above=0)
     transformer_layers: int = key(6, at_least=0)
     attention_splits: int = key(2, "windows a side", above=0)
-    many_view_mask: str = key(
-        "published", "see docs/quirks.md", choices="published: misplaced from 3 views on | aligned"
-    )
+    many_view_mask: str = key("published", "see docs/quirks.md", choices="published: misplaced from 3 views | aligned")
     local_mv_match: int = key(2, "of more than 3 views, each meets this many nearest others", above=0)
     transformer_nearest_views: int | None = key(None, "itself included; replaces local_mv_match [evaluation: 3]")
     cost_volume_nearest_views: int | None = key(None, "likewise")
@@ -261,9 +247,7 @@ class DepthSplatConfig(ModelConfig):
     dino_layers: list[int] = key([2, 5, 8, 11], "whose outputs are used; vitl 4 11 17 23")
     dpt: DptConfig = key(DptConfig)
     gaussian: GaussianConfig = key(GaussianConfig)
-    match_weights: str | None = key(
-        None, "UniMatch weights CNN and transformer start from; dino.weights: Depth Anything V2"
-    )
+    match_weights: str | None = key(None, "UniMatch weights CNN and transformer start from; dino: Depth Anything")
     rasterizer: str = key("auto", choices="auto | torch | gsplat")
 
     def check(self) -> None:

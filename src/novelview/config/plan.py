@@ -17,10 +17,9 @@ import yaml
 
 from novelview.config.compose import ESTIMATORS, MODELS, compose, conf_dir, recorded, write_config
 from novelview.config.digest import digest_of, resolved, source_digest
-from novelview.config.initial import read_init, split_words
 from novelview.config.schema import size_name
 from novelview.config.stages import SIZED_BY
-from novelview.config.study import Run, at_scale, load_study, make_runs, variant_of
+from novelview.config.study import Run, at_scale, load_study, make_runs, read_init, split_words, variant_of
 from novelview.downloads.registry import needed, read_registry, targets
 from novelview.errors import ConfigError
 
@@ -272,9 +271,8 @@ class Plan:
         """Return the call's own configuration as shell words, `study=lact scale=demo set='train.lr=1'`."""
         given = {key: value for key, value in self.config.items() if key not in ("set", "resources")}
         given |= {"set": shlex.join(self.settings)} if self.settings else {}
-        return shlex.join(
-            f"{key}={shlex.join(value) if isinstance(value, list) else value}" for key, value in given.items()
-        )
+        words = {key: shlex.join(value) if isinstance(value, list) else value for key, value in given.items()}
+        return shlex.join(f"{key}={value}" for key, value in words.items())
 
 
 def setting_words(given: Any) -> list[str]:

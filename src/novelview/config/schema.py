@@ -27,12 +27,10 @@ class RuntimeConfig:
     checkpoint_seconds: float = key(600.0, "wall-clock distance of resumable checkpoints", at_least=0)
     keep_checkpoints: int = key(2, above=0)
     max_minutes: float = key(
-        0.0, "a stage that long at work saves, ends with status 4, goes on when called again; 0: never", at_least=0
+        0.0, "a stage saves and ends with status 4 after so long; called again it goes on; 0: never", at_least=0
     )
     stop_at: float = key(0.0, "the same at this Unix time (seconds); 0: never", at_least=0)
-    wandb: str = key(
-        "offline", "the key is WANDB_API_KEY or `wandb login`, never a key here", choices="online | offline | disabled"
-    )
+    wandb: str = key("offline", "its key is WANDB_API_KEY or `wandb login`", choices="online | offline | disabled")
     wandb_pictures: int = key(10, "log rows between pictures sent to wandb; 0: none", at_least=0)
     progress: bool = True
     code: str = key("strict", choices="strict: what other code made is made again | keep: it stays, and a line says so")
@@ -69,9 +67,7 @@ class ViewsConfig:
     )
     filter: str = key("lanczos", choices="lanczos | bilinear: PM-Loss")
     square_crop: bool = True
-    portrait: str = key(
-        "fit", choices="fit: the shorter side becomes image_size | reference: quirk, see docs/quirks.md"
-    )
+    portrait: str = key("fit", choices="fit: the shorter side becomes image_size | reference: see docs/quirks.md")
     sampler: str = key(
         "interval",
         choices="interval: contexts are its 2 ends | random: first num_context in, last num_target out | "
@@ -86,13 +82,9 @@ class ViewsConfig:
     start_min_dist: int = key(0, "bounded(v2): min_frame_dist at step 0, where dist_steps is above 0", at_least=0)
     start_max_dist: int = key(0, "max_frame_dist at step 0", at_least=0)
     dist_steps: int = key(0, "steps in which the distances go from first to last values; 0: at once", at_least=0)
-    min_context: int = key(
-        0, "boundedv2: fewest contexts of a sample, num_context the most; 0: always so many", at_least=0
-    )
+    min_context: int = key(0, "boundedv2: fewest contexts, num_context the most; 0: always so many", at_least=0)
     target_has_input: bool = True
-    pose_normalisation: str = key(
-        "scene", choices="scene: mean frame of all views, scaled | none: poses as they come (objects)"
-    )
+    pose_normalisation: str = key("scene", choices="scene: mean frame of views, scaled | none: as they come (objects)")
     scene_scale_factor: float = key(1.35, "largest coordinate of a camera centre becomes 1/this; LaCT: 1", above=0)
     augment: AugmentConfig = key(AugmentConfig)
 
@@ -223,9 +215,7 @@ class EvalConfig:
     """Evaluation protocol (specs/uplvsm.md section 10, for chosen views specs/lact.md section 9)."""
 
     splits: list[str] = key(["small", "medium", "large", "extrapolation", "full"])
-    select: str = key(
-        "index", choices="index: the views of `splits` | random | uniform: in frame order | kmeans: camera centres"
-    )
+    select: str = key("index", choices="index: those of `splits` | random | uniform: in order | kmeans: of centres")
     num_context: int = key(2, "context views a scene, unless select=index", above=0)
     context_counts: list[int] = key([], "several numbers instead: a split each, the same targets")
     num_target: int = key(0, "target views a scene, unless select=index; 0: all that are left", at_least=0)
@@ -244,7 +234,7 @@ class EvalConfig:
     video_ease: bool = key(False, "speed up from each context and slow down to the next, as a loop without a jerk")
     video_scenes: int = key(2, at_least=0)
     geometry_entries: int = key(
-        32, "entries a set and split whose depth is compared with the exact one, where both exist", at_least=0
+        32, "entries a set and split with depth compared with the exact one, if any", at_least=0
     )
     ply_scenes: int = key(1, "scenes whose Gaussians are written as PLY files, by models that predict them", at_least=0)
     pose_scenes: int = key(6, "scenes whose cameras are estimated along their path, by models that do", at_least=0)

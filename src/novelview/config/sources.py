@@ -114,9 +114,7 @@ class OpencvCamerasSource(PicturesSource):
     name: str = "opencv_cameras"
     background: float = key(1.0, "composited behind transparent pixels: 0 black, 1 white", within=(0, 1))
     allow_missing: bool = False
-    split: str = key(
-        "held_out", "of a list of scenes", choices="held_out: frames of each kept back | test | train: whole scenes"
-    )
+    split: str = key("held_out", "of a list of scenes", choices="held_out: frames of each | test | train: whole scenes")
 
 
 @dataclass
@@ -125,9 +123,7 @@ class Dl3dvSource(PicturesSource):
 
     kind: str = "dl3dv"
     name: str = "dl3dv"
-    subset: str = key(
-        "hash", choices="hash: the scenes in `hashes` | full: all of the repository, hundreds of gigabytes"
-    )
+    subset: str = key("hash", choices="hash: the scenes in `hashes` | full: all of them, hundreds of gigabytes")
     hashes: list[str] = key([], "scenes; empty, with a folder: all there")
     images: str = key("images_4", "images_4: 960x540 | images_8 | images_2 | images: full size")
     split: str = key("test", choices="test | train: whole scenes in one split | held_out: frames of each kept back")
@@ -202,9 +198,7 @@ class ColmapEstimator(EstimatorConfig):
     kind: str = "colmap"
     camera_model: str = key("SIMPLE_PINHOLE", "one lens a scene", choices="SIMPLE_PINHOLE | PINHOLE")
     intrinsics: str = key("estimate", choices="estimate | given: the data set's, kept as they are")
-    matcher: str = key(
-        "auto", choices="auto: exhaustive up to 150 frames | exhaustive | sequential: neighbours in frame order"
-    )
+    matcher: str = key("auto", choices="auto: exhaustive up to 150 frames | exhaustive | sequential: neighbours")
     overlap: int = key(10, "of matcher sequential: neighbours on each side", above=0)
     max_features: int = key(4096, "of a frame", above=0)
     seconds: float = key(3600.0, "of wall clock; a scene that takes longer has failed, until the next run", above=0)

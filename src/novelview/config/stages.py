@@ -95,9 +95,7 @@ class PosesStage(DataStage):
     """Stage `poses`: a data set with other cameras. `io.out` gets what `download` makes, and poses.json."""
 
     poses: EstimatorConfig = MISSING
-    align: str = key(
-        "sim3", choices="sim3: to the given cameras | scale: the path made `length` long | none: as estimated"
-    )
+    align: str = key("sim3", choices="sim3: to the given cameras | scale: the path made `length` long | none")
     length: float = key(1.0, "of align=scale: greatest distance between two cameras of a scene", above=0)
     splits: list[str] = key(["test"], "train | test")
 
@@ -136,24 +134,18 @@ class PublishStage(StageConfig):
 
     repo: str | None = key(None, "owner/name on the Hugging Face hub; null only writes the folder")
     private: bool = False
-    licence: str = key(
-        "other", "a licence identifier of the hub; the weights' own terms, data and starting point considered"
-    )
+    licence: str = key("other", "an identifier of the hub; mind the weights' own terms, data and starting point")
 
 
 @dataclass
 class PathConfig:
     """Details of a clip's path (specs/lact.md 9, specs/lvsm.md 10); conf/camera_path holds the published ones."""
 
-    frames_per_leg: int = key(
-        0, "interpolate: from camera to camera, both included, not `frames`; LVSM: 60", at_least=0
-    )
+    frames_per_leg: int = key(0, "interpolate: camera to camera, both included, not `frames`; LVSM: 60", at_least=0)
     between: int = key(0, "interpolate: cameras put between each two instead of `frames`; LaCT: 2", at_least=0)
     loop: bool = key(False, "interpolate: return to the first camera")
     order: bool = key(False, "interpolate: each camera followed by the nearest one left")
-    blend: str = key(
-        "slerp", choices="slerp | entrywise: the reference's, whose matrices are no rotations, see docs/quirks.md"
-    )
+    blend: str = key("slerp", choices="slerp | entrywise: the reference's, no rotations, see docs/quirks.md")
     hfov: float = key(50.0, "turntable: horizontal field of view in degrees", within=(0.1, 179.9))
     elevation: float = key(30.0, "turntable: mean elevation in degrees", within=(-90, 90))
     swing: float = key(15.0, "turntable: degrees the elevation swings to either side")
@@ -181,9 +173,7 @@ class RenderStage(SceneStage):
 
     chunk: int = key(4, "cameras rendered at a time", above=0)
     fps: int = key(30, above=0)
-    path: str = key(
-        "turntable", choices="turntable: around the world's origin, z up | interpolate: through the context cameras"
-    )
+    path: str = key("turntable", choices="turntable: around the origin, z up | interpolate: through the contexts")
     frames: int = key(120, "frames of the whole clip, unless camera_path counts them by leg", above=0)
     camera_path: PathConfig = key(PathConfig)
 

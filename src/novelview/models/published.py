@@ -52,7 +52,7 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     state = _innermost(loaded)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
         raise CheckpointError(
-            f"{path}: holds no weights; expected named tensors, or a training state with 'model' or 'state_dict'"
+            f"{path}: holds no weights; expected tensors by name, or 'model' or 'state_dict' with such"
         )
     return {_unwrapped(str(key)): value for key, value in state.items()}
 

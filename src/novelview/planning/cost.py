@@ -9,8 +9,7 @@ from typing import Any
 from novelview.config.plan import Plan
 from novelview.config.schema import sides
 from novelview.downloads.registry import Entry, is_remote, needed, read_registry, targets
-from novelview.planning.flops import parameters
-from novelview.planning.hours import Throughput, Work, read_throughput, works
+from novelview.planning.hours import Throughput, Work, parameters, read_throughput, works
 
 STATES = 3  # a resumable state: the weights and two moments of AdamW, float32 all
 GIB = 2**30

@@ -42,9 +42,8 @@ def depth(cfg: DepthStage) -> None:
     store = PackedStore(Path(cfg.io["packed"]) / cfg.split)
     views = views_of(config, weights, cfg.resolution)
     made: dict[str, Any] = {}
-    stamp = stamp_of(
-        digest(cfg), source_digest("depth", model_code(cfg)), sha256(weights), sha256(store.folder.parent / MANIFEST)
-    )
+    code, data = source_digest("depth", model_code(cfg)), sha256(store.folder.parent / MANIFEST)
+    stamp = stamp_of(digest(cfg), code, sha256(weights), data)
     units = Unfinished(out, stamp)
     with holding_lock(out), team(cfg.runtime) as ranks, torch.no_grad():
         model = model.to(ranks.device).eval()

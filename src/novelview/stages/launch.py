@@ -29,9 +29,7 @@ def words(gpus: int, nodes: int, cpus: int, join: bool, command: Words, environm
 
     cpus: cores of a node; join: this is one of the nodes already. Raises ConfigError for what cannot be started."""
     if nodes < 1 or gpus < 0 or gpus % nodes:
-        raise ConfigError(
-            f"gpu={gpus}, nodes={nodes}: give every node the same number of GPUs, gpu=nodes x GPUs a node"
-        )
+        raise ConfigError(f"gpu={gpus}, nodes={nodes}: give each node the same number of GPUs, gpu=nodes x GPUs a node")
     if nodes > 1 and not join:
         if "SLURM_JOB_ID" not in environment:
             raise ConfigError(f"nodes={nodes}: several nodes need a SLURM job; submit with --profile profiles/slurm")

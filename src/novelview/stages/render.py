@@ -51,9 +51,8 @@ def render(cfg: RenderStage) -> None:
         if io.get("save_state"):
             save_scene(io["save_state"], encoded)
         seen = sha256(state or Path(io["packed"]) / MANIFEST)
-        units = Unfinished(
-            io["out"], stamp_of(digest(cfg), source_digest("render", model_code(cfg)), sha256(weights), seen)
-        )
+        code = source_digest("render", model_code(cfg))
+        units = Unfinished(io["out"], stamp_of(digest(cfg), code, sha256(weights), seen))
         started = time.monotonic()
         pictures = _pictures(cfg, model, encoded, units, box)
         rendering = time.monotonic() - started

@@ -208,9 +208,7 @@ def _loader(cfg: TrainStage, members: Team) -> TrainLoader:
     pointmaps, wanted = None, cfg.train.losses.pointmap
     if wanted.weight:
         if not cfg.io.get("pointmaps"):
-            raise ConfigError(
-                "train.losses.pointmap.weight: PM-Loss needs io.pointmaps, a folder of the pointmaps stage"
-            )
+            raise ConfigError("train.losses.pointmap.weight: PM-Loss needs io.pointmaps, a folder of stage pointmaps")
         pointmaps = Pointmaps(cfg.io["pointmaps"], cfg.views, wanted.teacher)
     height, width = sides(cfg.views)
     # bytes of a micro-batch: uint8 pictures, and float32 points of the contexts under PM-Loss

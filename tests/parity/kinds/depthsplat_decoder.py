@@ -10,8 +10,8 @@ from splat_fixture import compare_images
 from torch import Tensor
 from transformer_fixture import relative
 
-from novelview.splatting.decoder import DecoderQuirks, Rendered, render_gaussians
 from novelview.splatting.gaussians import Gaussians
+from novelview.splatting.rasterize import DecoderQuirks, Rendered, render_gaussians
 
 GRADIENT_RTOL = 1e-3
 GSPLAT_MAX, GSPLAT_MEAN = 0.015, 1e-4  # with gsplat's extent instead of three standard deviations

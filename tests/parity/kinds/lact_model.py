@@ -205,8 +205,7 @@ def check_reference_precision(folder: Path, config: dict[str, Any]) -> None:
     Rounding G to bfloat16 flips last places that Newton-Schulz lifts by up to 485, so pixels depend on the order in
     which a processor sums G: the largest difference is 0.069 on one, below 0.063 on another, and the same with products
     summed in float64. So the bound is on the mean square: that of two independent errors, each as large as the recorded
-    one. The sheet takes these renderings for a sanity range alone (specs/lact.md section 11).
-    """
+    one. The sheet takes these renderings for a sanity range alone (specs/lact.md section 11)."""
     model, (context, target) = _model(folder, config, "reference"), _views(folder, config)
     theirs = load_file(folder / "expected.safetensors")
     low, full = theirs["rendering_ns_bf16"], theirs["rendering"]

@@ -40,8 +40,7 @@ def check_values_and_gradients(folder: Path, config: dict[str, Any]) -> None:
 def check_bfloat16(folder: Path, config: dict[str, Any]) -> None:
     """Rounded like the reference: nearer to its result than that is to float64's.
 
-    Left out is what rounding alone decides: singular values so small that five steps blow their noise up.
-    """
+    Left out is what rounding alone decides: singular values so small that five steps blow their noise up."""
     fixture = load_file(folder / "cases.safetensors")
     decided = [case for case in config["cases"] if case["rel_bf16"] < ROUNDING_DECIDES]
     assert decided

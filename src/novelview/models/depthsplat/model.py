@@ -20,10 +20,9 @@ from novelview.models.depthsplat.gaussians import DepthSplatEncoder, Encoded, pi
 from novelview.models.published import match_keys, read_state
 from novelview.models.render import Images, Lenses, PosedTargets, Poses, Render
 from novelview.scenes.batch import Views
-from novelview.splatting.decoder import render_gaussians
 from novelview.splatting.gaussians import Gaussians
 from novelview.splatting.project import pinhole_matrices
-from novelview.splatting.rasterize import Backend
+from novelview.splatting.rasterize import Backend, render_gaussians
 
 MIN_VIEWS = 2
 FULL, PREDICTOR = "encoder.", "depth_predictor."  # prefixes of published names (specs/depthsplat.md section 11)
@@ -90,9 +89,7 @@ class DepthSplat(PosedTargets):
     def drawable(self, scene: GaussianScene) -> Gaussians:
         """Return the Gaussians of a scene; raises DataError when a depth-only model found it."""
         if scene.gaussians is None:
-            raise DataError(
-                "model.train_depth_only=true: the model predicts depth and renders nothing; use stage depth"
-            )
+            raise DataError("model.train_depth_only=true: the model predicts depth, renders nothing; use stage depth")
         return scene.gaussians
 
     def _drawn(self, gaussians: Gaussians, c2w: Tensor, lens: Tensor, height: int, width: int) -> Tensor:

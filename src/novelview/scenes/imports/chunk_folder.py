@@ -24,9 +24,7 @@ def link(path: Path, source: ChunksSource, folder: Path, workers: int, progress:
     """Check a {train,test}/*.torch folder, write indices/, scenes.json; return root, files; DataError for misfits."""
     splits = [split for split in SPLITS if (path / split).is_dir()]
     if not splits:
-        raise DataError(
-            f"{path}: has neither train/ nor test/; give path=FOLDER above them, or an address as docs/data.md tells"
-        )
+        raise DataError(f"{path}: has neither train/ nor test/; give the folder above, or an address (docs/data.md)")
     scenes = {split: _check_split(path / split) for split in splits}
     if not source.allow_partial:
         check_counts(scenes.get("train", {}), source.subsets, str(path / "train"))
