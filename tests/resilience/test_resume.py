@@ -59,7 +59,7 @@ class Training:
         assert train(compose("train", self.overrides)) == 0
 
     def checkpoints(self) -> list[Path]:
-        return sorted((self.folder / "checkpoints").glob("*.pt"))
+        return sorted((self.folder / "checkpoints").glob("[!.]*.pt"))
 
     def newest(self) -> str | None:
         names = [path.name for path in self.checkpoints()]

@@ -13,7 +13,7 @@ from novelview.config.plan import Plan
 from novelview.config.schema import ViewsConfig
 from novelview.errors import ConfigError
 from novelview.models.registry import build
-from novelview.planning import flops
+from novelview.planning import hours as flops
 from novelview.planning.cost import chunk_bytes, cost, disk, downloads
 from novelview.planning.hours import _trained, read_throughput, works
 from novelview.stages.plan import main

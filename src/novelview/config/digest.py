@@ -67,15 +67,10 @@ def closure(*names: str) -> tuple[str, ...]:
     waiting = [*names]
     while waiting:
         module = waiting.pop()
-        if module not in reached and not watches(module):
+        if module not in reached and not any(f"{module}.".startswith(f"{name}.") for name in WATCHERS):
             reached.add(module)
             waiting += [*imports_of(module), *([module.rpartition(".")[0]] if "." in module else [])]
     return tuple(sorted(reached))
-
-
-def watches(module: str) -> bool:
-    """Tell whether a module is one of `WATCHERS`, or below one."""
-    return any(module == name or module.startswith(f"{name}.") for name in WATCHERS)
 
 
 @functools.cache

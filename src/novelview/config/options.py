@@ -83,7 +83,10 @@ Node = tuple[str, str, dict[str, Any]]  # file, key in it, values
 def _nodes(path: Path) -> Iterator[tuple[str, Node]]:
     """Yield every option of a file as it stands there, with its path."""
     file = f"models/{path.name}"
-    content = _load(path, file)
+    try:
+        content = _mapping(yaml.load(path.read_bytes(), UniqueKeyLoader), file)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"conf/{file}: {' '.join(str(error).split())}") from None
     variants = _mapping(content.pop("variants", {}), f"{file}: variants")
     yield from _entry(path.stem, content, file, "")
     for name, entry in variants.items():
@@ -145,13 +148,6 @@ class UniqueKeyLoader(yaml.CSafeLoader):
         if twice:
             raise yaml.constructor.ConstructorError(None, None, f"key '{twice[0]}' stands twice", node.start_mark)
         return super().construct_mapping(node, deep)
-
-
-def _load(path: Path, file: str) -> dict[str, Any]:
-    try:
-        return _mapping(yaml.load(path.read_bytes(), UniqueKeyLoader), file)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"conf/{file}: {' '.join(str(error).split())}") from None
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Device hours of the jobs of a study that have no files yet, at the rates of conf/throughput.yaml: measured where a row
+"""Device hours of a study's jobs that have no files yet, at the rates of conf/throughput.yaml: measured where a row
 says so, estimated elsewhere. Operations (2 per multiply-add) and parameters are counted by PyTorch on tensors of the
 device `meta`, which have shapes and no values: convolutions, products and attention, all but a per cent or two."""
 

@@ -196,12 +196,8 @@ def blend_scenes(scenes: Sequence[Mapping[str, Tensor]], settings: Settings) -> 
     """
     drawn = [_drawn(scene, camera, settings) for scene in scenes for camera in range(len(scene["viewmats"]))]
     at_once = 1 if drawn[0][0].device.type == "cpu" else len(drawn)
-    images = []
-    for part in (drawn[start : start + at_once] for start in range(0, len(drawn), at_once)):
-        shapes, features, bounds = zip(*part, strict=True)
-        frame = Frame(stack_bounds(bounds, settings), settings, len(part))
-        images.append(blend(torch.cat(shapes), torch.cat(features), frame))
-    return list(torch.cat(images).split([len(scene["viewmats"]) for scene in scenes]))
+    images = torch.cat([_blended(drawn[start : start + at_once], settings) for start in range(0, len(drawn), at_once)])
+    return list(images.split([len(scene["viewmats"]) for scene in scenes]))
 
 
 def _drawn(scene: Mapping[str, Tensor], camera: int, settings: Settings) -> Drawn:
@@ -213,3 +209,9 @@ def _drawn(scene: Mapping[str, Tensor], camera: int, settings: Settings) -> Draw
     depths = ellipses.depths[:, None]
     features = torch.cat([scene["colors"][camera][ellipses.index], depths, torch.ones_like(depths)], dim=-1)
     return shapes, features, tile_bounds(ellipses, picked, settings)
+
+
+def _blended(drawn: Sequence[Drawn], settings: Settings) -> Float[Tensor, "i h w 5"]:
+    shapes, features, bounds = zip(*drawn, strict=True)
+    frame = Frame(stack_bounds(bounds, settings), settings, len(drawn))
+    return blend(torch.cat(shapes), torch.cat(features), frame)

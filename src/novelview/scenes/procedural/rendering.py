@@ -239,8 +239,7 @@ def _cover(tables: Tables, bank: Textures, face: Tensor, u: Tensor, v: Tensor, f
     blend = (level - lower)[:, None]
     lower, photo = lower.to(torch.int32), photo.to(torch.int32)
     fine = _bilinear(bank, photo, u, v, lower)
-    # Does any pixel lie between two mip levels? Off the CPU the answer would be waited for, so it is taken as yes.
-    if level.device.type == "cpu" and not bool((level > 0).any()):
+    if not _coarser_needed(level):
         return fine
     return fine + blend * (_bilinear(bank, photo, u, v, (lower + 1).clamp_max(full)) - fine)
 
@@ -249,6 +248,11 @@ def _mirror(repeats: Tensor) -> Tensor:
     """Fold repeats into [0,1], every second one mirrored: photographs do not tile, and this leaves no seams."""
     phase = repeats * 0.5
     return 1.0 - ((phase - phase.floor()) * 2.0 - 1.0).abs()
+
+
+def _coarser_needed(level: Tensor) -> bool:
+    """Tell whether any pixel lies between two mip levels; off the CPU yes, where the answer would be waited for."""
+    return level.device.type != "cpu" or bool((level > 0).any())
 
 
 def _bilinear(bank: Textures, photo: Tensor, u: Tensor, v: Tensor, level: Tensor) -> Tensor:
