@@ -126,11 +126,17 @@ def read_json(path: Path | str, advice: str = "delete it and make it again") -> 
     """Read a JSON file, with or without byte order mark; raises DataError naming it when it is missing or not JSON;
     advice: what to do about one that is not JSON; for the user's own files, never to delete them."""
     try:
-        return json.loads(Path(path).read_text("utf-8-sig"))
+        return json.loads(Path(path).read_text("utf-8-sig"), parse_int=_whole_number)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run the stage that makes it first") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error}); {advice}") from None
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > 20:  # nothing here has so many, and arithmetic fails on them in a dozen places
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def file_entry(path: Path) -> dict[str, Any]:

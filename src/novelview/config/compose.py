@@ -151,6 +151,8 @@ def read_config_file(stage: str, path: Path | str, words: Sequence[str] = ()) ->
         config = _typed(node)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"stage {stage}: {_one_line(error, words)}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     refuse(digest(config) != known, f"{path}: was changed after it was written; {AGAIN}")
     return config
 

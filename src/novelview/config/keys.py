@@ -96,7 +96,7 @@ def _nodes(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 def _check_value(name: str, value: Any, known: Key | None) -> None:
     problem = known.problem(value) if known else ""
     # Numbers that nothing computes with: infinite ones, and whole ones beyond 64 bits.
-    if not problem and isinstance(value, float | int) and not (math.isfinite(value) and abs(value) < 2**63):
+    if not problem and isinstance(value, float | int) and not (abs(value) < 2**63 and math.isfinite(value)):
         problem = "must be a finite number within 64 bits"
     refuse(problem, f"{name}={value}: {problem}")
 

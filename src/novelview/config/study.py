@@ -60,7 +60,7 @@ def load_study(name: str) -> Study:
     """Read conf/study/{name}.yaml; raises ConfigError naming the studies that exist, or the wrong key."""
     folder = conf_dir() / "study"
     path = folder / f"{name}.yaml"
-    if not path.is_file():
+    if not NAME.fullmatch(name) or not path.is_file():
         known = ", ".join(sorted(item.stem for item in folder.glob("*.yaml")))
         raise ConfigError(f"study '{name}' does not exist; choose one of {known}")
     try:

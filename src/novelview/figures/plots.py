@@ -116,7 +116,12 @@ def views(results: Results) -> Figure:
     for axis, name in zip(axes[0], sets, strict=False):
         _draw_quality(axis, evaluations, name, sizes)
     for axis, (column, title) in zip(axes[0, len(sets) :], COSTS.items(), strict=False):
-        _draw_cost(axis, costs, column, title, sizes)
+        for (model, size), rows in grouped(costs, lambda row: (row.model, row.resolution)).items():
+            own = sorted(rows, key=lambda row: row.views)
+            times = [1000 * getattr(row, column) for row in own]
+            axis.plot([row.views for row in own], times, color=colour(model), **_look(model, size, sizes))
+        count_ticks(axis, (row.views for row in costs), "Context views", base=2)
+        axis.set(title=title, ylim=(0, None))
     legend_below(figure, axes.flat, 2)
     return figure
 
@@ -149,15 +154,6 @@ def _draw_quality(axis: Axes, evaluations: Sequence[Evaluation], name: str, size
 def _look(model: str, size: Resolution, sizes: Sequence[Resolution]) -> dict[str, Any]:
     style = SIZE_STYLES[sizes.index(size) % len(SIZE_STYLES)]
     return {"linestyle": style, "marker": "o", "markersize": 4, "label": f"{label(model)}, {size} px"}
-
-
-def _draw_cost(axis: Axes, costs: Sequence[Cost], column: str, title: str, sizes: Sequence[Resolution]) -> None:
-    for (model, size), rows in grouped(costs, lambda row: (row.model, row.resolution)).items():
-        own = sorted(rows, key=lambda row: row.views)
-        times = [1000 * getattr(row, column) for row in own]
-        axis.plot([row.views for row in own], times, color=colour(model), **_look(model, size, sizes))
-    count_ticks(axis, (row.views for row in costs), "Context views", base=2)
-    axis.set(title=title, ylim=(0, None))
 
 
 def training_curves(results: Results) -> Figure:

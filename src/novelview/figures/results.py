@@ -142,7 +142,7 @@ class Curve:
         """Read a training log; raises DataError when it is missing, empty, or lacks a column."""
         if not file.is_file():
             raise DataError(f"{file}: no such training log; run the training stage first")
-        with open(file, newline="") as stream:
+        with open(file, newline="", errors="replace") as stream:
             rows = list(csv.DictReader(stream))
         missing = [name for name in COLUMNS if not rows or name not in rows[0]]
         if missing:
@@ -152,10 +152,10 @@ class Curve:
         for name in COLUMNS:
             try:
                 self.columns[name] = np.array([float(row[name] or "nan") for row in rows])
-            except (TypeError, ValueError):
+                self.steps = int(self.columns["step"][-1])
+            except (TypeError, ValueError, OverflowError):
                 what = f"column '{name}' holds something other than numbers"
                 raise DataError(f"{file}: {what}; run the training again") from None
-        self.steps = int(self.columns["step"][-1])
         self.model, self.data, self.resolution = file.parent.name or file.stem, "", Resolution(0, 0)
         parents, size = file.resolve().parents, re.fullmatch(r"([a-z0-9_]+-)?x([1-9]\d*(x[1-9]\d*)?)", file.parent.name)
         if size and len(parents) > 2:
@@ -243,8 +243,8 @@ def finest(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
 def read_evaluation(folder: Path | str) -> Evaluation:
     """Read an evaluation folder; raises DataError when its summary is missing or incomplete."""
     path = Path(folder)
-    summary = read_json(path / "summary.json")
-    missing = [key for key in ("model", "resolution", "dataset", "groups", "paired") if key not in summary]
-    if missing:
-        raise DataError(f"{path / 'summary.json'}: no key '{missing[0]}'; run the evaluation again")
-    return Evaluation(path, summary)
+    try:
+        return Evaluation(path, read_json(path / "summary.json"))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        what = f"no key {error}" if isinstance(error, KeyError) else f"damaged ({error})"
+        raise DataError(f"{path / 'summary.json'}: {what}; run the evaluation again") from None

@@ -91,9 +91,7 @@ class PackedStore:
     @property
     def chunks(self) -> list[str]:
         """The split's source chunks by file name, in name order, those that could not be read included."""
-        content, split = read_json(self.folder.parent / MANIFEST), self.folder.name
-        lost = [entry["chunk"] for entry in content["bad_chunks"] if entry["split"] == split]
-        return sorted([*_of_split(content["sources"], split), *lost])
+        return _chunks(read_json(self.folder.parent / MANIFEST), self.folder.name)
 
     def chunk(self, scene: str) -> str:
         return f"{self._shard(scene).removeprefix('shard-').removesuffix('.bin')}.torch"
@@ -180,8 +178,14 @@ def _check_files(folder: Path) -> None:
             check_size(folder / name, entry, ADVICE)
         if files[INDEX]["bytes"] <= HASHED:
             check_content(folder / INDEX, files[INDEX], ADVICE)
+        _chunks(content, folder.name)
     except (KeyError, TypeError, AttributeError):
         raise DataError(f"{manifest}: is not the manifest of a packed store; {ADVICE}") from None
+
+
+def _chunks(content: dict[str, Any], split: str) -> list[str]:
+    lost = [entry["chunk"] for entry in content["bad_chunks"] if entry["split"] == split]
+    return sorted([*_of_split(content["sources"], split), *lost])
 
 
 def _of_split(values: dict[str, Any], split: str) -> dict[str, Any]:

@@ -224,7 +224,7 @@ def _pose(entry: Mapping[str, Any], key: str, where: str) -> Float[NDArray, "4 4
         raise DataError(f"{where}: key '{key}' is missing; add it")
     try:
         matrix = np.array(entry[key], np.float64)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         matrix = np.zeros(0)
     if matrix.shape not in ((4, 4), (3, 4)) or not np.isfinite(matrix).all():
         raise DataError(f"{where}: key '{key}' is no finite 4x4 matrix; correct it")
