@@ -36,16 +36,12 @@ class TimeBox:
     def __init__(self, minutes: float = 0.0, stop_at: float = 0.0) -> None:
         self.end = time.monotonic() + 60 * minutes if minutes else math.inf
         self.stop_at, self.units = stop_at or math.inf, 0
+        self.limited = min(self.end, self.stop_at) < math.inf
 
     @classmethod
     def of(cls, runtime: Any) -> "TimeBox":
         """Return a box that begins now and ends as `max_minutes` and `stop_at` of a RuntimeConfig say."""
         return cls(runtime.max_minutes, runtime.stop_at)
-
-    @property
-    def limited(self) -> bool:
-        """Whether the time will ever be over."""
-        return min(self.end, self.stop_at) < math.inf
 
     @property
     def over(self) -> bool:

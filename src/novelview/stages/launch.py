@@ -8,7 +8,6 @@
 
 import argparse
 import fcntl
-import itertools
 import os
 import signal
 import sys
@@ -76,7 +75,7 @@ def take(count: int, visible: Sequence[str], folder: Path) -> list[str]:
         except BlockingIOError:
             print(told, file=sys.stderr, flush=True)
             fcntl.flock(turn, fcntl.LOCK_EX)
-        for attempt in itertools.count():
+        while True:
             for name in (name for name in visible if name not in held and len(held) < count):
                 descriptor = os.open(folder / f"{name.replace('/', '_')}.lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW)
                 with suppress(BlockingIOError):
@@ -87,10 +86,10 @@ def take(count: int, visible: Sequence[str], folder: Path) -> list[str]:
                     os.close(descriptor)
             if len(held) == count:
                 return [*held]
-            if attempt == 0:
+            if told:
                 print(told, file=sys.stderr, flush=True)
+            told = ""
             time.sleep(1)
-    raise AssertionError("not reached")
 
 
 def _own_gpus(count: int, environment: Mapping[str, str]) -> tuple[int, dict[str, str]]:
