@@ -229,6 +229,8 @@ BAD = {
     "fewer cameras": [raw(cameras=scene(frames=2).cameras)],
     "nan camera": [raw(cameras=camera_with(float("nan"), 9))],
     "infinite camera": [raw(cameras=camera_with(float("inf"), 0))],
+    "intrinsics in pixels": [raw(cameras=camera_with(300.0, 0))],
+    "principal point in pixels": [raw(cameras=camera_with(160.0, 2))],
     "zero focal length": [raw(cameras=camera_with(0.0, 1))],
     "singular rotation": [raw(cameras=camera_with(0.0, 6))],
     "cameras that want gradients": [raw(cameras=scene().cameras.requires_grad_())],

@@ -189,3 +189,19 @@ def test_natural_order():
         "img9",
         "img10",
     ]
+
+
+@pytest.mark.parametrize(
+    ("lens", "told"),
+    [
+        ({"fl_x": 600.0, "fl_y": 600.0, "cx": 64.0, "cy": 48.0, "w": None, "h": None}, "principal point lies outside"),
+        ({"cx": -3.0}, "principal point lies outside"),
+        ({"fl_x": 3000.0}, "focal lengths of 46.9 widths"),
+        ({"fl_x": 2.0, "fl_y": 2.0}, "focal lengths of 0.0312 widths"),
+    ],
+)
+def test_a_lens_that_no_camera_has_is_one_line(tmp_path, lens: dict, told: str) -> None:
+    nerf(tmp_path / "in", 4, **lens)
+    with pytest.raises(DataError) as caught:
+        run(TransformsSource(held_out=1), tmp_path / "in", tmp_path / "out")
+    assert told in str(caught.value) and "img1.png" in str(caught.value) and "\n" not in str(caught.value)

@@ -100,6 +100,7 @@ def test_a_state_of_other_weights_or_a_damaged_one_is_refused(data: Path, tmp_pa
         ("lact", ["scene=nowhere"], "no scene 'nowhere'"),
         ("lact", ["path=interpolate", "views=1"], "a path needs two cameras, not 1"),
         ("lact", ["select=best"], "select=best: choose one of uniform, random, kmeans"),
+        ("lact", ["io.out=clip.gif"], "io.out=clip.gif: clips are MP4 files"),
         ("lact", ["io.load_state=gone.safetensors"], "gone.safetensors: no such file"),
         ("uplvsm", [], "UPLVSM takes no target poses"),
     ],

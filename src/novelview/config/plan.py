@@ -124,9 +124,7 @@ class Plan:
         for name in self.estimators:
             self.composed("poses", name)
 
-    def overrides(
-        self, stage: str, name: str = "", phase: str = "", subset: str = "full", figure: str = "-"
-    ) -> list[str]:
+    def overrides(self, stage: str, name: str = "", phase: str = "", subset: str = "full") -> list[str]:
         """Return the Hydra overrides of a stage, most general first.
 
         name: the run's, for stage `train`; the estimator's of the cameras, for `poses`, `preprocess` and `evaluate`."""
@@ -140,7 +138,7 @@ class Plan:
             "train": [*self._of_run(name, phase), f"phase={phase}", f"dataset={self.dataset}", f"subset={subset}"],
             "evaluate": [scored_on, f"eval={self.data.eval}"],
             "latency": [f"dataset={self.dataset}"],
-            "figures": [f"study={self.study.name}", f"figure={figure}"],
+            "figures": [f"study={self.study.name}", "figure=-"],
             "report": [f"study={self.study.name}"],
         }[stage]
         settings = [word for word in self.settings if stage in OWNERS[_owner(word)]]

@@ -26,9 +26,7 @@ class RuntimeConfig:
     log_every: int = key(50, above=0)
     checkpoint_seconds: float = key(600.0, "wall-clock distance of resumable checkpoints", at_least=0)
     keep_checkpoints: int = key(2, above=0)
-    max_minutes: float = key(
-        0.0, "a stage saves and ends with status 4 after so long; called again it goes on; 0: never", at_least=0
-    )
+    max_minutes: float = key(0.0, "ends a stage with status 4, saved; called again it goes on; 0: never", at_least=0)
     stop_at: float = key(0.0, "the same at this Unix time (seconds); 0: never", at_least=0)
     wandb: str = key("offline", "its key is WANDB_API_KEY or `wandb login`", choices="online | offline | disabled")
     wandb_pictures: int = key(10, "log rows between pictures sent to wandb; 0: none", at_least=0)
@@ -233,9 +231,7 @@ class EvalConfig:
     video_order: bool = key(False, "contexts in the order of the nearest next, not as they come")
     video_ease: bool = key(False, "speed up from each context and slow down to the next, as a loop without a jerk")
     video_scenes: int = key(2, at_least=0)
-    geometry_entries: int = key(
-        32, "entries a set and split with depth compared with the exact one, if any", at_least=0
-    )
+    geometry_entries: int = key(32, "entries a set and split with depth compared with the exact, if any", at_least=0)
     ply_scenes: int = key(1, "scenes whose Gaussians are written as PLY files, by models that predict them", at_least=0)
     pose_scenes: int = key(6, "scenes whose cameras are estimated along their path, by models that do", at_least=0)
 

@@ -51,9 +51,7 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: not a checkpoint of weights ({reason}); fetch it again") from None
     state = _innermost(loaded)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
-        raise CheckpointError(
-            f"{path}: holds no weights; expected tensors by name, or 'model' or 'state_dict' with such"
-        )
+        raise CheckpointError(f"{path}: holds no weights; expected tensors by name, or 'model' or 'state_dict'")
     return {_unwrapped(str(key)): value for key, value in state.items()}
 
 

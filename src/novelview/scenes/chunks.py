@@ -18,6 +18,7 @@ from novelview.errors import DataError
 from novelview.files import MANIFEST, locating, read_json, replacing, write_json
 
 RE10K_CHUNK_BYTES = 100_000_000
+MOST_INTRINSIC = 20.0  # focal length over a side: 3 degrees; what is larger is in pixels
 KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
 CHUNK = re.compile(r"(train|test)/[^/]+\.torch")
 ADVICE = "delete it and fetch or make it again"
@@ -112,6 +113,8 @@ def _scene(path: Path | str, number: int, entry: Any) -> ChunkScene:
     if timestamps.shape != (frames,) or cameras.shape != (frames, 18):
         shapes = f"timestamps {list(timestamps.shape)}, cameras {list(cameras.shape)}"
         raise DataError(f"{where}: {frames} images but {shapes}, wanted [{frames}] and [{frames}, 18]; {ADVICE}")
+    if (cameras[:, :4] > MOST_INTRINSIC).any():
+        raise DataError(f"{where}: intrinsics in pixels? fx and cx are fractions of the width, fy and cy of the height")
     rotation = cameras.double()[:, 6:].reshape(-1, 3, 4)[:, :, :3]
     usable = cameras.isfinite().all(1) & (cameras[:, :2] > 0).all(1)
     usable &= torch.linalg.det(rotation.nan_to_num(0.0, 0.0, 0.0)).abs() > 1e-6

@@ -12,6 +12,7 @@ from PIL import Image
 from novelview.cameras.paths import turntable
 from novelview.config.checkpoints import model_code
 from novelview.config.digest import digest, source_digest
+from novelview.config.keys import refuse
 from novelview.config.stages import DepthStage, RenderStage
 from novelview.devices import team
 from novelview.errors import ConfigError, DataError
@@ -36,6 +37,7 @@ def render(cfg: RenderStage) -> None:
     without target poses; BoxEnded after `chunk` new pictures at least: the next call goes on with the pictures."""
     box, io, weights = TimeBox.of(cfg.runtime), cfg.io, Path(cfg.io["weights"])
     require_writable(io["out"], "io.out")
+    refuse(Path(io["out"]).suffix.lower() != ".mp4", f"io.out={io['out']}: clips are MP4 files; name one .mp4")
     model, config = load_weights(weights)
     if not model.needs_target_poses:
         raise ConfigError(

@@ -19,12 +19,11 @@ from novelview.cameras.camera import opaque
 from novelview.config.sources import PicturesSource, check_source
 from novelview.errors import DataError
 from novelview.files import sha256, write_json
-from novelview.scenes.chunks import ChunkScene, ChunkWriter
+from novelview.scenes.chunks import MOST_INTRINSIC, ChunkScene, ChunkWriter
 from novelview.scenes.imports.scene import ImportedFrame, ImportedScene, Lens, eight_bit, opened_picture, undistort
 from novelview.scenes.views import EvalEntry, save_index
 
 logger = logging.getLogger(__name__)
-FARTHEST_CENTRE = 2.0  # picture sides between the picture's middle and the principal point
 HELD_OUT = "held_out"
 SPLITS = {"train": ("train",), "test": ("test",), HELD_OUT: ("train", "test")}
 COUNTED = ("pictures", "held_out", "missing", "unregistered")
@@ -150,8 +149,12 @@ def _converted(
 def _camera(frame: ImportedFrame, flat: Lens) -> list[float]:
     fx, fy, cx, cy = flat.normalised()
     w2c = np.linalg.inv(frame.c2w)[:3]
-    if not max(abs(cx - 0.5), abs(cy - 0.5)) <= FARTHEST_CENTRE:
-        raise DataError(f"{frame.path}: its principal point lies far outside of the picture; correct cx and cy")
+    if not max(abs(cx - 0.5), abs(cy - 0.5)) < 0.5:
+        raise DataError(f"{frame.path}: its principal point lies outside of the picture; correct cx and cy, or w and h")
+    if not 1 / MOST_INTRINSIC < min(fx, fy) <= max(fx, fy) < MOST_INTRINSIC:
+        raise DataError(
+            f"{frame.path}: focal lengths of {fx:.3g} widths and {fy:.3g} heights; correct them, or w and h"
+        )
     if not np.abs(w2c).max() <= FARTHEST:
         raise DataError(f"{frame.path}: its camera stands more than {FARTHEST:g} units away; correct its pose")
     return [fx, fy, cx, cy, 0.0, 0.0, *w2c.flatten().tolist()]
