@@ -1,4 +1,5 @@
-"""Figures and tables from made-up results: files appear, repeat byte for byte, and say what the numbers say."""
+"""Figures and tables from made-up results: files appear, repeat byte for byte, and say what the numbers say. The
+attention overlay: which patch is red, where the colours lie, and what is refused."""
 
 import csv
 import json
@@ -13,7 +14,17 @@ from synthetic_results import SETS, SPLITS, STUDY, scores, write_results
 from novelview.config.schema import Study
 from novelview.config.stages import FiguresStage
 from novelview.errors import ConfigError, DataError, NovelviewError
-from novelview.figures.pictures import error_map, overlays, psnr, read_gallery, shared_samples, spread
+from novelview.figures.pictures import (
+    STOPS,
+    colours,
+    error_map,
+    overlay,
+    overlays,
+    psnr,
+    read_gallery,
+    shared_samples,
+    spread,
+)
 from novelview.figures.plots import group_phases, read_paths
 from novelview.figures.results import Curve, Results, Score, read_evaluation
 from novelview.figures.results_table import results_table, statements
@@ -209,3 +220,42 @@ def test_damaged_inputs_are_one_line_naming_the_file(file: str, content: str, na
 def test_figures_draw_without_torch() -> None:
     code = "import sys, novelview.stages.figures, novelview.stages.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+ROWS, COLUMNS, SIZE = 2, 3, 4
+COUNT = ROWS * COLUMNS
+VIEWS = np.zeros((ROWS * SIZE, COLUMNS * SIZE, 3)), np.ones((ROWS * SIZE, COLUMNS * SIZE, 3))
+
+
+def test_one_patch_is_red_and_the_other_view_coloured() -> None:
+    attention = np.zeros((2 * COUNT, 2 * COUNT))
+    attention[4, COUNT + 2] = 0.3
+    marked, coloured = overlay(attention, *VIEWS, patch=4, size=SIZE)
+    red = np.zeros_like(marked)
+    red[4:8, 4:8, 0] = 0.5
+    np.testing.assert_allclose(marked, red)
+    expected = np.broadcast_to(0.5 + 0.5 * STOPS[0], coloured.shape).copy()
+    expected[0:4, 8:12] = 0.5 + 0.5 * STOPS[-1]
+    np.testing.assert_allclose(coloured, expected)
+    assert not VIEWS[0].any() and VIEWS[1].all(), "the pictures given are left as they are"
+
+
+def test_even_attention_has_one_colour() -> None:
+    _, coloured = overlay(np.full((2 * COUNT, 2 * COUNT), 0.1), *VIEWS, patch=0, size=SIZE)
+    np.testing.assert_allclose(coloured, np.broadcast_to(0.5 + 0.5 * STOPS[0], coloured.shape))
+
+
+def test_colours_are_straight_lines_between_the_stops() -> None:
+    np.testing.assert_allclose(colours(np.array([0, 1 / 3, 2 / 3, 1])), STOPS)
+    np.testing.assert_allclose(colours(np.array([1 / 6])), STOPS[:2].mean(axis=0)[None])
+
+
+@pytest.mark.parametrize("patch", [-1, COUNT])
+def test_a_patch_outside_the_view_is_refused(patch: int) -> None:
+    with pytest.raises(DataError, match=f"patch {patch} does not exist"):
+        overlay(np.zeros((2 * COUNT, 2 * COUNT)), *VIEWS, patch=patch, size=SIZE)
+
+
+def test_a_map_of_three_views_is_refused() -> None:
+    with pytest.raises(DataError, match="two views"):
+        overlay(np.zeros((3 * COUNT, 3 * COUNT)), *VIEWS, patch=0, size=SIZE)
