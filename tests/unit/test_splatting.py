@@ -189,6 +189,15 @@ def test_values_that_are_not_finite_are_one_error(name: str, value: float) -> No
         _rasterize(scene)
 
 
+@pytest.mark.parametrize("name", ["means", "opacities", "quats", "scales", "colors"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_in_a_training_they_make_a_loss_that_every_rank_skips(name: str, value: float) -> None:
+    scene = _scene(5)
+    scene[name].view(-1)[2] = value
+    splat = _rasterize({key: one.requires_grad_() for key, one in scene.items()})
+    assert splat.color.isnan().all() and splat.color.shape == (1, 3, HEIGHT, WIDTH)
+
+
 def test_no_gaussians_show_the_background() -> None:
     scene = {name: value.requires_grad_() for name, value in _scene(0).items()}
     splat = _rasterize(scene)

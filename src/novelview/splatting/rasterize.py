@@ -63,8 +63,8 @@ def rasterize(
     kernels are built, else torch.
 
     Computes in float32, or in float64 where the means are; autocast is off. Raises DataError for shapes that do not
-    fit together and for values that are not finite, ConfigError for settings out of range and for a backend that
-    cannot run."""
+    fit together and for values that are not finite (where gradients are asked for the colours are NaN instead),
+    ConfigError for settings out of range and for a backend that cannot run."""
     settings = Settings(width, height, near, far, eps2d, alpha_max, three_sigma)
     given = {"covariances": covariances, "quats": quats, "scales": scales, "colors": colors, "sh": sh}
     scene = {"means": means, "opacities": opacities, "viewmats": viewmats, "Ks": Ks, **given}
@@ -89,8 +89,10 @@ def rasterize_scenes(
         else:
             images = blend_scenes(checked, settings)
     splats = []
-    for image in images:
-        color, depth, alpha = image[..., :3], image[..., 3], image[..., 4]
+    for scene, image in zip(checked, images, strict=True):
+        # What is not finite makes the picture so: a training skips the step, on all ranks alike, and waits for no GPU.
+        color = image[..., :3] + sum(value.sum() * 0 for value in scene.values())
+        depth, alpha = image[..., 3], image[..., 4]
         if background is not None:
             color = color + (1 - alpha)[..., None] * background.expand(len(image), 3)[:, None, None]
         splats.append(Splat(color.permute(0, 3, 1, 2), alpha, depth))
@@ -121,7 +123,7 @@ def _checked(scene: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
     shapes = [tuple(value.shape) for value in checked.values()]
     if c == 0 or shapes != [*expected.values()]:
         raise DataError(f"rasterize: {', '.join(expected)} must have the shapes {[*expected.values()]}, got {shapes}")
-    for name, value in checked.items():
+    for name, value in () if any(value.requires_grad for value in checked.values()) else checked.items():
         bad = int((~torch.isfinite(value.detach())).sum())
         if bad:
             raise DataError(f"rasterize: {bad} of {value.numel()} values of {name} are not finite")
