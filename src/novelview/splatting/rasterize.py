@@ -91,7 +91,7 @@ def rasterize_scenes(
     splats = []
     for scene, image in zip(checked, images, strict=True):
         # What is not finite makes the picture so: a training skips the step, on all ranks alike, and waits for no GPU.
-        color = image[..., :3] + sum(value.sum() * 0 for value in scene.values())
+        color = image[..., :3] + sum((value - value).sum() for value in scene.values())
         depth, alpha = image[..., 3], image[..., 4]
         if background is not None:
             color = color + (1 - alpha)[..., None] * background.expand(len(image), 3)[:, None, None]
