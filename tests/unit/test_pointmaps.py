@@ -20,6 +20,7 @@ from novelview.scenes.pointmaps import Pointmaps
 from novelview.scenes.procedural.layout import room_for
 from novelview.scenes.procedural.truth import exact_depth
 from novelview.scenes.store import PackedStore
+from novelview.stages import pointmaps as stage
 from novelview.stages.cli import run_stage
 from novelview.stages.download import download
 from novelview.stages.pointmaps import pointmaps
@@ -219,3 +220,28 @@ def test_a_training_with_pm_loss_goes_on_to_the_same_bytes(data: Path, tmp_path:
 def _outputs(folder: Path) -> list[str]:
     files = {"out": "model.safetensors", "log": "train.csv", "checkpoints": "checkpoints"}
     return [f"io.{key}={folder}/{name}" for key, name in files.items()]
+
+
+def test_a_scene_that_fails_is_named_and_others_are_made_once(data: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    asked, own = [], stage._exact
+
+    def failing(*given):
+        def teach_all_but_one(scene: str, frames: list[int]) -> torch.Tensor:
+            asked.append(scene)
+            if scene == PackedStore(data / "packed/train").scenes[0] and len(asked) <= 4:
+                raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+            return own(*given)(scene, frames)
+
+        return teach_all_but_one
+
+    monkeypatch.setattr(stage, "_exact", failing)
+    scenes = PackedStore(data / "packed/train").scenes
+    words = [*SIZED, *_io(data), f"io.out={tmp_path}/exact"]
+    assert teach(words) == 2 and asked == scenes
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"no pointmaps of 1 scenes: {scenes[0]} (CUDA out of memory. Tried to allocate 2 GiB)" in error
+    assert not (tmp_path / "exact").exists()
+    asked += ["-"] * 4
+    assert teach(words) == 0 and asked[len(scenes) + 4 :] == scenes[:1]
+    for path in (data / "points").iterdir():
+        assert path.name == "config.yaml" or (tmp_path / "exact" / path.name).read_bytes() == path.read_bytes()

@@ -22,6 +22,7 @@ from novelview.timebox import TimeBox, resuming_folder
 FORMAT = 1
 ADVICE = "run the pointmaps stage again"
 
+Scenes = Iterable[tuple[str, list[int]]]  # scene, frame numbers
 Points = Callable[[str, list[int]], Float[Tensor, "n 3 h w"]]  # scene, frame numbers -> points
 
 
@@ -31,26 +32,30 @@ def sizing(views: ViewsConfig) -> dict[str, Any]:
 
 
 def write_pointmaps(
-    out: Path,
-    teacher: str,
-    views: ViewsConfig,
-    scenes: Iterable[tuple[str, list[int]]],
-    teach: Points,
-    stamp: str = "",
-    box: TimeBox | None = None,
+    out: Path, teacher: str, views: ViewsConfig, scenes: Scenes, teach: Points, stamp: str, box: TimeBox
 ) -> int:
-    """Write pointmaps into `out`, which appears whole; return how many. After BoxEnded the same `stamp` goes on."""
-    box, made = box or TimeBox(), {}
+    """Write pointmaps into `out`, which appears whole; return how many. After BoxEnded and after DataError, which names
+    the scenes that failed when all others are made, a call with the same `stamp` goes on."""
+    made, failed = {}, list[str]()
     with resuming_folder(out, stamp) as (folder, units):
         for number, (scene, frames) in enumerate(scenes):
             path = folder / f"{number:06d}.safetensors"
             entry = units.read_json(path.stem)
             if entry is None or not path.is_file() or sha256(path) != entry["sha256"]:
-                write_bytes(path, save({"points": teach(scene, frames).contiguous(), "frames": torch.tensor(frames)}))
+                try:
+                    content = save({"points": teach(scene, frames).contiguous(), "frames": torch.tensor(frames)})
+                except (DataError, RuntimeError) as error:  # out of memory, say
+                    failed.append(f"{scene} ({' '.join(str(error).split())[:120]})")
+                    continue
+                write_bytes(path, content)
                 entry = {"file": path.name, **file_entry(path)}
                 units.keep_json(path.stem, entry)
                 box.unit()
             made[scene] = entry
+        if failed:
+            raise DataError(
+                f"{out}: no pointmaps of {len(failed)} scenes: {', '.join(failed[:5])}; the others are kept"
+            )
         write_json(folder / MANIFEST, {"format": FORMAT, "teacher": teacher, "views": sizing(views), "scenes": made})
     return len(made)
 

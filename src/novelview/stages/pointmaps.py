@@ -1,6 +1,5 @@
 """Stage `pointmaps`: python -m novelview.stages.pointmaps dataset=NAME teacher=exact|vggt io.out=FOLDER."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from novelview.models.vggt.model import load_vggt
 from novelview.scenes.batch import FrameCache
 from novelview.scenes.pointmaps import Points, write_pointmaps
 from novelview.scenes.procedural.truth import exact_depth
-from novelview.scenes.store import PackedStore
+from novelview.scenes.store import PackedStore, sound_frames
 from novelview.stages.cli import log, run_stage
 from novelview.timebox import TimeBox, stamp_of
 
@@ -33,15 +32,13 @@ def pointmaps(cfg: PointmapsStage) -> None:
     store = PackedStore(Path(cfg.io["packed"]) / cfg.split)
     cache = FrameCache(store, cfg.views, 0)
 
-    def scenes() -> Iterator[tuple[str, list[int]]]:
-        for scene in tqdm(store.scenes, "pointmaps", disable=None if cfg.runtime.progress else True):
-            yield scene, [frame for frame in range(store.frames(scene)) if frame not in store.bad(scene)]
-
+    names = tqdm(store.scenes, "pointmaps", disable=None if cfg.runtime.progress else True)
+    scenes = ((scene, sound_frames(store, scene)) for scene in names)
     with team(cfg.runtime) as ranks:
         teach = _exact(cfg, store, cache, ranks.device) if cfg.teacher == "exact" else _vggt(cfg, cache, ranks.device)
         data = sha256(store.folder.parent / MANIFEST)
         stamp = stamp_of(digest(cfg), source_digest("pointmaps"), data, ranks.device.type)
-        count = write_pointmaps(Path(cfg.io["out"]), cfg.teacher, cfg.views, scenes(), teach, stamp, box)
+        count = write_pointmaps(Path(cfg.io["out"]), cfg.teacher, cfg.views, scenes, teach, stamp, box)
         log.info("pointmaps of %d scenes by teacher %s: %s", count, cfg.teacher, cfg.io["out"])
 
 
