@@ -18,15 +18,12 @@ def resources(*values: str, extra: str = "--signal=USR1@10 --gpus-per-node=1") -
 
 @pytest.fixture(scope="module")
 def one_node(trained: Submitted, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The weights of two processes on one node."""
     checkout = Submitted(tmp_path_factory.mktemp("one_node"), trained)
     checkout.finish(checkout.start(checkout.PRETRAINED, *resources("gpu=2", extra="--signal=USR1@10")))
     return checkout.weights()
 
 
-def test_two_nodes_equal_one_with_as_many_processes(
-    one_node: dict[str, bytes], trained: Submitted, packed: Submitted
-) -> None:
+def test_two_nodes_equal_one_with_as_many_processes(one_node: dict[str, bytes], trained: Submitted, packed: Submitted):
     said = packed.finish(packed.start(packed.PRETRAINED, *resources(*TWO_NODES)))
     told = subprocess.run(["squeue", "-h", "-t", "all", "-j", jobs(said)[0], "-o", "%D %N"], capture_output=True)
     assert told.stdout.split()[:1] == [b"2"]

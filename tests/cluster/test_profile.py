@@ -15,7 +15,6 @@ pytestmark = pytest.mark.slow
 
 
 def asked(job: str) -> dict[str, str]:
-    """Return what SLURM was asked for by a job."""
     told = subprocess.run(["scontrol", "-o", "show", "job", job], capture_output=True, text=True, check=True).stdout
     return dict(word.split("=", 1) for word in told.split() if "=" in word)
 
@@ -45,9 +44,7 @@ def test_the_whole_study_runs_on_the_cluster(finished: Submitted) -> None:
     assert len(jobs(said)) + sum(arrays(said)) == rules["total"] - rules["all"]
 
 
-def test_afterwards_nothing_is_to_be_done_without_the_cluster(
-    finished: Submitted, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_afterwards_nothing_is_to_be_done_without_the_cluster(finished: Submitted, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(finished, "how", Checkout.how)
     assert finished.run("-n") == set()
     assert finished.run("-n", "--set-resources", "pretrain_model:gpu=4", "pretrain_model:nodes=2") == set()
@@ -61,9 +58,7 @@ def test_evaluations_that_are_ready_together_are_one_array(finished: Submitted) 
     assert arrays(said) == [4] and not jobs(said)
 
 
-def test_weights_are_those_of_a_run_without_a_cluster(
-    finished: Submitted, packed: Submitted, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_are_those_of_a_run_without_a_cluster(finished: Submitted, packed: Submitted, monkeypatch):
     monkeypatch.setattr(packed, "how", Checkout.how)
     assert packed.run("finetune") == {"pretrain_model", "finetune_model"}
     assert len(packed.weights()) == 4 and packed.weights() == finished.weights()

@@ -12,7 +12,6 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Return the module behind `make gpu`."""
     monkeypatch.syspath_prepend(str(ROOT / "bench"))
     import kernels_gpu
 
@@ -31,9 +30,7 @@ def test_a_part_that_takes_too_long_is_ended(command: ModuleType, capsys: pytest
     assert command.run(["-c", "raise SystemExit(3)"], 600)[0] == 3
 
 
-def test_parts_in_order_and_the_short_table_last(
-    command: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_parts_in_order_and_the_short_table_last(command: ModuleType, monkeypatch, capsys):
     calls: list[tuple[list[str], float]] = []
 
     def run(arguments: list[str], seconds: float) -> tuple[int, list[str]]:
@@ -62,9 +59,7 @@ def test_a_bundle_without_wheels_is_an_error(command: ModuleType, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_training_steps_run_on_a_cpu(
-    command: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_training_steps_run_on_a_cpu(command: ModuleType, monkeypatch, capsys):
     import kernels_steps
 
     written: list[dict[str, object]] = []

@@ -48,14 +48,12 @@ class Training:
             return subprocess.Popen(words, stderr=errors, text=True, env=environment, cwd=self.folder)
 
     def command(self, processes: int = 1) -> str:
-        """Run the command to its good end; return what it said."""
         process = self.start(processes)
         process.wait(timeout=300)
         assert process.returncode == 0, self.errors.read_text()
         return self.errors.read_text()
 
     def here(self) -> None:
-        """Run to the good end in this process."""
         assert train(compose("train", self.overrides)) == 0
 
     def checkpoints(self) -> list[Path]:
@@ -77,7 +75,6 @@ class Training:
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 120) -> None:
-    """Wait until `condition()` holds or the process has ended."""
     end = time.monotonic() + seconds
     while not condition() and process.poll() is None:
         assert time.monotonic() < end, "the run did not get this far"

@@ -82,9 +82,7 @@ def test_wrapped_submodules_are_unwrapped(tmp_path: Path) -> None:
         (["file={folder}/ckpt.pt", "io.out={folder}"], "is a folder"),
     ],
 )
-def test_what_does_not_fit_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], line: str
-) -> None:
+def test_what_does_not_fit_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], line: str):
     write_checkpoint(tmp_path / "ckpt.pt", "uplvsm")
     given = [word.format(folder=tmp_path) for word in words]
     out = [f"io.out={tmp_path}/out/model.safetensors"]

@@ -65,9 +65,7 @@ def refused(address: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("ending", ["/re10k", "/re10k/"])
-def test_a_mirror_arrives_whole_and_is_kept(
-    mirror: FileServer, chunks: dict[str, bytes], tmp_path: Path, ending: str
-) -> None:
+def test_a_mirror_arrives_whole_and_is_kept(mirror: FileServer, chunks: dict[str, bytes], tmp_path: Path, ending: str):
     assert same(fetch_chunks(mirror.root + ending, tmp_path / "chunks", progress=False), chunks)
     count = len(mirror.paths)
     fetch_chunks(mirror.root + ending, tmp_path / "chunks", progress=False)

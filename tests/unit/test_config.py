@@ -1,4 +1,6 @@
-"""Configuration: composition, types, values, digests, the generated reference."""
+"""Configuration: composition, types, values, digests, the generated reference. The file of a planned configuration is
+what composition gives, and no other file is taken for it. Paths with any characters survive the command line;
+numbers and paths that nothing can use are one line."""
 
 import shutil
 import subprocess
@@ -8,10 +10,12 @@ from pathlib import Path
 import pytest
 
 import config_reference as reference
-from novelview.config.compose import STAGES, compose, conf_dir
+from novelview.config.compose import STAGES, compose, conf_dir, quoted, read_config_file
 from novelview.config.digest import digest, resolved
+from novelview.config.plan import CONFIGS, Plan
 from novelview.config.stages import TrainStage
 from novelview.errors import ConfigError
+from novelview.stages.cli import run_stage
 
 ROOT = Path(__file__).parents[2]
 NEEDED = {
@@ -114,9 +118,7 @@ def test_comments_and_key_order_leave_the_digest_alone(tmp_path: Path, monkeypat
         ("recipes: {demo: {one: {extends: uplvsm/one}}}", r"recipes.demo.one.extends=uplvsm/one: no other recipe"),
     ],
 )
-def test_a_mistake_in_a_models_file_is_one_line(
-    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mistake_in_a_models_file_is_one_line(text: str, message: str, tmp_path, monkeypatch):
     shutil.copytree(conf_dir(), tmp_path / "conf")
     (tmp_path / "conf/models/uplvsm.yaml").write_text(text)
     monkeypatch.setenv("NOVELVIEW_CONF", str(tmp_path / "conf"))
@@ -136,3 +138,190 @@ def test_the_generated_pages_are_current() -> None:
     assert (ROOT / "docs/config.md").read_text() == reference.keys(), "run `make docs`"
     pins = (ROOT / "constraints.txt").read_text()
     assert (ROOT / "environment.yml").read_text() == reference.environment(pins), "run `make -B environment.yml`"
+
+
+CASES = [
+    ("train", ["model=lact", "phase=finetune"], []),
+    ("train", ["model=uplvsm", "scale=paper", "train.lr=1e-3"], ["io.packed=/a, b"]),
+    ("download", ["source=rooms"], []),
+    ("poses", ["poses=vggt"], []),
+    ("evaluate", ["eval=views"], ["io.weights=~/w", "io.out=-"]),
+    ("figures", ["study=lact", "figure=views"], ["io.out=-", "io.inputs=[a,b]"]),
+    ("adopt", ["name=uplvsm_x224"], []),
+]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def file() -> Path:
+    """The planned configuration of a training with settings of `runtime`, as a file."""
+    return Path(Plan({"set": "runtime.max_minutes=3"}, write=True).stage("train", "ptlvsm", "pretrain")["config"])
+
+
+@pytest.mark.parametrize(("stage", "words", "own"), CASES)
+def test_what_is_read_back_is_what_was_composed(stage: str, words: list[str], own: list[str]) -> None:
+    planned = Plan({}, write=True).call(stage, *words)
+    fresh = compose(stage, [*words, *own, "runtime.threads=3"])
+    assert read_config_file(stage, planned["config"], [*own, "runtime.threads=3"]) == fresh
+    assert digest(fresh) == planned["digest"] and planned["config"] == str(
+        CONFIGS / f"{stage}-{planned['digest']}.yaml"
+    )
+
+
+def test_an_edit_of_the_tree_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(conf_dir(), tmp_path / "conf")
+    monkeypatch.setenv("NOVELVIEW_CONF", str(tmp_path / "conf"))
+    before = Plan({}).composed("evaluate")
+    (tmp_path / "conf" / "eval" / "rooms.yaml").write_text("# @package eval\nsplits: [gap23]\n")
+    after = Plan({}).composed("evaluate")
+    assert after.eval.splits == ["gap23"] != before.eval.splits
+
+
+def test_settings_of_runtime_travel_in_the_file_and_change_no_name(file: Path) -> None:
+    assert read_config_file("train", file).runtime.max_minutes == 3
+    assert Plan({}, write=True).stage("train", "ptlvsm", "pretrain")["config"] == str(file)
+    assert read_config_file("train", file).runtime.max_minutes == 0
+
+
+def test_a_file_that_says_the_same_already_is_left_alone(file: Path) -> None:
+    before = file.stat().st_mtime_ns
+    Plan({"set": {"runtime": {"max_minutes": 3}}}, write=True).stage("train", "ptlvsm", "pretrain")
+    assert file.stat().st_mtime_ns == before
+
+
+def test_a_plan_that_is_only_read_writes_nothing(tmp_path: Path) -> None:
+    Plan({}).stage("train", "ptlvsm", "pretrain")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("seed: 777", "seed: 778", "was changed after it was written"),
+        ("name: ptlvsm", "name: nerf", "no configuration of stage train of this version"),
+        ("seed: 777", "seed: many", "no configuration of stage train of this version"),
+        ("seed: 777", "sead: 777", "no configuration of stage train of this version"),
+        ("stage: train", "stage: evaluate", "is of stage evaluate, not train"),
+        ("digest: ", "dig: ", "or cut off"),
+        ("config:", "config: [", "cannot be read"),
+        ("threads: ", "threads: many #", "no configuration of stage train of this version"),
+    ],
+)
+def test_a_damaged_changed_or_foreign_file_is_one_line(file: Path, capsys, old: str, new: str, line: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    assert run_stage("train", lambda _: pytest.fail("ran"), ["--config", str(file)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith(f"error: {file}: ") and line in error and "\n" not in error
+
+
+def test_a_file_cut_off_anywhere_is_one_line(file: Path) -> None:
+    whole = file.read_bytes()
+    for length in range(0, len(whole) - 1, 97):
+        file.write_bytes(whole[:length])
+        with pytest.raises(ConfigError) as caught:
+            read_config_file("train", file)
+        assert str(caught.value).startswith(f"{file}: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("train.lr=1", "train.lr=1: beside --config only words under io. and runtime. are taken"),
+        ("model=lact", "beside --config only words under io. and runtime."),
+        ("io.pakced=x", "pakced"),
+        ("runtime.threads=many", "runtime.threads"),
+        ("io.out=", "io.out is empty"),
+    ],
+)
+def test_words_beside_a_file_say_where_and_how_to_run_alone(file: Path, word: str, line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_config_file("train", file, [word])
+    assert line in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_gone_is_one_line_that_says_what_to_do() -> None:
+    command = [sys.executable, "-m", "novelview.stages.preprocess", "--config", "logs/config/preprocess-0.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "logs/config/preprocess-0.yaml: no such file" in done.stderr and "snakemake -n" in done.stderr
+
+
+def test_the_configuration_is_stored_beside_the_result_and_can_be_run_again(file: Path, tmp_path: Path) -> None:
+    seen = []
+
+    def body(config: object) -> None:
+        seen.append(config)
+        (tmp_path / "made").mkdir(exist_ok=True)
+
+    words = ["io.out=made/model.safetensors", "runtime.threads=2"]
+    assert run_stage("train", body, ["--config", str(file), *words]) == 0
+    stored = tmp_path / "made/config.yaml"
+    before = stored.read_bytes()
+    assert b"max_minutes" not in before and b"\n  io:" not in before
+    assert run_stage("train", body, ["--config", str(stored), *words]) == 0
+    assert digest(seen[0]) == digest(seen[1]) and stored.read_bytes() == before
+
+
+PATHS = [
+    *("/a b/c", "/a,b", "/a(b)", "/a=b", "/a[b]", "[ab]", "{a}", "/don't", '/d"q', "/a#b", "/für/日本", "/a&b;c!"),
+    *("back\\slash", "end\\", "quote\\'s", " lead and trail ", "2024", "true"),
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_arrives_as_it_was_written(path: str) -> None:
+    config = compose("download", ["source=photos", f"path={path}", f"io.out={path}"])
+    assert (config.path, config.io["out"]) == (path, path)
+
+
+def test_the_home_folder_is_expanded_wherever_a_shell_left_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert compose("download", ["source=photos", "path=~/Pictures"]).path == "/home/someone/Pictures"
+    assert compose("train", ["model.dino.weights=~/d.pth"]).model.dino.weights == "/home/someone/d.pth"
+
+
+def test_what_is_no_path_or_already_quoted_is_left_alone() -> None:
+    words = ["train.lr=1e-3", "io.inputs=[a,b]", "path='a b'", "io.init=null", "+io.x", "eval.splits=[small]"]
+    assert [quoted(word) for word in words] == words
+
+
+def test_quoting_leaves_digests_alone() -> None:
+    plain, quoted = ([f"path={quote}/data/x{quote}", "source=photos"] for quote in ("", "'"))
+    assert digest(compose("download", plain)) == digest(compose("download", quoted))
+
+
+@pytest.mark.parametrize(
+    ("stage", "override", "words"),
+    [
+        ("train", "io.out=null", "io.out is empty"),
+        ("train", "io.init=", "io.init is empty"),
+        ("evaluate", "io.weights=null", "io.weights is empty"),
+        ("train", "train.lr=inf", "train.lr=inf"),
+        ("train", "train.seed=-1", "train.seed=-1"),
+        ("train", "train.seed=99999999999999999999", "64 bits"),
+        ("train", "train.beta1=1.5", "train.beta1=1.5"),
+        ("train", "model.encoder_n_layer=-1", "model.encoder_n_layer=-1"),
+        ("train", "model.dino.num_register_tokens=-1", "num_register_tokens=-1"),
+        ("train", "dataset=../up", "dataset=../up"),
+        ("evaluate", "eval.video_frames=1", "eval.video_frames=1"),
+        ("evaluate", "eval.seed=-1", "eval.seed=-1"),
+    ],
+)
+def test_a_value_nothing_can_use_is_named(stage: str, override: str, words: str) -> None:
+    needed = ["io.weights=w", "io.out=o"] if stage == "evaluate" else []
+    with pytest.raises(ConfigError) as caught:
+        compose(stage, [*needed, override])
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", ["source.min_registered=2", "source.context_gap=-3", "source.max_side=-1"])
+def test_photographs_options_out_of_range_are_named(wrong: str) -> None:
+    with pytest.raises(ConfigError, match=wrong.partition("=")[0]):
+        compose("download", ["source=photos", f"path={Path.cwd()}", wrong])

@@ -31,7 +31,6 @@ def mixed(tmp_path_factory, make_packed) -> PackedStore:
 
 
 def loaded(data: TrainSet) -> Sample:
-    """Return all views drawn for the first scene."""
     draw = data.draw(0, random.Random(0))
     return data.cache.sample(data.scenes[draw.row], draw.frames, draw.row)
 

@@ -111,9 +111,7 @@ def test_another_size(data: Path, tmp_path: Path) -> None:
         (["select=best"], "none", "select=best"),
     ],
 )
-def test_a_mistake_is_one_line(
-    data: Path, tmp_path: Path, capsys, words: list[str], weights: str, message: str
-) -> None:
+def test_a_mistake_is_one_line(data: Path, tmp_path: Path, capsys, words: list[str], weights: str, message: str):
     assert call(data, tmp_path / "out", *words, weights=weights) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("error: ") and message in said

@@ -57,7 +57,6 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluated(data: Path) -> Path:
-    """The folder of an evaluation of an untrained model."""
     cfg = compose("train", TRAIN)
     torch.manual_seed(0)
     save_weights(data / "model.safetensors", build(cfg.model), resolved(cfg))

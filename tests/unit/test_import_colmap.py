@@ -223,7 +223,6 @@ def test_absurd_distortion_is_refused(radial):
 
 
 def pattern(rays: np.ndarray) -> np.ndarray:
-    """A smooth picture as a function of direction, uint8 RGB."""
     waves = [np.sin(9 * rays[..., 0]), np.cos(8 * rays[..., 1]), np.sin(7 * (rays[..., 0] + rays[..., 1]))]
     return (127.5 + 120 * np.stack(waves, -1)).round().astype(np.uint8)
 

@@ -48,7 +48,6 @@ def test_ssim_refuses_images_smaller_than_its_window():
 
 @pytest.fixture(scope="module")
 def vgg16(tmp_path_factory):
-    """A random VGG-16 in torchvision's format."""
     generator, inputs, state = torch.Generator().manual_seed(3), 3, {}
     for layer, width in WIDTHS.items():
         scale = (2 / (9 * inputs)) ** 0.5

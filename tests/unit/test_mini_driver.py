@@ -199,7 +199,6 @@ def test_budgets_that_are_no_time_are_one_line(minutes: str, capsys: pytest.Capt
 
 
 def wheel(folder: Path, name: str, files: dict[str, str]) -> Path:
-    """Write a wheel with a record of its files."""
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}-1.0-py3-none-any.whl"
     info = f"{name}-1.0.dist-info"
@@ -228,9 +227,7 @@ def test_a_slim_wheel_installs_without_what_is_left_out(tmp_path: Path) -> None:
     assert done.stdout == "7\n", done.stderr
 
 
-def test_wheels_that_do_not_fit_and_none_at_all_are_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wheels_that_do_not_fit_and_none_at_all_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert bare.main([str(tmp_path / "none"), str(tmp_path / "side"), "--"]) == 2
     assert "make mini-bundle" in capsys.readouterr().err
     path = wheel(tmp_path / "other", "x", {"x.py": ""})

@@ -24,7 +24,6 @@ GOLDEN = Path(__file__).parents[1] / "goldens" / "re10k_data"
 
 
 def jpeg(seed: int, size: tuple[int, int] = (32, 18)) -> bytes:
-    """Return a noisy JPEG of (width, height)."""
     noise = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "JPEG", quality=80)
@@ -43,7 +42,6 @@ def scene(key: str, frames: int = 4, seed: int = 0) -> ChunkScene:
 
 @pytest.fixture
 def raw(tmp_path) -> Path:
-    """Three train chunks of two scenes and one test chunk."""
     for number in range(3):
         keys = [f"{name}{number}" for name in "zb"]
         pair = [scene(key, 3 + number, seed=10 * number + row) for row, key in enumerate(keys)]

@@ -65,9 +65,7 @@ def test_the_demo_has_the_paths_and_names_it_always_had() -> None:
     assert plan.results == "results/demo/less3depend" and plan.extras == []
 
 
-def test_a_variant_is_its_model_with_other_values_under_its_own_name(
-    conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_variant_is_its_model_with_other_values_under_its_own_name(conf: Path, tmp_path, monkeypatch):
     plan = made(conf)
     assert [run.name for run in plan.runs(trained=True, started=False)] == ["ptlvsm", "ptlvsm_l2"]
     own, other = (plan.composed("train", name, "pretrain") for name in ("ptlvsm_l2", "ptlvsm"))
@@ -85,9 +83,7 @@ def test_a_digest_moves_only_with_its_own_runs_configuration(conf: Path) -> None
     assert moved == {place for place in before if place.startswith("ptlvsm_l2/")}
 
 
-def test_subsets_belong_to_a_scale_and_bring_the_scaling_figure(
-    conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_subsets_belong_to_a_scale_and_bring_the_scaling_figure(conf: Path, tmp_path, monkeypatch):
     plan = made(conf, subsets={"demo": ["little", "full"], "paper": ["full"]})
     assert {run.data for run in plan.runs()} == {"rooms-little", "rooms-full"}
     assert plan.figures[-1] == "scaling" and plan.tables[-1] == "scaling_table"

@@ -27,7 +27,6 @@ def _gaussians(k: int, n: int = 60) -> Gaussians:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """Read a binary little-endian PLY of floats by the names in its header."""
     head, body = path.read_bytes().split(b"end_header\n", 1)
     lines = head.decode("ascii").splitlines()
     assert lines[:2] == ["ply", "format binary_little_endian 1.0"]

@@ -164,18 +164,14 @@ def test_mistakes_are_one_line_and_leave_nothing(
     assert not (tmp_path / "release").exists() and not hub.repos
 
 
-def test_without_a_token_nothing_is_sent(
-    scored: Path, hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_token_nothing_is_sent(scored: Path, hub: FakeHub, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
     assert run_stage("publish", publish, words(scored, tmp_path / "release", "repo=someone/up")) == 2
     assert "hf auth login" in capsys.readouterr().err and not hub.asked
 
 
-def test_a_wrong_token_is_one_line(
-    scored: Path, hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_token_is_one_line(scored: Path, hub: FakeHub, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong_token")
     assert run_stage("publish", publish, words(scored, tmp_path / "release", "repo=someone/up")) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -183,9 +179,7 @@ def test_a_wrong_token_is_one_line(
     assert not (tmp_path / "release").exists()
 
 
-def test_bytes_that_change_on_the_way_are_found(
-    scored: Path, hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bytes_that_change_on_the_way_are_found(scored: Path, hub: FakeHub, tmp_path, capsys, monkeypatch):
     keep = fake_hub.Handler.do_PUT
     monkeypatch.setattr(fake_hub.Handler, "do_PUT", lambda self: (keep(self), self.spoil()))
     monkeypatch.setattr(fake_hub.Handler, "spoil", _spoil, raising=False)

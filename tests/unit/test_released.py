@@ -38,7 +38,6 @@ RUN = ["runtime.device=cpu", "runtime.progress=false", "dataset=noise", "eval.po
 
 
 def trained(path: Path, phase: str = "finetune", size: int = 42) -> None:
-    """Write weights as a training leaves them, of a model small enough for a test."""
     words = ["model=ptlvsm", f"phase={phase}", f"views.image_size={size}", "dataset=noise", "train.steps=1234"]
     header = resolved(compose("train", words))
     save_weights(path, model_of("ptlvsm"), header | {"model": dataclasses.asdict(config("ptlvsm"))})
@@ -225,9 +224,7 @@ def test_a_released_file_that_cannot_be_used_is_one_line(root: Path, tmp_path: P
         (["io.before=[{root}/both/manifest.json]"], "no weights of novelview"),
     ],
 )
-def test_what_cannot_be_rounded_is_one_line(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], line: str
-) -> None:
+def test_what_cannot_be_rounded_is_one_line(root: Path, tmp_path, capsys, more: list[str], line: str):
     out = tmp_path / "out.safetensors"
     words = rounding(root, f"io.out={out}", *(word.format(root=root) for word in more))
     assert run_stage("compact", compact, words) == 2
@@ -235,9 +232,7 @@ def test_what_cannot_be_rounded_is_one_line(
     assert error.startswith("error: ") and line in error and not out.exists()
 
 
-def test_more_than_sixteen_megabytes_is_refused(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_than_sixteen_megabytes_is_refused(root: Path, tmp_path, capsys, monkeypatch):
     size = (root / "rounded.safetensors").stat().st_size
     monkeypatch.setattr("novelview.models.exchange.LIMIT", size - 1)
     out = tmp_path / "out.safetensors"

@@ -237,9 +237,7 @@ def test_gsplat_without_its_kernels_is_one_error(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("built", ["nothing", "a wheel with kernels", "kernels built at first use"])
-def test_gsplat_counts_where_its_kernels_are_compiled(
-    built: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gsplat_counts_where_its_kernels_are_compiled(built: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     package, extensions = tmp_path / "packages/gsplat", tmp_path / "extensions"
     for folder in (package, extensions / "py311_cu128/gsplat_cuda"):
         folder.mkdir(parents=True)

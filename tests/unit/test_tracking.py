@@ -42,7 +42,6 @@ def words(folder: Path, packed: Path, *more: str) -> list[str]:
 
 
 def history(run: Path) -> list[dict[str, Any]]:
-    """Return the rows that `wandb sync` would send, from the run's own file."""
     from wandb.proto import wandb_internal_pb2
 
     rows = []
@@ -99,9 +98,7 @@ def test_a_resumed_training_continues_the_run(tmp_path: Path, packed: Path, monk
     assert b"x" * 40 not in content
 
 
-def test_other_data_under_the_same_configuration_is_another_run(
-    tmp_path: Path, packed: Path, make_packed: MakePacked
-) -> None:
+def test_other_data_under_the_same_configuration_is_another_run(tmp_path: Path, packed: Path, make_packed: MakePacked):
     other = make_packed(tmp_path, {"scene": 9})
     one, two = (compose("train", words(tmp_path, place)) for place in (packed, other))
     assert digest(one) == digest(two) and run_id(one, identity(one)) != run_id(two, identity(two))
@@ -125,9 +122,7 @@ def test_a_run_that_fails_is_told_once_and_left_alone(caplog: pytest.LogCaptureF
     assert [record.message for record in caplog.records] == ["wandb fails (gone away); the training goes on without it"]
 
 
-def test_a_run_that_cannot_be_opened_at_all_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_run_that_cannot_be_opened_at_all_is_none(tmp_path, monkeypatch, caplog):
     def refuse(**_: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -137,9 +132,7 @@ def test_a_run_that_cannot_be_opened_at_all_is_none(
 
 
 @pytest.mark.slow
-def test_online_without_a_network_the_training_finishes(
-    tmp_path: Path, packed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_online_without_a_network_the_training_finishes(tmp_path: Path, packed: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(watch, "PATIENCE", 5)
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:1")

@@ -50,7 +50,6 @@ def _plain(rows: list[Span], steps: int, *values: Tensor) -> tuple[Tensor, ...]:
 
 
 def _gradients(values: list[Tensor], results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Gradients of a sum of all results with fixed random weights."""
     generator = torch.Generator().manual_seed(9)
     factors = [torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r.dtype) for r in results]
     loss = torch.stack([(r * factor).sum() for r, factor in zip(results, factors, strict=True)]).sum()

@@ -149,9 +149,7 @@ def test_memory_grows_with_frames_and_pictures() -> None:
     assert inference_bytes(VGGTConfig(), 8, 518, 518) > sizes[1]
 
 
-def test_the_stage_takes_cameras_and_depth_of_a_pass(
-    model: VGGT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_stage_takes_cameras_and_depth_of_a_pass(model: VGGT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Random weights: the cameras are nonsense, but they, their lenses and the depth are carried through whole."""
     torch.nn.init.constant_(model.camera_head.pose_branch.fc2.bias, 0.2)
     model.camera_head.pose_branch.fc2.weight.data *= 0.1

@@ -22,7 +22,6 @@ FRAMES = 24
 
 
 def cameras(count: int) -> tuple[Tensor, Tensor]:
-    """Return cameras within a metre and a quarter of a turn, and lenses of 40 to 50 pixels."""
     generator = torch.Generator().manual_seed(5)
     encoding = torch.rand(count, 7, generator=generator, dtype=torch.float64)
     encoding[:, 3:] = torch.tensor([1.0, 0, 0, 0]) + 0.3 * torch.rand(count, 4, generator=generator)
@@ -104,7 +103,6 @@ def test_every_frame_is_in_the_file_once_at_a_steady_rate(tmp_path: Path) -> Non
 
 
 def ramp(count: int, height: int, width: int) -> np.ndarray:
-    """Frames of one grey each, brighter and brighter."""
     grey = np.linspace(30, 220, count).round().astype(np.uint8)
     return np.broadcast_to(grey[:, None, None, None], (count, height, width, 3)).copy()
 

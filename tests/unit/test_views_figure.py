@@ -52,7 +52,6 @@ def call(data: Path, out: Path, *words: str) -> int:
 
 
 def evaluation(folder: Path, size: str) -> Path:
-    """Write an evaluation of `lact` with splits uniform2, uniform4 and uniform16."""
     folder.mkdir(parents=True)
     write_evaluation(folder, "ptlvsm", 28)
     summary = json.loads((folder / "summary.json").read_text())

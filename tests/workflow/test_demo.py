@@ -22,7 +22,6 @@ Means = dict[tuple[str, str, str], float]
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished demo, with its report."""
     folder = tmp_path_factory.mktemp("demo")
     command = [
         sys.executable,

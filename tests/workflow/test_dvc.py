@@ -33,7 +33,6 @@ def touch_all(checkout: Checkout) -> None:
 
 
 def hop(checkout: Checkout) -> None:
-    """Go to a branch with other sources, and back."""
     checkout.call("git", "checkout", "--quiet", "-b", "other")
     for name in ("src/novelview/stages/evaluate.py", "conf/eval/rooms.yaml", "Snakefile"):
         path = checkout.path(name)
@@ -114,7 +113,6 @@ def test_lost_records_come_back_from_the_cache(author: Checkout, tmp_path: Path)
 
 @pytest.fixture
 def web(author: Checkout) -> Iterator[str]:
-    """The address of a web server that serves the author's remote."""
     handler = functools.partial(Silent, directory=str(author.folder.with_name("remote")))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

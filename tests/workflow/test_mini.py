@@ -19,7 +19,6 @@ CALLS = 60
 
 
 def drive(checkout: MiniCheckout, *words: str) -> subprocess.CompletedProcess[str]:
-    """Make one call of the driver in a checkout."""
     paths = f"{checkout.path('src')}:{checkout.path('kernels')}:{checkout.path('workflow')}:{checkout.path('tools')}"
     command = [sys.executable, "-m", "carry", "--cores", "2", *words]
     environment = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
@@ -43,7 +42,6 @@ def numbers(checkout: MiniCheckout) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> MiniCheckout:
-    """A checkout that nothing has run in; `copy` it."""
     return MiniCheckout(tmp_path_factory.mktemp("tiny") / "novelview", steps=3)
 
 

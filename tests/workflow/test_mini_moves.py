@@ -23,7 +23,6 @@ JOBS = 32  # a call
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> MiniCheckout:
-    """A checkout whose stages are `toy_stage.py`; `copy` it."""
     checkout = MiniCheckout(tmp_path_factory.mktemp("toy") / "novelview")
     for stage in TOYS:
         shutil.copyfile(Path(__file__).with_name("toy_stage.py"), checkout.path(f"src/novelview/stages/{stage}.py"))
