@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from novelview.config.plan import Plan
 from novelview.errors import NovelviewError
-from novelview.files import sha256
+from novelview.files import SOURCE_STATE, sha256
+from novelview.stages.download import read_state
 from novelview.stages.launch import visible_gpus
 
 T = TypeVar("T")
@@ -79,6 +80,19 @@ def tell_of_other_code(plan: Plan) -> None:
     if kept:
         line = f"code=keep: other code made {', '.join(kept)}; these stay, and --config code=strict makes them again"
         print(line, file=sys.stderr, flush=True)
+
+
+def source_state(plan: Plan) -> str:
+    """Return the state of the files that the data set is imported from; that of its import where they are not here.
+
+    A line on standard error says when they are not as they were: the rule, of whose params this is one, runs again."""
+    raw = Path(f"data/{plan.dataset}/raw")
+    record = raw / SOURCE_STATE
+    before = record.read_text() if record.is_file() else ""
+    now = read_state(plan.composed("download").source.kind, plan.path)
+    if before and now and now != before:
+        print(f"{plan.path}: changed since {raw} was made from it; it is read again", file=sys.stderr, flush=True)
+    return now or before
 
 
 def changed_data(dataset: Path | str) -> list[str]:

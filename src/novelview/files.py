@@ -16,6 +16,8 @@ from novelview.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
+SOURCE_STATE = ".source"  # in a folder of data: `source_state` of what they were imported from
+READ_BELOW = 2**22  # bytes of a file whose content, not time, says whether it changed
 MANIFEST = "manifest.json"  # of a folder of data: written last, with size and SHA-256 of every file
 
 
@@ -162,6 +164,23 @@ def check_content(path: Path, entry: Mapping[str, Any], advice: str) -> None:
     """Raise DataError, which ends with `advice`, unless a file has the checksum that its manifest says."""
     if sha256(path) != entry["sha256"]:
         raise DataError(f"{path}: content differs from the manifest; {advice}")
+
+
+def source_state(path: Path | str, pattern: str = "**/*") -> str:
+    """Return a digest of what lies at `path`, as far as it may be told without reading it: names, sizes and times of
+    modification, of small JSON and text files the content. A JSON file stands for its folder. Nothing there: empty."""
+    place = Path(path).expanduser()
+    root = place.parent if place.suffix == ".json" else place
+    found = [place] if not root.is_dir() and place.exists() else sorted(root.glob(pattern))
+    lines = []
+    for item in (item for item in found if not any(part.startswith(".") for part in item.relative_to(root).parts)):
+        about = item.stat() if item.exists() else None
+        if about is None or (item.is_dir() and pattern == "**/*"):
+            continue
+        small = item.suffix in (".json", ".txt") and about.st_size <= READ_BELOW
+        lines.append(f"{item.relative_to(root)} {about.st_size} {sha256(item) if small else about.st_mtime_ns}")
+    text = "\n".join(lines).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(text).hexdigest()[:16] if found else ""
 
 
 def sha256(path: Path | str) -> str:

@@ -38,6 +38,8 @@ CONFIG = EvalConfig(batch_size=3, bootstrap=50, gallery=4, video_frames=3, video
 class FakeStore:
     """Scenes whose frames are smooth colour ramps that move with a camera on a straight line."""
 
+    posed = True
+
     def __init__(self, count: int = 5) -> None:
         self.scenes = [f"scene{number}" for number in range(count)]
 

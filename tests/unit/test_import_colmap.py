@@ -16,8 +16,8 @@ from skimage import data
 from novelview.config.sources import ColmapSource, PhotosSource
 from novelview.errors import DataError
 from novelview.scenes.chunks import read_chunk, read_raw
-from novelview.scenes.imports import colmap
-from novelview.scenes.imports.scene import Lens, flatten, undistort
+from novelview.scenes.imports import colmap, photographs
+from novelview.scenes.imports.scene import ORIENTATION, Lens, flatten, undistort
 
 
 @pytest.fixture
@@ -92,11 +92,11 @@ def test_photographs_turned_by_exif_come_out_upright(tmp_path, monkeypatch):
     upright[:20] = 255
     for row in range(6):
         exif = Image.Exif()
-        exif[colmap.ORIENTATION] = 6
+        exif[ORIENTATION] = 6
         path = tmp_path / "in" / f"{row}.jpg"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(np.rot90(upright)).save(path, exif=exif, quality=95)
-    monkeypatch.setattr(colmap, "run_apart", fake_model("1 SIMPLE_PINHOLE 48 64 50 24 32\n"))
+    monkeypatch.setattr(photographs, "run_apart", fake_model("1 SIMPLE_PINHOLE 48 64 50 24 32\n"))
     out = run(PhotosSource(held_out=2), tmp_path / "in", tmp_path / "raw")
     image = Image.open(io.BytesIO(bytes(read_chunk(out / "test" / "000000.torch")[0].images[0].tolist())))
     assert image.size == (48, 64) and np.abs(np.asarray(image).astype(int) - upright).mean() < 3
@@ -106,7 +106,7 @@ def test_unregistered_photographs_are_listed(tmp_path, monkeypatch):
     for row in range(10):
         picture(tmp_path / "in" / f"p{row}.jpg", row)
     model = fake_model("1 SIMPLE_PINHOLE 64 48 50 32 24\n", lambda row: row not in (3, 9))
-    monkeypatch.setattr(colmap, "run_apart", model)
+    monkeypatch.setattr(photographs, "run_apart", model)
     out = run(PhotosSource(held_out=2), tmp_path / "in", tmp_path / "raw")
     report = json.loads((out / "import.json").read_text())
     assert report["unregistered"] == ["p3.jpg", "p9.jpg"] and len(report["pictures"]) == 8
@@ -155,7 +155,9 @@ def test_real_reconstruction_finds_the_cameras_and_repeats_itself(tmp_path):
     pictures, depths = zip(*(corner(c2w) for c2w in truth), strict=True)
     for row, pixels in enumerate(pictures):
         Image.fromarray(pixels).save(tmp_path / "in" / f"p{row}.jpg", quality=95)
-    scenes = [colmap.load_photographs(tmp_path / "in", PhotosSource(), tmp_path / "log", threads=1) for _ in range(2)]
+    scenes = [
+        photographs.load_photographs(tmp_path / "in", PhotosSource(), tmp_path / "log", threads=1) for _ in range(2)
+    ]
     found = np.stack([frame.c2w for frame in scenes[0].frames])
     assert len(found) == 8 and rotation_errors(torch.from_numpy(found), np.stack(truth)).max() < 1.0
     assert abs(scenes[0].frames[0].lens.fx / 300 - 1) < 0.05

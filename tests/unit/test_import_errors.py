@@ -1,12 +1,14 @@
 """Mistakes in imported collections: one line that names the file and the key. Chunks on disk are checked too. Imports
 never destroy the user's files, and odd pictures and models are read right or refused."""
 
+import io
 import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from import_samples import fake_model, lact, nerf, picture, run
 from PIL import Image
 
@@ -14,7 +16,8 @@ from novelview.config.sources import ChunksSource, ColmapSource, OpencvCamerasSo
 from novelview.config.stages import DownloadStage
 from novelview.errors import ConfigError, DataError, NovelviewError
 from novelview.files import sha256
-from novelview.scenes.imports import camera_lists, colmap
+from novelview.scenes.chunks import read_chunk, read_raw
+from novelview.scenes.imports import camera_lists, colmap, photographs
 from novelview.scenes.imports.scene import eight_bit
 from novelview.scenes.imports.write import choose_held_out
 from novelview.stages.download import download
@@ -45,21 +48,28 @@ def extra_chunk(made: Path) -> None:
     (made / "test" / "000001.torch").write_bytes(b"x")
 
 
-def no_index(made: Path) -> None:
-    (made / "test" / "index.json").unlink()
-
-
 def wrong_index(made: Path) -> None:
     (made / "test" / "index.json").write_text("[1]")
 
 
-@pytest.mark.parametrize("damage", [drop_chunk, extra_chunk, no_index, wrong_index])
+@pytest.mark.parametrize("damage", [drop_chunk, extra_chunk, wrong_index])
 def test_chunks_and_index_must_agree(tmp_path, damage):
     made = chunks(tmp_path)
     damage(made)
     with pytest.raises(DataError) as caught:
         run(ChunksSource(), made, tmp_path / "raw")
     assert "\n" not in str(caught.value) and str(made / "test") in str(caught.value)
+
+
+def test_a_missing_index_is_made_beside_the_data_not_among_them(tmp_path, caplog):
+    made = chunks(tmp_path)
+    given = json.loads((made / "test" / "index.json").read_text())
+    (made / "test" / "index.json").unlink()
+    before = everything(made)
+    out = run(ChunksSource(), made, tmp_path / "raw")
+    assert json.loads((out / "test" / "index.json").read_text()) == given and everything(made) == before
+    assert "has no index.json" in caplog.text and not (out / "train").exists()
+    assert set(read_raw(out).chunks) == {"train", "test"}
 
 
 def test_unknown_index_is_named(tmp_path):
@@ -148,11 +158,23 @@ def test_broken_json_is_named(tmp_path, source):
         run(source(), tmp_path, tmp_path / "raw")
 
 
-def test_mixed_sizes_are_named(tmp_path):
+@pytest.mark.parametrize("size", [(48, 64), (128, 96), (60, 40), (90, 48), (64, 30)])
+def test_pictures_of_other_sizes_are_cut_to_the_size_of_most_with_their_cameras(tmp_path, caplog, size):
     folder = lact(tmp_path / "in", 6)
-    picture(folder / "renderings" / "00000004.png", 0, (48, 64))
-    with pytest.raises(DataError, match=r"00000004\.png: 48x64 after conversion, but .*64x48"):
-        run(OpencvCamerasSource(held_out=2), folder, tmp_path / "raw")
+    ramp = np.stack(np.broadcast_arrays(*np.ogrid[0 : size[1], 0 : size[0]], 128), -1).astype(np.float32)
+    colours = np.clip(ramp * (255 / size[1], 255 / size[0], 1), 0, 255).astype(np.uint8)
+    Image.fromarray(colours).save(folder / "renderings" / "00000004.png")
+    out = run(OpencvCamerasSource(held_out=2), folder, tmp_path / "raw")
+    (scene,) = read_chunk(out / "test" / "000000.torch")
+    found = np.asarray(Image.open(io.BytesIO(bytes(scene.images[4].tolist()))), float)
+    assert found.shape == (48, 64, 3) and "scaled and cut to 64x48" in caplog.text
+    assert json.loads((out / "import.json").read_text())["fitted"] == ["renderings/00000004.png"]
+    # The ray through a pixel still meets the same colour: the ramps tell which pixel of the file it was.
+    fx, fy, cx, cy = (scene.cameras[4, :4].double() * torch.tensor([64, 48, 64, 48])).tolist()
+    for column, row in ((20, 16), (32, 24), (50, 40)):
+        across, down = (column + 0.5 - cx) / fx * 50 + 30, (row + 0.5 - cy) / fy * 55 + 25
+        wanted = (down - 0.5) * 255 / size[1], (across - 0.5) * 255 / size[0]
+        assert np.abs(found[row, column, :2] - wanted).max() < 6
 
 
 def test_unreadable_photograph_is_named(tmp_path):
@@ -252,25 +274,22 @@ def test_a_text_model_without_its_lines_of_points_is_refused_not_halved(tmp_path
         colmap.read_model(text_model(tmp_path / "halved", camera, ""))
 
 
-def test_photographs_of_two_orientations_are_refused_before_the_reconstruction(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(colmap, "run_apart", lambda *_: pytest.fail("reconstructed"))
+@pytest.mark.parametrize("size", [(48, 64), (128, 96)])
+def test_photographs_of_two_sizes_have_a_lens_a_size(tmp_path: Path, monkeypatch, size) -> None:
+    jobs = []
+    model = fake_model("1 PINHOLE 64 48 50 50 32 24\n2 PINHOLE {} {} 50 50 24 32\n".format(*size), lens=[1, 1, 2, 1])
+    monkeypatch.setattr(photographs, "run_apart", lambda job, *rest: jobs.append(job) or model(job, *rest))
     for row in range(4):
-        picture(tmp_path / "in" / f"{row}.png", row, (48, 64) if row == 2 else (64, 48))
-    with pytest.raises(DataError, match=r"2\.png: 48x64, but 0\.png is 64x48.*orientations"):
-        run(PhotosSource(held_out=1), tmp_path / "in", tmp_path / "raw")
-
-
-def test_photographs_of_two_resolutions_ask_for_several_cameras(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(colmap, "run_apart", fake_model("1 PINHOLE 64 48 50 50 32 24\n"))
-    for row in range(4):
-        picture(tmp_path / "in" / f"{row}.png", row, (128, 96) if row == 2 else (64, 48))
-    with pytest.raises(DataError, match=r"single_camera=false"):
-        run(PhotosSource(held_out=1), tmp_path / "in", tmp_path / "raw")
-    run(PhotosSource(held_out=1, single_camera=False, max_side=32), tmp_path / "in", tmp_path / "raw")
+        picture(tmp_path / "in" / f"{row}.png", row, size if row == 2 else (64, 48))
+    run(PhotosSource(held_out=1), tmp_path / "in", tmp_path / "raw")
+    groups = [[int(name[:6]) for name in group["names"]] for group in jobs[0]["cameras"]]
+    assert groups == [[0, 1, 3], [2]] and [int(name[:6]) for name in jobs[0]["names"]] == [0, 1, 2, 3]
+    run(PhotosSource(held_out=1, single_camera=False), tmp_path / "in", tmp_path / "own")
+    assert "cameras" not in jobs[1] and not jobs[1]["single_camera"]
 
 
 def test_file_names_need_not_be_utf8(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(colmap, "run_apart", fake_model("1 PINHOLE 64 48 50 50 32 24\n"))
+    monkeypatch.setattr(photographs, "run_apart", fake_model("1 PINHOLE 64 48 50 50 32 24\n"))
     for row in range(4):
         picture(tmp_path / "in" / f"{row}.png", row)
     os.rename(tmp_path / "in" / "1.png", os.fsencode(tmp_path / "in") + b"/\xff1.png")

@@ -97,7 +97,7 @@ def test_manifest_is_complete_and_a_second_import_agrees(tmp_path):
     first = run(TransformsSource(held_out=2), folder, tmp_path / "a")
     second = run(TransformsSource(held_out=2), folder, tmp_path / "b")
     manifest = json.loads((first / "manifest.json").read_text())
-    found = {str(p.relative_to(first)) for p in first.rglob("*") if p.is_file()} - {"manifest.json"}
+    found = {str(p.relative_to(first)) for p in first.rglob("*") if p.is_file()} - {"manifest.json", ".source"}
     assert set(manifest["files"]) == found and manifest["source"]["kind"] == "transforms"
     assert all(sha256(first / name) == entry["sha256"] for name, entry in manifest["files"].items())
     assert json.loads((second / "manifest.json").read_text()) == manifest

@@ -60,7 +60,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_depths_are_written_where_they_are_known(raw, tmp_path):
-    assert run(raw, tmp_path / "known", depth_range=(1.5, 4.0))["depth_range"] == [1.5, 4.0]
+    assert run(raw, tmp_path / "known", facts={"depth_range": [1.5, 4.0]})["depth_range"] == [1.5, 4.0]
     assert "depth_range" not in run(raw, tmp_path / "unknown")
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from import_samples import nerf, picture
 from planned_jobs import configurations
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,26 @@ def test_a_single_stage_is_called_by_its_name(tmp_path: Path, target: str, last:
     names = list(RULES)
     wanted = {name: RULES[name] for name in names[: names.index(last) + 1]}
     assert planned(snakemake(tmp_path, "-n", target)) == wanted
+
+
+@pytest.mark.parametrize("change", ["picture", "lens", "another", "gone"])
+def test_a_source_that_changed_is_read_again(tmp_path: Path, change: str) -> None:
+    source = nerf(tmp_path / "in", 12)
+    call = ["--cores", "1", "--config", "study=photos_posed", "source=transforms", f"path={source}"]
+    assert snakemake(tmp_path, *call, "--", "download").returncode == 0
+    assert planned(snakemake(tmp_path, "-n", *call, "--", "download")) == {}
+    if change == "picture":
+        picture(source / "images" / "img3.png", 99)
+    elif change == "lens":
+        text = (source / "transforms.json").read_text()
+        (source / "transforms.json").write_text(text.replace('"fl_x": 50.0', '"fl_x": 51.0'))
+    elif change == "another":
+        picture(source / "images" / "new.png")
+    else:  # someone else's machine, where the data came by `dvc pull`
+        source.rename(tmp_path / "elsewhere")
+    done = snakemake(tmp_path, "-n", *call, "--", "preprocess")
+    assert planned(done) == ({"pack_scenes": 1} if change == "gone" else {"download_source": 1, "pack_scenes": 1})
+    assert ("changed since" in done.stderr) == (change != "gone")
 
 
 def test_estimated_cameras_are_a_data_set_and_an_evaluation_more(tmp_path: Path) -> None:

@@ -11,7 +11,15 @@ sys.path[:0] = [str(ROOT / name) for name in ("src", "kernels", "workflow")]
 
 import exchange
 from novelview.config.plan import Plan, one_of, word_list
-from guard import count_gpus, or_exit, refuse_linked_records, tell_of_other_code, use_checkout, warn_of_changed_data
+from guard import (
+    count_gpus,
+    or_exit,
+    refuse_linked_records,
+    source_state,
+    tell_of_other_code,
+    use_checkout,
+    warn_of_changed_data,
+)
 
 # Planning makes many objects and no garbage: looking for some takes a seventh of its time. `onstart` turns it on again.
 gc.disable()
@@ -24,6 +32,7 @@ CHECKPOINTS = {one.name: one for one in SHOWCASE.checkpoints}
 RELEASES = {one.name: one for one in or_exit(lambda: exchange.releases(PLAN))}
 RESOURCES = PLAN.resources
 count_gpus(workflow, any(one.get("gpu") for one in RESOURCES.values()))
+SOURCE = source_state(PLAN) if workflow.is_main_process else ""
 MODEL = f"results/{PLAN.scale}/models/{{run}}/{{data}}/{{phase}}-x{{res}}"
 if workflow.is_main_process:
     warn_of_changed_data([PLAN.dataset, *SHOWCASE.datasets])

@@ -19,6 +19,7 @@ rule download_source:
         runtime=240,
     params:
         stage=PLAN.stage("download", out=f"data/{PLAN.dataset}/raw"),
+        source=SOURCE,
         out=subpath(output.manifest, parent=True),
     message:
         "Fetching or generating the data set {wildcards.dataset}"

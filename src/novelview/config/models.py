@@ -58,6 +58,7 @@ class ModelConfig:
     """What every model's node has; `code`: the class that is built from it, imported where one is built."""
 
     code: ClassVar[str] = ""
+    needs_cameras: ClassVar[bool] = True  # as the class says
     name: str = MISSING
 
     def without_weights(self) -> "ModelConfig":
@@ -96,6 +97,7 @@ class UPLVSMConfig(ModelConfig):
     """UP-LVSM (specs/uplvsm.md section 3)."""
 
     code: ClassVar[str] = "novelview.models.uplvsm.UPLVSM"
+    needs_cameras: ClassVar[bool] = False
     name: str = "uplvsm"
     patch_size: int = key(14, above=0)
     transformer: TransformerConfig = key(TransformerConfig)

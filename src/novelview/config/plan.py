@@ -119,6 +119,10 @@ class Plan:
     def _check(self) -> None:
         if self.composed("download").source.kind != "rooms" and not self.path:
             raise ConfigError(f"source={self.source} reads a folder of yours: give it as --config path=FOLDER")
+        posed = [run.name for run in self.all if MODELS[run.model].needs_cameras]
+        if self.composed("download").source.kind == "unposed" and posed:
+            advice = "take study=photos_unposed, or source=photos"
+            raise ConfigError(f"source={self.source}: brings no cameras, and {', '.join(posed)} needs them; {advice}")
         for stage in ("preprocess", "evaluate", "figures", "report"):
             self.composed(stage)
         for name in self.estimators:

@@ -66,24 +66,36 @@ class RoomsSource(SourceConfig):
 class PicturesSource(SourceConfig):
     """What sources of single pictures have."""
 
-    held_out: int = key(10, "pictures kept for evaluation, evenly spaced")
+    held_out: int = key(0, "pictures kept for evaluation, evenly spaced; 0: an eighth, at least one", at_least=0)
     max_side: int = key(640, "pictures are shrunk to this longer side; 0 keeps their size", at_least=0)
     jpeg_quality: int = key(95, limits=(1, 100))
 
 
 @dataclass
-class PhotosSource(PicturesSource):
-    """A folder of plain photographs; poses and intrinsics by pycolmap in a subprocess."""
+class UnposedSource(PicturesSource):
+    """A folder of plain photographs, or a video, without cameras: for models that need none (UP-LVSM)."""
+
+    kind: str = "unposed"
+    name: str = "unposed"
+    video_frames: int = key(48, "of a video: as many, evenly drawn, the sharpest of each interval", limits=(3, 10**5))
+    context_gap: int = key(0, "0: the training photographs nearest to the target on both sides", at_least=0)
+
+
+@dataclass
+class PhotosSource(UnposedSource):
+    """A folder of plain photographs, or a video; poses and intrinsics by pycolmap in a subprocess."""
 
     kind: str = "photos"
     name: str = "photos"
     camera_model: str = key(
-        "SIMPLE_RADIAL", choices="SIMPLE_PINHOLE | PINHOLE | SIMPLE_RADIAL | RADIAL | OPENCV | OPENCV_FISHEYE"
+        "SIMPLE_RADIAL",
+        choices="SIMPLE_PINHOLE | PINHOLE | SIMPLE_RADIAL | RADIAL | OPENCV | FULL_OPENCV | OPENCV_FISHEYE | "
+        "SIMPLE_RADIAL_FISHEYE | RADIAL_FISHEYE | THIN_PRISM_FISHEYE | RAD_TAN_THIN_PRISM_FISHEYE | FOV",
     )
-    single_camera: bool = True
+    single_camera: bool = key(True, "one lens for all pictures of one size; false: a lens a picture")
+    matcher: str = key("auto", choices="auto: exhaustive up to 150 photographs | exhaustive | sequential: neighbours")
     min_registered: float = key(0.8, "fewer registered photographs than this share is an error", within=(0, 1))
     seed: int = key(0, at_least=0)
-    context_gap: int = key(0, "0: the registered training photographs nearest to the target on both sides", at_least=0)
 
 
 @dataclass

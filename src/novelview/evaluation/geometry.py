@@ -42,7 +42,7 @@ def write_poses(
 
     A path has true and estimated camera-to-world matrices [n 4 4] in scene units normalised over it, the estimates
     Sim(3)-aligned; errors in degrees and scene units; `spread`, the error of guessing the mean of the true centres."""
-    if not hasattr(model, "estimate_poses") or not cfg.pose_scenes:
+    if not hasattr(model, "estimate_poses") or not cfg.pose_scenes or not cache.store.posed:
         return None
     paths = [_path(model, cache, splits, number, cfg, device) for number in choose_scenes(splits, cfg.pose_scenes)]
     write_json(out / "poses.json", paths)

@@ -37,6 +37,10 @@ class ViewModel(nn.Module, ABC):
     activation_checkpointing = False
     patch_size: int
 
+    @property
+    def needs_cameras(self) -> bool:
+        return self.needs_context_poses or self.needs_target_poses
+
     @abstractmethod
     def encode(self, context: Views) -> Any:
         """Return the scene."""

@@ -202,6 +202,13 @@ class RawData:
     checksums: dict[str, str]  # {split}/{name} -> SHA-256
     unposed: dict[str, list[int]]  # scene -> frames left without camera and picture
     depth_range: list[float] | None  # z depths, 1st and 99th percentile, where the import knows points
+    posed: bool  # False: the cameras are placeholders (source=unposed)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the manifest of the packed store repeats."""
+        seen = {"depth_range": self.depth_range} if self.depth_range else {}
+        return seen if self.posed else seen | {"posed": False}
 
 
 def read_raw(folder: Path) -> RawData:
@@ -229,8 +236,9 @@ def read_raw(folder: Path) -> RawData:
     ):
         raise DataError(f"{path}: 'unposed' lists no frames by scene; run the poses stage again")
     imported = manifest.get("import")
-    depths = imported.get("depth_range") if isinstance(imported, dict) else None
-    return RawData(folder, root, chunks, checksums, unposed, depths)
+    imported = imported if isinstance(imported, dict) else {}
+    told = imported.get("depth_range"), imported.get("posed") is not False
+    return RawData(folder, root, chunks, checksums, unposed, *told)
 
 
 def check_counts(index: Mapping[str, str], published: Mapping[str, Sequence[int]], where: str) -> None:

@@ -75,14 +75,14 @@ def pack_chunks(
     checksums: Mapping[str, str] | None = None,
     unposed: Mapping[str, Sequence[int]] | None = None,
     box: TimeBox | None = None,
-    depth_range: Sequence[float] | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Pack the chunks of every split into `out_dir`/{split}/ and write its manifest.json last; returns the manifest.
 
     chunk_files: split -> chunks in order. workers: processes; 0 packs in this one. checksums: expected SHA-256 by
-    "{split}/{chunk name}". unposed: scene -> frames that stage `poses` emptied. depth_range: nearest and farthest, for
-    the manifest. Chunks of an interrupted run are kept. Raises DataError, after packing all else, when a scene is in
-    two chunks of a split or more is damaged than `cfg` allows; BoxEnded when the time of `box` is over."""
+    "{split}/{chunk name}". unposed: scene -> frames that stage `poses` emptied. facts: further entries of the
+    manifest. Chunks of an interrupted run are kept. Raises DataError, after packing all else, when a scene is in two
+    chunks of a split or more is damaged than `cfg` allows; BoxEnded when the time of `box` is over."""
     out = Path(out_dir)
     (out / MANIFEST).unlink(missing_ok=True)
     for name in chunk_files:
@@ -105,7 +105,7 @@ def pack_chunks(
         manifest["sources"] = {f"{name}/{part.source}": part.source_sha256 for name, part in rows}
         manifest["bad_frames"] = [{"split": name, **frame} for name, part in rows for frame in part.bad]
         manifest["bad_chunks"] = bad_chunks
-        manifest |= {"depth_range": list(depth_range)} if depth_range else {}
+        manifest |= facts or {}
         write_json(out / MANIFEST, manifest)
     for name in chunk_files:
         shutil.rmtree(out / name / "parts", ignore_errors=True)

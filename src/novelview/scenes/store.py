@@ -26,6 +26,7 @@ from novelview.files import MANIFEST, check_content, check_size, read_json, writ
 FORMAT = "1"
 INDEX = "index.safetensors"
 HASHED = 2**26  # bytes of an index up to which opening a store compares its checksum
+POSED = "import it as source=photos, or take a model that needs none (uplvsm)"
 ADVICE = "run the preprocess stage again"
 DTYPES = {"I64": np.int64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "F32": np.float32}
 
@@ -98,6 +99,16 @@ class PackedStore:
 
     def _shard(self, scene: str) -> str:
         return self._shards[self._of_scene("shard", scene)]
+
+    @property
+    def posed(self) -> bool:
+        """Whether the scenes have cameras; without (source=unposed) the matrices are placeholders."""
+        return read_json(self.folder.parent / MANIFEST).get("posed", True)
+
+    def require_cameras(self, needed: bool, name: str) -> None:
+        """Raise ConfigError where a model that needs cameras meets data without."""
+        if needed and not self.posed:
+            raise ConfigError(f"{self.folder}: came without cameras (source=unposed), and {name} needs them; {POSED}")
 
     def frames(self, scene: str) -> int:
         """Return how many frames a scene has, damaged ones included."""

@@ -40,6 +40,7 @@ def depth(cfg: DepthStage) -> None:
     if not isinstance(model, DepthSplat):
         raise ConfigError(f"{weights}: {type(model).__name__} predicts no depth; give weights of depthsplat")
     store = PackedStore(Path(cfg.io["packed"]) / cfg.split)
+    store.require_cameras(model.needs_cameras, config["model"]["name"])
     views = views_of(config, weights, cfg.resolution)
     made: dict[str, Any] = {}
     code, data = source_digest("depth", model_code(cfg)), sha256(store.folder.parent / MANIFEST)

@@ -8,11 +8,11 @@ from novelview.config.digest import digest, resolved, source_digest
 from novelview.config.stages import DownloadStage
 from novelview.downloads.registry import is_remote
 from novelview.errors import ConfigError
-from novelview.files import file_entries, locating, write_json
+from novelview.files import SOURCE_STATE, file_entries, locating, source_state, write_json, write_text
 from novelview.stages.cli import run_stage
 from novelview.timebox import TimeBox, resuming_folder, stamp_of
 
-MADE = {"train", "test", "indices", "scenes.json", "import.json", "manifest.json", "config.yaml"}
+MADE = {"train", "test", "indices", "scenes.json", "import.json", "manifest.json", "config.yaml", SOURCE_STATE}
 
 
 def download(cfg: DownloadStage) -> None:
@@ -26,7 +26,7 @@ def download(cfg: DownloadStage) -> None:
     if source.kind not in SOURCES:
         raise ConfigError(f"source.kind={source.kind}: choose one of {', '.join(SOURCES)}")
     _refuse_foreign(out, cfg.path)
-    traced = _traced_on(cfg)
+    traced, state = _traced_on(cfg), read_state(source.kind, cfg.path)  # before it is read: what changes later shows
     stamp = stamp_of(digest(cfg), source_digest("download"), *traced.values())
     with locating(out), resuming_folder(out, stamp) as (folder, units):
         if source.kind == "rooms":
@@ -36,8 +36,16 @@ def download(cfg: DownloadStage) -> None:
             extra: dict[str, Any] = traced
         else:
             extra = _imported(cfg, folder)
+            write_text(folder / SOURCE_STATE, state)
         files = extra.pop("files", {}) | file_entries(folder)
         write_json(folder / "manifest.json", {"files": files, "source": resolved(cfg)["source"], **extra})
+
+
+def read_state(kind: str, path: str | None) -> str:
+    """Return what `files.source_state` says of a data source, empty for what comes over the network or from nowhere."""
+    if kind == "rooms" or not path or is_remote(path):
+        return ""
+    return source_state(path, "*/nerfstudio/*" if kind == "dl3dv" else "**/*")  # its pictures are millions
 
 
 def _traced_on(cfg: DownloadStage) -> dict[str, str]:
@@ -70,14 +78,20 @@ def _imported(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
         path = camera_lists.fetch_dl3dv(address, source, beside) if remote else _path(cfg)
         return write.write_collection(camera_lists.load_dl3dv(path, source), *about)
     path = _path(cfg)
+    if source.kind in ("photos", "unposed"):
+        from novelview.scenes.imports import photographs, video
+
+        with video.as_photographs(path, source.video_frames, run.progress) as pictures:
+            log = beside / "pycolmap.log"
+            posed = source.kind == "photos"
+            scene = photographs.load_photographs(pictures, source, log, run.threads) if posed else None
+            return write.write_scene(scene or photographs.load_unposed(pictures, source), *about)
     if source.kind == "opencv_cameras" and (scenes := camera_lists.load_opencv_list(path, source)):
         return write.write_collection({source.split: scenes}, *about)
-    if source.kind in ("photos", "colmap"):
+    if source.kind == "colmap":
         from novelview.scenes.imports import colmap
 
-        found = (path, source, beside / "pycolmap.log", cfg.runtime.threads)
-        scene = colmap.load_photographs(*found) if source.kind == "photos" else colmap.load(path, source)
-        return write.write_scene(scene, *about)
+        return write.write_scene(colmap.load(path, source), *about)
     is_transforms = source.kind == "transforms"
     load = camera_lists.load_transforms if is_transforms else camera_lists.load_opencv_cameras
     return write.write_scene(load(path, source), *about)

@@ -49,6 +49,7 @@ def evaluate(cfg: EvaluateStage) -> None:
     with team(run) as ranks, holding_lock(out, ranks.world == 1) if ranks.leads else nullcontext():
         model, config = load_weights(weights)
         name = config.get("variant") or config["model"]["name"]
+        store.require_cameras(model.needs_cameras, name)
         subject = Subject(model.to(ranks.device).eval(), name, views_of(config, weights))
         known, (made, code) = digest_of(config), recorded(weights.parent)  # as the training wrote beside them
         about = {"digest": known, "code": code if made == known else "", "sha256": sha256(weights), "config": config}

@@ -19,7 +19,7 @@ def preprocess(cfg: PreprocessStage) -> None:
     raw = read_raw(Path(cfg.io["raw"]))
     if out.resolve() in (raw.folder.resolve(), raw.root.resolve()):
         raise ConfigError(f"io.out={out}: is the folder of the chunks; choose another for the packed store")
-    given = raw.checksums, raw.unposed, box, raw.depth_range
+    given = raw.checksums, raw.unposed, box, raw.facts
     with holding_lock(out):
         packed = pack_chunks(raw.chunks, out, cfg.pack, run.workers, run.progress, *given)
     for split, counts in packed["splits"].items():

@@ -75,6 +75,7 @@ def _encoded(cfg: RenderStage, model: ViewModel, config: dict[str, Any], device:
     store = PackedStore(Path(cfg.io["packed"]) / cfg.split)
     if not len(store):
         raise DataError(f"{cfg.io['packed']}: split {cfg.split} has no scenes; choose the other as split=")
+    store.require_cameras(model.needs_cameras, type(model).__name__)
     scene = cfg.scene or store.scenes[0]
     frames = chosen_frames(cfg, store, scene)
     return encode_scene(model, weights, store, scene, frames, views, device, cfg.amp)

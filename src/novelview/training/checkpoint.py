@@ -26,6 +26,7 @@ from novelview.errors import CheckpointError
 from novelview.files import read_json, sha256, write_bytes, write_text
 from novelview.models.published import load_published
 from novelview.models.registry import build
+from novelview.models.render import ViewModel
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 State = dict[str, Any]
 
 
-def build_model(cfg: TrainStage, team: Team) -> nn.Module:
+def build_model(cfg: TrainStage, team: Team) -> ViewModel:
     """Build the configured model, the same on every process, from weights (`io.init`) if given; see `load_init`."""
     start = Path(cfg.io["init"]) if cfg.io.get("init") else None
     torch.manual_seed(cfg.train.seed)  # nothing in training draws from another generator

@@ -64,7 +64,9 @@ class Run:
             checkpoint.compare_depths(cfg)
         self.identity = checkpoint.identity(cfg)
         loss = TrainingLoss(cfg.train.losses).to(members.device)
-        self.stepper = own = Stepper(checkpoint.build_model(cfg, members), loss, cfg.train, members)
+        model = checkpoint.build_model(cfg, members)
+        self.loader.data.store.require_cameras(model.needs_cameras, cfg.model.name)
+        self.stepper = own = Stepper(model, loss, cfg.train, members)
         keep, go_on = cfg.runtime.keep_checkpoints, cfg.runtime.code == "keep"
         code = code_of("train", cfg.model.code)
         self.checkpoints = checkpoint.Checkpoints(cfg.io["checkpoints"], self.identity, keep, code, go_on)

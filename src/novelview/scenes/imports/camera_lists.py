@@ -45,10 +45,11 @@ def _with_suffixes(path: Path) -> list[Path]:  # a frame's name may lack its suf
 def load_transforms(path: Path, source: TransformsSource, candidates: Candidates = _with_suffixes) -> ImportedScene:
     """Read a transforms.json, given itself or its folder; raises DataError naming file, frame and key."""
     file = _list_file(path, "transforms.json", "a")
-    content = _read(file, "correct it")
+    content = {key: value for key, value in _read(file, "correct it").items() if value is not None}
 
     def frame(picture: Path, name: str, entry: Mapping[str, Any]) -> ImportedFrame:
-        where, entry = f"{file}: frame {name}", {**content, **entry}
+        own = {key: value for key, value in entry.items() if value is not None}  # null: as if it were not there
+        where, entry = f"{file}: frame {name}", {**content, **own}
         c2w = _pose(entry, "transform_matrix", where) @ OPENGL_TO_OPENCV
         return ImportedFrame(picture, name, c2w, _lens(picture, entry, where))
 
@@ -196,7 +197,7 @@ def load_opencv_list(path: Path, source: OpencvCamerasSource) -> dict[str, Impor
 def _listed_scene(file: Path, entries: Any, source: Any, candidates: Candidates, make: FrameMaker) -> ImportedScene:
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise DataError(f"{file}: holds no list of frames; correct it")
-    frames, missing = list[ImportedFrame](), list[str]()
+    frames, missing, masks = list[ImportedFrame](), list[str](), 0
     for row, entry in enumerate(entries):
         name = entry.get("file_path")
         if not isinstance(name, str) or not name:
@@ -206,7 +207,11 @@ def _listed_scene(file: Path, entries: Any, source: Any, candidates: Candidates,
             missing.append(name)
         else:
             frames.append(make(picture, name, entry))
-    return scene.ordered_scene(file, frames, missing, source.allow_missing, source.background)
+            # nerfstudio names masks, instant-ngp lays them beside the pictures.
+            masks += bool(entry.get("mask_path")) or picture.with_name(f"dynamic_mask_{picture.stem}.png").is_file()
+    found = scene.ordered_scene(file, frames, missing, source.allow_missing, source.background)
+    found.masks = masks
+    return found
 
 
 def _number(entry: Mapping[str, Any], key: str, where: str) -> float:

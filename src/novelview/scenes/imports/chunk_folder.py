@@ -1,6 +1,7 @@
 """Chunks already on disk: verified and listed where they lie, never copied (specs/re10k_format.md section 1)."""
 
 import json
+import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,19 +14,23 @@ from novelview.downloads.fetch import fetch
 from novelview.downloads.registry import read_registry
 from novelview.errors import DataError
 from novelview.files import file_entry, read_json, write_bytes, write_json
-from novelview.scenes.chunks import check_counts, chunk_files
+from novelview.scenes.chunks import check_counts, chunk_files, read_chunk
 from novelview.scenes.views import load_index
 
+log = logging.getLogger(__name__)
 SPLITS = ("train", "test")
 PREFIX = "dl3dv_"
 
 
 def link(path: Path, source: ChunksSource, folder: Path, workers: int, progress: bool) -> dict[str, Any]:
-    """Check a {train,test}/*.torch folder, write indices/, scenes.json; return root, files; DataError for misfits."""
+    """Check a {train,test}/*.torch folder, write indices/, scenes.json; return root, files; DataError for misfits.
+
+    A split without index.json gets one in `folder`; the folder of the user's stays as it is."""
     splits = [split for split in SPLITS if (path / split).is_dir()]
     if not splits:
-        raise DataError(f"{path}: has neither train/ nor test/; give the folder above, or an address (docs/data.md)")
-    scenes = {split: _check_split(path / split) for split in splits}
+        what = "has neither train/ nor test/" if path.is_dir() else "is a file" if path.exists() else "no such folder"
+        raise DataError(f"{path}: {what}; give the folder above train/ and test/, or an address (docs/data.md)")
+    scenes = {split: _check_split(path / split, folder / split) for split in splits}
     if not source.allow_partial:
         check_counts(scenes.get("train", {}), source.subsets, str(path / "train"))
     for name, given in source.indices.items():
@@ -48,7 +53,18 @@ def _with_prefix(index: Path, scenes: Mapping[str, str]) -> bytes:
     return renamed if any(key != name for key, name in names.items()) else index.read_bytes()
 
 
-def _check_split(folder: Path) -> dict[str, str]:
+def _check_split(folder: Path, made: Path) -> dict[str, str]:
+    """Return scene -> chunk of a split, as its index.json has it, or the one that is made from its chunks."""
+    if not (folder / "index.json").exists():
+        index: dict[str, str] = {}
+        for file in chunk_files(folder):
+            for scene in read_chunk(file):
+                if scene.key in index:
+                    raise DataError(f"{folder}: scene {scene.key} is in {index[scene.key]} and {file.name}; remove one")
+                index[scene.key] = file.name
+        log.warning("%s: has no index.json; one was made from its chunks, in %s", folder, made)
+        write_json(made / "index.json", index)
+        return index
     index = read_json(folder / "index.json")
     if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
         raise DataError(f"{folder / 'index.json'}: is no mapping from scenes to chunks; fetch it again")

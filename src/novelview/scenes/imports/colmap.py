@@ -1,71 +1,123 @@
-"""COLMAP sparse models, text and binary (colmap.github.io/format.html), and plain photographs that pycolmap poses.
+"""COLMAP sparse models, text and binary (colmap.github.io/format.html).
 
-Lenses and rotations are pycolmap's. The two tables are read here, because `pycolmap.Reconstruction` (4.2) takes damaged
+Lenses and rotations are pycolmap's. The tables are read here, because `pycolmap.Reconstruction` (4.2) takes damaged
 files as they are, needs points3D, and reserves memory for whatever count a file claims."""
 
 import functools
 import logging
 import struct
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pycolmap
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from PIL import ImageOps
 
-from novelview.config.sources import ColmapSource, PhotosSource
+from novelview.config.sources import ColmapSource
 from novelview.errors import DataError
-from novelview.files import read_json
-from novelview.scenes.imports import scene
-from novelview.scenes.imports.reconstruct import QUALITY, run_apart
-from novelview.scenes.imports.scene import ImportedFrame, ImportedScene, Lens, ordered_scene
+from novelview.scenes.imports.scene import SUFFIXES, ImportedFrame, ImportedScene, Lens, natural, ordered_scene
 
 logger = logging.getLogger(__name__)
-ORIENTATION = 0x0112
-FEWEST = 3
-ADVICE = "take more overlapping, sharp photographs of a scene that stands still"
 
 
 class Pose(NamedTuple):
-    """A registered image: file name, camera number, world-to-camera [4,4]."""
+    """A registered image: file name, camera number, world-to-camera [4,4], numbers of the points that it sees."""
 
     name: str
     camera: int
     w2c: Float[NDArray, "4 4"]
+    seen: Int[NDArray, " n"]
 
 
 def load(path: Path, source: ColmapSource) -> ImportedScene:
-    """Read the model under `path` (itself, sparse/0 or sparse) and its pictures; raises DataError, one line."""
-    folders = (path, path / "sparse" / "0", path / "sparse")
-    found = [folder for folder in folders for suffix in ("bin", "txt") if (folder / f"cameras.{suffix}").is_file()]
+    """Read the model under `path` and its pictures: in itself, or the one with most images of sparse/ and its folders.
+
+    Raises DataError, one line."""
+    if not path.is_dir():
+        raise DataError(f"{path}: {'is a file' if path.exists() else 'no such folder'}; give the folder of the model")
+    parts = [place for above in (path, path / "colmap") for place in _folders(above / "sparse")]
+    found = [path] if _suffix(path) else [place for place in parts if _suffix(place)]
     if not found:
-        raise DataError(f"{path}: no COLMAP model (cameras.bin or cameras.txt) here or in sparse/0; correct the path")
-    model, images = found[0], path / source.images
+        raise DataError(f"{path}: no COLMAP model (cameras.bin or cameras.txt) here or in sparse/; correct the path")
+    images = path / source.images
     if not images.is_dir():
         raise DataError(f"{images}: no such folder; name the pictures' folder with source.images=")
-    lenses, poses = read_model(model)
+    models = {folder: read_model(folder) for folder in found}
+    model = max(found, key=lambda folder: len(models[folder][1]))
+    lenses, poses = models[model]
+    if len(found) > 1:
+        others = ", ".join(f"{folder} ({len(models[folder][1])})" for folder in found if folder != model)
+        logger.warning("%s: of %d models, the one with most images (%d); not %s", model, len(found), len(poses), others)
     for pose in poses:
         if pose.camera not in lenses:
             raise DataError(f"{model}: image {pose.name} has camera {pose.camera}, which the model lacks; export again")
     given = [(images / pose.name, pose.name, np.linalg.inv(pose.w2c), lenses[pose.camera]) for pose in poses]
     frames = [ImportedFrame(*row) for row in given]
     missing = [frame.name for frame in frames if not frame.path.is_file()]
-    return ordered_scene(model, [frame for frame in frames if frame.name not in missing], missing, source.allow_missing)
+    whole = ordered_scene(model, [one for one in frames if one.name not in missing], missing, source.allow_missing)
+    pictures = (file for file in images.rglob("*") if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+    names = {str(file.relative_to(images)) for file in pictures}
+    whole.unregistered = sorted(names - {pose.name for pose in poses}, key=natural)
+    whole.depth_range = depth_range(model, poses)
+    whole.masks = sum(1 for _ in (path / "masks").rglob("*.png"))  # where COLMAP's own tools look for them
+    return whole
+
+
+def _folders(path: Path) -> list[Path]:
+    return [path, *sorted(item for item in path.iterdir() if item.is_dir())] if path.is_dir() else []
+
+
+def _suffix(folder: Path) -> str:
+    return next((suffix for suffix in ("bin", "txt") if (folder / f"cameras.{suffix}").is_file()), "")
 
 
 def read_model(folder: Path) -> tuple[dict[int, Lens], list[Pose]]:
     """Return the lenses by camera number and the registered images; raises DataError naming the damaged file."""
-    suffix = "bin" if (folder / "cameras.bin").is_file() else "txt"
+    suffix = _suffix(folder) or "txt"
     cameras, images = (_cameras_bin, _images_bin) if suffix == "bin" else (_cameras_txt, _images_txt)
     lenses, poses = dict(_read(folder / f"cameras.{suffix}", cameras)), _read(folder / f"images.{suffix}", images)
     if not poses:
         raise DataError(f"{folder}: the model has no registered images; reconstruct again")
     return lenses, poses
+
+
+def depth_range(folder: Path, poses: Sequence[Pose]) -> list[float] | None:
+    """Return the 1st and 99th percentile of the z depths at which the images see the model's points; None without
+    points; raises DataError for a damaged file of points."""
+    suffix = _suffix(folder)
+    path = folder / f"points3D.{suffix}"
+    if not path.is_file():
+        return None
+    places = dict(_read(path, _points_bin if suffix == "bin" else _points_txt))
+    depths = [np.zeros(0)]
+    for pose in poses:
+        seen = np.array([places[number] for number in pose.seen.tolist() if number in places]).reshape(-1, 3)
+        depths.append(seen @ pose.w2c[2, :3] + pose.w2c[2, 3])
+    joined = np.concatenate(depths)
+    return np.percentile(joined[joined > 0], [1, 99]).tolist() if (joined > 0).any() else None
+
+
+def _points_bin(content: bytes) -> Iterator[tuple[int, tuple[float, ...]]]:
+    (count,), at = struct.unpack_from("<Q", content), 8
+    for _ in range(count):
+        number, x, y, z, *_, track = struct.unpack_from("<Q3d3BdQ", content, at)
+        yield number, _finite((x, y, z))
+        at += 51 + 8 * track
+
+
+def _points_txt(content: bytes) -> Iterator[tuple[int, tuple[float, ...]]]:
+    for line in _lines(content):
+        if words := line.split():
+            yield int(words[0]), _finite(tuple(map(float, words[1:4])))
+
+
+def _finite(place: tuple[float, ...]) -> tuple[float, ...]:
+    if len(place) != 3 or not np.isfinite(place).all():
+        raise ValueError(f"a point at {place}")
+    return place
 
 
 def _read(path: Path, reader: Callable[[bytes], Iterator]) -> list:
@@ -95,8 +147,10 @@ def _images_bin(content: bytes) -> Iterator[Pose]:
     for _ in range(count):
         numbers = struct.unpack_from("<I7dI", content, at)
         end = content.index(b"\0", at + 64)
-        yield Pose(content[at + 64 : end].decode(), numbers[8], _w2c(numbers[1:5], numbers[5:8]))
         (points,) = struct.unpack_from("<Q", content, end + 1)
+        row = np.dtype([("x", "<f8"), ("y", "<f8"), ("point", "<i8")])
+        seen = np.frombuffer(content, row, min(points, len(content)), end + 9)["point"]
+        yield Pose(content[at + 64 : end].decode(), numbers[8], _w2c(numbers[1:5], numbers[5:8]), seen[seen >= 0])
         at = end + 9 + 24 * points
 
 
@@ -115,12 +169,13 @@ def _images_txt(content: bytes) -> Iterator[Pose]:
     # Two lines an image; the second lists its points and may be empty.
     lines = _lines(content)
     for line, points in zip_longest(lines[::2], lines[1::2], fillvalue=""):
+        seen = np.array(points.split()[2::3], np.int64)
         if len(points.split()) % 3:
             raise ValueError("an image has no line of points after it; keep the empty lines")
         if line.strip():
             words = line.split(maxsplit=9)
             numbers = tuple(map(float, words[1:8]))
-            yield Pose(words[9], int(words[8]), _w2c(numbers[:4], numbers[4:]))
+            yield Pose(words[9], int(words[8]), _w2c(numbers[:4], numbers[4:]), seen[seen >= 0])
 
 
 def _w2c(quaternion: tuple[float, ...], translation: tuple[float, ...]) -> Float[NDArray, "4 4"]:
@@ -157,72 +212,3 @@ def _lens(model: str, width: int, height: int, params: tuple[float, ...]) -> Len
     fx, fy, cx, cy, *bend = params if count == 2 else (params[0], *params)
     bent = "FISHEYE" in model or any(bend)
     return Lens(width, height, fx, fy, cx, cy, model=model if bent else "", bend=tuple(bend) if bent else ())
-
-
-def load_photographs(path: Path, source: PhotosSource, log: Path, threads: int = 0) -> scene.ImportedScene:
-    """Reconstruct the photographs in `path`, output to `log`; DataError for few, unreadable or unregistered."""
-    photographs = list_photographs(path)
-    with tempfile.TemporaryDirectory(prefix="novelview-photos-") as work:
-        copies, sizes = _upright_copies(photographs, Path(work) / "images")
-        _refuse_mixed(photographs, sizes, source.single_camera)
-        job = {"camera_model": source.camera_model, "single_camera": source.single_camera, "seed": source.seed}
-        job |= {"images": str(Path(work) / "images"), "names": list(copies)}
-        logger.info("reconstructing %d photographs; log: %s", len(copies), log)
-        model = run_apart(job, Path(work), log, threads)
-        lenses, poses = read_model(model) if model.is_dir() else ({}, [])
-        depths = read_json(model / QUALITY)["depth_range"] if model.is_dir() else None
-    registered = {copies[pose.name]: (np.linalg.inv(pose.w2c), lenses[pose.camera]) for pose in poses}
-    if len(registered) < max(FEWEST, source.min_registered * len(photographs)):
-        raise DataError(
-            f"{path}: {len(registered)} of {len(photographs)} photographs could be registered, source.min_registered="
-            f"{source.min_registered} asks for {source.min_registered:.0%}; {ADVICE}, or lower it; log: {log}"
-        )
-    found = [photo for photo in photographs if photo in registered]
-    frames = [scene.ImportedFrame(photo, photo.name, *registered[photo]) for photo in found]
-    unregistered = [photo.name for photo in photographs if photo not in registered]
-    return scene.ImportedScene(path, frames, upright=True, depth_range=depths, unregistered=unregistered)
-
-
-def list_photographs(path: Path) -> list[Path]:
-    if not path.is_dir():
-        raise DataError(f"{path}: no such folder; give the photographs' folder as path=FOLDER")
-    found = [item for item in path.iterdir() if item.suffix.lower() in scene.SUFFIXES and not item.name.startswith(".")]
-    if len(found) < FEWEST:
-        counted = f"{len(found)} photographs ({', '.join(scene.SUFFIXES)}) here, at least {FEWEST} are needed"
-        raise DataError(f"{path}: {counted}; correct the path or convert the photographs")
-    return sorted(found, key=lambda item: scene.natural(item.name))
-
-
-def _upright_copies(photographs: list[Path], folder: Path) -> tuple[dict[str, Path], list[tuple[int, int]]]:
-    """Lay the photographs out for pycolmap as links or upright copies; return them by their names there, and sizes."""
-    folder.mkdir()
-    copies: dict[str, Path] = {}
-    sizes: list[tuple[int, int]] = []
-    for number, photo in enumerate(photographs):
-        with scene.opened_picture(photo, "photograph") as image:
-            turned = image.getexif().get(ORIENTATION, 1) != 1
-            linked = not turned and image.format in ("JPEG", "PNG") and not image.mode.startswith("I")
-            image.load()
-            name = f"{number:06d}{photo.suffix.lower() if linked else '.jpg'}"
-            upright = image if linked else ImageOps.exif_transpose(image)
-            if linked:
-                (folder / name).symlink_to(photo.absolute())
-            else:
-                # The EXIF block keeps the focal length, pycolmap's first guess.
-                scene.eight_bit(upright).convert("RGB").save(folder / name, quality=97, exif=upright.getexif())
-        copies[name] = photo
-        sizes.append(upright.size)
-    return copies, sizes
-
-
-def _refuse_mixed(photographs: list[Path], sizes: list[tuple[int, int]], single_camera: bool) -> None:
-    """Raise DataError, before minutes of reconstruction, for photographs that cannot become one data set."""
-    width, height = sizes[0]
-    for photo, (across, down) in zip(photographs, sizes, strict=True):
-        if abs(across / down * height / width - 1) > scene.SAME_SHAPE:
-            advice = "import photographs of different shapes or orientations as separate data sets"
-        elif (across, down) != (width, height) and single_camera:
-            advice = "set source.single_camera=false if they were taken at different resolutions"
-        else:
-            continue
-        raise DataError(f"{photo}: {across}x{down}, but {photographs[0].name} is {width}x{height}; {advice}")

@@ -52,7 +52,8 @@ def reconstruct(job: dict[str, Any]) -> None:
     """Reconstruct the images in job["images"]; write the largest model, binary, and its quality.json to job["model"].
 
     job: images, database, models, model (paths), names (files in order), camera_model, single_camera, seed, threads;
-    optionally matcher (auto | exhaustive | sequential), overlap, max_features, and camera_params, which are then kept.
+    optionally matcher (auto | exhaustive | sequential), overlap, max_features, and cameras: a list of {names, params},
+    files that share a lens, and its parameters, which are then kept.
     """
     try:
         import pycolmap
@@ -63,9 +64,12 @@ def reconstruct(job: dict[str, Any]) -> None:
     mode = pycolmap.CameraMode.SINGLE if job["single_camera"] else pycolmap.CameraMode.PER_IMAGE
     extraction = pycolmap.FeatureExtractionOptions(max_image_size=MAX_SIDE, num_threads=job["threads"], use_gpu=False)
     extraction.sift.max_num_features = job.get("max_features") or MAX_FEATURES
-    known = job.get("camera_params") or ""
-    reader = pycolmap.ImageReaderOptions(camera_model=job["camera_model"], camera_params=known)
-    pycolmap.extract_features(job["database"], job["images"], job["names"], mode, reader, extraction)
+    known = False
+    for camera in job.get("cameras") or [{"names": job["names"]}]:
+        params = camera.get("params", "")
+        known = known or bool(params)
+        reader = pycolmap.ImageReaderOptions(camera_model=job["camera_model"], camera_params=params)
+        pycolmap.extract_features(job["database"], job["images"], camera["names"], mode, reader, extraction)
     keywords: dict[str, Any] = {"verification_options": pycolmap.TwoViewGeometryOptions()}
     keywords["verification_options"].ransac.random_seed = job["seed"]
     keywords["matching_options"] = pycolmap.FeatureMatchingOptions(num_threads=job["threads"], use_gpu=False)

@@ -2,6 +2,7 @@
 
 Pixel coordinates put the centre of the first pixel at (0.5, 0.5), as COLMAP, nerfstudio and RealEstate10K do."""
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +15,19 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.nn.functional import grid_sample
 
 from novelview.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp")
+SUFFIXES += (".gif", ".avif", ".heic", ".heif")
+ORIENTATION = 0x0112  # the EXIF tag
+LARGE = 178_956_970  # pixels; beyond them Pillow speaks of a decompression bomb
+LARGEST = 2**29  # pixels that are read at all: two thousand million bytes once decoded
+SPARSEST = 0.005  # bytes a pixel of a file: no large photograph is packed as tightly
+BAND = 512  # rows that are undistorted at a time
+DECODED = 3  # times the wanted side at which a picture may be read; less would show after the final filter
 TRANSPARENT = ("RGBA", "LA", "PA")
 SAME_SHAPE = 0.01  # relative difference of aspect ratio that still is the same shape, or that resizing may have left
 WIDEST = math.tan(math.radians(60))  # a flat picture wider than 120 degrees is mostly smeared border
@@ -50,6 +58,13 @@ class Lens:
     def normalised(self) -> tuple[float, float, float, float]:
         """Return fx/W, fy/H, cx/W, cy/H."""
         return self.fx / self.width, self.fy / self.height, self.cx / self.width, self.cy / self.height
+
+    def resized(
+        self, across: float, down: float, size: tuple[int, int], corner: tuple[float, float] = (0, 0)
+    ) -> "Lens":
+        """Return the lens after the picture was scaled and then cut to `size`, (width, height), from `corner` on."""
+        numbers = self.fx * across, self.fy * down, self.cx * across - corner[0], self.cy * down - corner[1]
+        return Lens(*size, *numbers, self.radial, self.tangential, self.model, self.bend)
 
     def project(self, rays: Float[NDArray, "... 2"]) -> Float[NDArray, "... 2"]:
         """Return the distorted pixel of each undistorted ray (x/z, y/z); NaN where the model has none."""
@@ -140,13 +155,17 @@ def _covered(lens: Lens, zoom: float) -> bool:
 
 
 def undistort(image: Image.Image, lens: Lens, flat: Lens) -> Image.Image:
-    columns, rows = np.meshgrid(np.arange(flat.width) + 0.5, np.arange(flat.height) + 0.5)
-    rays = np.stack([(columns - flat.cx) / flat.fx, (rows - flat.cy) / flat.fy], -1)
-    grid = 2 * lens.project(rays) / (lens.width, lens.height) - 1
     source = torch.from_numpy(np.asarray(image, np.float32)).permute(2, 0, 1)[None]
-    target = torch.from_numpy(grid.astype(np.float32))[None]
-    sampled = grid_sample(source, target, mode="bicubic", padding_mode="border", align_corners=False)
-    return Image.fromarray(sampled[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy())
+    found = np.empty((flat.height, flat.width, 3), np.uint8)
+    for top in range(0, flat.height, BAND):  # the coordinates of a whole photograph would take gigabytes
+        below = min(top + BAND, flat.height)
+        columns, rows = np.meshgrid(np.arange(flat.width) + 0.5, np.arange(top, below) + 0.5)
+        rays = np.stack([(columns - flat.cx) / flat.fx, (rows - flat.cy) / flat.fy], -1)
+        grid = 2 * lens.project(rays) / (lens.width, lens.height) - 1
+        target = torch.from_numpy(grid.astype(np.float32))[None]
+        sampled = grid_sample(source, target, mode="bicubic", padding_mode="border", align_corners=False)
+        found[top:below] = sampled[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    return Image.fromarray(found)
 
 
 @dataclass
@@ -165,8 +184,7 @@ class ImportedFrame:
         if abs(width / height * lens.height / lens.width - 1) > SAME_SHAPE:
             given = f"picture of {width}x{height} but its camera says {lens.width}x{lens.height}"
             raise DataError(f"{self.path}: {given}; use the pictures the cameras were made for")
-        numbers = lens.fx * across, lens.fy * down, lens.cx * across, lens.cy * down
-        return Lens(width, height, *numbers, lens.radial, lens.tangential, lens.model, lens.bend)
+        return lens.resized(across, down, (width, height))
 
 
 @dataclass
@@ -179,6 +197,9 @@ class ImportedScene:
     depth_range: list[float] | None = None  # z depths, 1st and 99th percentile, where the source knows points
     missing: list[str] = field(default_factory=list)  # files named by the source without a picture
     unregistered: list[str] = field(default_factory=list)  # photographs without a pose
+    left_out: dict[str, str] = field(default_factory=dict)  # files beside them that are no photograph -> why
+    masks: int = 0  # frames with a mask, which nothing here reads
+    posed: bool = True  # False: nobody knows the cameras
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
@@ -215,11 +236,61 @@ def eight_bit(picture: Image.Image) -> Image.Image:
     return picture.convert("RGBA" if transparent else "RGB")
 
 
+def stored_size(image: Image.Image, upright: bool) -> tuple[int, int]:
+    """Return (width, height), those of the turned picture where the EXIF orientation is to be applied."""
+    turned = upright and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    return (image.height, image.width) if turned else image.size
+
+
+def read_picture(path: Path, upright: bool, side: int) -> tuple[Image.Image, int]:
+    """As `decoded`, of a file; a function, so that nothing holds the whole picture after it."""
+    with opened_picture(path) as image:
+        return decoded(image, upright, side)
+
+
+def decoded(image: Image.Image, upright: bool, side: int) -> tuple[Image.Image, int]:
+    """Return an open picture in 8 bits, reduced by a whole number, and that number: its longer side stays at least
+    DECODED times `side` (0: as it is). A JPEG is decoded at the smaller size, which spares time and memory."""
+    factor = max(1, max(image.size) // (DECODED * side)) if side else 1
+    wide, high = image.size
+    fits = (scale for scale in (8, 4, 2) if scale <= factor and wide % scale == 0 == high % scale)
+    if image.format == "JPEG" and (scale := next(fits, 1)) > 1:
+        image.draft(image.mode, (wide // scale, high // scale))
+    turned = upright and image.getexif().get(ORIENTATION, 1) != 1
+    picture = ImageOps.exif_transpose(image) if turned else image  # which copies
+    rest = factor // (wide // image.width)
+    if rest > 1:
+        whole = picture if picture.mode in ("RGB", "RGBA", "L", "LA", "CMYK", "YCbCr") else eight_bit(picture)
+        picture = whole.reduce(rest, (0, 0, whole.width // rest * rest, whole.height // rest * rest))
+    return eight_bit(picture), rest * (wide // image.width)
+
+
+@functools.cache
+def read_heif() -> bool:
+    """Let Pillow read HEIC and HEIF; return whether it can, which needs the package pillow-heif."""
+    try:
+        import pillow_heif
+    except ModuleNotFoundError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
 @contextmanager
 def opened_picture(path: Path, what: str = "picture") -> Iterator[Image.Image]:
-    """Yield an open picture; what cannot be read, in the body too, becomes a DataError that names it."""
+    """Yield an open picture; what cannot be read, in the body too, becomes a DataError that names it.
+
+    A large photograph is none of Pillow's decompression bombs; a small file that unpacks to as many pixels is."""
+    read_heif()
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with Image.open(path) as image:
+            (width, height), pixels = image.size, image.width * image.height
+            sparse = image.mode == "1" or path.stat().st_size < SPARSEST * pixels
+            if pixels > LARGEST or (pixels > LARGE and sparse):
+                raise ValueError(f"{width}x{height} pixels in {path.stat().st_size} bytes are no photograph")
             yield image
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: unreadable {what} ({error}); replace or remove it") from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 from novelview.cameras.camera import opaque
@@ -20,14 +21,25 @@ from novelview.config.sources import PicturesSource, check_source
 from novelview.errors import DataError
 from novelview.files import sha256, write_json
 from novelview.scenes.chunks import MOST_INTRINSIC, ChunkScene, ChunkWriter
-from novelview.scenes.imports.scene import ImportedFrame, ImportedScene, Lens, eight_bit, opened_picture, undistort
+from novelview.scenes.imports.scene import (
+    SAME_SHAPE,
+    ImportedFrame,
+    ImportedScene,
+    Lens,
+    opened_picture,
+    read_picture,
+    stored_size,
+    undistort,
+)
 from novelview.scenes.views import EvalEntry, save_index
 
 logger = logging.getLogger(__name__)
 HELD_OUT = "held_out"
 SPLITS = {"train": ("train",), "test": ("test",), HELD_OUT: ("train", "test")}
-COUNTED = ("pictures", "held_out", "missing", "unregistered")
-FARTHEST = 1e9  # units between camera and origin: beyond it float32 has no digits left
+COUNTED = ("pictures", "held_out", "missing", "unregistered", "left_out")
+FARTHEST = 1e9  # units between camera and origin: beyond it float64 has few digits left for the steps between cameras
+SHOWN = 5  # names in a line
+FAR = 100  # times the cameras' extent from the origin, from where on float32 would move them against each other
 
 
 def write_scene(
@@ -41,6 +53,8 @@ def write_scene(
     ((_, report),) = _write([(HELD_OUT, "", scene)], source, folder, dataset, progress)
     write_json(folder / "import.json", report)
     seen = {"depth_range": scene.depth_range} if scene.depth_range else {}
+    seen |= {"offset": report["offset"]} if "offset" in report else {}
+    seen |= {} if scene.posed else {"posed": False}
     return {"import": {name: len(report[name]) for name in COUNTED} | seen}
 
 
@@ -64,23 +78,45 @@ def _write(
         splits = dict.fromkeys(split for group, *_ in items for split in SPLITS[group])
         writers = {split: stack.enter_context(ChunkWriter(folder / split)) for split in splits}
         for group, prefix, scene in items:
-            try:
-                held_out = choose_held_out(len(scene.frames), source.held_out) if group == HELD_OUT else []
-            except DataError as error:
-                raise DataError(f"{scene.where}: {error}") from None
-            whole, size = _converted(scene, source, dataset, progress, prefix)
+            held_out = scene_held_out(scene, source.held_out) if group == HELD_OUT else []
+            whole, made = _converted(scene, source, dataset, progress, prefix)
             for split in SPLITS[group]:
                 rows = [row for row in range(len(whole.images)) if split == "test" or row not in held_out]
                 images = [whole.images[row] for row in rows]
                 writers[split].add(ChunkScene(whole.key, "", whole.timestamps[rows], whole.cameras[rows], images))
             centres = np.stack([frame.c2w[:3, 3] for frame in scene.frames])
+            if not scene.posed:  # nearest are the pictures that were taken next
+                centres[:, 0] = np.arange(len(centres))
             entries += held_out_entries(whole.key, centres, held_out, getattr(source, "context_gap", 0))
-            reports.append((group, _report(scene, whole.key, held_out, size)))
+            reports.append((group, _report(scene, whole.key, held_out, made)))
     if entries:
         save_index(folder / "indices" / "held_out.json", entries)
     sets = {report["scene"]: {"set": group} for group, report in reports if group != "train"}
     write_json(folder / "scenes.json", sets)
     return reports
+
+
+def scene_held_out(scene: ImportedScene, asked: int) -> list[int]:
+    """Return the frame numbers to keep for evaluation; `asked` 0: an eighth, at least one, which a line says.
+
+    Where photographs found no pose after `asked` was checked, fewer are kept, which a line says, too."""
+    frames = len(scene.frames)
+    wanted = held_out_count(frames, asked, scene.where)
+    most = max(1, min(frames // 2, frames - 2))
+    if scene.unregistered and wanted > most:
+        logger.warning("%s: %d pictures have a pose: %d kept for evaluation, not %d", scene.where, frames, most, wanted)
+        wanted = most
+    try:
+        return choose_held_out(frames, wanted)
+    except DataError as error:
+        raise DataError(f"{scene.where}: {error}") from None
+
+
+def held_out_count(frames: int, asked: int, where: Path) -> int:
+    if not asked:
+        asked = max(1, frames // 8)
+        logger.info("%s: %d of %d pictures are kept for evaluation (source.held_out)", where, asked, frames)
+    return asked
 
 
 def choose_held_out(frames: int, held_out: int) -> list[int]:
@@ -113,68 +149,106 @@ def held_out_entries(
 
 def _converted(
     scene: ImportedScene, source: PicturesSource, dataset: str, progress: bool, prefix: str
-) -> tuple[ChunkScene, tuple[int, int]]:
-    """Return a scene, its key a digest of names and bytes, and the common (width, height) of its pictures."""
+) -> tuple[ChunkScene, dict[str, Any]]:
+    """Return a scene, its key a digest of names and bytes, and what became of its pictures, for the report.
+
+    Pictures of other sizes or orientations than most are scaled and cut to the size of those, intrinsics with them."""
     flat: dict[Lens, Lens] = {}
-    images: list[bytes] = []
-    cameras: list[list[float]] = []
-    size = (0, 0)
-    total = hashlib.sha256(dataset.encode())
-    for frame in tqdm(scene.frames, unit="picture", desc="import", disable=not progress):
+    lenses, sizes = list[Lens](), list[tuple[int, int]]()
+    for frame in scene.frames:
         with opened_picture(frame.path) as image:
-            picture = eight_bit(ImageOps.exif_transpose(image) if scene.upright else image)
-        lens = frame.fitted(*picture.size)
+            lens = frame.fitted(*stored_size(image, scene.upright))
         if lens not in flat:
             try:
                 flat[lens] = scene.flatten(lens)
             except DataError as error:
                 raise DataError(f"{frame.name}: {error}") from None
-        picture = _develop(picture, lens, flat[lens], source.max_side, scene.background)
-        if images and picture.size != size:
-            raise DataError(
-                f"{frame.path}: {picture.width}x{picture.height} after conversion, but {scene.frames[0].name} is "
-                f"{size[0]}x{size[1]}; import pictures of different sizes or orientations as separate data sets"
-            )
-        size = picture.size
+        lenses.append(lens)
+        sizes.append(_shrunk(lens, source.max_side))
+    size = max(Counter(sizes).items(), key=lambda item: (item[1], item[0][0] * item[0][1]))[0]
+    offset = far_offset(scene.frames)
+    images: list[bytes] = []
+    cameras: list[list[float]] = []
+    total = hashlib.sha256(dataset.encode())
+    bar = tqdm(scene.frames, unit="picture", desc="import", disable=not progress)
+    for frame, lens in zip(bar, lenses, strict=True):
+        picture, factor = read_picture(frame.path, scene.upright, source.max_side)
+        bent, straight = (one.resized(1 / factor, 1 / factor, picture.size) for one in (lens, flat[lens]))
+        picture, final = _develop(picture, bent, straight, size, scene.background)
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=source.jpeg_quality, subsampling=0)
         images.append(buffer.getvalue())
-        cameras.append(_camera(frame, flat[lens]))
+        cameras.append(_camera(frame, final, offset))
         # File names need not be UTF-8.
         total.update(f"\0{frame.name}\0{sha256(frame.path)}".encode("utf-8", "surrogateescape"))
     key, rows = prefix + total.hexdigest()[:16], torch.from_numpy(np.array(cameras, np.float32))
-    return ChunkScene(key, "", torch.arange(len(images)), rows, images), size
+    made: dict[str, Any] = {"width": size[0], "height": size[1]}
+    if others := [frame.name for frame, own in zip(scene.frames, sizes, strict=True) if own != size]:
+        made["fitted"] = others
+        names = ", ".join([*others[:SHOWN], "..."] if len(others) > SHOWN else others)
+        logger.warning("%s: scaled and cut to %dx%d, the size of most: %s", scene.where, *size, names)
+    if offset.any():
+        made["offset"] = offset.tolist()
+        logger.warning("%s: cameras stand far from the origin; moved by %s", scene.where, (-offset).tolist())
+    return ChunkScene(key, "", torch.arange(len(images)), rows, images), made
 
 
-def _camera(frame: ImportedFrame, flat: Lens) -> list[float]:
+def far_offset(frames: Sequence[ImportedFrame]) -> Float[NDArray, " 3"]:
+    """Return the cameras' mean where they stand so far from the origin that float32 would move them (UTM, earth-centred
+    coordinates), else zeros; DataError beyond FARTHEST, where float64 does, too."""
+    for frame in frames:
+        if not np.abs(np.linalg.inv(frame.c2w)[:3]).max() <= FARTHEST:
+            raise DataError(f"{frame.path}: its camera stands more than {FARTHEST:g} units away; correct its pose")
+    centres = np.stack([frame.c2w[:3, 3] for frame in frames])
+    middle = centres.mean(0)
+    far = np.abs(centres).max() > FAR * np.abs(centres - middle).max()
+    return middle if far and len(frames) > 1 and np.ptp(centres, axis=0).any() else np.zeros(3)
+
+
+def _camera(frame: ImportedFrame, flat: Lens, offset: Float[NDArray, " 3"]) -> list[float]:
     fx, fy, cx, cy = flat.normalised()
-    w2c = np.linalg.inv(frame.c2w)[:3]
+    c2w = frame.c2w.copy()
+    c2w[:3, 3] -= offset
+    w2c = np.linalg.inv(c2w)[:3]
     if not max(abs(cx - 0.5), abs(cy - 0.5)) < 0.5:
         raise DataError(f"{frame.path}: its principal point lies outside of the picture; correct cx and cy, or w and h")
     if not 1 / MOST_INTRINSIC < min(fx, fy) <= max(fx, fy) < MOST_INTRINSIC:
         raise DataError(
             f"{frame.path}: focal lengths of {fx:.3g} widths and {fy:.3g} heights; correct them, or w and h"
         )
-    if not np.abs(w2c).max() <= FARTHEST:
-        raise DataError(f"{frame.path}: its camera stands more than {FARTHEST:g} units away; correct its pose")
     return [fx, fy, cx, cy, 0.0, 0.0, *w2c.flatten().tolist()]
 
 
-def _develop(picture: Image.Image, lens: Lens, flat: Lens, max_side: int, background: float) -> Image.Image:
+def _shrunk(lens: Lens, max_side: int) -> tuple[int, int]:
+    scale = min(1.0, max_side / max(lens.width, lens.height)) if max_side else 1.0
+    return max(1, round(lens.width * scale)), max(1, round(lens.height * scale))
+
+
+def _develop(
+    picture: Image.Image, lens: Lens, flat: Lens, size: tuple[int, int], background: float
+) -> tuple[Image.Image, Lens]:
+    """Return the picture without distortion, scaled to cover `size` and cut to it around its middle; and its lens."""
     # Transparent pictures are shrunk before they are composited (specs/lact.md), except where undistortion needs RGB.
     if lens != flat:
         picture = undistort(opaque(picture, background), lens, flat)
-    scale = max_side / max(picture.size) if max_side else 1.0
-    if scale < 1:
-        width, height = (round(side * scale) for side in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    return opaque(picture, background)
+    if abs(size[0] / size[1] * picture.height / picture.width - 1) <= SAME_SHAPE:  # rounding of one shape: all of it
+        across, down = size[0] / picture.width, size[1] / picture.height
+    else:
+        across = down = max(size[0] / picture.width, size[1] / picture.height)
+    left, top = (picture.width * across - size[0]) / 2, (picture.height * down - size[1]) / 2
+    if picture.size != size:
+        box = left / across, top / down, picture.width - left / across, picture.height - top / down
+        picture = picture.resize(size, Image.Resampling.LANCZOS, box)
+    return opaque(picture, background), flat.resized(across, down, size, (left, top))
 
 
-def _report(scene: ImportedScene, key: str, held_out: list[int], size: tuple[int, int]) -> dict[str, Any]:
-    for reason, names in (("without a picture", scene.missing), ("without a pose", scene.unregistered)):
+def _report(scene: ImportedScene, key: str, held_out: list[int], made: dict[str, Any]) -> dict[str, Any]:
+    lists = ("without a picture", scene.missing), ("without a pose", scene.unregistered)
+    for reason, names in (*lists, ("that are no photograph here", [f"{n} ({w})" for n, w in scene.left_out.items()])):
         if names:
             logger.warning("%s: left out %d %s: %s", scene.where, len(names), reason, ", ".join(names))
-    report = {"scene": key, "width": size[0], "height": size[1], "pictures": [frame.name for frame in scene.frames]}
-    left_out = {"missing": scene.missing, "unregistered": scene.unregistered}
-    return {**report, "held_out": held_out, "depth_range": scene.depth_range, **left_out}
+    if scene.masks:
+        logger.warning("%s: masks of %d pictures are not read: all pixels count", scene.where, scene.masks)
+    report = {"scene": key, "pictures": [frame.name for frame in scene.frames], "held_out": held_out, **made}
+    left_out = {"missing": scene.missing, "unregistered": scene.unregistered, "left_out": scene.left_out}
+    return {**report, "depth_range": scene.depth_range, "masks_ignored": scene.masks, **left_out}

@@ -68,19 +68,22 @@ def run(source, path: Path, out: Path, dataset: str = "mine") -> Path:
     return out
 
 
-def fake_model(lens: str, keep=lambda row: True):
+def fake_model(cameras: str, keep=lambda row: True, lens=()):
     """Stand in for pycolmap: write a text model with every photograph that `keep` accepts."""
 
     def write(job, work, *_):
         names, model = job["names"], work / "model"
         model.mkdir()
-        (model / "cameras.txt").write_text(lens)
+        (model / "cameras.txt").write_text(cameras)
         lines = []
         for row, name in enumerate(names):
             if keep(row):
                 w2c = np.linalg.inv(poses(len(names))[row])
                 x, y, z, w = Rotation.from_matrix(w2c[:3, :3]).as_quat()
-                lines += [f"{row + 1} {w} {x} {y} {z} {' '.join(map(str, w2c[:3, 3]))} 1 {name}", ""]
+                lines += [
+                    f"{row + 1} {w} {x} {y} {z} {' '.join(map(str, w2c[:3, 3]))} {lens[row] if lens else 1} {name}",
+                    "",
+                ]
         (model / "images.txt").write_text("\n".join(lines) + "\n")
         (model / QUALITY).write_text(json.dumps({"depth_range": DEPTH_RANGE}))
         return model
