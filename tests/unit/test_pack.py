@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import save
 
 from novelview.config.schema import PackConfig
 from novelview.errors import DataError
 from novelview.files import sha256
-from novelview.scenes import pack
+from novelview.scenes import pack, store
 from novelview.scenes.chunks import ChunkScene, chunk_files, read_chunk, write_chunk
 from novelview.scenes.pack import pack_chunks
-from novelview.scenes.store import PackedStore
+from novelview.scenes.store import INDEX, PackedStore, write_columns
 
 GOLDEN = Path(__file__).parents[1] / "goldens" / "re10k_data"
 
@@ -62,6 +63,50 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_depths_are_written_where_they_are_known(raw, tmp_path):
     assert run(raw, tmp_path / "known", facts={"depth_range": [1.5, 4.0]})["depth_range"] == [1.5, 4.0]
     assert "depth_range" not in run(raw, tmp_path / "unknown")
+
+
+def test_an_index_joined_part_by_part_is_the_file_that_safetensors_writes(tmp_path):
+    draw = np.random.default_rng(0)
+    kinds = {"i": np.int64, "f": np.float32, "u": np.uint32, "s": np.uint16, "b": np.uint8, "é": np.int64}
+    parts = [{name: draw.integers(0, 99, (rows, 3)).astype(kind) for name, kind in kinds.items()} for rows in (3, 0, 5)]
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in kinds}
+    meta = {"format": "1", "shards": ['a"b', "\u00e9"]}
+    long = {name: lambda name=name: (part[name] for part in parts) for name in "fsé"}
+    write_columns(tmp_path / "parts", {name: whole[name] for name in "iub"}, meta, long)
+    write_columns(tmp_path / "whole", whole, meta)
+    wanted = save(whole, {"meta": json.dumps(meta)})
+    assert (tmp_path / "parts").read_bytes() == (tmp_path / "whole").read_bytes() == wanted
+
+
+@pytest.mark.parametrize("damage", ["none", "shard", "chunk"])
+def test_a_last_step_that_failed_reads_no_finished_chunk_again(raw, tmp_path, monkeypatch, damage):
+    """What was packed and not touched since is known by size and time; what was touched is read, and made again."""
+    out, whole = tmp_path / "out", content_of(raw, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            pack, "write_columns", lambda path, *rest: _fail(path) if path.name == INDEX else write(path, *rest)
+        )
+        write = store.write_columns
+        with pytest.raises(OSError, match="No space left"):
+            run(raw, out)
+    touched = {"shard": out / "train" / "shard-000001.bin", "chunk": raw / "train" / "000001.torch"}.get(damage)
+    if touched:
+        touched.write_bytes(touched.read_bytes()[:-1] + b"x" if damage == "shard" else touched.read_bytes())
+    read, made, real = [], [], pack._pack
+    monkeypatch.setattr(pack, "sha256", lambda path: read.append(path.name) or sha256(path))
+    monkeypatch.setattr(pack, "_pack", lambda source, *rest: made.append(source.name) or real(source, *rest))
+    run(raw, out)
+    assert content(out) == whole
+    assert read == (["000001.torch"] if touched else []) and made == (["000001.torch"] if damage == "shard" else [])
+
+
+def _fail(path: Path) -> None:
+    raise OSError(28, "No space left on device", str(path))
+
+
+def content_of(raw: Path, out: Path) -> dict[str, bytes]:
+    run(raw, out)
+    return content(out)
 
 
 def test_frames_come_back_byte_for_byte(raw, tmp_path):

@@ -2,13 +2,14 @@
 
 Every chunk becomes a shard and a record in `parts/`, from which the index is merged in the chunks' order."""
 
+import functools
 import hashlib
 import io
 import logging
 import multiprocessing
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
@@ -51,7 +53,8 @@ class Chunk:
 
 @dataclass
 class Part:
-    """What one chunk became: its shard, {scene, frame, reason} of damaged frames, columns with a row a frame."""
+    """What one chunk became: its shard, and {scene, frame, reason} of damaged frames. record: the file of its columns,
+    which have a row a frame; they stay there, as those of all chunks together need gigabytes."""
 
     source: str
     source_sha256: str
@@ -59,11 +62,12 @@ class Part:
     bytes: int
     sha256: str
     bad: list[dict[str, Any]]
-    columns: Columns
+    record: Path
+    scenes: list[str]
 
     @property
-    def scenes(self) -> list[str]:
-        return split_words(self.columns["name"])
+    def columns(self) -> Columns:
+        return map_columns(self.record)[0]
 
 
 def pack_chunks(
@@ -183,21 +187,30 @@ def _merge(folder: Path, parts: list[Part]) -> dict[str, Any]:
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     shards = np.repeat(np.arange(len(parts)), [len(part.scenes) for part in parts])
     urls = [url for part in parts for url in split_words(part.columns["url"])]
-    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in FRAME_COLUMNS}
-    columns |= {"name": join_words([names[row] for row in order]), "url": join_words([urls[row] for row in order])}
+    columns: Columns = {
+        "name": join_words([names[row] for row in order]),
+        "url": join_words([urls[row] for row in order]),
+    }
     columns |= {"start": starts[order], "count": counts[order], "shard": shards[order]}
     meta = {"format": FORMAT, "shards": [part.shard for part in parts]}
-    write_columns(folder / INDEX, columns, meta)
+    long = {name: functools.partial(_column, parts, name) for name in FRAME_COLUMNS}
+    write_columns(folder / INDEX, columns, meta, long)
     for path in {*folder.glob("shard-*.bin")} - {folder / name for name in meta["shards"]}:  # of an earlier source
         path.unlink()
     bad = sum(len(part.bad) for part in parts)
     return {"scenes": len(names), "frames": int(counts.sum()), "chunks": len(parts), "bad_frames": bad}
 
 
+def _column(parts: Iterable[Part], name: str) -> Iterator[NDArray[Any]]:
+    return (part.columns[name] for part in parts)
+
+
 def _pack_chunk(chunk: Chunk) -> Part | str:
     source = chunk.source
     try:
         with locating(chunk.folder):
+            if known := _unchanged(chunk):
+                return known
             checksum = sha256(source)
             if chunk.checksum and checksum != chunk.checksum:
                 return "its content differs from the download's manifest; run the download stage again"
@@ -208,16 +221,38 @@ def _pack_chunk(chunk: Chunk) -> Part | str:
         return str(error).removeprefix(f"{source}: ")
 
 
-def _finished(chunk: Chunk, checksum: str) -> Part | None:
-    """Return the part of an earlier run when its record fits the source and its shard is intact."""
+def _recorded(chunk: Chunk) -> tuple[Part, dict[str, Any]] | None:
+    """Return the part of an earlier run and its record's metadata, where the record is whole."""
     try:
         columns, meta = map_columns(chunk.record)
-        part = Part(**meta["part"], columns=columns)
+        part = Part(**meta["part"], record=chunk.record, scenes=split_words(columns["name"]))
     except (DataError, KeyError, TypeError, ValueError):
         return None
-    shard, wanted = chunk.folder / part.shard, (FORMAT, _digest(columns), chunk.source.name, checksum)
-    fits = (meta.get("format"), meta.get("columns"), part.source, part.source_sha256) == wanted
-    intact = fits and shard.is_file() and file_entry(shard) == {"bytes": part.bytes, "sha256": part.sha256}
+    whole = (meta.get("format"), meta.get("columns"), part.source) == (FORMAT, _digest(columns), chunk.source.name)
+    return (part, meta) if whole else None
+
+
+def _stamps(*paths: Path) -> list[list[int]]:
+    """Return size and time of modification of files, by which a chunk and its shard are known again unread."""
+    return [[about.st_size, about.st_mtime_ns] for about in (path.stat() for path in paths)]
+
+
+def _unchanged(chunk: Chunk) -> Part | None:
+    """Return the part of an earlier run when neither chunk nor shard was touched since: they are terabytes to read."""
+    part, meta = _recorded(chunk) or (None, {})
+    if part is None or chunk.checksum not in (None, part.source_sha256):
+        return None
+    shard = chunk.folder / part.shard
+    return part if shard.is_file() and meta.get("stamps") == _stamps(chunk.source, shard) else None
+
+
+def _finished(chunk: Chunk, checksum: str) -> Part | None:
+    """Return the part of an earlier run when its record fits the source and its shard is intact, both read anew."""
+    part, _ = _recorded(chunk) or (None, {})
+    if part is None or part.source_sha256 != checksum:
+        return None
+    shard = chunk.folder / part.shard
+    intact = shard.is_file() and file_entry(shard) == {"bytes": part.bytes, "sha256": part.sha256}
     return part if intact else None
 
 
@@ -254,9 +289,10 @@ def _pack(source: Path, checksum: str, folder: Path, record: Path) -> Part:
         "w2c": cameras[:, 6:].reshape(-1, 3, 4),
         "timestamp": np.concatenate([scene.timestamps.numpy() for scene in scenes]),
     }
-    part = Part(source.name, checksum, shard, offset, total.hexdigest(), bad, columns)
-    stored = {name: value for name, value in vars(part).items() if name != "columns"}
-    write_columns(record, columns, {"format": FORMAT, "part": stored, "columns": _digest(columns)})
+    part = Part(source.name, checksum, shard, offset, total.hexdigest(), bad, record, [scene.key for scene in scenes])
+    stored = {name: value for name, value in vars(part).items() if name not in ("record", "scenes")}
+    meta = {"format": FORMAT, "part": stored, "columns": _digest(columns), "stamps": _stamps(source, folder / shard)}
+    write_columns(record, columns, meta)
     return part
 
 

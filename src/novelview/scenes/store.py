@@ -4,10 +4,12 @@ A split folder holds `shard-*.bin` (undecoded frames, a shard a source chunk) an
 `manifest.json`. Every read opens its shard: threads and forked workers may share a store, and pickling one reopens it.
 """
 
+import functools
 import io
 import json
+import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +18,53 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.numpy import save
 from torch import Tensor
 
 from novelview.config.schema import SUBSETS
 from novelview.errors import ConfigError, DataError
-from novelview.files import MANIFEST, check_content, check_size, read_json, write_bytes
+from novelview.files import MANIFEST, check_content, check_size, read_json, replacing
 
 FORMAT = "1"
 INDEX = "index.safetensors"
 HASHED = 2**26  # bytes of an index up to which opening a store compares its checksum
 POSED = "import it as source=photos, or take a model that needs none (uplvsm)"
 ADVICE = "run the preprocess stage again"
-DTYPES = {"I64": np.int64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "F32": np.float32}
+# in the order in which safetensors lays them down
+DTYPES = {"I64": np.int64, "F32": np.float32, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8}
 
 Columns = dict[str, NDArray[Any]]
 
 
-def write_columns(path: Path | str, columns: Columns, meta: dict[str, Any]) -> None:
-    """Write named arrays and JSON metadata as one safetensors file, atomically; equal values give equal bytes."""
-    # One metadata entry only: safetensors writes several in a random order.
-    header = {"meta": json.dumps(meta)}
-    write_bytes(path, save({name: np.ascontiguousarray(column) for name, column in columns.items()}, header))
+def write_columns(
+    path: Path | str,
+    columns: Columns,
+    meta: dict[str, Any],
+    long: Mapping[str, Callable[[], Iterable[NDArray]]] | None = None,
+) -> None:
+    """Write named arrays and JSON metadata as one safetensors file, atomically; equal values give equal bytes.
+
+    long: further columns, whose parts, all of one dtype and shape but for the rows, are asked for twice and written one
+    after the other, so that no column lies in memory. The bytes are those that safetensors itself writes."""
+    parts = {name: functools.partial(iter, [column]) for name, column in columns.items()} | dict(long or {})
+    kinds: dict[str, tuple[str, list[int]]] = {}
+    for name, column in parts.items():
+        shapes = [(part.dtype, part.shape) for part in column()]
+        kind = next(known for known, dtype in DTYPES.items() if dtype == shapes[0][0])
+        kinds[name] = kind, [sum(shape[0] for _, shape in shapes), *shapes[0][1][1:]]
+    header: dict[str, Any] = {"__metadata__": {"meta": json.dumps(meta)}}
+    order = sorted(kinds, key=lambda name: (list(DTYPES).index(kinds[name][0]), name))
+    end = 0
+    for name in order:
+        kind, shape = kinds[name]
+        begin, end = end, end + math.prod(shape) * np.dtype(DTYPES[kind]).itemsize
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as partial, open(partial, "wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            for part in parts[name]():
+                stream.write(np.ascontiguousarray(part).data)
 
 
 def map_columns(path: Path | str) -> tuple[Columns, dict[str, Any]]:
