@@ -1,6 +1,7 @@
 """Interrupted training: killed, asked to stop, checkpoints damaged, several processes; the weights come out equal."""
 
 import csv
+import logging
 import os
 import random
 import signal
@@ -264,3 +265,25 @@ def test_a_run_that_stops_changing_gives_up_early(tmp_path, packed, monkeypatch)
         NovelviewError, match=r"last 5 updates up to step 5 were skipped.*gradient norm was .* above 4e-09"
     ):
         Training(tmp_path, packed, "train.clip_norm=1e-9").here()
+
+
+# More steps
+
+
+@pytest.mark.parametrize("applies", [True, False])
+def test_more_steps_go_on_where_the_schedule_allows_it(tmp_path: Path, packed: Path, caplog, applies: bool) -> None:
+    schedule = f"train.schedule={'constant' if applies else 'cosine'}"
+    whole = Training(tmp_path / "whole", packed, schedule, steps=7)
+    whole.here()
+    short = Training(tmp_path / "raised", packed, schedule, steps=4)
+    short.here()
+    kept = (short.folder / "model.safetensors").read_bytes()
+    caplog.clear()
+    raised = Training(tmp_path / "raised", packed, schedule, steps=7)
+    with caplog.at_level(logging.INFO):
+        raised.here()
+    assert (raised.folder / "model.safetensors").read_bytes() == (whole.folder / "model.safetensors").read_bytes()
+    assert ("after step 4" in caplog.text) == applies
+    assert ("is of other train.steps, and this train.schedule depends on their number" in caplog.text) != applies
+    short.here()  # and back: a state beyond the last step is no start
+    assert (short.folder / "model.safetensors").read_bytes() == kept

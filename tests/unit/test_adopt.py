@@ -209,6 +209,48 @@ def test_a_training_state_loads_whatever_wrapped_it(tmp_path: Path, prefix: str)
     assert _same(source, model)
 
 
+Nest = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
+
+
+def _under(prefix: str, state: dict[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("nest", "said"),
+    [
+        (
+            lambda best, last: {
+                "state_dict": _under("model.", best) | {"lpips.net.weight": torch.zeros(3)},
+                "epoch": 3,
+            },
+            "'model.'",
+        ),
+        (lambda best, last: {"state_dict": _under("ema_model.", best) | _under("model.", last)}, "'ema_model.'"),
+        (
+            lambda best, last: (
+                _under("ema_model.module.", best) | _under("online_model.", last) | {"step": torch.zeros(1)}
+            ),
+            "'ema_model.module.'",
+        ),
+        (lambda best, last: {"model": last, "ema": best}, "'ema'"),
+        (lambda best, last: {"model": last, "ema": {"decay": 0.99, "shadow": _under("module.", best)}}, "'ema.shadow'"),
+        (lambda best, last: {"model": best, "ema": {"decay": 0.99, "shadow_params": [torch.zeros(2)]}}, ""),
+        (lambda best, last: {"ema_state_dict": _under("_orig_mod.", best), "state_dict": last}, "'ema_state_dict'"),
+        (lambda best, last: _under("net.", best) | _under("optimizer.", last), "'net.'"),
+        (lambda best, last: {"network": best}, ""),
+    ],
+)
+def test_weights_are_found_under_the_prefixes_that_people_use(
+    tmp_path: Path, nest: Nest, said: str, caplog: Any
+) -> None:
+    best, last, model = _model(1), _model(3), _model(2)
+    torch.save(nest(dict(best.state_dict()), dict(last.state_dict())), tmp_path / "ckpt.pt")
+    load_published(tmp_path / "ckpt.pt", model)
+    assert _same(best, model)
+    assert said in caplog.text and (said or not caplog.text)
+
+
 def test_a_bare_safetensors_file_loads(tmp_path: Path) -> None:
     source, model = _model(1), _model(2)
     save_file(source.state_dict(), tmp_path / "weights.safetensors")

@@ -63,6 +63,42 @@ def weights(model: nn.Module) -> torch.Tensor:
 FINE = [torch.tensor(1.0)]
 
 
+class Overflowing(torch.amp.grad_scaler.GradScaler):
+    """Reports, as the real one on a GPU does, that float16 overflowed: the step is left out and the scale halves."""
+
+    def __init__(self, overflows: list[bool]) -> None:
+        super().__init__("cpu", enabled=True)
+        self.overflows, self.now = overflows, 65536.0
+
+    def scale(self, outputs):
+        return outputs
+
+    def unscale_(self, optimizer) -> None:
+        pass
+
+    def step(self, optimizer, *args, **keywords):
+        return None if self.overflows[0] else optimizer.step()
+
+    def update(self, new_scale=None) -> None:
+        self.now *= 0.5 if self.overflows.pop(0) else 1.0
+
+    def get_scale(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("on_skip", [True, False])
+def test_updates_that_overflow_float16_are_skipped_not_applied(on_skip: bool) -> None:
+    model = linear()
+    rule = updater(model, replace(CFG, schedule_on_skip=on_skip), scaler=Overflowing([True, False, True]))
+    before, found = weights(model), []
+    for _ in range(3):
+        set_gradients(model, 0.1)
+        found.append((rule.update(FINE).skipped, torch.equal(weights(model), before)))
+        before = weights(model)
+    assert found == [("overflow", True), (None, False), ("overflow", True)]
+    assert (rule.seen, rule.applied, rule.scheduled) == (3, 1, 3 if on_skip else 1)
+
+
 def test_decay_spares_vectors_marked_and_frozen_parameters() -> None:
     model = nn.Module()
     model.matrix, model.vector = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))

@@ -1,5 +1,6 @@
 """Import of published checkpoints: reference training states under their own key names (specs/uplvsm.md section 12)."""
 
+import logging
 import pickle
 import re
 from collections.abc import Collection, Mapping
@@ -12,7 +13,11 @@ from torch import Tensor, nn
 from novelview.errors import CheckpointError
 
 IGNORED = ("loss_computer.",)
-NESTED = ("model", "state_dict")
+AVERAGED = ("ema_state_dict", "model_ema", "ema_model", "ema", "shadow")  # a mean over training, which papers evaluate
+NESTED = (*AVERAGED, "model", "state_dict", "module", "network")
+DEEPEST = 8
+PREFIXES = ("ema_model.module.", "ema_model.", "model_ema.", "ema.", "", "model.", "module.", "net.", "network.")
+log = logging.getLogger(__name__)
 WRAPPERS = ("module.",)  # of DistributedDataParallel, outermost
 WITHIN = re.compile(r"(?<![^.])(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")  # at any depth
 
@@ -20,12 +25,22 @@ WITHIN = re.compile(r"(?<![^.])(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wra
 def load_published(path: Path | str, model: nn.Module) -> None:
     """Load a published checkpoint (`.pt`, `.pth`, `.safetensors`) into `model`, every weight of it.
 
-    The frozen networks of the loss are ignored. Raises CheckpointError, one line with the key's name, for a damaged
-    file and for missing, unexpected or differently shaped weights."""
+    The frozen networks of the loss are ignored. Weights may stand under a prefix (PREFIXES, Lightning's among them); of
+    those averaged over training and the last ones the former are taken, which a line says. Raises CheckpointError, one
+    line with the key's name, for a damaged file and for missing, unexpected or differently shaped weights."""
     own = model.state_dict()
     state = {key: value for key, value in read_state(path).items() if not key.startswith(IGNORED)}
-    rename = getattr(model, "from_published", None)
-    state = state if rename is None else rename(state)
+    rename = getattr(model, "from_published", lambda state: state)
+    parts = {
+        prefix: {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        for prefix in PREFIXES
+    }
+    fitting = {prefix: len(own.keys() & rename(part).keys()) for prefix, part in parts.items()}
+    best = max(fitting, key=fitting.__getitem__) if any(fitting.values()) else ""
+    if best:
+        others = len(state) - len(parts[best])
+        log.warning("%s: the weights under '%s' are taken; %d others are left out", path, best, others)
+    state = rename(parts[best])
     # safetensors keeps one name of a shared tensor: the others are filled in.
     found = {own[key].data_ptr(): value for key, value in state.items() if key in own and own[key].numel()}
     missing = [key for key in own if key not in state and own[key].data_ptr() in found]
@@ -37,7 +52,7 @@ def load_published(path: Path | str, model: nn.Module) -> None:
 def read_state(path: Path | str) -> dict[str, Tensor]:
     """Read a state dict, bare or inside a training state, without the prefixes of wrappers; runs no code.
 
-    In a training state the weights are under `model` or `state_dict`."""
+    In a training state the weights are under one of the names in NESTED, the first of them that holds tensors."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give the path of a downloaded checkpoint")
@@ -49,9 +64,11 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     except Exception as error:  # both readers fail in as many ways as there are damaged files
         reason = next(iter(str(error).splitlines()), "")[:120] or type(error).__name__
         raise CheckpointError(f"{path}: not a checkpoint of weights ({reason}); fetch it again") from None
-    state = _innermost(loaded)
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
+    state, names = _innermost(loaded)
+    if not state:
         raise CheckpointError(f"{path}: holds no weights; expected tensors by name, or 'model' or 'state_dict'")
+    if set(names) & set(AVERAGED):
+        log.warning("%s: the averaged weights under '%s' are taken", path, ".".join(names))
     return {_unwrapped(str(key)): value for key, value in state.items()}
 
 
@@ -62,14 +79,15 @@ def _foreign(error: pickle.UnpicklingError) -> str:
     return f"holds {found[1]}, and only tensors are loaded, no code is run; save its state dict alone and give that"
 
 
-def _innermost(loaded: object) -> object:
-    """Return what `model` or `state_dict` holds, however deep."""
-    while isinstance(loaded, Mapping):
-        inner = next((loaded[name] for name in NESTED if isinstance(loaded.get(name), Mapping)), None)
-        if inner is None:
-            return loaded
-        loaded = inner
-    return None
+def _innermost(loaded: object, names: tuple[str, ...] = ()) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
+    """Return the tensors that stand under the first of NESTED that has some, however deep, and its names."""
+    if not isinstance(loaded, Mapping) or len(names) > DEEPEST:
+        return {}, names
+    for name in NESTED:
+        found = _innermost(loaded.get(name), (*names, name))
+        if found[0]:
+            return found
+    return loaded if all(isinstance(value, Tensor) for value in loaded.values()) else {}, names
 
 
 def _unwrapped(key: str) -> str:

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -68,15 +69,23 @@ def load_init(model: nn.Module, cfg: TrainStage, path: Path) -> None:
 
 
 def identity(cfg: TrainStage) -> str:
-    """Return 16 hex digits over configuration, data and start; raises CheckpointError without a named start."""
+    """Return 16 hex digits over configuration, data and start; raises CheckpointError without a named start.
+
+    Trainings that differ in `train.steps` alone share the first 8, and under a schedule that does not ask for their
+    number all: the longer one goes on where the shorter one ended."""
     init = cfg.io.get("init")
     if init and not Path(init).is_file():
         raise CheckpointError(f"{init}: no such file; io.init names the weights to start from")
-    parts = {"config": digest(cfg), "init": sha256(init) if init else None}
+    parts = {"init": sha256(init) if init else None}
     parts["data"] = sha256(Path(cfg.io["packed"]) / "manifest.json")
     if cfg.train.losses.pointmap.weight and cfg.io.get("pointmaps"):
         parts["pointmaps"] = sha256(Path(cfg.io["pointmaps"]) / "manifest.json")
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def hashed(config: TrainStage) -> str:
+        return hashlib.sha256(json.dumps({**parts, "config": digest(config)}, sort_keys=True).encode()).hexdigest()
+
+    kin = hashed(replace(cfg, train=replace(cfg.train, steps=0)))
+    return kin[:16] if cfg.train.schedule == "constant" else kin[:8] + hashed(cfg)[:8]
 
 
 def compare_depths(cfg: TrainStage) -> None:
@@ -141,24 +150,34 @@ class Record:
 class Checkpoints:
     """The newest `keep` checkpoints `{identity}-{code}-{step}-{checksum}.pt` of one run; others in `folder` stay.
 
-    code: digests of the modules that the numbers depend on. With `go_on` a run that has no checkpoint of its own code
+    code: digests of the modules that the numbers depend on; last: step after which states are another's, of a longer
+    training. With `go_on` a run that has no checkpoint of its own code
     goes on from one of other code, which it drops when it has saved its own; without, it begins anew."""
 
     def __init__(
-        self, folder: Path | str, identity: str, keep: int, code: Mapping[str, str] | None = None, go_on: bool = False
+        self,
+        folder: Path | str,
+        identity: str,
+        keep: int,
+        code: Mapping[str, str] | None = None,
+        go_on: bool = False,
+        last: int = 10**9,
     ) -> None:
-        self.folder, self.identity, self.keep = Path(folder), identity, keep
+        self.folder, self.identity, self.keep, self.last = Path(folder), identity, keep, last
         self.code, self.go_on = dict(code or {}), go_on
         self.name = f"{identity}-{_checksum(json.dumps(self.code, sort_keys=True).encode())[:8]}"
 
     def own(self) -> list[Path]:
         """Return this run's checkpoints by this code, newest first."""
-        return sorted(self.folder.glob(f"{self.name}-*.pt"), reverse=True)
+        return sorted(filter(self._in_reach, self.folder.glob(f"{self.name}-*.pt")), reverse=True)
+
+    def _in_reach(self, path: Path) -> bool:
+        return int(path.stem.rsplit("-", 2)[1]) <= self.last
 
     def of_other_code(self) -> list[Path]:
         """Return this run's checkpoints by other code, newest first."""
-        found = set(self.folder.glob(f"{self.identity}-*.pt")) - {*self.own()}
-        return sorted(found, key=lambda path: path.name.split("-")[2:], reverse=True)
+        found = set(self.folder.glob(f"{self.identity}-*.pt")) - set(self.folder.glob(f"{self.name}-*.pt"))
+        return sorted(filter(self._in_reach, found), key=lambda path: path.name.split("-")[2:], reverse=True)
 
     def save(self, step: int, state: State) -> Path:
         """Write `state` (tensors, numbers, strings, containers of these) after `step` steps; drop the oldest."""
@@ -174,7 +193,12 @@ class Checkpoints:
     def load(self) -> State | None:
         """Return the newest undamaged state, or None to start from the beginning; warns about what it passes over."""
         for path in sorted(self.folder.glob("*.pt")):
-            if not path.name.startswith(f"{self.identity}-"):
+            if path.name.startswith(f"{self.identity}-"):
+                continue
+            if path.name.startswith(self.identity[:8]):
+                text = "checkpoint ignored: %s is of other train.steps, and this train.schedule depends on their number"
+                log.warning(f"{text}; the training begins anew (train.schedule=constant goes on)", path)
+            else:
                 log.warning("STALE checkpoint ignored: %s is of another configuration, data or start", path)
         for path in self.own():
             if state := _read(path):

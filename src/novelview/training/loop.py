@@ -69,7 +69,8 @@ class Run:
         self.stepper = own = Stepper(model, loss, cfg.train, members)
         keep, go_on = cfg.runtime.keep_checkpoints, cfg.runtime.code == "keep"
         code = code_of("train", cfg.model.code)
-        self.checkpoints = checkpoint.Checkpoints(cfg.io["checkpoints"], self.identity, keep, code, go_on)
+        place, last = cfg.io["checkpoints"], cfg.train.steps
+        self.checkpoints = checkpoint.Checkpoints(place, self.identity, keep, code, go_on, last)
         self.record = checkpoint.Record(cfg.io["log"], cfg.runtime.log_every, self.total, loss.logged)
         self.parts: dict[str, Any]  # what a checkpoint holds the state of
         self.parts = dict(model=own.model, optimizer=own.optimizer, updater=own.updater, record=self.record)
@@ -140,7 +141,8 @@ class Run:
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if update.skipped else 0
         if self.skipped_in_a_row == PATIENCE:
             norm = f"the gradient norm was {update.grad_norm:.3g}, above {self.stepper.updater.limit:g}"
-            what = "the loss was not finite" if update.skipped == "nonfinite" else norm
+            known = {"nonfinite": "the loss was not finite", "overflow": "gradients were too large for float16"}
+            what = known.get(str(update.skipped), norm)
             advice = "lower train.lr, lengthen train.warmup, raise train.allowed_gradnorm_factor or use train.amp=none"
             last = f"the last {PATIENCE} updates up to step {self.done} were skipped, at last because {what}"
             raise DivergedError(f"{last}; {advice}")

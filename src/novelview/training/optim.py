@@ -74,7 +74,7 @@ class Update:
 
     grad_norm: float
     lr: float
-    skipped: str | None = None  # None | nonfinite (loss) | norm (gradient above the allowed factor)
+    skipped: str | None = None  # None | nonfinite (loss) | norm (above the allowed factor) | overflow (of float16)
 
 
 class Updater:
@@ -121,16 +121,18 @@ class Updater:
             self.optimizer.zero_grad(set_to_none=True)
             return Update(math.nan, lr, "nonfinite")
         norm = self._clip(clips)
-        skip = clips and self.cfg.allowed_gradnorm_factor > 0 and not norm <= self.limit
+        skip = "norm" if clips and self.cfg.allowed_gradnorm_factor > 0 and not norm <= self.limit else None
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("rate_scale", 1.0)
+        scale = self.scaler.get_scale()
         if not skip:
-            self.scaler.step(self.optimizer)
-            self.applied += 1
+            self.scaler.step(self.optimizer)  # not at all where a gradient overflowed: then the scale falls
         self.scaler.update()
+        skip = "overflow" if not skip and self.scaler.get_scale() < scale else skip
+        self.applied += skip is None
         self.optimizer.zero_grad(set_to_none=True)
-        self.scheduled += int(not skip or self.cfg.schedule_on_skip)
-        return Update(norm, lr, "norm" if skip else None)
+        self.scheduled += int(skip is None or self.cfg.schedule_on_skip)
+        return Update(norm, lr, skip)
 
     def _clip(self, clip: bool = True) -> float:
         self.scaler.unscale_(self.optimizer)
