@@ -1,5 +1,6 @@
 """Which implementation an operator runs on: `NOVELVIEW_KERNELS` = auto, triton, torch or interpret."""
 
+import functools
 import logging
 import os
 import sys
@@ -69,9 +70,16 @@ def say_once(message: str) -> None:
         log.info(message)
 
 
-def capability(device: torch.device) -> int:
+def gpu(x: Tensor) -> int:
+    """Return the compute capability of the GPU on which a tensor lies as 80, 90, ...; 0 on a CPU."""
+    return capability(x.device.index or 0) if x.is_cuda else 0
+
+
+@torch.compiler.assume_constant_result  # torch.compile asks once, while it traces
+@functools.cache
+def capability(index: int) -> int:
     """Return the compute capability of a CUDA device as 80, 90, ..."""
-    major, minor = torch.cuda.get_device_capability(device)
+    major, minor = torch.cuda.get_device_capability(index)
     return 10 * major + minor
 
 
@@ -87,10 +95,10 @@ def choose(op: str, x: Tensor, supported: str, sizes: Mapping[str, int]) -> str:
     if _mode == "torch":
         return "torch"
     if _mode == "interpret":
-        return _demanded("interpret", op, "it runs CPU tensors only" if x.is_cuda else supported)
+        return _demanded("interpret", op, "it runs CPU tensors only" if gpu(x) else supported)
     if _mode == "triton":
-        return _demanded("triton", op, supported if x.is_cuda else "it needs CUDA tensors")
-    if not x.is_cuda or supported:
+        return _demanded("triton", op, supported if gpu(x) else "it needs CUDA tensors")
+    if not gpu(x) or supported:
         say_once(f"{op}: PyTorch ({supported or 'CPU tensors'})")
         return "torch"
     return _measured(op, x, sizes)
@@ -104,7 +112,7 @@ def _demanded(value: str, op: str, problem: str) -> str:
 
 
 def _measured(op: str, x: Tensor, sizes: Mapping[str, int]) -> str:
-    cc = capability(x.device)
+    cc = gpu(x)
     dtype = str(x.dtype).removeprefix("torch.")
     found = table.fastest(op, cc, dtype, torch.is_grad_enabled(), sizes)
     say_once(f"{op}: {found} for {dtype} {dict(sizes)} on sm_{cc} ({table.reason(found)})")

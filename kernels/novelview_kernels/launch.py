@@ -59,7 +59,7 @@ def target(x: Tensor) -> int:
     """Return the compute capability that launches on `x` are configured for; INTERPRET for CPU tensors."""
     if _recording is not None:
         return _recording.cc
-    return backend.capability(x.device) if x.is_cuda else INTERPRET
+    return backend.gpu(x) or INTERPRET
 
 
 def launch(

@@ -21,6 +21,7 @@ rule draw_figure:
         f"benchmarks/figures/{PLAN.tag}-{{figure}}.tsv"
     wildcard_constraints:
         figure=one_of(PLAN.figures),
+    retries: 0
     conda:
         "../envs/novelview.yaml"
     resources:
@@ -58,6 +59,7 @@ rule write_table:
         f"benchmarks/figures/{PLAN.tag}-{{table}}.tsv"
     wildcard_constraints:
         table=one_of(PLAN.tables),
+    retries: 0
     conda:
         "../envs/novelview.yaml"
     resources:
@@ -89,6 +91,7 @@ rule write_report:
         f"logs/report/{PLAN.tag}.log",
     benchmark:
         f"benchmarks/report/{PLAN.tag}.tsv"
+    retries: 0
     conda:
         "../envs/novelview.yaml"
     resources:

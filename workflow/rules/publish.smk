@@ -19,6 +19,7 @@ rule adopt_model:
         f"benchmarks/adopt/{PLAN.scale}-{{run}}-{{phase}}-x{{res}}.tsv"
     wildcard_constraints:
         run=one_of(sorted({run.name for run in PLAN.all if run.adopted})),
+    retries: 0
     conda:
         "../envs/novelview.yaml"
     resources:
@@ -74,6 +75,7 @@ rule compact_model:
     wildcard_constraints:
         name=one_of(RELEASES),
     priority: 30
+    retries: 0
     conda:
         "../envs/novelview.yaml"
     resources:
@@ -130,6 +132,7 @@ rule release_model:
     wildcard_constraints:
         name=one_of(RELEASES),
     priority: 30
+    retries: 0
     conda:
         "../envs/novelview.yaml"
     resources:

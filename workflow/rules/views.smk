@@ -11,6 +11,7 @@ rule measure_latency:
         f"logs/latency/{PLAN.tag}.log",
     benchmark:
         f"benchmarks/latency/{PLAN.tag}.tsv"
+    retries: 0
     conda:
         "../envs/novelview.yaml"
     # Every core: what is timed must not share the machine with other jobs.

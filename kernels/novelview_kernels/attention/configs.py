@@ -65,9 +65,10 @@ def unsupported(qkv: Tensor) -> str:
         return f"no kernel for {str(qkv.dtype).removeprefix('torch.')}"
     if wrong := backend.misinterpreted(qkv.dtype):
         return wrong
-    if qkv.is_cuda and backend.capability(qkv.device) < 80:
+    cc = backend.gpu(qkv)
+    if 0 < cc < 80:
         return "compute capability below 8.0"
-    if qkv.is_cuda and not ships(backend.capability(qkv.device), d):
+    if cc and not ships(cc, d):
         return f"head width {d} spills registers below compute capability 9.0"
     return ""
 

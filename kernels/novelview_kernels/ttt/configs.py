@@ -52,6 +52,6 @@ def unsupported(low: torch.dtype, d: int, m: int, x: Tensor) -> str:
         return f"hidden width {m} is below the head's {d}"
     if not interpreting and (d % UNIT or m % UNIT):
         return f"widths {d} and {m} are not multiples of {UNIT}"
-    if x.is_cuda and backend.capability(x.device) < 80:
+    if 0 < backend.gpu(x) < 80:
         return "compute capability below 8.0"
     return ""

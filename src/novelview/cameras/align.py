@@ -71,7 +71,7 @@ def umeyama(
     means = source.mean(dim=-2, keepdim=True), target.mean(dim=-2, keepdim=True)
     one, two = source - means[0], target - means[1]
     covariance = two.mT @ one / source.shape[-2]
-    if not bool(torch.isfinite(covariance.detach()).all()):
+    if not (covariance.is_meta or bool(torch.isfinite(covariance.detach()).all())):
         raise DataError("alignment needs finite points; some are NaN, infinite or too large to be multiplied")
     rotation = _NearestRotation.apply(covariance if prior is None else covariance + prior)
     assert isinstance(rotation, Tensor)

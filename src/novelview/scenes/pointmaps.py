@@ -2,6 +2,7 @@
 
 A folder holds a safetensors file a scene, `points` [n 3 h w] and `frames` [n], and manifest.json, written last."""
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -85,6 +86,10 @@ class Pointmaps:
             with safe_open(path, framework="pt") as file:
                 rows = {frame: row for row, frame in enumerate(file.get_tensor("frames").tolist())}
                 maps = file.get_slice("points")
-                return torch.stack([maps[rows[frame]].float() for frame in frames])
+                found = torch.stack([maps[rows[frame]].float() for frame in frames])
         except (SafetensorError, KeyError) as error:
             raise DataError(f"{path}: no pointmap of a frame of scene {scene} ({error}); {ADVICE}") from None
+        if not found.isfinite().all():
+            text = f"{path}: scene {scene} has points that are not finite, and PM-Loss counts it 0"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+        return found

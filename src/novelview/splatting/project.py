@@ -72,13 +72,16 @@ def project(
 ) -> Ellipses:
     """Project Gaussians, drop those not between the planes, and order the others by depth (stable).
 
-    A Gaussian whose 2D covariance is not positive definite in the numbers' precision is dropped, too."""
+    A Gaussian whose 2D covariance is not positive definite in the numbers' precision is dropped, too. On the device
+    `meta`, which has no values, none is dropped."""
     z = means.detach() @ camera.viewmat[2, :3] + camera.viewmat[2, 3]
-    index = torch.nonzero((z > settings.near) & (z < settings.far)).squeeze(-1)
+    between = (z > settings.near) & (z < settings.far)
+    index = torch.arange(len(z), device=z.device) if z.is_meta else torch.nonzero(between).squeeze(-1)
     index = index[torch.argsort(z[index], stable=True)]
     points, variances = _image_shapes(means, covariances, index, camera, settings)
     sound = _determinant(variances.detach())[0] > 0
-    if not bool(sound.all()):  # project again: where values overflow, dropping alone leaves gradients of 0 * infinity
+    # Projected again: where values overflow, dropping alone leaves gradients of 0 * infinity.
+    if not (z.is_meta or bool(sound.all())):
         index = index[sound]
         points, variances = _image_shapes(means, covariances, index, camera, settings)
     x, y, z = points.unbind(-1)

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from novelview.devices import full_precision
 from novelview.errors import ConfigError, DataError
 from novelview.splatting.blend import blend_scenes
 from novelview.splatting.gaussians import Gaussians, covariance_of, sh_colors
@@ -78,11 +79,12 @@ def rasterize_scenes(
     backend: Backend = "auto",
 ) -> list[Splat]:
     """Render several scenes, each described by the arguments of `rasterize`, which a GPU then does in one pass."""
-    device = next(value for value in scenes[0].values() if value is not None).device
+    first = next(value for value in scenes[0].values() if value is not None)
+    device = first.device
     chosen = _automatic(device.type) if backend == "auto" else backend
     if backend == "gsplat":
         require_gsplat(device)
-    with torch.autocast(device.type, enabled=False):
+    with full_precision(first):
         checked = [_checked(scene) for scene in scenes]
         if chosen == "gsplat":
             images = [_render_by_gsplat(scene, settings) for scene in checked]
@@ -123,7 +125,8 @@ def _checked(scene: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
     shapes = [tuple(value.shape) for value in checked.values()]
     if c == 0 or shapes != [*expected.values()]:
         raise DataError(f"rasterize: {', '.join(expected)} must have the shapes {[*expected.values()]}, got {shapes}")
-    for name, value in () if any(value.requires_grad for value in checked.values()) else checked.items():
+    unread = any(value.requires_grad or value.is_meta for value in checked.values())
+    for name, value in () if unread else checked.items():
         bad = int((~torch.isfinite(value.detach())).sum())
         if bad:
             raise DataError(f"rasterize: {bad} of {value.numel()} values of {name} are not finite")
