@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +122,63 @@ class Unfinished:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+@dataclass(frozen=True)
+class Share:
+    """The part of a process, `rank` of `world` under torchrun, in units that do not depend on each other.
+
+    Nothing is collective, so nothing times out: a scene may take a day longer than the others. The processes know each
+    other by `run` and meet in the units of the output, which the first one opens, joins and removes."""
+
+    rank: int = 0
+    world: int = 1
+    run: str = ""
+
+    @classmethod
+    def of_environment(cls) -> "Share":
+        """Return what torchrun and SLURM say of this process; alone without them."""
+        names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_ID")
+        rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+        return cls(rank, world, "/".join(os.environ.get(name, "") for name in names))
+
+    def mine(self, number: int) -> bool:
+        """Whether this process makes unit `number`."""
+        return number % self.world == self.rank
+
+    @contextmanager
+    def folder(self, final: Path, stamp: str) -> Iterator[tuple[Path, Unfinished]]:
+        """Yield what `resuming_folder` does, which the first process opens and the others wait for."""
+        if self.rank == 0:
+            with resuming_folder(final, stamp, wait=self.world == 1) as (partial, units):
+                if self.world > 1:
+                    units.keep_json("run", self.run)
+                yield partial, units
+            return
+        units = Unfinished(final, stamp, own=False)
+        while units.read_json("run") != self.run:
+            time.sleep(0.2)
+        yield final.with_name(f".{final.name}.partial"), units
+
+    def meet(self, units: Unfinished, report: Any) -> list[Any] | None:
+        """Return the reports of all processes by rank, once all have come; None to all but the first, which may go."""
+        if self.rank:
+            units.keep_json(f"rank{self.rank}", [self.run, report])
+            return None
+        found = {0: report}
+        while len(found) < self.world:
+            for rank in range(1, self.world):
+                run, told = units.read_json(f"rank{rank}") or ("", None)
+                found |= {rank: told} if run == self.run else {}
+            time.sleep(0.2 if len(found) < self.world else 0)
+        return [found[rank] for rank in range(self.world)]
+
+
 @contextmanager
-def resuming_folder(final: Path, stamp: str = "") -> Iterator[tuple[Path, Unfinished]]:
+def resuming_folder(final: Path, stamp: str = "", wait: bool = True) -> Iterator[tuple[Path, Unfinished]]:
     """Yield a sibling of `final` and its units; on success the sibling takes the name and the units go. Where a unit
-    was kept, both stay after an error, a kill or BoxEnded for a call with the same stamp; a second call waits."""
+    was kept, both stay after an error, a kill or BoxEnded for a call with the same stamp; a second call waits,
+    or without `wait` raises ConfigError."""
     partial, old = (final.with_name(f".{final.name}.{word}") for word in ("partial", "old"))
-    with holding_lock(final):
+    with holding_lock(final, wait):
         units = Unfinished(final, stamp)
         shutil.rmtree(old, ignore_errors=True)
         if not units.folder.exists():

@@ -13,9 +13,10 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 from skimage import data
 
-from novelview.config.sources import ColmapSource, PhotosSource
+from novelview.config.sources import ColmapEstimator, ColmapSource, PhotosSource
 from novelview.errors import DataError
-from novelview.scenes.chunks import read_chunk, read_raw
+from novelview.scenes.chunks import ChunkScene, read_chunk, read_raw
+from novelview.scenes.estimation.estimate import Colmap
 from novelview.scenes.imports import colmap, photographs
 from novelview.scenes.imports.scene import ORIENTATION, Lens, flatten, undistort
 
@@ -166,6 +167,23 @@ def test_real_reconstruction_finds_the_cameras_and_repeats_itself(tmp_path):
     low, high = np.array(scenes[0].depth_range) / scale
     assert np.percentile(depths, 0) * 0.9 < low < np.percentile(depths, 30)
     assert np.percentile(depths, 70) < high < np.percentile(depths, 100) * 1.1
+
+
+def test_a_zooming_lens_keeps_the_focal_length_of_every_frame(tmp_path):
+    """Stage poses with given intrinsics: COLMAP gets a lens a frame, and the cameras it finds are right."""
+    truth = [look_at(np.array([0.25 * i - 1, 0.1 * i - 1, -2.0]), np.array([1.2, 1.0, 1.2])) for i in range(8)]
+    focal = [300.0 + 20 * row for row in range(8)]
+    images, cameras = [], []
+    for c2w, length in zip(truth, focal, strict=True):
+        Image.fromarray(corner(c2w, focal=length)[0]).save(stream := io.BytesIO(), "JPEG", quality=95)
+        images.append(torch.frombuffer(bytearray(stream.getvalue()), dtype=torch.uint8))
+        cameras.append([length / 320, length / 240, 0.5, 0.5, 0, 0, *np.linalg.inv(c2w)[:3].flatten()])
+    scene = ChunkScene("a", "", torch.arange(8), torch.tensor(np.array(cameras, np.float32)), images)
+    estimator = Colmap(ColmapEstimator(intrinsics="given", camera_model="PINHOLE"))
+    (tmp_path / "work").mkdir()
+    found = estimator.estimate(scene, list(range(8)), tmp_path / "work", tmp_path / "log")
+    assert found.frames == list(range(8)) and (found.intrinsics - scene.cameras[:, :4]).abs().max() < 1e-6
+    assert rotation_errors(torch.linalg.inv(found.w2c), np.stack(truth)).max() < 1.0
 
 
 MODELS = {

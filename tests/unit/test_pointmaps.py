@@ -1,7 +1,10 @@
 """Teacher pointmaps: exact ones lie on the rooms' surfaces, travel with the pictures, and are refused when unfit."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +27,7 @@ from novelview.stages import pointmaps as stage
 from novelview.stages.cli import run_stage
 from novelview.stages.download import download
 from novelview.stages.pointmaps import pointmaps
+from novelview.stages.poses import poses
 from novelview.stages.preprocess import preprocess
 from novelview.stages.train import train
 
@@ -245,3 +249,30 @@ def test_a_scene_that_fails_is_named_and_others_are_made_once(data: Path, tmp_pa
     assert teach(words) == 0 and asked[len(scenes) + 4 :] == scenes[:1]
     for path in (data / "points").iterdir():
         assert path.name == "config.yaml" or (tmp_path / "exact" / path.name).read_bytes() == path.read_bytes()
+
+
+def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*command, "runtime.progress=false"], capture_output=True, text=True, env=environment)
+
+
+def test_processes_share_the_scenes_and_the_result_is_one_process_s(data: Path, tmp_path: Path) -> None:
+    for time in range(2):  # the second call finds what the first one's processes left of themselves, and no more
+        out = tmp_path / "shared" / "points"
+        done = torchrun("novelview.stages.pointmaps", *SIZED, *_io(data), f"io.out={out}", "runtime.device=cpu")
+        assert done.returncode == 0, done.stderr
+        found = {path.name: path.read_bytes() for path in out.iterdir() if path.name != "config.yaml"}
+        assert found == {name: (data / "points" / name).read_bytes() for name in found} and len(found) == 3
+        assert [path.name for path in (tmp_path / "shared").iterdir()] == ["points"], time
+
+
+def test_processes_share_the_scenes_of_poses(data: Path, tmp_path: Path) -> None:
+    words = ["novelview.stages.poses", "poses=given", f"io.raw={data}/raw", "splits=[train,test]"]
+    done = torchrun(*words, f"io.out={tmp_path}/two/raw")
+    assert done.returncode == 0, done.stderr
+    assert run_stage("poses", poses, [*words[1:], f"io.out={tmp_path}/one/raw", "runtime.progress=false"]) == 0
+    chunks = {path.relative_to(tmp_path / "one"): path.read_bytes() for path in (tmp_path / "one/raw").rglob("*.torch")}
+    assert len(chunks) == 2 and all((tmp_path / "two" / name).read_bytes() == own for name, own in chunks.items())
+    logged = [path.name for path in (tmp_path / "two/estimates").glob("*.json")]
+    assert len(logged) == 4  # three scenes and poses.json

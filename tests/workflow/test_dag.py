@@ -174,6 +174,4 @@ def test_only_rules_that_can_go_on_are_tried_again() -> None:
     named = dict(pair for path in rules for pair in RULE.findall(path.read_text()))
     never = {name for name, text in named.items() if "    retries: 0\n" in text}
     assert never == {"draw_figure", "write_table", "write_report", "measure_latency", *RELEASING}
-    assert {"pretrain_model", "finetune_model", "evaluate_model", "pack_scenes", "download_source"} <= set(
-        named
-    ) - never
+    assert {"pretrain_model", "evaluate_model", "pack_scenes", "download_source"} <= set(named) - never

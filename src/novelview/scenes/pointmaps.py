@@ -18,7 +18,7 @@ from novelview.config.schema import ViewsConfig
 from novelview.config.stages import SIZED_BY
 from novelview.errors import DataError
 from novelview.files import MANIFEST, check_size, file_entry, read_json, sha256, write_bytes, write_json
-from novelview.timebox import TimeBox, resuming_folder
+from novelview.timebox import BoxEnded, Share, TimeBox, Unfinished
 
 FORMAT = 1
 ADVICE = "run the pointmaps stage again"
@@ -33,13 +33,53 @@ def sizing(views: ViewsConfig) -> dict[str, Any]:
 
 
 def write_pointmaps(
-    out: Path, teacher: str, views: ViewsConfig, scenes: Scenes, teach: Points, stamp: str, box: TimeBox
+    out: Path,
+    teacher: str,
+    views: ViewsConfig,
+    scenes: Scenes,
+    teach: Points,
+    stamp: str,
+    box: TimeBox,
+    share: Share | None = None,
 ) -> int:
     """Write pointmaps into `out`, which appears whole; return how many. After BoxEnded and after DataError, which names
-    the scenes that failed when all others are made, a call with the same `stamp` goes on."""
-    made, failed = {}, list[str]()
-    with resuming_folder(out, stamp) as (folder, units):
-        for number, (scene, frames) in enumerate(scenes):
+    the scenes that failed when all others are made, a call with the same `stamp` goes on. share: of several processes,
+    of which the first joins what all made and returns last."""
+    share = share or Share()
+    with share.folder(out, stamp) as (folder, units):
+        boxed = ""
+        made, failed = dict[str, tuple[int, Any]](), list[str]()
+        try:
+            _make_share(folder, units, scenes, teach, box, share, made, failed)
+        except BoxEnded as ended:
+            boxed = str(ended)
+        reports = share.meet(units, [made, failed, boxed])
+        if reports is None:
+            return len(made)
+        if any(boxed for *_, boxed in reports):
+            raise BoxEnded(next(boxed for *_, boxed in reports if boxed))
+        if failed := [line for _, own, _ in reports for line in own]:
+            told = ", ".join(failed[:5])
+            raise DataError(f"{out}: no pointmaps of {len(failed)} scenes: {told}; the others are kept")
+        rows = sorted((row for own, *_ in reports for row in own.items()), key=lambda row: row[1][0])
+        entries = {scene: entry for scene, (_, entry) in rows}
+        write_json(folder / MANIFEST, {"format": FORMAT, "teacher": teacher, "views": sizing(views), "scenes": entries})
+        return len(entries)
+
+
+def _make_share(
+    folder: Path,
+    units: Unfinished,
+    scenes: Scenes,
+    teach: Points,
+    box: TimeBox,
+    share: Share,
+    made: dict[str, tuple[int, Any]],
+    failed: list[str],
+) -> None:
+    """Add every scene of this process to `made`, with its number and entry, or to `failed`."""
+    for number, (scene, frames) in enumerate(scenes):
+        if share.mine(number):
             path = folder / f"{number:06d}.safetensors"
             entry = units.read_json(path.stem)
             if entry is None or not path.is_file() or sha256(path) != entry["sha256"]:
@@ -52,13 +92,7 @@ def write_pointmaps(
                 entry = {"file": path.name, **file_entry(path)}
                 units.keep_json(path.stem, entry)
                 box.unit()
-            made[scene] = entry
-        if failed:
-            raise DataError(
-                f"{out}: no pointmaps of {len(failed)} scenes: {', '.join(failed[:5])}; the others are kept"
-            )
-        write_json(folder / MANIFEST, {"format": FORMAT, "teacher": teacher, "views": sizing(views), "scenes": made})
-    return len(made)
+            made[scene] = number, entry
 
 
 class Pointmaps:

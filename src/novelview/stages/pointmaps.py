@@ -18,7 +18,7 @@ from novelview.scenes.pointmaps import Points, write_pointmaps
 from novelview.scenes.procedural.truth import exact_depth
 from novelview.scenes.store import PackedStore, sound_frames
 from novelview.stages.cli import log, run_stage
-from novelview.timebox import TimeBox, stamp_of
+from novelview.timebox import Share, TimeBox, stamp_of
 
 
 def pointmaps(cfg: PointmapsStage) -> None:
@@ -26,8 +26,8 @@ def pointmaps(cfg: PointmapsStage) -> None:
 
     exact: points of the given cameras' world, metres, float32. vggt: of a world and scale of its own for each scene,
     float16, all frames of a scene in one pass, resized to multiples of 14 pixels and back (specs/pmloss.md section 1).
-    Raises DataError without exact depth, CheckpointError without VGGT's weights, BoxEnded after one new scene at least.
-    """
+    Under torchrun each process takes its share of the scenes. Raises DataError without exact depth, CheckpointError
+    without VGGT's weights, BoxEnded after one new scene at least."""
     box = TimeBox.of(cfg.runtime)
     store = PackedStore(Path(cfg.io["packed"]) / cfg.split)
     cache = FrameCache(store, cfg.views, 0)
@@ -35,10 +35,11 @@ def pointmaps(cfg: PointmapsStage) -> None:
     names = tqdm(store.scenes, "pointmaps", disable=None if cfg.runtime.progress else True)
     scenes = ((scene, sound_frames(store, scene)) for scene in names)
     with team(cfg.runtime) as ranks:
-        teach = _exact(cfg, store, cache, ranks.device) if cfg.teacher == "exact" else _vggt(cfg, cache, ranks.device)
-        data = sha256(store.folder.parent / MANIFEST)
-        stamp = stamp_of(digest(cfg), source_digest("pointmaps"), data, ranks.device.type)
-        count = write_pointmaps(Path(cfg.io["out"]), cfg.teacher, cfg.views, scenes, teach, stamp, box)
+        device = ranks.device
+        teach = _exact(cfg, store, cache, device) if cfg.teacher == "exact" else _vggt(cfg, cache, device)
+        stamp = stamp_of(digest(cfg), source_digest("pointmaps"), sha256(store.folder.parent / MANIFEST), device.type)
+        share = Share.of_environment()
+        count = write_pointmaps(Path(cfg.io["out"]), cfg.teacher, cfg.views, scenes, teach, stamp, box, share)
         log.info("pointmaps of %d scenes by teacher %s: %s", count, cfg.teacher, cfg.io["out"])
 
 

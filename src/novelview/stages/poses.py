@@ -1,9 +1,10 @@
 """Stage `poses`: a data set with other cameras; `python -m novelview.stages.poses dataset=NAME poses=colmap|vggt`."""
 
+import os
 from pathlib import Path
 from typing import Any
 
-from novelview.config.digest import resolved
+from novelview.config.digest import digest, resolved
 from novelview.config.stages import PosesStage
 from novelview.errors import ConfigError
 from novelview.files import MANIFEST, file_entries, locating, write_json
@@ -11,22 +12,25 @@ from novelview.scenes.chunks import read_raw
 from novelview.scenes.estimation.estimate import Colmap, Estimator, Given
 from novelview.scenes.estimation.replace import Replacement
 from novelview.stages.cli import run_stage
-from novelview.timebox import TimeBox, resuming_folder
+from novelview.timebox import Share, TimeBox, stamp_of
 
 
 def poses(cfg: PosesStage) -> None:
     """Fill {io.out} with the data set of {io.raw} under estimated cameras, and poses.json; manifest.json comes last.
 
     A sibling folder takes the final name when it is complete; estimates are kept scene by scene in `estimates/` beside
-    it, so a stopped run goes on where it was. Raises NovelviewError when nothing got cameras, or the estimator has no
-    weights; BoxEnded after one new estimate at least."""
+    it, so a stopped run goes on where it was. Under torchrun each process estimates its share of the scenes. Raises
+    NovelviewError when nothing got cameras, or there are no weights; BoxEnded after one new estimate at least."""
     box = TimeBox.of(cfg.runtime)
     out = Path(cfg.io["out"]).expanduser()
     raw = read_raw(Path(cfg.io["raw"]).expanduser())
     if out.resolve() in (raw.folder.resolve(), raw.root.resolve()):
         raise ConfigError(f"io.out={out}: is the folder of the data set itself; choose another")
-    run = Replacement(raw, estimator(cfg), cfg, out.absolute().parent / "estimates", box)
-    with locating(out), resuming_folder(out) as (folder, _):
+    share = Share.of_environment()
+    with locating(out), share.folder(out, stamp_of(digest(cfg))) as (folder, units):
+        run = Replacement(raw, estimator(cfg), cfg, out.absolute().parent / "estimates", box)
+        if share.world > 1 and share.meet(units, run.estimate(share)) is None:
+            return
         extra = run.write(folder)
         write_json(folder / MANIFEST, {"files": file_entries(folder), "source": resolved(cfg), **extra})
 
@@ -38,7 +42,7 @@ def estimator(cfg: PosesStage) -> Estimator:
         from novelview.devices import pick_device
         from novelview.models.vggt.estimator import Vggt
 
-        return Vggt(node, pick_device(cfg.runtime.device))
+        return Vggt(node, pick_device(cfg.runtime.device, int(os.environ.get("LOCAL_RANK", 0))))
     return Colmap(node) if node.kind == "colmap" else Given()
 
 

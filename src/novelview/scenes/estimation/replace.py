@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -24,7 +24,7 @@ from novelview.files import read_json, sha256, write_bytes, write_json
 from novelview.scenes.chunks import ChunkScene, RawData, read_chunk, write_chunk
 from novelview.scenes.estimation.estimate import Estimate, Estimator, Outcome, asked_frames, estimated, given_cameras
 from novelview.scenes.views import load_index
-from novelview.timebox import TimeBox
+from novelview.timebox import BoxEnded, Share, TimeBox
 
 logger = logging.getLogger(__name__)
 NO_CAMERA = [1.0, 1.0, 0.5, 0.5, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0]
@@ -92,6 +92,17 @@ class Replacement:
         self.indices = {path.stem: load_index(path) for path in found}
         self.records: dict[str, dict[str, Any]] = {}  # scene -> its entry in poses.json
         self.unposed: dict[str, list[int]] = {}  # written scene -> frames left without a camera
+
+    def estimate(self, share: Share) -> str:
+        """Estimate a share of the scenes, kept in `estimates` where `write` finds them; return what BoxEnded says."""
+        try:
+            chunks = ((split, path) for split in dict.fromkeys(self.cfg.splits) for path in self.raw.chunks[split])
+            for number, (split, path) in enumerate(chunks):
+                scenes = [scene for row, scene in enumerate(read_chunk(path)) if share.mine(number + row)]
+                deque(self._outcomes(scenes, split), maxlen=0)
+        except BoxEnded as ended:
+            return str(ended)
+        return ""
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Fill `folder` with chunks, indices, scenes.json and poses.json; return what the manifest says of it.
