@@ -1,6 +1,9 @@
 """Stage `render`: a scene encoded once, any path, its state on disk, one-line errors; and the paths themselves."""
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -11,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_models import config, model_of
 
+from novelview.cameras.given import read_path
 from novelview.cameras.paths import along, turntable
 from novelview.cameras.poses import encoding_to_c2w
 from novelview.config.digest import resolved
@@ -21,6 +25,7 @@ from novelview.errors import DataError
 from novelview.evaluation.clips import path_cameras
 from novelview.models.registry import save_weights
 from novelview.scenes.pack import pack_chunks
+from novelview.scenes.store import PackedStore
 from novelview.stages.cli import run_stage
 from novelview.stages.render import render
 
@@ -64,6 +69,66 @@ def test_clips_of_every_posed_model(data: Path, tmp_path: Path, name: str, path:
     assert any((pictures[0] != other).any() for other in pictures[1:]), "the camera moves"
 
 
+@pytest.mark.parametrize("name", ["lact", "lvsm_encoder_decoder", "ptlvsm"])
+def test_the_default_path_goes_through_the_cameras_and_its_file_gives_the_clip_again(data, tmp_path, name) -> None:
+    for out, words in (("one", []), ("two", [f"path={tmp_path}/cameras.json"]), ("three", ["path=interpolate"])):
+        more = [f"io.cameras={tmp_path}/cameras.json"] if out == "one" else []
+        assert call(data, tmp_path, name, *words, *more, f"io.images={tmp_path}/{out}") == 0
+    for number in range(5):
+        one, two, three = (
+            np.asarray(Image.open(tmp_path / out / f"{number:04d}.png"), int) for out in ("one", "two", "three")
+        )
+        assert np.array_equal(one, three) and np.abs(one - two).max() <= 2
+    found, lens = read_path(tmp_path / "cameras.json", 28, 42)
+    store = PackedStore(data / "packed/test")
+    contexts = store.c2w(store.scenes[0])
+    assert min(float((found[0] - c2w).abs().max()) for c2w in contexts) < 1e-4 and (lens[:, :2] > 0).all()
+
+
+def nerfstudio(**changes: Any) -> dict[str, Any]:
+    look = [1.0, 0, 0, 2, 0, 0, -1, 3, 0, 1, 0, 4, 0, 0, 0, 1]  # OpenGL axes, row by row
+    camera = {"camera_to_world": look, "fov": 90.0, "aspect": 1.5}
+    content = {"camera_type": "perspective", "render_height": 40, "render_width": 60, "fps": 24, "seconds": 1.0}
+    return content | {"camera_path": [camera | changes.pop("camera", {})]} | changes
+
+
+def test_a_camera_path_of_nerfstudio_is_read_in_opencv_axes(tmp_path: Path) -> None:
+    (tmp_path / "path.json").write_text(json.dumps(nerfstudio()))
+    c2w, lens = read_path(tmp_path / "path.json", 28, 42)
+    assert c2w[0].tolist() == [[1, 0, 0, 2], [0, 0, 1, 3], [0, -1, 0, 4], [0, 0, 0, 1]]
+    assert lens[0].tolist() == pytest.approx([14, 14, 21, 14])
+    assert read_path(tmp_path / "path.json", 28, 28)[1][0].tolist() == pytest.approx([14, 14, 14, 14])
+
+
+CAMERA = {"c2w": np.eye(4).tolist(), "fx": 3, "fy": 3, "cx": 2, "cy": 1.5}
+OURS: dict[str, Any] = {"width": 4, "height": 3, "cameras": [CAMERA]}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([], "holds no list 'cameras'"),
+        ({**OURS, "cameras": []}, "holds no list 'cameras'"),
+        ({**OURS, "cameras": [None]}, "holds no list 'cameras'"),
+        ({**OURS, "width": None}, "key 'width' is missing"),
+        ({**OURS, "height": 0}, "must be positive"),
+        ({**OURS, "cameras": [{**CAMERA, "fx": -3}]}, "camera 0: focal length 'fx' is -3.0"),
+        ({**OURS, "cameras": [{**CAMERA, "cy": "middle"}]}, "camera 0: key 'cy' is 'middle'"),
+        ({**OURS, "cameras": [{**CAMERA, "c2w": [[1, 2], [3]]}]}, "camera 0: key 'c2w' is no finite"),
+        ({**OURS, "cameras": [{**CAMERA, "c2w": (2 * np.eye(4)).tolist()}]}, "not orthonormal"),
+        (nerfstudio(camera_type="equirectangular"), "'camera_type' is 'equirectangular'"),
+        (nerfstudio(camera={"fov": 180}), "'fov' is 180"),
+        (nerfstudio(camera={"camera_to_world": [1.0] * 15}), "no finite 4x4 matrix"),
+        (nerfstudio(render_width=True), "'render_width' is True, not a number"),
+    ],
+)
+def test_cameras_that_are_none_are_one_line_with_file_and_key(tmp_path: Path, content: Any, said: str) -> None:
+    (tmp_path / "path.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=re.escape(said)) as caught:
+        read_path(tmp_path / "path.json", 28, 42)
+    assert str(caught.value).startswith(f"{tmp_path}/path.json") and "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["lact", "lvsm_encoder_decoder"])
 def test_a_scene_is_encoded_once_and_viewed_later(data: Path, tmp_path: Path, name: str) -> None:
     state = f"{tmp_path}/scene.safetensors"
@@ -95,6 +160,7 @@ def test_a_state_of_other_weights_or_a_damaged_one_is_refused(data: Path, tmp_pa
         ("lact", ["views=9"], "views=9: scene"),
         ("lact", ["resolution=30x42"], "resolution=30x42: both sides must be multiples of the patch size, 14"),
         ("lact", ["resolution=wide"], "write 256 for a square or 72x128"),
+        ("lact", ["path=gone.json"], "gone.json: No such file"),
         ("lact", ["path=spiral"], "path=spiral: choose one of turntable, interpolate"),
         ("lact", ["camera_path=spiral"], "Available options"),
         ("lact", ["scene=nowhere"], "no scene 'nowhere'"),

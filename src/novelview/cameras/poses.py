@@ -64,6 +64,12 @@ class CoordinateFrame:
         moved[:, :3, 3] *= self.scale
         return moved.to(c2w.dtype)
 
+    def undo(self, c2w: Float[Tensor, "v 4 4"]) -> Float[Tensor, "v 4 4"]:
+        """Return the cameras that `transform` made these of."""
+        moved = c2w.double()
+        moved[:, :3, 3] /= self.scale
+        return (torch.linalg.inv(self.motion) @ moved).to(c2w.dtype)
+
 
 def mean_frame(c2w: Float[Tensor, "v 4 4"], scale_factor: float) -> CoordinateFrame:
     """Return the frame of the mean centre, viewing direction and down, with coordinates of at most 1 / scale_factor."""

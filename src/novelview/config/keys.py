@@ -12,7 +12,8 @@ from typing import Any
 from novelview.errors import ConfigError
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # goes into paths and shell commands
-OPTIONAL_IO = ("init", "pointmaps", "inputs", "curves", "extras", "models", "images", "save_state", "load_state")
+OPTIONAL_IO = ("init", "pointmaps", "inputs", "curves", "extras", "models", "images", "cameras")
+OPTIONAL_IO += ("save_state", "load_state")
 
 
 @dataclass(frozen=True)

@@ -173,9 +173,16 @@ class RenderStage(SceneStage):
 
     chunk: int = key(4, "cameras rendered at a time", above=0)
     fps: int = key(30, above=0)
-    path: str = key("turntable", choices="turntable: around the origin, z up | interpolate: through the contexts")
+    path: str = key(
+        "interpolate", "interpolate: through the contexts | turntable: around the origin, z up | FILE.json: its cameras"
+    )
     frames: int = key(120, "frames of the whole clip, unless camera_path counts them by leg", above=0)
     camera_path: PathConfig = key(PathConfig)
+
+    def check(self) -> None:
+        """Raise ConfigError for a path that is none of ours and no file of cameras."""
+        known = self.path in ("turntable", "interpolate") or self.path.endswith(".json")
+        refuse(not known, f"path={self.path}: choose one of turntable, interpolate, or give a FILE.json of cameras")
 
 
 @dataclass

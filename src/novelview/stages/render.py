@@ -9,6 +9,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
+from novelview.cameras.given import read_path, write_path
 from novelview.cameras.paths import turntable
 from novelview.config.checkpoints import model_code
 from novelview.config.digest import digest, source_digest
@@ -32,9 +33,11 @@ from novelview.timebox import TimeBox, Unfinished, stamp_of
 def render(cfg: RenderStage) -> None:
     """Encode `views` context views of a scene once, render the cameras of `path` and write them as MP4 to `io.out`.
 
-    `io.images` also gets the pictures as PNG files; `io.save_state` keeps the encoded scene, `io.load_state` takes one
-    instead of encoding, without the data set. Raises NovelviewError for views or a size that do not fit, or a model
-    without target poses; BoxEnded after `chunk` new pictures at least: the next call goes on with the pictures."""
+    `io.images` also gets the pictures as PNG files, `io.cameras` the cameras, for `path=FILE.json`; `io.save_state`
+    `io.images` also gets the pictures as PNG files, `io.cameras` the cameras, for `path=FILE.json`; `io.save_state`
+    keeps the encoded scene, `io.load_state` takes one instead of encoding, without the data set. Raises NovelviewError
+    for views or a size that do not fit, or a model without target poses; BoxEnded after `chunk` new pictures at least:
+    the next call goes on with the pictures."""
     box, io, weights = TimeBox.of(cfg.runtime), cfg.io, Path(cfg.io["weights"])
     require_writable(io["out"], "io.out")
     refuse(Path(io["out"]).suffix.lower() != ".mp4", f"io.out={io['out']}: clips are MP4 files; name one .mp4")
@@ -54,11 +57,17 @@ def render(cfg: RenderStage) -> None:
             save_scene(io["save_state"], encoded)
         seen = sha256(state or Path(io["packed"]) / MANIFEST)
         code = source_digest("render", model_code(cfg))
-        units = Unfinished(io["out"], stamp_of(digest(cfg), code, sha256(weights), seen))
+        given = sha256(cfg.path) if cfg.path.endswith(".json") else ""
+        units = Unfinished(io["out"], stamp_of(digest(cfg), code, sha256(weights), seen, given))
         started = time.monotonic()
-        pictures = _pictures(cfg, model, encoded, units, box)
+        cameras = _cameras(cfg, encoded)
+        pictures = _pictures(cfg, model, encoded, cameras, units, box)
         rendering = time.monotonic() - started
     write_video(io["out"], enlarge(pictures), cfg.fps)
+    if io.get("cameras"):
+        c2w, intrinsics = cameras
+        world = encoded.frame.undo(c2w) if encoded.frame else c2w
+        write_path(io["cameras"], world, intrinsics, encoded.facts.height, encoded.facts.width, cfg.fps)
     for number, picture in enumerate(pictures if io.get("images") else ()):
         with replacing(Path(io["images"]) / f"{number:04d}.png") as partial:
             Image.fromarray(picture).save(partial, "PNG")
@@ -82,10 +91,12 @@ def _encoded(cfg: RenderStage, model: ViewModel, config: dict[str, Any], device:
 
 
 def _pictures(
-    cfg: RenderStage, model: ViewModel, encoded: Encoded, units: Unfinished, box: TimeBox
+    cfg: RenderStage, model: ViewModel, encoded: Encoded, cameras: Cameras, units: Unfinished, box: TimeBox
 ) -> UInt8[np.ndarray, "n h w 3"]:
     """Render the path, `chunk` pictures at a time; those of an earlier call are taken from `units`."""
-    c2w, intrinsics = _cameras(cfg, encoded, model)
+    c2w, intrinsics = cameras
+    context = Views(None, encoded.c2w.cpu()[None], encoded.intrinsics.cpu()[None])
+    c2w = model.cameras(context, c2w[None])[0]
     parts = []
     for start in range(0, len(c2w), cfg.chunk):
         content = units.read(f"{start:06d}")
@@ -108,19 +119,18 @@ def chosen_frames(cfg: RenderStage | DepthStage, store: PackedStore, scene: str)
     return sorted(choose_frames(pool, pool.order, cfg.select, cfg.views))
 
 
-def _cameras(cfg: RenderStage, encoded: Encoded, model: ViewModel) -> Cameras:
-    """Return the cameras of the clip, in the frame in which the model decodes the scene."""
+def _cameras(cfg: RenderStage, encoded: Encoded) -> Cameras:
+    """Return the cameras of the clip, in the frame of the context cameras, which is the world's or normalised."""
     facts, path = encoded.facts, cfg.camera_path
-    seen = encoded.c2w.cpu(), encoded.intrinsics.cpu()
+    if cfg.path == "interpolate":
+        return path_cameras(path, cfg.frames, encoded.c2w.cpu(), encoded.intrinsics.cpu())
     if cfg.path == "turntable":
         shape = (path.hfov, path.elevation, path.swing, path.min_radius, path.max_radius, path.swap_sides)
         c2w, intrinsics = turntable(cfg.frames, facts.height, facts.width, *shape)
-        if encoded.frame is not None:  # out of the world, into which no context looks any more
-            c2w = encoded.frame.transform(c2w)
     else:
-        c2w, intrinsics = path_cameras(path, cfg.frames, *seen)
-    context = Views(None, *(part[None] for part in seen))
-    return model.cameras(context, c2w[None])[0], intrinsics
+        c2w, intrinsics = read_path(cfg.path, facts.height, facts.width)
+    # Out of the world, into which no context looks any more.
+    return encoded.frame.transform(c2w) if encoded.frame is not None else c2w, intrinsics
 
 
 if __name__ == "__main__":

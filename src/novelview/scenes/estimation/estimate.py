@@ -95,10 +95,10 @@ class Colmap(Estimator):
             names[name] = frame
         job = {key: getattr(self.cfg, key) for key in ("camera_model", "seed", "matcher", "overlap", "max_features")}
         job |= {"images": str(work / "images"), "names": list(names), "single_camera": True}
-        lenses: dict[str, list[str]] = {}  # a zooming lens is another one in every frame
+        groups: dict[str, list[str]] = {}  # a zooming lens is another one in every frame
         for name, frame in names.items():
-            lenses.setdefault(self._known(scene, frame, work / "images" / name), []).append(name)
-        job["cameras"] = [{"names": own, "params": params} for params, own in lenses.items()]
+            groups.setdefault(self._known(scene, frame, work / "images" / name), []).append(name)
+        job["cameras"] = [{"names": own, "params": params} for params, own in groups.items()]
         model = run_apart(job, work, log, threads=1, seconds=self.cfg.seconds)
         if not model.is_dir():
             raise DataError(f"none of {len(frames)} frames could be registered")

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from numpy.typing import NDArray
 
+from novelview.cameras.given import OPENGL_TO_OPENCV, lens_numbers, number, pose
 from novelview.config.sources import Dl3dvSource, OpencvCamerasSource, TransformsSource
 from novelview.downloads.fetch import fetch_folder, is_collected
 from novelview.downloads.registry import parse_hub
@@ -29,11 +28,9 @@ from novelview.scenes.imports.scene import ImportedFrame, ImportedScene, Lens, o
 
 log = logging.getLogger(__name__)
 MODELS = ("PERSPECTIVE", "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE")
-OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 BENCHMARK = "hf://datasets/DL3DV/DL3DV-10K-Benchmark"
 PLACES = ("nerfstudio", ".", "gaussian_splat")
 DL3DV_WORLD = np.array([[0.0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]])  # rows 0, 1 swapped, row 2 negated
-ORTHONORMAL = 1e-3
 FrameMaker = Callable[[Path, str, Mapping[str, Any]], ImportedFrame]  # (picture, name, entry of the list) -> frame
 Candidates = Callable[[Path], list[Path]]  # path a frame names -> where its picture may be, the first that exists wins
 
@@ -50,7 +47,7 @@ def load_transforms(path: Path, source: TransformsSource, candidates: Candidates
     def frame(picture: Path, name: str, entry: Mapping[str, Any]) -> ImportedFrame:
         own = {key: value for key, value in entry.items() if value is not None}  # null: as if it were not there
         where, entry = f"{file}: frame {name}", {**content, **own}
-        c2w = _pose(entry, "transform_matrix", where) @ OPENGL_TO_OPENCV
+        c2w = pose(entry, "transform_matrix", where) @ OPENGL_TO_OPENCV
         return ImportedFrame(picture, name, c2w, _lens(picture, entry, where))
 
     return _listed_scene(file, content.pop("frames", None), source, candidates, frame)
@@ -75,7 +72,7 @@ def _lens(picture: Path, entry: Mapping[str, Any], where: str) -> Lens:
     if model not in MODELS:
         raise DataError(f"{where}: camera_model {model} is not supported; convert it to one of {', '.join(MODELS)}")
     if "w" in entry or "h" in entry:
-        width, height = (round(_number(entry, key, where)) for key in ("w", "h"))
+        width, height = (round(number(entry, key, where)) for key in ("w", "h"))
         if min(width, height) < 1:
             raise DataError(f"{where}: picture size {width}x{height} is not positive; correct 'w' and 'h'")
     else:
@@ -84,8 +81,8 @@ def _lens(picture: Path, entry: Mapping[str, Any], where: str) -> Lens:
     fx = _focal(entry, "x", width, where)
     fy = _focal(entry, "y", height, where, fx)
     defaults = {"fl_x": fx, "fl_y": fy, "cx": width / 2, "cy": height / 2}
-    numbers = _lens_numbers({**defaults, **entry}, ("fl_x", "fl_y", "cx", "cy"), where)
-    k1, k2, k3, k4, p1, p2 = (_number({key: 0.0, **entry}, key, where) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
+    numbers = lens_numbers({**defaults, **entry}, ("fl_x", "fl_y", "cx", "cy"), where)
+    k1, k2, k3, k4, p1, p2 = (number({key: 0.0, **entry}, key, where) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
     if model == "OPENCV_FISHEYE" or entry.get("is_fisheye") is True:
         return Lens(width, height, *numbers, model="OPENCV_FISHEYE", bend=(k1, k2, k3, k4))
     return Lens(width, height, *numbers, radial=(k1, k2, k3, k4), tangential=(p1, p2))
@@ -94,12 +91,12 @@ def _lens(picture: Path, entry: Mapping[str, Any], where: str) -> Lens:
 def _focal(entry: Mapping[str, Any], axis: str, side: int, where: str, default: float | None = None) -> float:
     key, angle_key = f"fl_{axis}", f"camera_angle_{axis}"
     if entry.get(key) is not None:
-        return _number(entry, key, where)
+        return number(entry, key, where)
     if entry.get(angle_key) is None:
         if default is None:
             raise DataError(f"{where}: neither '{key}' nor '{angle_key}' is given; add one of them")
         return default
-    angle = _number(entry, angle_key, where)
+    angle = number(entry, angle_key, where)
     if not 0 < angle < math.pi:
         raise DataError(f"{where}: '{angle_key}' is {angle}; a field of view lies between 0 and pi radians")
     return side / 2 / math.tan(angle / 2)
@@ -137,7 +134,7 @@ def _landscape_scenes(path: Path, source: Dl3dvSource) -> dict[str, ImportedScen
     for name in names:
         files = (path / name / place / "transforms.json" for place in PLACES)
         if file := next((file for file in files if file.is_file()), None):
-            width, height = (_number(_read(file, "fetch it again"), side, str(file)) for side in ("w", "h"))
+            width, height = (number(_read(file, "fetch it again"), side, str(file)) for side in ("w", "h"))
             if width < height:
                 portrait.append(name)
             else:
@@ -171,8 +168,8 @@ def load_opencv_cameras(path: Path, source: OpencvCamerasSource) -> ImportedScen
 
     def frame(picture: Path, name: str, entry: Mapping[str, Any]) -> ImportedFrame:
         where = f"{file}: frame {name}"
-        c2w = np.linalg.inv(_pose(entry, "w2c", where))
-        numbers = _lens_numbers(entry, ("fx", "fy", "cx", "cy"), where)
+        c2w = np.linalg.inv(pose(entry, "w2c", where))
+        numbers = lens_numbers(entry, ("fx", "fy", "cx", "cy"), where)
         with opened_picture(picture) as image:
             return ImportedFrame(picture, name, c2w, Lens(*image.size, *numbers))
 
@@ -212,37 +209,3 @@ def _listed_scene(file: Path, entries: Any, source: Any, candidates: Candidates,
     found = scene.ordered_scene(file, frames, missing, source.allow_missing, source.background)
     found.masks = masks
     return found
-
-
-def _number(entry: Mapping[str, Any], key: str, where: str) -> float:
-    value = entry.get(key)
-    if value is None:
-        raise DataError(f"{where}: key '{key}' is missing; add it")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"{where}: key '{key}' is {value!r}, not a number; correct it")
-    return float(value)
-
-
-def _pose(entry: Mapping[str, Any], key: str, where: str) -> Float[NDArray, "4 4"]:
-    """Return a rigid 4x4 matrix from nested lists; 3x4 gets its last row."""
-    if entry.get(key) is None:
-        raise DataError(f"{where}: key '{key}' is missing; add it")
-    try:
-        matrix = np.array(entry[key], np.float64)
-    except (ValueError, TypeError, OverflowError):
-        matrix = np.zeros(0)
-    if matrix.shape not in ((4, 4), (3, 4)) or not np.isfinite(matrix).all():
-        raise DataError(f"{where}: key '{key}' is no finite 4x4 matrix; correct it")
-    matrix = np.concatenate([matrix[:3], [[0.0, 0.0, 0.0, 1.0]]])
-    turn = matrix[:3, :3]
-    if np.abs(turn @ turn.T - np.eye(3)).max() > ORTHONORMAL or np.linalg.det(turn) < 0:
-        raise DataError(f"{where}: the rotation in '{key}' is not orthonormal and right-handed; correct it")
-    return matrix
-
-
-def _lens_numbers(entry: Mapping[str, Any], keys: Sequence[str], where: str) -> tuple[float, float, float, float]:
-    fx, fy, cx, cy = (_number(entry, key, where) for key in keys)
-    for key, value in zip(keys, (fx, fy), strict=False):
-        if value <= 0:
-            raise DataError(f"{where}: focal length '{key}' is {value}; it must be positive")
-    return fx, fy, cx, cy
