@@ -183,6 +183,18 @@ def source_state(path: Path | str, pattern: str = "**/*") -> str:
     return hashlib.sha256(text).hexdigest()[:16] if found else ""
 
 
+def require_listed(path: Path, folder: Path, advice: str) -> Path:
+    """Return `path`; raises DataError where the manifest of `folder`, which it lies in, lists it with other content."""
+    manifest = folder / MANIFEST
+    listed = read_json(manifest, advice) if manifest.is_file() else {}
+    files = listed.get("files") if isinstance(listed, dict) else None
+    entry = files.get(str(path.relative_to(folder))) if isinstance(files, dict) else None
+    if isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys():
+        check_size(path, entry, advice)
+        check_content(path, entry, advice)
+    return path
+
+
 def sha256(path: Path | str) -> str:
     """Return the hex SHA-256 of a file's bytes."""
     with open(path, "rb") as stream:

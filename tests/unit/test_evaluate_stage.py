@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -17,7 +18,7 @@ from novelview.config.models import DinoConfig, PTLVSMConfig, TransformerConfig,
 from novelview.config.schema import PackConfig, TrainConfig, ViewsConfig
 from novelview.config.stages import TrainStage
 from novelview.evaluation.scores import read_rows
-from novelview.files import write_json
+from novelview.files import file_entries, write_json
 from novelview.models.registry import build, save_weights
 from novelview.scenes.chunks import ChunkScene, write_chunk
 from novelview.scenes.pack import pack_chunks
@@ -96,6 +97,19 @@ def test_both_models_leave_a_whole_folder(data, tmp_path):
     with safe_open(tmp_path / "uplvsm/gallery.safetensors", framework="pt") as file:
         attention = file.get_tensor("0.attention").float()
         assert attention.shape == (4, 4) and 0 < float(attention.sum(dim=1).max()) <= 1
+
+
+@pytest.mark.parametrize("name", ["indices/gap7.json", "scenes.json"])
+def test_what_the_manifest_lists_is_not_scored_when_it_changed(data, tmp_path, capsys, name):
+    raw = tmp_path / "raw"
+    shutil.copytree(data / "raw", raw)
+    write_json(raw / "manifest.json", {"files": file_entries(raw), "source": {}})
+    words = [*overrides(data, tmp_path / "out", "ptlvsm", "eval.splits=[gap7]"), f"io.raw={raw}"]
+    text = (raw / name).read_text()
+    (raw / name).write_text(text.replace("7", "6") if "indices" in name else text.replace('"seen"', '"near"'))
+    assert score(words) == 2 and f"{raw / name}: content differs from the manifest" in capsys.readouterr().err
+    (raw / name).write_text(text)
+    assert score(words) == 0
 
 
 def test_two_processes_give_the_numbers_of_one(data, tmp_path):

@@ -17,6 +17,7 @@ from novelview.config.models import ModelConfig, PTLVSMConfig, TransformerConfig
 from novelview.errors import CheckpointError, ConfigError, DataError
 from novelview.models.dinov2 import DinoVisionTransformer, load_dino, resize_pos_embed, sincos_table
 from novelview.models.layers import Block, Patchify, RMSNorm, unpatchify
+from novelview.models.published import load_published
 from novelview.models.registry import MODELS, build, load_weights, save_weights
 from novelview.scenes.batch import Views
 
@@ -226,6 +227,21 @@ def test_weights_files_that_cannot_be_used_say_so(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(CheckpointError, match="damaged"):
         load_weights(path)
+
+
+@pytest.mark.parametrize("place", [1, 40, -1])
+def test_weights_that_changed_but_stayed_finite_are_refused(tmp_path: Path, place: int) -> None:
+    model, path = model_of("ptlvsm"), tmp_path / "model.safetensors"
+    save_weights(path, model, {"model": dataclasses.asdict(config("ptlvsm"))})
+    content = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    content[start + place if place > 0 else -4] ^= 1  # a last bit of some number
+    path.write_bytes(content)
+    for load in (load_weights, lambda path: load_published(path, model_of("ptlvsm"))):
+        with pytest.raises(CheckpointError, match=r"model\.safetensors: its tensors changed since they were written"):
+            load(path)
+    save_file(dict(model_of("ptlvsm").state_dict()), path)  # of another program, without a checksum
+    load_published(path, model)
 
 
 @pytest.mark.parametrize("text", ["{}", "{", "[]", '{"model": null}', "[" * 100_000])

@@ -2,6 +2,7 @@
 
 The header of a weights file holds the resolved configuration of its training; `released/{name}/` is a checkpoint."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError, safe_open
@@ -20,6 +22,7 @@ from novelview.errors import CheckpointError, ConfigError, NovelviewError
 from novelview.files import sha256
 
 FORMAT = "novelview-1"
+TENSORS = "tensors"  # key of a header's metadata: SHA-256 of all that follows the header
 FOLDER = "released"  # in the working directory, as data/ and results/ are
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
@@ -77,6 +80,26 @@ def read_config(path: Path | str) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
         raise CheckpointError(f"{path}: the configuration in its header is damaged; make it again")
     return config
+
+
+def require_whole(path: Path | str) -> None:
+    """Raise CheckpointError for a safetensors file whose tensors are not those that the checksum in its header is of.
+
+    Files without one, of other programs and of earlier versions, pass: nothing says what they held."""
+    try:
+        with safe_open(str(path), "np") as stream:
+            wanted = (stream.metadata() or {}).get(TENSORS)
+    except (SafetensorError, OSError):
+        return  # whoever reads it says what is wrong
+    if wanted:
+        content = np.memmap(path, np.uint8, "r")
+        if checksum_of(content, 8 + int.from_bytes(content[:8].tobytes(), "little")) != wanted:
+            raise CheckpointError(f"{path}: its tensors changed since they were written; make it or fetch it again")
+
+
+def checksum_of(content: Any, start: int) -> str:
+    """Return the hex SHA-256 of the bytes of a buffer from `start` on."""
+    return hashlib.sha256(memoryview(content)[start:]).hexdigest()
 
 
 def model_config(path: Path | str, node: dict[str, Any]) -> ModelConfig:

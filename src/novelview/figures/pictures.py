@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 from safetensors import SafetensorError, safe_open
 
+from novelview.config.checkpoints import require_whole
 from novelview.errors import DataError
 from novelview.evaluation.scores import read_rows
 from novelview.figures.results import Evaluation, Results, finest, grouped, set_order
@@ -99,6 +100,7 @@ def read_gallery(evaluation: Evaluation) -> list[Sample]:
         raise DataError(f"{path}: no pictures kept; run the evaluate stage first")
     rows = read_rows(evaluation.folder / "rows.csv")
     scores = {(row.split, row.entry, row.frame): row.psnr for row in rows if row.model == "nearest_context"}
+    require_whole(path)
     try:
         with safe_open(path, framework="numpy") as file:
             entries = json.loads((file.metadata() or {})["gallery"])

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from functools import reduce
+from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,7 +17,7 @@ from novelview.errors import DataError
 from novelview.figures.results import METRICS, Evaluation, Place, Results, Score, Target, grouped, largest
 from novelview.figures.style import MUTED, colour, draw_scores, label, legend_below, spaced, split_order, title_of
 from novelview.figures.tables import NONE, Cell, Grid, Row, Scores, Table, difference_cell, score_cells
-from novelview.files import read_json
+from novelview.files import read_json, require_listed
 
 GIVEN = "given"
 CLASSES = ("large", "medium", "small")
@@ -75,6 +77,10 @@ def difference(one: Evaluation, other: Evaluation, place: Place) -> tuple[Score,
     return Score.over(values, [scene for scene, *_ in targets]), list(zip(targets, values, strict=True))
 
 
+def _record(path: Path) -> dict[str, Any]:
+    return read_json(require_listed(path, path.parent, "run the poses stage again"))
+
+
 def given_of(found: Sequence[Evaluation], one: Evaluation) -> Evaluation:
     """Return the same weights' evaluation on the given cameras; raises DataError where it is missing."""
     for other in found:
@@ -99,7 +105,7 @@ def posefree(results: Results) -> Figure:
     sets = places(found)
     if not sets:
         raise DataError(f"{results.folders[0]}: no split was evaluated; run the evaluation again")
-    known = {content["estimator"]: content["scenes"] for content in map(read_json, results.extras)}
+    known = {content["estimator"]: content["scenes"] for content in map(_record, results.extras)}
     panels = len(sets) + (len(ERRORS) if known else 0)
     figure, axes = plt.subplots(1, panels, figsize=(3.4 * panels, 3.4), squeeze=False, layout="constrained")
     for axis, (name, splits) in zip(axes[0], sets, strict=False):

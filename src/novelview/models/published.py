@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from novelview.config.checkpoints import require_whole
 from novelview.errors import CheckpointError
 
 IGNORED = ("loss_computer.",)
@@ -56,6 +57,7 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give the path of a downloaded checkpoint")
+    require_whole(path)
     try:
         pickled = path.suffix != ".safetensors"
         loaded = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from novelview.config.checkpoints import FORMAT, model_config, read_config
+from novelview.config.checkpoints import FORMAT, TENSORS, checksum_of, model_config, read_config
 from novelview.config.compose import MODELS
 from novelview.config.models import ModelConfig
 from novelview.errors import ConfigError
@@ -55,10 +55,11 @@ def weights_bytes(model: nn.Module, config: dict[str, Any], dtype: torch.dtype |
 
 
 def ordered(content: bytes) -> bytes:
-    """Sort the header's metadata, which safetensors writes in an order that differs from process to process."""
+    """Sort the header's metadata, which safetensors writes in an order that differs from process to process, and add
+    the checksum of the tensors, which `require_whole` compares."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    header["__metadata__"] = dict(sorted({**header["__metadata__"], TENSORS: checksum_of(content, end)}.items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + content[end:]

@@ -22,7 +22,7 @@ from novelview.evaluation.geometry import Truth
 from novelview.evaluation.protocol import Splits
 from novelview.evaluation.report import Subject, evaluate_to
 from novelview.evaluation.scores import means
-from novelview.files import MANIFEST, holding_lock, read_json, sha256, write_json
+from novelview.files import MANIFEST, holding_lock, read_json, require_listed, sha256, write_json
 from novelview.models.registry import load_weights
 from novelview.scenes.procedural.truth import exact_depth
 from novelview.scenes.samplers import selected_splits
@@ -30,6 +30,8 @@ from novelview.scenes.store import PackedStore, subset_scenes
 from novelview.scenes.views import EvalEntry, load_index
 from novelview.stages.cli import log, run_stage
 from novelview.timebox import TimeBox, stamp_of
+
+ADVICE = "run the download stage again"
 
 
 def evaluate(cfg: EvaluateStage) -> None:
@@ -40,7 +42,7 @@ def evaluate(cfg: EvaluateStage) -> None:
     index, or weights that are not ours; BoxEnded when the time box is over, after one batch at least."""
     started, box, run = time.monotonic(), TimeBox.of(cfg.runtime), cfg.runtime
     weights, raw, packed, out = (Path(cfg.io[name]) for name in ("weights", "raw", "packed", "out"))
-    store = PackedStore(packed / "test")
+    store = PackedStore(packed / "test", whole=True)
     chosen = cfg.eval.select != "index"
     entries = selected_splits(store, cfg.eval) if chosen else _indices(raw / "indices", cfg.eval.splits)
     task = Splits.of(store, entries, _sets(raw / "scenes.json"))
@@ -73,12 +75,13 @@ def _indices(folder: Path, splits: Sequence[str]) -> dict[str, list[EvalEntry]]:
         if split not in known:
             there = f"choose among {', '.join(known)}" if known else "run the download stage first"
             raise DataError(f"{folder}: no index of split '{split}' (eval.splits); {there}")
-    return {split: load_index(folder / f"{split}.json") for split in splits}
+    raw = folder.parent
+    return {split: load_index(require_listed(folder / f"{split}.json", raw, ADVICE)) for split in splits}
 
 
 def _sets(path: Path) -> dict[str, str]:
     """Return scene -> name of its set, from the download stage's scenes.json."""
-    content = read_json(path)
+    content = read_json(require_listed(path, path.parent, ADVICE))
     try:
         return {scene: str(facts["set"]) for scene, facts in content.items()}
     except (AttributeError, KeyError, TypeError):

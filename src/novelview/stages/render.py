@@ -34,7 +34,6 @@ def render(cfg: RenderStage) -> None:
     """Encode `views` context views of a scene once, render the cameras of `path` and write them as MP4 to `io.out`.
 
     `io.images` also gets the pictures as PNG files, `io.cameras` the cameras, for `path=FILE.json`; `io.save_state`
-    `io.images` also gets the pictures as PNG files, `io.cameras` the cameras, for `path=FILE.json`; `io.save_state`
     keeps the encoded scene, `io.load_state` takes one instead of encoding, without the data set. Raises NovelviewError
     for views or a size that do not fit, or a model without target poses; BoxEnded after `chunk` new pictures at least:
     the next call goes on with the pictures."""
