@@ -2,6 +2,8 @@
 
 import base64
 import json
+import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from novelview.config.stages import ReportStage
 from novelview.errors import DataError
 from novelview.figures.report import duration
 from novelview.figures.results import Results
+from novelview.figures.results_table import results_table
 from novelview.stages.figures import draw
 from novelview.stages.report import report
 
@@ -134,3 +137,31 @@ def test_missing_inputs_are_one_line(tmp_path: Path) -> None:
 )
 def test_duration(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
+
+
+HOSTILE = "</script><!--<script>alert(1)</script>\"'><img src=x onerror=alert(1)>$\\frac{$|\u2028]]>&amp;{{ 7 }}"
+
+
+def test_names_that_are_code_stay_text_wherever_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set's and a scene's name come from people's files; they stand in the page, its script, plots and tables."""
+    monkeypatch.setattr("synthetic_results.SETS", ("seen", HOSTILE))
+    study = replace(STUDY, title=f"Title {HOSTILE}", name="hostile")
+    text = write(tmp_path, tmp_path / "report" / "index.html", study)
+    parsed = Page(text)
+    plain = Page(write(tmp_path / "plain", tmp_path / "plain" / "report" / "index.html"))
+    assert {tag: parsed.counts[tag] for tag in ("script", "img", "style")} == {
+        tag: plain.counts[tag] for tag in ("script", "img", "style")
+    }
+    assert not [reference for reference in parsed.references if not reference.startswith(("data:", "#"))]
+    names = [sample["name"] for model in json.loads(parsed.samples) for sample in model["samples"]]
+    assert any(HOSTILE in name for name in names) and "<!--" not in parsed.samples and "7 }}" in text
+    folders, logs = write_results(tmp_path / "again")
+    results = Results(folders, logs, figure="gaps")
+    draw(results, tmp_path / "figures" / "gaps")
+    table = results_table(Results(folders, logs)).write(tmp_path / "table", "Scores")
+    markdown, latex, rows = (path.read_text() for path in table)
+    assert "<img" not in markdown and "<script" not in markdown and "\u2028" in rows
+    for block in markdown.split("\n\n"):  # a name with a bar adds no column
+        lines = [line for line in block.split("\n") if line.startswith("|")]
+        assert len({len(re.split(r"(?<!\\)[|]", line)) for line in lines}) <= 1
+    assert r"\frac" not in latex and r"\textbackslash{}frac\{\$" in latex

@@ -106,8 +106,8 @@ def _comparisons(evaluations: Sequence[Evaluation], name: Callable[[Evaluation],
     kept = sorted(filter(pictures.has_gallery, evaluations), key=SIZE, reverse=True)
     models = [{"name": name(item), "samples": [_sample(one) for one in pictures.read_gallery(item)]} for item in kept]
     models = [model for model in models if model["samples"]]
-    # "</" would end the script element early; JSON reads the escaped form as the same string.
-    return Markup(json.dumps(models).replace("</", "<\\/")) if models else Markup("")
+    # "</script" would end the element early, "<!--<script" never; JSON reads the escaped form as the same string.
+    return Markup(json.dumps(models).replace("<", "\\u003c")) if models else Markup("")
 
 
 def _sample(sample: pictures.Sample) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from novelview.figures.results import METRICS, Score
 from novelview.files import write_text
 
 LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "−": "$-$", "±": r"$\pm$", "→": r"$\to$", "°": r"$^\circ$"}
+LATEX |= {"\\": r"\textbackslash{}", "$": r"\$", "{": r"\{", "}": r"\}"}
+LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+MARKDOWN = {"|": r"\|", "<": "&lt;", "\n": " ", "\r": " "}
 NONE = "–"
 
 
@@ -138,11 +141,18 @@ def to_markdown(grids: Sequence[Grid]) -> str:
     lines: list[str] = []
     for grid in grids:
         cells = [[f"**{cell.whole}**" if cell.best else cell.whole for cell in row.cells] for row in grid.rows]
-        rows = [[*row.head, *texts] for row, texts in zip(grid.rows, cells, strict=True)]
+        rows = [
+            [*map(_markdown, row.head), *map(_markdown, texts)] for row, texts in zip(grid.rows, cells, strict=True)
+        ]
         rule = [*("---" for _ in grid.head), *("---:" for _ in grid.columns)]
-        rows = [f"| {' | '.join(line)} |" for line in ([*grid.head, *grid.columns], rule, *rows) if rows]
-        lines += [f"## {grid.title}", "", *rows, "", *(f"{note}  " for note in grid.notes), ""]
+        heads = [*map(_markdown, [*grid.head, *grid.columns])]
+        rows = [f"| {' | '.join(line)} |" for line in (heads, rule, *rows) if rows]
+        lines += [f"## {_markdown(grid.title)}", "", *rows, "", *(f"{_markdown(note)}  " for note in grid.notes), ""]
     return "\n".join(lines)
+
+
+def _markdown(text: str) -> str:
+    return "".join(MARKDOWN.get(sign, sign) for sign in text)
 
 
 def _latex(grid: Grid) -> str:
