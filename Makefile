@@ -70,6 +70,8 @@ SET ?=
 BUNDLE ?=
 BUNDLE_PYTHON ?= 3.12
 BUNDLE_PLATFORM ?= x86_64
+# Snakemake wants a home, which a user without an entry in the password file has not.
+export HOME ?= $(CURDIR)/.venv
 MINI = --minutes $(BUDGET_MINUTES) --cores $(CORES) $(if $(STATE),--state '$(STATE)') $(if $(SET),--set '$(SET)')
 mini: $(if $(BUNDLE),,$(STAMP))
 	@PYTHONPATH=src:kernels:workflow:tools $(if $(BUNDLE),$(PYTHON) -m carry.bare '$(BUNDLE)' .bare --,$(RUN)/python -m carry) $(MINI)

@@ -6,7 +6,6 @@ data set filmed for that.
 
 import functools
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from novelview.config.checkpoints import (
@@ -24,6 +23,7 @@ from novelview.config.schema import StudyData, ViewsConfig, size_name
 from novelview.config.study import Run
 from novelview.downloads.registry import read_registry
 from novelview.errors import ConfigError
+from novelview.files import expanded
 
 LICENCE = "apache-2.0"  # of what is trained here from nothing, unless --config licence=... says otherwise
 
@@ -31,7 +31,7 @@ LICENCE = "apache-2.0"  # of what is trained here from nothing, unless --config 
 def checkpoint_of(run: Run) -> str:
     """Return the file a run is adopted from: what the registry's entry is fetched to, or the user's own."""
     registry = read_registry()
-    return registry[run.adopted].path if run.adopted in registry else str(Path(run.adopted).expanduser())
+    return registry[run.adopted].path if run.adopted in registry else str(expanded(run.adopted))
 
 
 def adoption_words(plan: Plan, run: Run) -> list[str]:

@@ -5,8 +5,10 @@ import hashlib
 import json
 import logging
 import os
+import pickletools
 import re
 import secrets
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +19,7 @@ from novelview.errors import ConfigError, DataError
 log = logging.getLogger(__name__)
 
 SOURCE_STATE = ".source"  # in a folder of data: `source_state` of what they were imported from
+PICKLED = 2**24  # bytes of a pickle that are looked through
 READ_BELOW = 2**22  # bytes of a file whose content, not time, says whether it changed
 MANIFEST = "manifest.json"  # of a folder of data: written last, with size and SHA-256 of every file
 
@@ -169,7 +172,7 @@ def check_content(path: Path, entry: Mapping[str, Any], advice: str) -> None:
 def source_state(path: Path | str, pattern: str = "**/*") -> str:
     """Return a digest of what lies at `path`, as far as it may be told without reading it: names, sizes and times of
     modification, of small JSON and text files the content. A JSON file stands for its folder. Nothing there: empty."""
-    place = Path(path).expanduser()
+    place = expanded(path)
     root = place.parent if place.suffix == ".json" else place
     found = [place] if not root.is_dir() and place.exists() else sorted(root.glob(pattern))
     lines = []
@@ -193,6 +196,46 @@ def require_listed(path: Path, folder: Path, advice: str) -> Path:
         check_size(path, entry, advice)
         check_content(path, entry, advice)
     return path
+
+
+def foreign_code(path: Path | str) -> str | None:
+    """Return the first name that a pickle would import, other than PyTorch's own, read without running anything: what
+    would then run is code. None where there is none, or the file is no pickle."""
+    try:
+        with open(path, "rb") as stream:
+            content = stream.read(PICKLED)
+        if content.startswith(b"PK"):
+            with zipfile.ZipFile(path) as archive:
+                name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+                content = archive.open(name).read(PICKLED)
+        words: list[str] = []
+        for code, value, _ in pickletools.genops(content):
+            words += [value] if isinstance(value, str) and code.name != "GLOBAL" else []
+            name = str(value).replace(" ", ".") if code.name == "GLOBAL" else ".".join(words[-2:])
+            if code.name in ("GLOBAL", "STACK_GLOBAL") and not name.startswith(("torch.", "collections.OrderedDict")):
+                return name
+    # A damaged pickle can fail in any way: then nothing can be said of it.
+    except Exception:
+        log.debug("%s: no pickle that can be looked through", path)
+    return None
+
+
+def unpacked_problem(path: Path | str) -> str | None:
+    """Return why an archive may unpack to more than it weighs, as PyTorch's never do; None for other files."""
+    with open(path, "rb") as stream:
+        if stream.read(4) != b"PK\x03\x04":
+            return None
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        return "holds compressed records"
+    weight = Path(path).stat().st_size
+    return "its records claim more bytes than the file has" if sum(one.file_size for one in entries) > weight else None
+
+
+def expanded(path: Path | str) -> Path:
+    """Return a path with ~ replaced; as it is where nobody knows that home, as for a user without an entry."""
+    return Path(os.path.expanduser(path))
 
 
 def sha256(path: Path | str) -> str:

@@ -2,7 +2,10 @@
 
 import math
 import os
+import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -96,3 +99,23 @@ def test_replicas_never_part(outcome) -> None:
 
 def test_flags_and_values_are_shared(outcome) -> None:
     assert all(rank["flags"] == [True, False, True] and rank["gathered"] == [0, 1] for rank in outcome)
+
+
+def test_stages_work_for_a_user_without_home_and_entry(tmp_path: Path) -> None:
+    """A container often runs as a number that the password file does not know."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("HOME", "USER", "LOGNAME")}
+    inside = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
+    if not shutil.which("unshare") or subprocess.run([*inside, "true"], capture_output=True).returncode:
+        inside = []  # no user namespaces here: HOME alone is missing then
+    rooms = ["source=rooms", "source.train_scenes=1", "source.test_seen_scenes=1", "source.test_new_scenes=0"]
+    rooms += ["source.frames=12", "source.gaps=[6]", "source.height=36", "source.width=64"]
+    calls = {
+        "download": [*rooms, "io.out=raw"],
+        "preprocess": ["io.raw=raw", "io.out=packed"],
+        "train": ["io.packed=~/packed", "io.out=m.safetensors", "io.log=t.csv", "io.checkpoints=c", "model=ptlvsm"],
+    }
+    for stage, words in calls.items():
+        command = [*inside, sys.executable, "-m", f"novelview.stages.{stage}", *words, "runtime.progress=false"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert "Traceback" not in done.stderr and done.returncode == (2 if stage == "train" else 0), done.stderr
+    assert "error: ~/packed/manifest.json: no such file" in done.stderr or not inside

@@ -2,8 +2,13 @@
 Published checkpoints: what is taken from them, what is refused, and that damage is one line."""
 
 import argparse
+import os
+import pickle
 import random
 import re
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +17,7 @@ import fake_hub
 import pytest
 import torch
 from fake_hub import FakeHub
+from PIL import Image
 from published_checkpoint import overrides, write_checkpoint
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,9 +26,10 @@ from novelview.config.compose import compose
 from novelview.config.models import DinoConfig, ModelConfig, PTLVSMConfig, TransformerConfig, UPLVSMConfig
 from novelview.downloads.registry import adoption, read_registry
 from novelview.errors import CheckpointError, ConfigError, NovelviewError
-from novelview.models.published import load_published
+from novelview.models.published import load_published, read_state
 from novelview.models.registry import build, load_weights, read_config
 from novelview.models.render import ViewModel
+from novelview.scenes.chunks import ChunkScene, read_chunk, write_chunk
 from novelview.stages.adopt import main
 from novelview.training.checkpoint import load_init
 
@@ -328,6 +335,55 @@ def test_every_damage_is_one_line(tmp_path: Path, name: str) -> None:
             load_published(path, model)
         assert "\n" not in str(caught.value)
         assert name in str(caught.value)
+
+
+def test_a_checkpoint_that_unpacks_to_more_than_it_weighs_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": {"w": torch.zeros(10**6)}}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "bomb.pt", "w") as bomb:
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name), zipfile.ZIP_DEFLATED)
+    assert (tmp_path / "bomb.pt").stat().st_size < 20_000
+    with pytest.raises(CheckpointError, match=r"bomb\.pt: .*holds compressed records"):
+        load_published(tmp_path / "bomb.pt", _model(1))
+
+
+@pytest.mark.parametrize("call", [(os.system, ("true",)), (eval, ("1",)), (getattr, (1, "real"))])
+def test_a_refused_pickle_says_that_it_wanted_to_run_code(tmp_path: Path, call: tuple[Any, tuple[Any, ...]]) -> None:
+    class Calling:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return call
+
+    torch.save({"model": {"w": Calling()}}, tmp_path / "a.pt")
+    torch.save([Calling()], tmp_path / "a.torch")
+    (tmp_path / "bare.torch").write_bytes(pickle.dumps([Calling()]))
+    for name, read in (("a.pt", read_state), ("a.torch", read_chunk), ("bare.torch", read_chunk)):
+        with pytest.raises(NovelviewError, match=rf"{name}: holds \S+{call[0].__name__}: it wants to run code"):
+            read(tmp_path / name)
+
+
+CAMERA = torch.tensor([0.9, 0.9, 0.5, 0.5, 0, 0, *torch.eye(3, 4).flatten().tolist()])
+
+
+@pytest.mark.parametrize("name", ["chunk.torch", "weights.pt", "model.safetensors", "photo.png"])
+def test_file_handles_running_out_blames_no_file(tmp_path: Path, name: str) -> None:
+    """A process that has no handle left says so; it must not advise to delete what is sound."""
+    scene = ChunkScene("a", "", torch.arange(1), CAMERA[None], [b"x"])
+    write_chunk(tmp_path / "chunk.torch", [scene])
+    torch.save({"model": dict(_model(1).state_dict())}, tmp_path / "weights.pt")
+    save_file(dict(_model(1).state_dict()), tmp_path / "model.safetensors")
+    Image.new("RGB", (4, 4)).save(tmp_path / "photo.png")
+    code = (
+        "import os, resource, sys\n"
+        "from novelview.scenes.chunks import read_chunk\nfrom novelview.models.published import read_state\n"
+        "from novelview.scenes.imports.scene import read_picture\nfrom PIL import Image\nImage.init()\n"
+        "read = {'torch': read_chunk, 'png': lambda path: read_picture(path, False, 0)}\n"
+        "from pathlib import Path\npath = Path(sys.argv[1])\ncall = read.get(path.suffix[1:], read_state)\ncall(path)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\nheld = []\n"
+        "try:\n    while True: held.append(os.open('/dev/null', 0))\nexcept OSError: pass\n"
+        "try:\n    call(path)\nexcept OSError as error: print(error.errno, error.filename)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], capture_output=True, text=True)
+    assert done.stdout.strip() == f"24 {tmp_path / name}", done.stderr
 
 
 def test_a_checkpoint_with_other_objects_says_which(tmp_path: Path) -> None:

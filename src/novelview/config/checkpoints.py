@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from novelview.config.compose import MODELS
 from novelview.config.keys import refuse, validate
 from novelview.config.models import ModelConfig
-from novelview.errors import CheckpointError, ConfigError, NovelviewError
+from novelview.errors import CheckpointError, ConfigError, NovelviewError, raise_exhausted
 from novelview.files import sha256
 
 FORMAT = "novelview-1"
@@ -68,6 +68,7 @@ def read_config(path: Path | str) -> dict[str, Any]:
         with safe_open(str(path), "np") as stream:
             metadata = stream.metadata() or {}
     except (SafetensorError, OSError) as error:
+        raise_exhausted(error, path)
         raise ForeignWeightsError(
             f"{path}: no weights of novelview, or damaged ({str(error)[:80]}); published ones go through stage adopt"
         ) from None
@@ -86,6 +87,8 @@ def require_whole(path: Path | str) -> None:
     """Raise CheckpointError for a safetensors file whose tensors are not those that the checksum in its header is of.
 
     Files without one, of other programs and of earlier versions, pass: nothing says what they held."""
+    with open(path, "rb"):  # safetensors calls a file missing where handles ran out
+        pass
     try:
         with safe_open(str(path), "np") as stream:
             wanted = (stream.metadata() or {}).get(TENSORS)

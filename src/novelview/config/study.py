@@ -18,6 +18,7 @@ from novelview.config.keys import refuse
 from novelview.config.schema import SUBSETS, Study, Variant
 from novelview.downloads.registry import read_registry
 from novelview.errors import ConfigError
+from novelview.files import expanded
 
 NAME = re.compile(r"[a-z0-9_]+")  # of runs and phases: they go into paths and wildcards
 Size = Callable[[str, str], str]
@@ -205,7 +206,7 @@ def _initial(word: str, study: Study) -> tuple[str, Published]:
         raise ConfigError(f"--config init={word}: runs are {', '.join(study.models)}, phases {', '.join(study.phases)}")
     given = right if equals else word
     file = released_checkpoint(Path(FOLDER, given)).weights if _is_released(given) else given
-    refuse(not Path(file).expanduser().is_file(), f"--config init={word}: {file} is no file; {HOW}")
+    refuse(not expanded(file).is_file(), f"--config init={word}: {file} is no file; {HOW}")
     return run, Published(file, _tag(Path(given).stem), phase)
 
 

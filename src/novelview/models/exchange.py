@@ -16,7 +16,7 @@ from novelview.downloads.fetch import fetch
 from novelview.downloads.registry import HubAddress, read_registry
 from novelview.downloads.transfer import cached_file
 from novelview.errors import CheckpointError, ConfigError
-from novelview.files import sha256, write_bytes
+from novelview.files import expanded, sha256, write_bytes
 from novelview.models.published import load_published
 from novelview.models.registry import build, load_weights, save_weights, weights_bytes
 from novelview.models.render import ViewModel
@@ -34,7 +34,7 @@ def adopt(cfg: AdoptStage) -> None:
     DataError when the checkpoint cannot be fetched."""
     if bool(cfg.name) == bool(cfg.file):
         raise ConfigError("adopt: give either name=ENTRY of conf/registry.yaml or file=CHECKPOINT")
-    source = fetch(cfg.name) if cfg.name else Path(str(cfg.file)).expanduser()
+    source = fetch(cfg.name) if cfg.name else expanded(str(cfg.file))
     if not source.is_file():
         raise CheckpointError(f"{source}: no such file; give the path of a downloaded checkpoint as file=...")
     model = build(cfg.model.without_weights())
@@ -96,7 +96,7 @@ def load_pretrained(name: str | Path, revision: str | None = None) -> tuple[View
     on this machine comes first. revision: branch, tag or commit of a repository (default main). HF_ENDPOINT, HF_TOKEN,
     HF_HOME and HF_HUB_OFFLINE are honoured. Raises DataError when the repository cannot be read, CheckpointError for
     weights that are damaged or not of this project, and for a name that is none of the three."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.exists():
         if revision is not None:
             raise CheckpointError(f"{path}: lies on this machine and has no revision {revision}; leave revision out")

@@ -1,7 +1,6 @@
 """Import of published checkpoints: reference training states under their own key names (specs/uplvsm.md section 12)."""
 
 import logging
-import pickle
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -11,7 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from novelview.config.checkpoints import require_whole
-from novelview.errors import CheckpointError
+from novelview.errors import CheckpointError, raise_exhausted
+from novelview.files import foreign_code, unpacked_problem
 
 IGNORED = ("loss_computer.",)
 AVERAGED = ("ema_state_dict", "model_ema", "ema_model", "ema", "shadow")  # a mean over training, which papers evaluate
@@ -58,12 +58,16 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give the path of a downloaded checkpoint")
     require_whole(path)
+    pickled = path.suffix != ".safetensors"
     try:
-        pickled = path.suffix != ".safetensors"
+        if pickled and (problem := unpacked_problem(path)):
+            raise ValueError(problem)
         loaded = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: {_foreign(error)}") from None
     except Exception as error:  # both readers fail in as many ways as there are damaged files
+        raise_exhausted(error, path)
+        if pickled and (code := foreign_code(path)):
+            text = "wants to run code when it is opened; only tensors are loaded, no code is run"
+            raise CheckpointError(f"{path}: holds {code}: it {text}; save its state dict alone and give that") from None
         reason = next(iter(str(error).splitlines()), "")[:120] or type(error).__name__
         raise CheckpointError(f"{path}: not a checkpoint of weights ({reason}); fetch it again") from None
     state, names = _innermost(loaded)
@@ -72,13 +76,6 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     if set(names) & set(AVERAGED):
         log.warning("%s: the averaged weights under '%s' are taken", path, ".".join(names))
     return {_unwrapped(str(key)): value for key, value in state.items()}
-
-
-def _foreign(error: pickle.UnpicklingError) -> str:
-    found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-    if found is None:
-        return "not a checkpoint of weights (its pickle is damaged); fetch it again"
-    return f"holds {found[1]}, and only tensors are loaded, no code is run; save its state dict alone and give that"
 
 
 def _innermost(loaded: object, names: tuple[str, ...] = ()) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:

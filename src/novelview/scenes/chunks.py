@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from novelview.config.schema import SUBSETS
-from novelview.errors import DataError
-from novelview.files import MANIFEST, locating, read_json, replacing, write_json
+from novelview.errors import DataError, raise_exhausted
+from novelview.files import MANIFEST, foreign_code, locating, read_json, replacing, unpacked_problem, write_json
 
 RE10K_CHUNK_BYTES = 100_000_000
 MOST_INTRINSIC = 20.0  # focal length over a side: 3 degrees; what is larger is in pixels
@@ -53,6 +53,10 @@ def read_chunk(path: Path | str) -> list[ChunkScene]:
         raise DataError(f"{path}: no such chunk; run the download stage again") from None
     # A damaged or hostile pickle can fail in any way inside the unpickler: this is the trust boundary.
     except Exception as error:
+        raise_exhausted(error, path)
+        if code := foreign_code(path):
+            text = "wants to run code when it is opened, and was not opened; get it from a source that you trust"
+            raise DataError(f"{path}: holds {code}: it {text}") from None
         reason = " ".join(str(error).split())[:120] or "no reason given"
         raise DataError(f"{path}: not a readable chunk ({type(error).__name__}: {reason}); {ADVICE}") from None
     if not isinstance(content, list) or not content:
@@ -66,16 +70,10 @@ def read_chunk(path: Path | str) -> list[ChunkScene]:
 
 def _is_zip(path: Path | str) -> bool:
     """Tell the zip format from the older one, refusing archives that unpack to more than they weigh."""
+    if problem := unpacked_problem(path):
+        raise DataError(f"{path}: {problem}, as chunks never do; {ADVICE}")
     with open(path, "rb") as stream:
-        if stream.read(4) != b"PK\x03\x04":
-            return False
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise DataError(f"{path}: holds compressed records, which chunks never do; {ADVICE}")
-    if sum(entry.file_size for entry in entries) > Path(path).stat().st_size:
-        raise DataError(f"{path}: its records claim more bytes than the file has; {ADVICE}")
-    return True
+        return stream.read(4) == b"PK\x03\x04"
 
 
 def recorded_checksums(path: Path | str) -> frozenset[int] | None:

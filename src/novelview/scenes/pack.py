@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from novelview.config.schema import PackConfig
 from novelview.devices import start_worker
-from novelview.errors import DataError
+from novelview.errors import DataError, worker_died
 from novelview.files import MANIFEST, file_entry, locating, replacing, sha256, write_json
 from novelview.scenes.chunks import read_chunk, recorded_checksums
 from novelview.scenes.store import FORMAT, INDEX, Columns, join_words, map_columns, split_words, write_columns
@@ -148,8 +148,7 @@ def _in_parallel(chunks: list[Chunk], workers: int) -> Iterator[tuple[int, Part 
         for future in as_completed(waiting):
             yield waiting[future], future.result()
     except BrokenProcessPool:
-        message = "preprocess: a worker process died, perhaps for lack of memory; lower runtime.workers"
-        raise DataError(message) from None
+        raise worker_died("preprocess") from None
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -146,7 +146,7 @@ def gsplat_is_built() -> bool:
     spec = importlib.util.find_spec("gsplat")
     if spec is None or spec.origin is None:
         return False
-    built = Path(os.environ.get(EXTENSIONS) or Path.home() / ".cache/torch_extensions")
+    built = Path(os.environ.get(EXTENSIONS) or os.path.expanduser("~/.cache/torch_extensions"))
     folders = (Path(spec.origin).parent.glob("csrc*"), built.glob("**/gsplat_cuda.*"))
     return any(path.suffix in (".so", ".pyd", ".lib") for folder in folders for path in folder)
 

@@ -5,7 +5,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -14,6 +13,7 @@ from novelview.config.checkpoints import model_code
 from novelview.config.compose import compose, read_config_file, write_config
 from novelview.config.digest import digest_of, resolved, source_digest
 from novelview.errors import NovelviewError, missing_extra
+from novelview.files import expanded
 from novelview.timebox import BOXED, ENDINGS, BoxEnded
 
 USER_ERROR = 2  # exit status of a mistake the user can mend
@@ -24,6 +24,9 @@ ADVICE = {  # by the number of the OSError
     17: FILE_FOR_FOLDER,
     20: FILE_FOR_FOLDER,
     21: "; a folder stands where a file is needed: choose another name",
+    12: "; close other programs, or lower runtime.workers",
+    23: "; close other programs, or lower runtime.workers",
+    24: "; raise the limit (`ulimit -n`), or lower runtime.workers",
     28: "; free some disk space and run again",
     30: "; choose a writable folder",
 }
@@ -81,7 +84,7 @@ def _run(stage: str, body: Callable[[Any], int | None], arguments: argparse.Name
 
 def _store(stage: str, config: Any) -> None:
     """Write the configuration beside the result that `io.out` names; a published folder is what was published alone."""
-    out = Path(config.io["out"]).expanduser()
+    out = expanded(config.io["out"])
     if stage == "publish" or not out.parent.is_dir():
         return
     path = out.with_suffix(".yaml")  # of one of many files in a folder: a figure, a table, a clip

@@ -8,7 +8,7 @@ from novelview.config.digest import digest, resolved, source_digest
 from novelview.config.stages import DownloadStage
 from novelview.downloads.registry import is_remote
 from novelview.errors import ConfigError
-from novelview.files import SOURCE_STATE, file_entries, locating, source_state, write_json, write_text
+from novelview.files import SOURCE_STATE, expanded, file_entries, locating, source_state, write_json, write_text
 from novelview.stages.cli import run_stage
 from novelview.timebox import TimeBox, resuming_folder, stamp_of
 
@@ -22,7 +22,7 @@ def download(cfg: DownloadStage) -> None:
     after the last one finished when the time box was over (BoxEnded), one a call at least; a box does not end other
     sources. Raises NovelviewError for anything wrong with the source."""
     source: Any = cfg.source
-    box, run, out = TimeBox.of(cfg.runtime), cfg.runtime, Path(cfg.io["out"]).expanduser()
+    box, run, out = TimeBox.of(cfg.runtime), cfg.runtime, expanded(cfg.io["out"])
     if source.kind not in SOURCES:
         raise ConfigError(f"source.kind={source.kind}: choose one of {', '.join(SOURCES)}")
     _refuse_foreign(out, cfg.path)
@@ -70,7 +70,7 @@ def _imported(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
     about = source, folder, cfg.dataset, run.progress
     remote = bool(address) and is_remote(address)
     # Beside the final folder, which is replaced whole: a stopped download and the log of a failed reconstruction stay.
-    beside = Path(cfg.io["out"]).expanduser().absolute().parent
+    beside = expanded(cfg.io["out"]).absolute().parent
     if source.kind == "chunks":
         path = fetch_chunks(address, beside / "chunks", run.progress) if remote else _path(cfg)
         return chunk_folder.link(path, source, folder, run.workers, run.progress)
@@ -100,14 +100,14 @@ def _imported(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
 def _path(cfg: DownloadStage) -> Path:
     if not cfg.path:
         raise ConfigError(f"source={cfg.source.kind} reads a folder of yours: give it as path=FOLDER")
-    return Path(cfg.path).expanduser().absolute()
+    return expanded(cfg.path).absolute()
 
 
 def _refuse_foreign(out: Path, path: str | None) -> None:
     """Raise ConfigError where `out`, which is replaced whole, holds anything but an earlier download, or the source."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"io.out={out}: is a file; give the name of a folder")
-    source = Path(path).expanduser().resolve() if path and "://" not in path else None
+    source = expanded(path).resolve() if path and "://" not in path else None
     strange = sorted(item.name for item in out.iterdir() if item.name not in MADE) if out.exists() else []
     what = f"holds {strange[0]}, which no download made" if strange else ""
     if source and (source == out.resolve() or out.resolve() in source.parents):

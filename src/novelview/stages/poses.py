@@ -1,13 +1,12 @@
 """Stage `poses`: a data set with other cameras; `python -m novelview.stages.poses dataset=NAME poses=colmap|vggt`."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 from novelview.config.digest import digest, resolved
 from novelview.config.stages import PosesStage
 from novelview.errors import ConfigError
-from novelview.files import MANIFEST, file_entries, locating, write_json
+from novelview.files import MANIFEST, expanded, file_entries, locating, write_json
 from novelview.scenes.chunks import read_raw
 from novelview.scenes.estimation.estimate import Colmap, Estimator, Given
 from novelview.scenes.estimation.replace import Replacement
@@ -22,8 +21,8 @@ def poses(cfg: PosesStage) -> None:
     it, so a stopped run goes on where it was. Under torchrun each process estimates its share of the scenes. Raises
     NovelviewError when nothing got cameras, or there are no weights; BoxEnded after one new estimate at least."""
     box = TimeBox.of(cfg.runtime)
-    out = Path(cfg.io["out"]).expanduser()
-    raw = read_raw(Path(cfg.io["raw"]).expanduser())
+    out = expanded(cfg.io["out"])
+    raw = read_raw(expanded(cfg.io["raw"]))
     if out.resolve() in (raw.folder.resolve(), raw.root.resolve()):
         raise ConfigError(f"io.out={out}: is the folder of the data set itself; choose another")
     share = Share.of_environment()

@@ -15,6 +15,7 @@ from novelview.config.models import DepthSplatConfig
 from novelview.devices import full_precision
 from novelview.downloads.registry import read_registry
 from novelview.errors import CheckpointError, DataError
+from novelview.files import expanded
 from novelview.models.depthsplat.depth import Cameras
 from novelview.models.depthsplat.gaussians import DepthSplatEncoder, Encoded, pixel_centres, world_rays
 from novelview.models.published import match_keys, read_state
@@ -149,7 +150,7 @@ def load_initial(predictor: nn.Module, cfg: DepthSplatConfig) -> dict[str, dict[
 
 def _initial_file(key: str, name: str) -> Path:
     registry = read_registry()
-    path = Path(registry[name].path if name in registry else name).expanduser()
+    path = expanded(registry[name].path if name in registry else name)
     if path.is_file():
         return path
     how = f"python -m novelview.stages.fetch {name}" if name in registry else "correct the path"

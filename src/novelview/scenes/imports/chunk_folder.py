@@ -13,7 +13,7 @@ from novelview.config.sources import ChunksSource
 from novelview.downloads.fetch import fetch
 from novelview.downloads.registry import read_registry
 from novelview.errors import DataError
-from novelview.files import file_entry, read_json, write_bytes, write_json
+from novelview.files import expanded, file_entry, read_json, write_bytes, write_json
 from novelview.scenes.chunks import check_counts, chunk_files, read_chunk
 from novelview.scenes.views import load_index
 
@@ -77,7 +77,7 @@ def _check_split(folder: Path, made: Path) -> dict[str, str]:
 
 
 def _index_file(path: Path, name: str, given: str) -> Path:
-    for candidate in (Path(given).expanduser(), path / given):
+    for candidate in (expanded(given), path / given):
         if candidate.is_file():
             return candidate
     if given in read_registry():

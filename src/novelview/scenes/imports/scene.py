@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch.nn.functional import grid_sample
 
-from novelview.errors import DataError
+from novelview.errors import DataError, raise_exhausted
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp")
 SUFFIXES += (".gif", ".avif", ".heic", ".heif")
@@ -291,6 +291,7 @@ def opened_picture(path: Path, what: str = "picture") -> Iterator[Image.Image]:
                 raise ValueError(f"{width}x{height} pixels in {path.stat().st_size} bytes are no photograph")
             yield image
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise_exhausted(error, path)
         raise DataError(f"{path}: unreadable {what} ({error}); replace or remove it") from None
     finally:
         Image.MAX_IMAGE_PIXELS = limit

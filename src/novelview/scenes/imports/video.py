@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from novelview.errors import DataError, missing_extra
+from novelview.errors import DataError, missing_extra, raise_exhausted
 
 logger = logging.getLogger(__name__)
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".3gp", ".mts")
@@ -59,6 +59,7 @@ def draw_frames(path: Path, frames: int, folder: Path, progress: bool = False) -
                 _upright(best, stream).save(folder / name, quality=QUALITY)
                 found += 1
     except (FFmpegError, OSError, ValueError) as error:
+        raise_exhausted(error, path)
         raise DataError(f"{path}: unreadable video ({error}); convert it, for instance to MP4") from None
     if last < WHOLE * seconds - 1:
         raise DataError(f"{path}: ends after {last:.1f} of {seconds:.1f} seconds; copy it again")

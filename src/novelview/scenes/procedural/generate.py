@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from novelview.config.sources import RoomsSource, check_source
 from novelview.devices import start_worker
-from novelview.errors import DataError
+from novelview.errors import worker_died
 from novelview.files import sha256, write_json
 from novelview.scenes.chunks import ChunkScene, ChunkWriter, read_chunk, write_chunk
 from novelview.scenes.procedural.layout import Draws, Room, room_for, room_seed
@@ -93,8 +93,7 @@ def _by_processes(source: RoomsSource, jobs: list[Job], workers: int) -> Iterato
     try:
         yield from _in_order((pool.submit(make, source, *job) for job in jobs), AHEAD * workers)
     except BrokenProcessPool:
-        message = "rooms: a worker process died, perhaps for want of memory; run again with a lower runtime.workers"
-        raise DataError(message) from None
+        raise worker_died("rooms") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
