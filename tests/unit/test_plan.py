@@ -1,5 +1,6 @@
 """The plan of a study: runs, folders, digests that move only with their own configuration, and one-line mistakes."""
 
+import importlib
 import re
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from novelview.config.compose import conf_dir, read_config_file
+from novelview.config.compose import MODELS, compose, conf_dir, read_config_file
 from novelview.config.plan import Plan
 from novelview.config.study import load_study
 from novelview.errors import ConfigError
@@ -219,3 +220,22 @@ def test_a_scale_may_have_runs_of_its_own_and_a_variant_its_own_size_recipe_and_
 def test_mistakes_in_runs_of_a_scale_are_one_line(conf: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         made(conf, **changes)
+
+
+@pytest.mark.parametrize("name", ["Gärten", 'a"b', "a b", "../x", ".hidden", "-x", "a'b", "日本", "a/b"])
+def test_a_name_that_is_no_folder_is_told_before_hydra_reads_it(name: str) -> None:
+    told = "names a folder; use the letters a to z, digits"
+    with pytest.raises(ConfigError, match=re.escape(f"--config name={name}: {told}")):
+        Plan({"study": "photos", "path": "somewhere", "name": name})
+    with pytest.raises(ConfigError, match=re.escape(f"dataset={name}: {told}")):
+        compose("preprocess", [f"dataset={name}"])
+
+
+def test_a_source_without_cameras_is_refused_for_models_that_need_some() -> None:
+    with pytest.raises(ConfigError, match=r"brings no cameras, and ptlvsm needs them; take study=photos_unposed"):
+        Plan({"study": "photos", "source": "unposed", "path": "somewhere"})
+    assert Plan({"study": "photos_unposed", "path": "somewhere"}).all
+    for node in MODELS.values():
+        module, _, name = node.code.rpartition(".")
+        model = getattr(importlib.import_module(module), name)
+        assert node.needs_cameras == (model.needs_context_poses or model.needs_target_poses), name

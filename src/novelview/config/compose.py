@@ -184,11 +184,17 @@ def recorded(folder: Path | str) -> tuple[str, str]:
 def quoted(override: str) -> str:
     """Return `key=value` with the value of a path quoted for Hydra and `~` expanded; other overrides as they are.
 
-    Paths are the keys `path`, `source.images`, those under `io` that hold one, and all that end in `weights`. A value
+    Paths are the keys `path`, `dataset`, `source.images`, those under `io` that hold one, and all that end in
+    `weights`; and Hydra's grammar knows no letters beyond ASCII. A value
     that is already quoted, `null` or empty stays as it is; a `${key}` in it is still replaced."""
     key, equals, value = override.partition("=")
     name = key.lstrip("+")
-    is_path = name in ("path", "source.images") or name.startswith("io.") or name.rpartition(".")[2].endswith("weights")
+    is_path = (
+        not value.isascii()
+        or name in ("path", "source.images", "dataset")
+        or name.startswith("io.")
+        or name.rpartition(".")[2].endswith("weights")
+    )
     is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     if not (equals and is_path) or name in LISTS or is_quoted or value in ("", "null", "???"):
         return override

@@ -11,6 +11,7 @@ from typing import Any
 
 from novelview.errors import ConfigError
 
+FOLDER_NAME = "names a folder; use the letters a to z, digits, . _ - and begin with no . or -"
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # goes into paths and shell commands
 OPTIONAL_IO = ("init", "pointmaps", "inputs", "curves", "extras", "models", "images", "cameras")
 OPTIONAL_IO += ("save_state", "load_state")
@@ -43,7 +44,7 @@ class Key:
         if self.within and not self.within[0] <= value <= self.within[1]:
             return "must lie between {} and {}".format(*self.within)
         if self.folder and isinstance(value, str) and not NAME.fullmatch(value):
-            return "names a folder; use letters, digits, . _ - and begin with no . or -"
+            return FOLDER_NAME
         return _outside(value, *self.limits) if self.limits else ""
 
     def description(self) -> str:

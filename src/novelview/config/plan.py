@@ -17,6 +17,7 @@ import yaml
 
 from novelview.config.compose import ESTIMATORS, MODELS, compose, conf_dir, recorded, write_config
 from novelview.config.digest import digest_of, resolved, source_digest
+from novelview.config.keys import FOLDER_NAME, NAME, refuse
 from novelview.config.schema import size_name
 from novelview.config.stages import SIZED_BY
 from novelview.config.study import Run, at_scale, load_study, make_runs, read_init, split_words, variant_of
@@ -84,6 +85,8 @@ class Plan:
         self.path = self.config.get("path") or self.data.path
         self.source = str(self.config.get("source") or self.data.source)
         self.dataset = str(self.config.get("name") or self.data.dataset)
+        named = self.config.get("name")
+        refuse(named is not None and not NAME.fullmatch(self.dataset), f"--config name={named}: {FOLDER_NAME}")
         code = [f"runtime.code={self.config['code']}"] if "code" in self.config else []
         self.settings = [*setting_words(self.config.get("set")), *code]
         self.kept: dict[str, None] = {}  # folders whose results other code made, as far as stages were asked for
@@ -119,7 +122,7 @@ class Plan:
     def _check(self) -> None:
         if self.composed("download").source.kind != "rooms" and not self.path:
             raise ConfigError(f"source={self.source} reads a folder of yours: give it as --config path=FOLDER")
-        posed = [run.name for run in self.all if MODELS[run.model].needs_cameras]
+        posed = list(dict.fromkeys(run.name for run in self.all if MODELS[run.model].needs_cameras))
         if self.composed("download").source.kind == "unposed" and posed:
             advice = "take study=photos_unposed, or source=photos"
             raise ConfigError(f"source={self.source}: brings no cameras, and {', '.join(posed)} needs them; {advice}")

@@ -128,6 +128,8 @@ def load_dl3dv(path: Path, source: Dl3dvSource) -> dict[str, dict[str, ImportedS
 
 def _landscape_scenes(path: Path, source: Dl3dvSource) -> dict[str, ImportedScene]:
     """Return the scenes below `path`. Portrait ones are left out and counted in the log, as the reference does."""
+    if path.is_file():
+        raise DataError(f"{path}: is a file; give the folder that holds the scenes")
     names = source.hashes or sorted(item.name for item in path.iterdir() if item.is_dir()) if path.is_dir() else []
     found: dict[str, ImportedScene] = {}
     portrait = []
