@@ -4,23 +4,42 @@ import json
 import random
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from import_samples import lact, nerf
+import torch
+import yaml
+from import_samples import lact, nerf, picture
 from synthetic_results import write_evaluation
+from test_photographs import colmap_model, film
+from tiny_models import config, model_of
 
+from novelview.cameras.given import read_path
 from novelview.config.compose import compose, read_config_file, write_config
 from novelview.config.digest import digest_of, resolved
+from novelview.config.schema import ViewsConfig
 from novelview.config.sources import OpencvCamerasSource, TransformsSource
+from novelview.downloads.registry import read_registry
 from novelview.errors import NovelviewError
+from novelview.evaluation.scores import read_rows
+from novelview.figures.pictures import read_gallery
+from novelview.figures.plots import COSTS, read_costs, read_paths
 from novelview.figures.results import Curve, read_evaluation
-from novelview.scenes.chunks import read_raw
+from novelview.models.published import load_published
+from novelview.models.registry import load_weights, save_weights
+from novelview.scenes.chunks import read_chunk, read_raw
 from novelview.scenes.imports.camera_lists import load_opencv_cameras, load_transforms
+from novelview.scenes.imports.colmap import depth_range, read_model
+from novelview.scenes.imports.scene import read_picture
+from novelview.scenes.imports.video import as_photographs
+from novelview.scenes.pointmaps import Pointmaps, write_pointmaps
 from novelview.scenes.store import PackedStore
 from novelview.scenes.views import EvalEntry, load_index, save_index
 from novelview.stages.evaluate import _sets
+from novelview.timebox import TimeBox
 
 sys.path.append(str(Path(__file__).parents[1] / "resilience"))
 from data_samples import pack, write_raw
@@ -97,6 +116,69 @@ def opened(path: Path) -> object:
     return [store.chunks, [store.jpeg(scene, 0) for scene in store.scenes]]
 
 
+def cameras(folder: Path, nerfstudio: bool = False) -> Path:
+    lens = {"fx": 30.5, "fy": 31, "cx": 21, "cy": 14}
+    ours = {"width": 42, "height": 28, "fps": 30, "cameras": [{"c2w": np.eye(4).tolist(), **lens}] * 2}
+    camera = {"camera_to_world": np.eye(4).flatten().tolist(), "fov": 50.0, "aspect": 1.5}
+    theirs = {"camera_type": "perspective", "render_width": 42, "render_height": 28, "camera_path": [camera] * 2}
+    (folder / "path.json").write_text(json.dumps(theirs if nerfstudio else ours))
+    return folder / "path.json"
+
+
+def summary_beside(name: str) -> Callable[[Path], Path]:
+    return lambda folder: summary(folder).with_name(name)
+
+
+def costs(folder: Path) -> Path:
+    columns = ["model", "resolution", "views", *COSTS]
+    row = ["lact", "28x42", "2", *("0.5" for _ in COSTS)]
+    (folder / "latency.csv").write_text(",".join(columns) + "\n" + ",".join(row) + "\n")
+    return folder / "latency.csv"
+
+
+def pointmaps(folder: Path) -> Path:
+    def teach(scene: str, frames: list[int]) -> torch.Tensor:
+        return torch.zeros(len(frames), 3, 4, 4)
+
+    write_pointmaps(folder / "points", "exact", ViewsConfig(), [("a", [0, 1])], teach, "stamp", TimeBox())
+    return folder / "points" / "manifest.json"
+
+
+def registry(folder: Path) -> Path:
+    facts = {"purpose": "p", "path": "p/x.pt", "licence": "MIT", "citation": "c", "url": "https://example.org/x.pt"}
+    (folder / "registry.yaml").write_text(yaml.safe_dump({"x": facts, "y": facts | {"sha256": "00", "about_mb": 3}}))
+    return folder / "registry.yaml"
+
+
+def weights(folder: Path) -> Path:
+    save_weights(folder / "w.safetensors", model_of("ptlvsm"), {"model": asdict(config("ptlvsm"))})
+    return folder / "w.safetensors"
+
+
+def published(folder: Path) -> Path:
+    torch.save({"model": dict(model_of("ptlvsm").state_dict())}, folder / "w.pt")
+    return folder / "w.pt"
+
+
+def model(folder: Path, name: str) -> Path:
+    colmap_model(folder / "m", [f"{row}.jpg" for row in range(3)], 5, binary=name.endswith("bin"))
+    return folder / "m" / name
+
+
+def depths_of(path: Path) -> object:
+    return depth_range(path.parent, read_model(path.parent)[1])
+
+
+def photograph(folder: Path) -> Path:
+    picture(folder / "a.jpg", 0)
+    return folder / "a.jpg"
+
+
+def drawn(path: Path) -> object:
+    with as_photographs(path, 3) as folder:
+        return [item.name for item in folder.iterdir()]
+
+
 READERS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
     "transforms": (
         lambda folder: nerf(folder, 4, k1=0.1) / "transforms.json",
@@ -113,19 +195,49 @@ READERS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
     "summary": (summary, lambda path: read_evaluation(path.parent)),
     "configuration": (configuration, lambda path: read_config_file("preprocess", path, ["io.raw=a", "io.out=b"])),
     "training log": (train_log, Curve),
+    "camera path": (cameras, lambda path: read_path(path, 28, 42)),
+    "nerfstudio's camera path": (lambda folder: cameras(folder, nerfstudio=True), lambda path: read_path(path, 28, 42)),
+    "estimated poses": (summary_beside("poses.json"), lambda path: read_paths(read_evaluation(path.parent))),
+    "scores": (summary_beside("rows.csv"), read_rows),
+    "gallery": (summary_beside("gallery.safetensors"), lambda path: read_gallery(read_evaluation(path.parent))),
+    "costs": (costs, read_costs),
+    "pointmaps": (pointmaps, lambda path: Pointmaps(path.parent, ViewsConfig(), "exact").points("a", [0])),
+    "registry": (registry, read_registry),
+    "weights": (weights, load_weights),
+    "published weights": (published, lambda path: load_published(path, model_of("ptlvsm"))),
+    "chunk": (lambda folder: write_raw(folder, 1, 2) / "train/000000.torch", read_chunk),
+    "index of a store": (
+        lambda folder: packed(folder).parent / "train/index.safetensors",
+        lambda path: opened(path.parent),
+    ),
+    "COLMAP cameras": (lambda folder: model(folder, "cameras.bin"), lambda path: read_model(path.parent)),
+    "COLMAP images": (lambda folder: model(folder, "images.bin"), lambda path: read_model(path.parent)),
+    "COLMAP points": (lambda folder: model(folder, "points3D.bin"), depths_of),
+    "COLMAP text": (lambda folder: model(folder, "images.txt"), lambda path: read_model(path.parent)),
+    "photograph": (photograph, lambda path: read_picture(path, True, 0)),
+    "video": (lambda folder: film(folder / "a.mp4", 12), lambda path: drawn(path)),
 }
+SLOW = {
+    "weights",
+    "published weights",
+    "video",
+    "gallery",
+    "packed manifest",
+    "index of a store",
+}  # fewer cases of these
 
 
+@pytest.mark.parametrize("cases", [60, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("reader", READERS)
-def test_damage_is_one_line_with_the_file(reader: str, tmp_path: Path) -> None:
+def test_damage_is_one_line_with_the_file(reader: str, cases: int, tmp_path: Path) -> None:
     make, read = READERS[reader]
     path = make(tmp_path)
-    whole = path.read_text()
+    whole = path.read_bytes()
     read(path)
-    for seed in range(500):
+    for seed in range(cases // 4 if reader in SLOW else cases):
         draws = random.Random(seed)
         is_json = path.suffix == ".json"
-        path.write_bytes(damaged(whole, draws) if is_json else bytes_of(whole, draws))
+        path.write_bytes(damaged(whole.decode(), draws) if is_json else bytes_of(whole, draws))
         try:
             read(path)
         except NovelviewError as error:
@@ -135,9 +247,9 @@ def test_damage_is_one_line_with_the_file(reader: str, tmp_path: Path) -> None:
             raise AssertionError(f"seed {seed}: {path.read_bytes()[:2000]!r}") from error
 
 
-def bytes_of(text: str, draws: random.Random) -> bytes:
-    """Return a text with bytes changed, cells replaced, or its end missing."""
-    content = bytearray(text.encode())
+def bytes_of(whole: bytes, draws: random.Random) -> bytes:
+    """Return a file with bytes changed, cells replaced, or its end missing."""
+    content = bytearray(whole)
     for _ in range(draws.randrange(1, 4)):
         content[draws.randrange(len(content))] = draws.choice([0, 10, 44, 45, 57, 58, 91, 123, 0xFF])
     words = [b"1e999", b"9" * 400, b"null", b"[", b"\xff\xfe", b""]

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from novelview.cameras.poses import CoordinateFrame, mean_frame
-from novelview.config.checkpoints import difference
+from novelview.config.checkpoints import difference, require_whole
 from novelview.config.digest import digest_of
 from novelview.config.schema import ViewsConfig, sides
 from novelview.errors import CheckpointError
@@ -117,6 +117,7 @@ def load_scene(path: Path | str, weights: Path | str, device: torch.device) -> E
     """Read an encoded scene; raises CheckpointError for a damaged file and one of another model, size or weights."""
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such file; write it with io.save_state, or correct io.load_state")
+    require_whole(path)
     try:
         with safe_open(str(path), "pt", device=str(device)) as stream:
             facts = Facts(**json.loads((stream.metadata() or {})["scene"]))

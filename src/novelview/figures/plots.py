@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from novelview.config.schema import Resolution
-from novelview.errors import DataError
+from novelview.errors import ConfigError, DataError
 from novelview.figures.results import Curve, Evaluation, Results, finest, grouped, sections
 from novelview.figures.style import (
     BASELINES,
@@ -134,7 +134,7 @@ def read_costs(path: Path) -> list[Cost]:
         return [Cost(row["model"], size, int(row["views"]), *(float(row[key]) for key in COSTS)) for row, size in rows]
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run the latency stage first") from None
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, ConfigError) as error:
         raise DataError(f"{path}: not a table of the latency stage ({error}); run it again") from None
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from novelview.config.schema import SUBSETS, Resolution, Study
-from novelview.errors import DataError
+from novelview.errors import ConfigError, DataError
 from novelview.evaluation.published import PublishedRow, published
 from novelview.evaluation.scores import ImageScores, bounds, clusters, draws, read_rows
 from novelview.figures.style import BASELINES, label, split_order
@@ -245,6 +245,6 @@ def read_evaluation(folder: Path | str) -> Evaluation:
     path = Path(folder)
     try:
         return Evaluation(path, read_json(path / "summary.json"))
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ConfigError) as error:
         what = f"no key {error}" if isinstance(error, KeyError) else f"damaged ({error})"
         raise DataError(f"{path / 'summary.json'}: {what}; run the evaluation again") from None

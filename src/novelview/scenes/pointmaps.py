@@ -101,16 +101,20 @@ class Pointmaps:
     def __init__(self, folder: Path | str, views: ViewsConfig, teacher: str) -> None:
         self.folder = Path(folder)
         content = read_json(manifest := self.folder / MANIFEST)
-        if content.get("format") != FORMAT or not isinstance(content.get("scenes"), dict):
-            raise DataError(f"{manifest}: not the manifest of pointmaps; {ADVICE}")
-        if content["teacher"] != teacher:
-            raise DataError(f"{manifest}: by teacher {content['teacher']}, the training asks for {teacher}; {ADVICE}")
+        try:
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {content['format']}")
+            by, made_for, self.scenes = content["teacher"], dict(content["views"]), dict(content["scenes"])
+            files = {str(entry["file"]): {"bytes": entry["bytes"]} for entry in self.scenes.values()}
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{manifest}: not the manifest of pointmaps ({error}); {ADVICE}") from None
+        if by != teacher:
+            raise DataError(f"{manifest}: by teacher {by}, the training asks for {teacher}; {ADVICE}")
         for key, wanted in sizing(views).items():
-            if (found := content["views"].get(key)) != wanted:
+            if (found := made_for.get(key)) != wanted:
                 raise DataError(f"{manifest}: made for {key}={found}, not for {wanted}; {ADVICE}")
-        self.scenes: dict[str, dict[str, Any]] = content["scenes"]
-        for entry in self.scenes.values():
-            check_size(self.folder / entry["file"], entry, ADVICE)
+        for name, entry in files.items():
+            check_size(self.folder / name, entry, ADVICE)
 
     def points(self, scene: str, frames: Sequence[int]) -> Float[Tensor, "v 3 h w"]:
         if scene not in self.scenes:

@@ -84,8 +84,10 @@ def _imported(cfg: DownloadStage, folder: Path) -> dict[str, Any]:
         with video.as_photographs(path, source.video_frames, run.progress) as pictures:
             log = beside / "pycolmap.log"
             posed = source.kind == "photos"
-            scene = photographs.load_photographs(pictures, source, log, run.threads) if posed else None
-            return write.write_scene(scene or photographs.load_unposed(pictures, source), *about)
+            given = (pictures, source, log, run.threads)
+            scene = photographs.load_photographs(*given) if posed else photographs.load_unposed(pictures, source)
+            scene.where = path  # the pictures of a video lie in a folder of their own
+            return write.write_scene(scene, *about)
     if source.kind == "opencv_cameras" and (scenes := camera_lists.load_opencv_list(path, source)):
         return write.write_collection({source.split: scenes}, *about)
     if source.kind == "colmap":

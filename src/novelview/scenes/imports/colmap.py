@@ -125,7 +125,7 @@ def _read(path: Path, reader: Callable[[bytes], Iterator]) -> list:
         return list(reader(path.read_bytes()))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; export the whole model") from None
-    except (struct.error, ValueError, IndexError, UnicodeDecodeError) as error:
+    except (struct.error, ValueError, IndexError, OverflowError) as error:
         raise DataError(f"{path}: damaged COLMAP model ({error}); export it again") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None

@@ -13,7 +13,7 @@ from novelview.scenes.imports import scene
 from novelview.scenes.imports.reconstruct import QUALITY, run_apart
 from novelview.scenes.imports.scene import ImportedFrame, ImportedScene, Lens
 from novelview.scenes.imports.video import VIDEOS
-from novelview.scenes.imports.write import choose_held_out, held_out_count
+from novelview.scenes.imports.write import EIGHTH, choose_held_out
 
 logger = logging.getLogger(__name__)
 FEWEST = 3
@@ -70,7 +70,7 @@ def load_unposed(path: Path, source: UnposedSource) -> ImportedScene:
 def _check_held_out(path: Path, photographs: int, asked: int) -> None:
     """Raise DataError before minutes of reconstruction."""
     try:
-        choose_held_out(photographs, held_out_count(photographs, asked, path))
+        choose_held_out(photographs, asked or max(1, photographs // EIGHTH))
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 

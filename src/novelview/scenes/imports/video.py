@@ -59,7 +59,8 @@ def draw_frames(path: Path, frames: int, folder: Path, progress: bool = False) -
                 _upright(best, stream).save(folder / name, quality=QUALITY)
                 found += 1
     except (FFmpegError, OSError, ValueError) as error:
-        raise_exhausted(error, path)
+        if not isinstance(error, MemoryError):  # a damaged header asks for any amount of it
+            raise_exhausted(error, path)
         raise DataError(f"{path}: unreadable video ({error}); convert it, for instance to MP4") from None
     if last < WHOLE * seconds - 1:
         raise DataError(f"{path}: ends after {last:.1f} of {seconds:.1f} seconds; copy it again")

@@ -38,6 +38,7 @@ HELD_OUT = "held_out"
 SPLITS = {"train": ("train",), "test": ("test",), HELD_OUT: ("train", "test")}
 COUNTED = ("pictures", "held_out", "missing", "unregistered", "left_out")
 FARTHEST = 1e9  # units between camera and origin: beyond it float64 has few digits left for the steps between cameras
+EIGHTH = 8  # pictures of which one is kept for evaluation, unless source.held_out says how many are
 SHOWN = 5  # names in a line
 FAR = 100  # times the cameras' extent from the origin, from where on float32 would move them against each other
 
@@ -101,7 +102,9 @@ def scene_held_out(scene: ImportedScene, asked: int) -> list[int]:
 
     Where photographs found no pose after `asked` was checked, fewer are kept, which a line says, too."""
     frames = len(scene.frames)
-    wanted = held_out_count(frames, asked, scene.where)
+    wanted = asked or max(1, frames // EIGHTH)
+    if not asked:
+        logger.info("%s: %d of %d pictures are kept for evaluation (source.held_out)", scene.where, wanted, frames)
     most = max(1, min(frames // 2, frames - 2))
     if scene.unregistered and wanted > most:
         logger.warning("%s: %d pictures have a pose: %d kept for evaluation, not %d", scene.where, frames, most, wanted)
@@ -110,13 +113,6 @@ def scene_held_out(scene: ImportedScene, asked: int) -> list[int]:
         return choose_held_out(frames, wanted)
     except DataError as error:
         raise DataError(f"{scene.where}: {error}") from None
-
-
-def held_out_count(frames: int, asked: int, where: Path) -> int:
-    if not asked:
-        asked = max(1, frames // 8)
-        logger.info("%s: %d of %d pictures are kept for evaluation (source.held_out)", where, asked, frames)
-    return asked
 
 
 def choose_held_out(frames: int, held_out: int) -> list[int]:
