@@ -43,6 +43,9 @@ class FakeStore:
     def __init__(self, count: int = 5) -> None:
         self.scenes = [f"scene{number}" for number in range(count)]
 
+    def mask(self, scene: str, index: int) -> None:
+        return None
+
     def frames(self, scene: str) -> int:
         return FRAMES
 

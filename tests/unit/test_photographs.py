@@ -19,11 +19,17 @@ from import_samples import fake_model, nerf, picture, poses, run
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from novelview.config.schema import LossConfig, ViewsConfig
 from novelview.config.sources import ColmapSource, PhotosSource, TransformsSource, UnposedSource
 from novelview.config.stages import PreprocessStage
 from novelview.errors import ConfigError, DataError
+from novelview.evaluation.metrics import psnr, sharpness, ssim
 from novelview.files import source_state
+from novelview.losses.photometric import TrainingLoss
+from novelview.models.render import Render
+from novelview.scenes.batch import Batch, FrameCache, collate
 from novelview.scenes.chunks import read_chunk, read_raw
+from novelview.scenes.dataset import mirror
 from novelview.scenes.imports import photographs, scene, video
 from novelview.scenes.store import PackedStore
 from novelview.stages.preprocess import preprocess
@@ -181,14 +187,81 @@ def test_cameras_near_the_origin_stay_where_they_are(tmp_path):
     assert "offset" not in report(out)
 
 
+def masked(folder: Path, kind: str, area: tuple[slice, slice]) -> Path:
+    """Pictures whose `area` holds another colour than the rest, and masks that say so, as `kind` has them."""
+    nerf(folder, 8, w=64, h=48, cx=32.0, cy=24.0)
+    for row in range(8):
+        pixels = np.full((48, 64, 3), 100, np.uint8)
+        pixels[area] = 255
+        counts = np.full((48, 64), 255, np.uint8)
+        counts[area] = 0
+        Image.fromarray(pixels).save(folder / "images" / f"img{row + 1}.png")
+        names = {"nerfstudio": f"masks/{row}.png", "instant-ngp": f"images/dynamic_mask_img{row + 1}.png"}
+        (folder / "masks").mkdir(exist_ok=True)
+        Image.fromarray(counts if kind == "nerfstudio" else 255 - counts).save(folder / names[kind])
+    content = json.loads((folder / "transforms.json").read_text())
+    for entry in content["frames"] if kind == "nerfstudio" else ():
+        entry["mask_path"] = f"masks/{int(entry['file_path'][10:-4]) - 1}.png"
+    (folder / "transforms.json").write_text(json.dumps(content))
+    return folder
+
+
+def packed(raw: Path, out: Path) -> Path:
+    config = PreprocessStage(dataset="d", io={"raw": str(raw), "out": str(out)})
+    config.runtime.progress, config.runtime.workers = False, 0
+    preprocess(config)
+    return out
+
+
 @pytest.mark.parametrize("kind", ["nerfstudio", "instant-ngp"])
-def test_masks_that_are_not_read_are_told(tmp_path, caplog, kind):
-    folder = nerf(tmp_path / "in", frame={"mask_path": "masks/1.png"} if kind == "nerfstudio" else {})
-    if kind == "instant-ngp":
-        picture(folder / "images" / "dynamic_mask_img3.png")
-    out = run(TransformsSource(held_out=2), folder, tmp_path / "raw")
-    count = 8 if kind == "nerfstudio" else 1
-    assert report(out)["masks_ignored"] == count and f"masks of {count} pictures are not read" in caplog.text
+@pytest.mark.parametrize("changes", [{}, {"max_side": 32}])
+def test_masked_pixels_count_neither_in_losses_nor_in_scores(tmp_path, kind, changes):
+    source = masked(tmp_path / "in", kind, (slice(10, 30), slice(20, 50)))
+    out = run(TransformsSource(held_out=2, jpeg_quality=100, **changes), source, tmp_path / "raw")
+    assert report(out)["masks"] == 8
+    views = ViewsConfig(image_size=24, patch_size=8, resize="cover", pose_normalisation="none")
+    for split in ("train", "test"):
+        store = PackedStore(packed(out, tmp_path / "packed") / split)
+        cache = FrameCache(store, views, 0)
+        sample = cache.sample(store.scenes[0], [0, 1, 2], 0)
+        assert sample.masks is not None and sample.masks.shape == (3, 24, 24)
+        grey = (sample.images.float() - 100).abs().amax(dim=1) < 4
+        assert grey[sample.masks].all() and 0.4 < sample.masks.float().mean() < 0.9
+    target = collate([sample], 1).to_batch().target
+    wrong = torch.where(target.masks[:, :, None], target.images, 1 - target.images)  # all that is masked is wrong
+    batch = Batch(["a"], target, target)
+    loss = TrainingLoss(LossConfig(perceptual=0.0))
+    assert loss(Render(wrong), batch)["loss"] == 0
+    half = target.images + 0.1
+    assert loss(Render(half), batch)["mse"] == pytest.approx(0.01, rel=1e-4)
+    assert psnr(half, target.images, target.masks).flatten().tolist() == pytest.approx([20.0, 20.0], abs=1e-3)
+    for metric, best in ((psnr, 100.0), (ssim, 1.0), (sharpness, 1.0)):
+        assert metric(wrong, target.images, target.masks).flatten().tolist() == pytest.approx([best] * 2, abs=1e-5)
+        everything = torch.ones_like(target.masks)
+        assert torch.allclose(metric(half, target.images, everything), metric(half, target.images), atol=1e-5)
+    assert torch.equal(mirror(sample).masks, sample.masks.flip(-1))
+    store_mask = next((tmp_path / "packed" / "masks").rglob("*.png"))
+    Image.new("1", (64, 48)).save(store_mask)
+    with pytest.raises(DataError, match=r"\.png: .*(content differs|bytes instead of)"):
+        cache.sample(store.scenes[0], list(range(8)), 0)
+
+
+def test_masks_that_do_not_fit_are_one_line(tmp_path):
+    folder = masked(tmp_path / "in", "nerfstudio", (slice(0, 9), slice(0, 9)))
+    Image.new("L", (48, 64)).save(folder / "masks" / "3.png")
+    with pytest.raises(DataError, match=r"3\.png: a mask of 48x64, and its picture images/img4\.png 64x48"):
+        run(TransformsSource(held_out=2), folder, tmp_path / "raw")
+    (folder / "masks" / "3.png").unlink()
+    with pytest.raises(DataError, match=r"img4\.png: .?mask_path.? masks/3\.png does not exist"):
+        run(TransformsSource(held_out=2), folder, tmp_path / "raw")
+
+
+def test_masks_beside_photographs_lie_where_colmap_looks_for_them(tmp_path, reconstructed):
+    for row in range(4):
+        picture(tmp_path / "in" / f"{row}.png", row)
+    picture(tmp_path / "in" / "masks" / "2.png.png", 0, mode="RGB")
+    out = run(PhotosSource(), tmp_path / "in", tmp_path / "raw")
+    assert report(out)["masks"] == 1 and [path.name for path in (out / "masks").rglob("*.png")] == ["000002.png"]
 
 
 def test_null_is_a_key_that_is_not_there(tmp_path):
@@ -324,9 +397,7 @@ def test_photographs_without_cameras_serve_those_who_need_none(tmp_path):
     entry = next(iter(json.loads((out / "indices" / "held_out.json").read_text()).values()))
     (target,) = entry["target"]
     assert entry["context"] == [target - 1, target + 1]
-    config = PreprocessStage(dataset="d", io={"raw": str(out), "out": str(tmp_path / "packed")})
-    config.runtime.progress, config.runtime.workers = False, 0
-    preprocess(config)
+    packed(out, tmp_path / "packed")
     store = PackedStore(tmp_path / "packed" / "train")
     store.require_cameras(False, "uplvsm")
     with pytest.raises(ConfigError, match=r"came without cameras.*lact needs them"):

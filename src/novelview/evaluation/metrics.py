@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from novelview.errors import DataError
@@ -28,33 +28,51 @@ CAP = 2.0  # most that a patch counts, in multiples of the target's Q; none wher
 FLAT = 1e-3  # Q of a patch that the eye takes for flat; keeps the ratio of two flat pictures at 1
 
 
-def psnr(pred: Float[Tensor, "*n c h w"], target: Float[Tensor, "*n c h w"]) -> Float[Tensor, "*n"]:
+Mask = Bool[Tensor, "*n h w"] | None  # pixels that count; all without
+
+
+def psnr(pred: Float[Tensor, "*n c h w"], target: Float[Tensor, "*n c h w"], mask: Mask = None) -> Float[Tensor, "*n"]:
     """Return the PSNR of every image in dB, both clamped to [0,1]; an exact copy scores 100 dB."""
-    error = (pred.float().clamp(0, 1) - target.float().clamp(0, 1)).square().mean(dim=(-3, -2, -1))
+    error = (pred.float().clamp(0, 1) - target.float().clamp(0, 1)).square()
+    error = error.mean(dim=(-3, -2, -1)) if mask is None else _mean(error.mean(dim=-3), mask)
     return -10 * error.clamp_min(MIN_MSE).log10()
 
 
-def ssim(pred: Float[Tensor, "*n c h w"], target: Float[Tensor, "*n c h w"]) -> Float[Tensor, "*n"]:
+def _mean(values: Float[Tensor, "*n h w"], mask: Bool[Tensor, "*n h w"]) -> Float[Tensor, "*n"]:
+    return torch.where(mask, values, 0).sum(dim=(-2, -1)) / mask.sum(dim=(-2, -1)).clamp_min(1)
+
+
+def covered(pred: Float[Tensor, "*n c h w"], target: Float[Tensor, "*n c h w"], mask: Mask) -> Tensor:
+    """Return `pred` with the target's pixels where none count."""
+    return pred if mask is None else torch.where(mask[..., None, :, :], pred, target.to(pred.dtype))
+
+
+def ssim(pred: Float[Tensor, "*n c h w"], target: Float[Tensor, "*n c h w"], mask: Mask = None) -> Float[Tensor, "*n"]:
     """Return the SSIM of every image, values in [0,1] without clamping; raises DataError for sides below the window's.
-    Equals scikit-image's structural_similarity(win_size=11, gaussian_weights=True, channel_axis=0, data_range=1)."""
+    Equals scikit-image's structural_similarity(win_size=11, gaussian_weights=True, channel_axis=0, data_range=1).
+    With a mask the mean is over windows around pixels that count, in which the others are equal."""
     height, width = pred.shape[-2:]
     if min(height, width) < WINDOW:
         raise DataError(f"SSIM of {width}x{height} images: both sides must be at least {WINDOW} pixels")
+    pred = covered(pred, target, mask)
     one, other = (image.reshape(-1, image.shape[-3], height, width) for image in (pred, target))
     # image by image on a CPU: the sums of a whole batch do not fit its cache, which costs ten times the arithmetic
     step = 1 if pred.device.type == "cpu" else max(1, len(one))
-    scores = [_ssim(*pair) for pair in zip(one.split(step), other.split(step), strict=True)]
-    return torch.cat(scores).reshape(pred.shape[:-3]).float()
+    maps = (_ssim(*pair) for pair in zip(one.split(step), other.split(step), strict=True))
+    if mask is None:
+        return torch.cat([one.mean(dim=(-3, -2, -1)) for one in maps]).reshape(pred.shape[:-3]).float()
+    edge = WINDOW // 2
+    middles = mask[..., edge : height - edge, edge : width - edge].flatten(0, -3)
+    return _mean(torch.cat([one.mean(dim=-3) for one in maps]), middles).reshape(pred.shape[:-3]).float()
 
 
-def _ssim(x: Float[Tensor, "n c h w"], y: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+def _ssim(x: Float[Tensor, "n c h w"], y: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c a b"]:
     x, y = x.double(), y.double()  # the variances are differences of nearly equal numbers
     mean_x, mean_y, xx, yy, xy = _blur(torch.stack([x, y, x * x, y * y, x * y]))
     sample = WINDOW**2 / (WINDOW**2 - 1)
     var_x, var_y, cov = (sample * part for part in (xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y))
     c1, c2 = K1**2, K2**2
-    score = (2 * mean_x * mean_y + c1) * (2 * cov + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
-    return score.mean(dim=(-3, -2, -1))
+    return (2 * mean_x * mean_y + c1) * (2 * cov + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
 
 
 def _blur(image: Float[Tensor, "*n h w"]) -> Float[Tensor, "*n a b"]:
@@ -89,7 +107,9 @@ def open_lpips(weights: str | None, device: torch.device | str = "cpu") -> tuple
     return lpips, None
 
 
-def sharpness(pred: Float[Tensor, "*n 3 h w"], target: Float[Tensor, "*n 3 h w"]) -> Float[Tensor, "*n"]:
+def sharpness(
+    pred: Float[Tensor, "*n 3 h w"], target: Float[Tensor, "*n 3 h w"], mask: Mask = None
+) -> Float[Tensor, "*n"]:
     """Return sum min(Q(pred) a, 2 Q(target)) / sum Q(target), over the patches of every image.
 
     Luma of images clamped to [0,1] is differenced along both diagonals, and s1 >= s2 are the singular values of the
@@ -97,29 +117,35 @@ def sharpness(pred: Float[Tensor, "*n 3 h w"], target: Float[Tensor, "*n 3 h w"]
     below the level that white noise exceeds in one patch of a thousand. a = max(0, cos 2t) for the angle t between the
     main gradients of the two, so that edges the target does not have count little. Both sums get FLAT for every patch.
     1: as sharp as the target; towards 0: blurred; above 1, at most 2: its edges are steeper. A picture shifted by a
-    pixel or two stays sharp; noise lowers the value, and alone scores about 0. DataError below 9 pixels a side."""
+    pixel or two stays sharp; noise lowers the value, and alone scores about 0. With a mask gradients count where all of
+    their pixels do. DataError below 9 pixels a side."""
     height, width = pred.shape[-2:]
     if min(height, width) <= PATCH:
         raise DataError(f"sharpness of {width}x{height} images: both sides must be above {PATCH} pixels")
-    (found, ours), (wanted, theirs) = _structure(pred), _structure(target)
+    (found, ours), (wanted, theirs) = _structure(pred, mask), _structure(target, mask)
     agreement = (ours * theirs).sum(dim=-1).clamp_min(0)
     # Without the cap a few strong edges beside a target that is nearly flat would decide the mean over all targets.
     ours, theirs = ((value + FLAT).sum(dim=-1) for value in (torch.minimum(found * agreement, CAP * wanted), wanted))
     return ours / theirs
 
 
-def _structure(image: Float[Tensor, "*n 3 h w"]) -> tuple[Float[Tensor, "*n p"], Float[Tensor, "*n p 2"]]:
+def _patch_sums(values: Float[Tensor, "*n a b"]) -> Float[Tensor, "*n p"]:
+    rows, columns = values.shape[-2] // PATCH, values.shape[-1] // PATCH
+    whole = values[..., : rows * PATCH, : columns * PATCH]
+    return whole.unflatten(-1, (columns, PATCH)).unflatten(-3, (rows, PATCH)).sum(dim=(-3, -1)).flatten(-2)
+
+
+def _structure(
+    image: Float[Tensor, "*n 3 h w"], mask: Mask = None
+) -> tuple[Float[Tensor, "*n p"], Float[Tensor, "*n p 2"]]:
     """Return Q of every whole patch, 0 without a direction beyond chance, and that direction (cos 2t, sin 2t)."""
-
-    def sums(values: Float[Tensor, "*n a b"]) -> Float[Tensor, "*n p"]:
-        rows, columns = values.shape[-2] // PATCH, values.shape[-1] // PATCH
-        whole = values[..., : rows * PATCH, : columns * PATCH]
-        return whole.unflatten(-1, (columns, PATCH)).unflatten(-3, (rows, PATCH)).sum(dim=(-3, -1)).flatten(-2)
-
     luma = torch.einsum("...chw,c->...hw", image.float().clamp(0, 1), image.new_tensor(LUMA, dtype=torch.float32))
     down = luma[..., 1:, 1:] - luma[..., :-1, :-1]
     up = luma[..., :-1, 1:] - luma[..., 1:, :-1]
-    xx, xy, yy = (sums(product) for product in (down * down, down * up, up * up))
+    if mask is not None:
+        whole = mask[..., 1:, 1:] & mask[..., :-1, :-1] & mask[..., :-1, 1:] & mask[..., 1:, :-1]
+        down, up = down * whole, up * whole
+    xx, xy, yy = (_patch_sums(product) for product in (down * down, down * up, up * up))
     twice = torch.stack([0.5 * (xx - yy), xy], dim=-1)
     middle, reach = 0.5 * (xx + yy), twice.norm(dim=-1)
     first, second = (middle + reach).sqrt(), (middle - reach).clamp_min(0).sqrt()

@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from novelview.config.schema import EvalConfig, ViewsConfig, size_name
 from novelview.devices import Team
-from novelview.errors import CheckpointError
+from novelview.errors import CheckpointError, DataError
 from novelview.evaluation.clips import write_clips
 from novelview.evaluation.gallery import FinishedBatches, Gallery, choose_samples
 from novelview.evaluation.geometry import Truth, write_geometry, write_poses
-from novelview.evaluation.metrics import Lpips, open_lpips, psnr, sharpness, ssim
+from novelview.evaluation.metrics import Lpips, covered, open_lpips, psnr, sharpness, ssim
 from novelview.evaluation.protocol import BASELINES, SWAPPED, Splits, render_all
 from novelview.evaluation.scores import LEVEL, ImageScores, groups, in_order, paired, write_rows
 from novelview.files import write_json
@@ -143,11 +143,16 @@ def _scores(
 ) -> Iterator[ImageScores]:
     truth = batch.target.images
     assert truth is not None
+    mask = batch.target.masks
+    share = 1.0 if mask is None else mask.float().mean(dim=(-2, -1))
+    if mask is not None and not mask.flatten(2).any(dim=-1).all():
+        raise DataError(f"a target of {', '.join(batch.scene)} is masked as a whole; leave it out of the index")
     for name, images in renders.items():
         if not images.isfinite().all():
             raise CheckpointError(f"{name}: its renders of {', '.join(batch.scene)} are not finite; train it again")
-        quality, likeness, edges = (metric(images, truth).tolist() for metric in (psnr, ssim, sharpness))
-        distance = lpips(images, truth).tolist() if lpips else [[None] * len(line) for line in quality]
+        quality, likeness, edges = (metric(images, truth, mask).tolist() for metric in (psnr, ssim, sharpness))
+        distance = (lpips(covered(images, truth, mask), truth) / share).tolist() if lpips else None
+        distance = distance or [[None] * len(line) for line in quality]
         for line, number in enumerate(numbers):
             entry = splits.entries[number]
             scores = list(zip(quality[line], likeness[line], distance[line], edges[line], strict=True))

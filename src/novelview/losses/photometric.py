@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, mse_loss, relu
 
@@ -16,7 +16,7 @@ from novelview.errors import CheckpointError, ConfigError, DataError
 from novelview.losses.lpips import load_lpips
 from novelview.losses.pointmap import pointmap_loss
 from novelview.models.render import Render
-from novelview.scenes.batch import Batch
+from novelview.scenes.batch import Batch, Views
 
 WIDTHS = ((64, 64), (128, 128), (256, 256, 256, 256), (512, 512, 512, 512), (512, 512, 512, 512))
 MATCONVNET_LAYERS = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
@@ -45,10 +45,10 @@ class TrainingLoss(nn.Module):
         """Return loss, mse, psnr, the terms of `PhotometricLoss`, intermediate, and pointmap, unweighted, if any."""
         assert batch.target.images is not None, "training targets have pictures"
         self.photometric.step = self.step
-        values = self.photometric(render.images, batch.target.images)
+        values = self.photometric(render.images, batch.target.images, batch.target.masks)
         own = values["loss"]
         if "intermediate" in render.extras:
-            values["intermediate"] = self._intermediate(render.extras["intermediate"], batch.target.images)
+            values["intermediate"] = self._intermediate(render.extras["intermediate"], batch.target)
             values["loss"] = values["loss"] + values["intermediate"]
         if self.cfg.pointmap.weight > 0:
             values["pointmap"] = self._pointmap(render, batch)
@@ -57,9 +57,11 @@ class TrainingLoss(nn.Module):
             values["loss"] = torch.where(own.detach() > self.cfg.damp_above, DAMPED, 1.0) * values["loss"]
         return values
 
-    def _intermediate(self, renders: Float[Tensor, "k b v 3 h w"], truth: Tensor) -> Float[Tensor, ""]:
+    def _intermediate(self, renders: Float[Tensor, "k b v 3 h w"], target: Views) -> Float[Tensor, ""]:
+        truth = target.images
+        assert truth is not None, "training targets have pictures"
         weights = [self.cfg.intermediate_decay ** (len(renders) - number) for number in range(len(renders))]
-        found = [self.photometric(images, truth) for images in renders]
+        found = [self.photometric(images, truth, target.masks) for images in renders]
         total = torch.stack([weight * values["loss"] for weight, values in zip(weights, found, strict=True)]).sum()
         if self.cfg.stale_lpips and self.cfg.pointmap.weight > 0 and "lpips" in found[-1]:
             total = total + sum(weights) * self.cfg.lpips * found[-1]["lpips"]
@@ -91,8 +93,19 @@ class PhotometricLoss(nn.Module):
         self.perceptual = PerceptualLoss(read_matconvnet(str(cfg.vgg_weights))) if cfg.perceptual > 0 else None
         self.lpips = load_lpips(str(cfg.lpips_weights)) if cfg.lpips > 0 else None
 
-    def forward(self, render: Float[Tensor, "b v 3 h w"], target: Float[Tensor, "b v 3 h w"]) -> dict[str, Tensor]:
-        """Return loss, mse, psnr = -10 log10(mse) of all pixels, and perceptual and lpips where they have a weight."""
+    def forward(
+        self,
+        render: Float[Tensor, "b v 3 h w"],
+        target: Float[Tensor, "b v 3 h w"],
+        masks: Bool[Tensor, "b v h w"] | None = None,
+    ) -> dict[str, Tensor]:
+        """Return loss, mse, psnr = -10 log10(mse) of all pixels, and perceptual and lpips where they have a weight.
+
+        masks: pixels that count. The others show the target in both pictures, and sums are over those that count."""
+        share: Tensor | float = 1.0
+        if masks is not None:
+            share = masks.float().mean().clamp_min(1 / masks.numel())
+            render = torch.where(masks[:, :, None], render, target.to(render.dtype))
         mse = mse_loss(render, target)
         terms = {"mse": filtered_mse(render, target, self.cfg.ignore_large_mse) if self.cfg.ignore_large_mse else mse}
         flat = render.flatten(0, 1), target.flatten(0, 1)
@@ -100,6 +113,8 @@ class PhotometricLoss(nn.Module):
             terms["perceptual"] = self.perceptual(*flat)
         if self.lpips is not None and self.step >= self.cfg.lpips_from:
             terms["lpips"] = self.lpips(*flat, normalize=True).mean()
+        if masks is not None:
+            terms, mse = {name: value / share for name, value in terms.items()}, mse / share
         loss = torch.stack([getattr(self.cfg, name) * value for name, value in terms.items()]).sum()
         return {"loss": loss, **terms, "mse": mse, "psnr": -10 * mse.detach().log10()}
 

@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from novelview.cameras.camera import resize_crop_plan
@@ -17,6 +17,7 @@ from novelview.config.schema import ViewsConfig
 from novelview.errors import DataError
 from novelview.scenes.store import PackedStore
 
+COUNTS = 250  # brightness of a resized mask from which on no masked pixel had a part in a pixel
 FrameKey = tuple[str, int]  # scene and frame number
 
 
@@ -29,6 +30,7 @@ class Views:
     intrinsics: Float[Tensor, "b v 4"]  # fx fy cx cy in pixels of the image as fed to the model
     frame: Int[Tensor, "b v"] | None = None
     points: Float[Tensor, "b v 3 h w"] | None = None  # what a teacher says pixels see, in one world a scene
+    masks: Bool[Tensor, "b v h w"] | None = None  # which pixels count in losses and scores; all without
 
     def take(self, index: Int[Tensor, "b k"]) -> "Views":
         """Select views `index[i]` of scene i."""
@@ -61,6 +63,7 @@ class Sample:
     intrinsics: Float[Tensor, "v 4"]
     index: Int[Tensor, "v 2"]
     points: Float[Tensor, "v 3 h w"] | None = None
+    masks: Bool[Tensor, "v h w"] | None = None
 
 
 class RawBatch(NamedTuple):
@@ -73,11 +76,13 @@ class RawBatch(NamedTuple):
     frame: Int[Tensor, "b v"]
     contexts: int
     points: Float[Tensor, "b c 3 h w"] | None = None
+    masks: Bool[Tensor, "b v h w"] | None = None
 
     def to_batch(self, device: torch.device | str = "cpu") -> Batch:
         """Move to `device`, bring images to [0,1] and split contexts from targets."""
         images, *others = (field.to(device, non_blocking=True) for field in (self.images, *self[2:5]))
-        views = Views(images.float().div_(255), *others)
+        masks = None if self.masks is None else self.masks.to(device, non_blocking=True)
+        views = Views(images.float().div_(255), *others, masks=masks)
         context, target = views.span(0, self.contexts), views.span(self.contexts, views.c2w.shape[1])
         if self.points is not None:
             context = replace(context, points=self.points.to(device, non_blocking=True))
@@ -98,7 +103,11 @@ def collate(samples: Sequence[Sample], contexts: int) -> RawBatch:
     images, c2w, intrinsics, frame = (torch.stack(fields) for fields in zip(*rows, strict=True))
     points = [sample.points[:contexts] for sample in samples if sample.points is not None]
     names = [sample.scene for sample in samples]
-    return RawBatch(names, images, c2w, intrinsics, frame, contexts, torch.stack(points) if points else None)
+    masks = None
+    if any(sample.masks is not None for sample in samples):
+        every = torch.ones(images.shape[1], *images.shape[-2:], dtype=torch.bool)
+        masks = torch.stack([every if sample.masks is None else sample.masks for sample in samples])
+    return RawBatch(names, images, c2w, intrinsics, frame, contexts, torch.stack(points) if points else None, masks)
 
 
 class FrameCache:
@@ -128,6 +137,23 @@ class FrameCache:
             self.memory.keep((scene, number), image)
         return [images[number] for number in numbers]
 
+    def masks(self, scene: str, numbers: Sequence[int]) -> Bool[Tensor, "v h w"] | None:
+        """Return which pixels of frames count, None where all do; resized and cropped as the frames are."""
+        found = {number: mask for number in numbers if (mask := self.store.mask(scene, number))}
+        plans = [resize_crop_plan(*self.store.size(scene, number), self.cfg) for number in numbers]
+        return (
+            torch.stack(
+                [
+                    plan.image(found[number])[0] >= COUNTS
+                    if number in found
+                    else torch.ones(plan.out_h, plan.out_w).bool()
+                    for number, plan in zip(numbers, plans, strict=True)
+                ]
+            )
+            if found
+            else None
+        )
+
     def posed(self, scene: str, frames: Sequence[int]) -> tuple[Float[Tensor, "v 4 4"], Float[Tensor, "v 4"]]:
         """Return camera-to-world matrices, normalised over `frames` if so configured, and network-pixel intrinsics."""
         rows = torch.as_tensor(frames)
@@ -150,7 +176,8 @@ class FrameCache:
         if len({image.shape for image in images}) > 1:
             raise DataError(f"scene {scene}: its frames differ in size after resizing; set views.square_crop=true")
         index = torch.tensor([[number, row] for number in numbers])
-        return Sample(scene, torch.stack(images), c2w[wanted], intrinsics[wanted], index)
+        masks = self.masks(scene, numbers)
+        return Sample(scene, torch.stack(images), c2w[wanted], intrinsics[wanted], index, masks=masks)
 
 
 class OwnFrames:

@@ -149,7 +149,8 @@ def mirror(sample: Sample) -> Sample:
     flip = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
     images, c2w = sample.images.flip(-1), flip @ sample.c2w @ flip
     points = None if sample.points is None else sample.points.flip(-1) * torch.tensor([-1.0, 1, 1])[:, None, None]
-    return replace(sample, images=images, c2w=c2w, intrinsics=intrinsics, points=points)
+    masks = None if sample.masks is None else sample.masks.flip(-1)
+    return replace(sample, images=images, c2w=c2w, intrinsics=intrinsics, points=points, masks=masks)
 
 
 class EvalSet:

@@ -84,7 +84,10 @@ def _make_share(
             entry = units.read_json(path.stem)
             if entry is None or not path.is_file() or sha256(path) != entry["sha256"]:
                 try:
-                    content = save({"points": teach(scene, frames).contiguous(), "frames": torch.tensor(frames)})
+                    points = teach(scene, frames).contiguous()
+                    if not points.isfinite().all():
+                        raise DataError("points that are not finite")
+                    content = save({"points": points, "frames": torch.tensor(frames)})
                 except (DataError, RuntimeError) as error:  # out of memory, say
                     failed.append(f"{scene} ({' '.join(str(error).split())[:120]})")
                     continue

@@ -24,6 +24,7 @@ from novelview.config.schema import SUBSETS
 from novelview.errors import ConfigError, DataError
 from novelview.files import MANIFEST, check_content, check_size, read_json, replacing
 
+MASKS = "masks"  # folder of a data set and of a store: {scene}/{timestamp}.png, 1 bit, white where pixels count
 FORMAT = "1"
 INDEX = "index.safetensors"
 HASHED = 2**26  # bytes of an index up to which opening a store compares its checksum
@@ -106,6 +107,7 @@ class PackedStore:
             raise DataError(f"{self.folder}: store format {meta.get('format')}, this program reads {FORMAT}; {ADVICE}")
         self._shards: list[str] = meta["shards"]
         self.scenes = split_words(self._columns["name"])
+        self._masks: dict[str, Any] = read_json(self.folder.parent / MANIFEST).get(MASKS, {})
         self._rows = {name: row for row, name in enumerate(self.scenes)}
 
     def __reduce__(self) -> tuple:
@@ -158,6 +160,18 @@ class PackedStore:
 
     def image(self, scene: str, index: int) -> Image.Image:
         return Image.open(io.BytesIO(self.jpeg(scene, index))).convert("RGB")
+
+    def mask(self, scene: str, index: int) -> Image.Image | None:
+        """Return a frame's mask, white where pixels count; None without one; DataError where it is not as listed."""
+        if not self._masks:
+            return None
+        name = f"{scene}/{int(self._take('timestamp', scene)[index]):06d}.png"
+        if name not in self._masks:
+            return None
+        path = self.folder.parent / MASKS / name
+        check_size(path, self._masks[name], ADVICE)
+        check_content(path, self._masks[name], ADVICE)
+        return Image.open(path).convert("RGB")
 
     def w2c(self, scene: str) -> Float[Tensor, "n 4 4"]:
         """Return the world-to-camera matrices, float32 as in the chunk, OpenCV axes."""

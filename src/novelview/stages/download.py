@@ -12,7 +12,7 @@ from novelview.files import SOURCE_STATE, expanded, file_entries, locating, sour
 from novelview.stages.cli import run_stage
 from novelview.timebox import TimeBox, resuming_folder, stamp_of
 
-MADE = {"train", "test", "indices", "scenes.json", "import.json", "manifest.json", "config.yaml", SOURCE_STATE}
+MADE = {"train", "test", "masks", "indices", "scenes.json", "import.json", "manifest.json", "config.yaml", SOURCE_STATE}
 
 
 def download(cfg: DownloadStage) -> None:

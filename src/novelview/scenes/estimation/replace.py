@@ -23,6 +23,7 @@ from novelview.errors import ConfigError, DataError
 from novelview.files import read_json, sha256, write_bytes, write_json
 from novelview.scenes.chunks import ChunkScene, RawData, read_chunk, write_chunk
 from novelview.scenes.estimation.estimate import Estimate, Estimator, Outcome, asked_frames, estimated, given_cameras
+from novelview.scenes.store import MASKS
 from novelview.scenes.views import load_index
 from novelview.timebox import BoxEnded, Share, TimeBox
 
@@ -126,6 +127,8 @@ class Replacement:
         for name in ("scenes.json", "import.json"):
             if (self.raw.folder / name).is_file():
                 shutil.copyfile(self.raw.folder / name, folder / name)
+        if (self.raw.folder / MASKS).is_dir():
+            shutil.copytree(self.raw.folder / MASKS, folder / MASKS, dirs_exist_ok=True)
         for split, entries in content["entries"].items():  # an index of which no entry is left becomes empty
             target = folder / "indices" / f"{split}.json"
             whole = (self.raw.folder / "indices" / target.name).read_bytes()

@@ -12,6 +12,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ def load_opencv_list(path: Path, source: OpencvCamerasSource) -> dict[str, Impor
 def _listed_scene(file: Path, entries: Any, source: Any, candidates: Candidates, make: FrameMaker) -> ImportedScene:
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise DataError(f"{file}: holds no list of frames; correct it")
-    frames, missing, masks = list[ImportedFrame](), list[str](), 0
+    frames, missing = list[ImportedFrame](), list[str]()
     for row, entry in enumerate(entries):
         name = entry.get("file_path")
         if not isinstance(name, str) or not name:
@@ -205,9 +206,19 @@ def _listed_scene(file: Path, entries: Any, source: Any, candidates: Candidates,
         if picture is None:
             missing.append(name)
         else:
-            frames.append(make(picture, name, entry))
-            # nerfstudio names masks, instant-ngp lays them beside the pictures.
-            masks += bool(entry.get("mask_path")) or picture.with_name(f"dynamic_mask_{picture.stem}.png").is_file()
-    found = scene.ordered_scene(file, frames, missing, source.allow_missing, source.background)
-    found.masks = masks
-    return found
+            frames.append(_masked(make(picture, name, entry), file, entry))
+    return scene.ordered_scene(file, frames, missing, source.allow_missing, source.background)
+
+
+def _masked(frame: ImportedFrame, file: Path, entry: Mapping[str, Any]) -> ImportedFrame:
+    """Return a frame with its mask: nerfstudio names it, black not to count; instant-ngp lays one of what moves beside
+    the picture. DataError for a named one that does not exist."""
+    named, beside = entry.get("mask_path"), frame.path.with_name(f"dynamic_mask_{frame.path.stem}.png")
+    if named:
+        mask = file.parent / str(named)
+        if not mask.is_file():
+            raise DataError(
+                f"{file}: frame {frame.name}: 'mask_path' {named} does not exist; restore it, or remove the key"
+            )
+        return replace(frame, mask=mask)
+    return replace(frame, mask=beside, mask_is_of_what_moves=True) if beside.is_file() else frame

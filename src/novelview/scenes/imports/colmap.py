@@ -7,6 +7,7 @@ import functools
 import logging
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
@@ -62,8 +63,14 @@ def load(path: Path, source: ColmapSource) -> ImportedScene:
     names = {str(file.relative_to(images)) for file in pictures}
     whole.unregistered = sorted(names - {pose.name for pose in poses}, key=natural)
     whole.depth_range = depth_range(model, poses)
-    whole.masks = sum(1 for _ in (path / "masks").rglob("*.png"))  # where COLMAP's own tools look for them
+    whole.frames = with_masks(whole.frames, path / "masks")
     return whole
+
+
+def with_masks(frames: list[ImportedFrame], folder: Path) -> list[ImportedFrame]:
+    """Return frames with the masks that lie where COLMAP's own tools look for them: `masks/NAME.png`, black: no."""
+    places = [(frame, folder / f"{frame.name}.png") for frame in frames]
+    return [replace(frame, mask=mask) if mask.is_file() else frame for frame, mask in places]
 
 
 def _folders(path: Path) -> list[Path]:

@@ -24,7 +24,7 @@ SFM_SIDE = 800  # pixels; `decoded` leaves three times as many, and pycolmap loo
 
 def load_photographs(path: Path, source: PhotosSource, log: Path, threads: int = 0) -> ImportedScene:
     """Reconstruct the photographs in `path`, output to `log`; DataError for few, unreadable or unregistered."""
-    from novelview.scenes.imports.colmap import read_model  # here: a scene without poses needs no pycolmap
+    from novelview.scenes.imports.colmap import read_model, with_masks  # here: a scene without poses needs no pycolmap
 
     photographs, left_out = list_photographs(path)
     _check_held_out(path, len(photographs), source.held_out)
@@ -46,7 +46,7 @@ def load_photographs(path: Path, source: PhotosSource, log: Path, threads: int =
             f"{source.min_registered} asks for {source.min_registered:.0%}; {ADVICE}, or lower it; log: {log}"
         )
     found = [photo for photo in photographs if photo in registered]
-    frames = [ImportedFrame(photo, photo.name, *registered[photo]) for photo in found]
+    frames = with_masks([ImportedFrame(photo, photo.name, *registered[photo]) for photo in found], path / "masks")
     unregistered = [photo.name for photo in photographs if photo not in registered]
     return ImportedScene(path, frames, upright=True, depth_range=depths, unregistered=unregistered, left_out=left_out)
 

@@ -176,6 +176,8 @@ class ImportedFrame:
     name: str
     c2w: Float[NDArray, "4 4"]
     lens: Lens
+    mask: Path | None = None  # a picture of the same shape; where it is dark nothing counts, or where it is bright
+    mask_is_of_what_moves: bool = False
 
     def fitted(self, width: int, height: int) -> Lens:
         """Return the lens in pixels of the picture as stored, perhaps a resized copy; DataError for another shape."""
@@ -198,7 +200,6 @@ class ImportedScene:
     missing: list[str] = field(default_factory=list)  # files named by the source without a picture
     unregistered: list[str] = field(default_factory=list)  # photographs without a pose
     left_out: dict[str, str] = field(default_factory=dict)  # files beside them that are no photograph -> why
-    masks: int = 0  # frames with a mask, which nothing here reads
     posed: bool = True  # False: nobody knows the cameras
 
 
@@ -263,6 +264,20 @@ def decoded(image: Image.Image, upright: bool, side: int) -> tuple[Image.Image, 
         whole = picture if picture.mode in ("RGB", "RGBA", "L", "LA", "CMYK", "YCbCr") else eight_bit(picture)
         picture = whole.reduce(rest, (0, 0, whole.width // rest * rest, whole.height // rest * rest))
     return eight_bit(picture), rest * (wide // image.width)
+
+
+def read_mask(frame: ImportedFrame, shape: tuple[int, int], size: tuple[int, int]) -> Image.Image | None:
+    """Return a frame's mask as an RGB picture of `size`, white where pixels count; None without; DataError for one of
+    another shape than the picture's `shape`."""
+    if frame.mask is None:
+        return None
+    with opened_picture(frame.mask, "mask") as image:
+        mask = image.convert("L")
+    if abs(mask.width / mask.height * shape[1] / shape[0] - 1) > SAME_SHAPE:
+        given = f"{mask.width}x{mask.height}, and its picture {frame.name} {shape[0]}x{shape[1]}"
+        raise DataError(f"{frame.mask}: a mask of {given}; make it anew, or remove it")
+    counts = (np.asarray(mask.resize(size, Image.Resampling.NEAREST)) > 0) != frame.mask_is_of_what_moves
+    return Image.fromarray(counts.astype(np.uint8) * 255).convert("RGB")
 
 
 @functools.cache

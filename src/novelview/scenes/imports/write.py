@@ -19,7 +19,7 @@ from tqdm import tqdm
 from novelview.cameras.camera import opaque
 from novelview.config.sources import PicturesSource, check_source
 from novelview.errors import DataError
-from novelview.files import sha256, write_json
+from novelview.files import sha256, write_bytes, write_json
 from novelview.scenes.chunks import MOST_INTRINSIC, ChunkScene, ChunkWriter
 from novelview.scenes.imports.scene import (
     SAME_SHAPE,
@@ -27,10 +27,12 @@ from novelview.scenes.imports.scene import (
     ImportedScene,
     Lens,
     opened_picture,
+    read_mask,
     read_picture,
     stored_size,
     undistort,
 )
+from novelview.scenes.store import MASKS
 from novelview.scenes.views import EvalEntry, save_index
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ HELD_OUT = "held_out"
 SPLITS = {"train": ("train",), "test": ("test",), HELD_OUT: ("train", "test")}
 COUNTED = ("pictures", "held_out", "missing", "unregistered", "left_out")
 FARTHEST = 1e9  # units between camera and origin: beyond it float64 has few digits left for the steps between cameras
+COUNTS = 250  # brightness of a resampled mask from which on no masked pixel had a part in a pixel
 EIGHTH = 8  # pictures of which one is kept for evaluation, unless source.held_out says how many are
 SHOWN = 5  # names in a line
 FAR = 100  # times the cameras' extent from the origin, from where on float32 would move them against each other
@@ -80,7 +83,10 @@ def _write(
         writers = {split: stack.enter_context(ChunkWriter(folder / split)) for split in splits}
         for group, prefix, scene in items:
             held_out = scene_held_out(scene, source.held_out) if group == HELD_OUT else []
-            whole, made = _converted(scene, source, dataset, progress, prefix)
+            whole, made, masks = _converted(scene, source, dataset, progress, prefix)
+            for number, content in masks.items():
+                write_bytes(folder / MASKS / whole.key / f"{number:06d}.png", content)
+            made["masks"] = len(masks)
             for split in SPLITS[group]:
                 rows = [row for row in range(len(whole.images)) if split == "test" or row not in held_out]
                 images = [whole.images[row] for row in rows]
@@ -145,8 +151,8 @@ def held_out_entries(
 
 def _converted(
     scene: ImportedScene, source: PicturesSource, dataset: str, progress: bool, prefix: str
-) -> tuple[ChunkScene, dict[str, Any]]:
-    """Return a scene, its key a digest of names and bytes, and what became of its pictures, for the report.
+) -> tuple[ChunkScene, dict[str, Any], dict[int, bytes]]:
+    """Return a scene, its key a digest of names and bytes; what became of its pictures, for the report; and masks.
 
     Pictures of other sizes or orientations than most are scaled and cut to the size of those, intrinsics with them."""
     flat: dict[Lens, Lens] = {}
@@ -164,12 +170,17 @@ def _converted(
     size = max(Counter(sizes).items(), key=lambda item: (item[1], item[0][0] * item[0][1]))[0]
     offset = far_offset(scene.frames)
     images: list[bytes] = []
+    masks: dict[int, bytes] = {}
     cameras: list[list[float]] = []
     total = hashlib.sha256(dataset.encode())
     bar = tqdm(scene.frames, unit="picture", desc="import", disable=not progress)
     for frame, lens in zip(bar, lenses, strict=True):
         picture, factor = read_picture(frame.path, scene.upright, source.max_side)
         bent, straight = (one.resized(1 / factor, 1 / factor, picture.size) for one in (lens, flat[lens]))
+        if mask := read_mask(frame, (lens.width, lens.height), picture.size):
+            flat_mask = np.asarray(_develop(mask, bent, straight, size, 0.0)[0])[..., 0]
+            Image.fromarray(flat_mask >= COUNTS).save(content := io.BytesIO(), "PNG")
+            masks[len(images)] = content.getvalue()
         picture, final = _develop(picture, bent, straight, size, scene.background)
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=source.jpeg_quality, subsampling=0)
@@ -186,7 +197,7 @@ def _converted(
     if offset.any():
         made["offset"] = offset.tolist()
         logger.warning("%s: cameras stand far from the origin; moved by %s", scene.where, (-offset).tolist())
-    return ChunkScene(key, "", torch.arange(len(images)), rows, images), made
+    return ChunkScene(key, "", torch.arange(len(images)), rows, images), made, masks
 
 
 def far_offset(frames: Sequence[ImportedFrame]) -> Float[NDArray, " 3"]:
@@ -243,8 +254,6 @@ def _report(scene: ImportedScene, key: str, held_out: list[int], made: dict[str,
     for reason, names in (*lists, ("that are no photograph here", [f"{n} ({w})" for n, w in scene.left_out.items()])):
         if names:
             logger.warning("%s: left out %d %s: %s", scene.where, len(names), reason, ", ".join(names))
-    if scene.masks:
-        logger.warning("%s: masks of %d pictures are not read: all pixels count", scene.where, scene.masks)
     report = {"scene": key, "pictures": [frame.name for frame in scene.frames], "held_out": held_out, **made}
     left_out = {"missing": scene.missing, "unregistered": scene.unregistered, "left_out": scene.left_out}
-    return {**report, "depth_range": scene.depth_range, "masks_ignored": scene.masks, **left_out}
+    return {**report, "depth_range": scene.depth_range, **left_out}
