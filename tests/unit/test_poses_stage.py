@@ -1,5 +1,6 @@
 """Stage `poses`: cameras replaced, failures on record, runs that stop and go on, and what comes after it."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -267,3 +268,15 @@ def test_structure_from_motion_finds_the_cameras_of_a_scene(tmp_path: Path) -> N
         assert found is not None and len(estimate.frames) >= 8 and set(estimate.frames) <= set(frames)
         assert max(found["relative_rotation_deg"]) < 5 and estimate.quality["reprojection_px"] < 2
         assert abs(found["focal"] - 1) < (1e-6 if kind == "given" else 0.25)
+
+
+def test_a_kept_estimate_that_changed_is_found_again_not_used(run: Runner, tmp_path: Path) -> None:
+    fake = Fake()
+    one = run(fake, ["whole", "other"])
+    before = (one / "test" / "000000.torch").read_bytes()
+    path = tmp_path / "out" / "estimates" / "whole.json"
+    content = read_json(path)
+    content["w2c"][3][0][3] += 0.25  # still a camera
+    path.write_text(json.dumps(content))
+    fake.calls.clear()
+    assert (run(fake) / "test" / "000000.torch").read_bytes() == before and fake.calls == ["whole"]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from novelview.config.sources import ColmapEstimator, EstimatorConfig
@@ -188,25 +188,32 @@ def _checked(estimate: Estimate, frames: list[int]) -> Estimate:
 
 def _keep(path: Path, key: str, outcome: Outcome) -> None:
     estimate = outcome.estimate
+    depth = b""
     if estimate is not None and estimate.depth is not None:
-        depth = {name: value.contiguous() for name, value in vars(estimate.depth).items()}
-        write_bytes(path.with_suffix(".safetensors"), save(depth))
+        depth = save({name: value.contiguous() for name, value in vars(estimate.depth).items()})
+        write_bytes(path.with_suffix(".safetensors"), depth)
     content = {"key": key, "asked": outcome.asked, "failure": outcome.failure, "seconds": outcome.seconds}
     if estimate is not None:
         content |= {"frames": estimate.frames, "quality": estimate.quality, "depth": estimate.depth is not None}
         content |= {"w2c": estimate.w2c.tolist(), "intrinsics": estimate.intrinsics.tolist()}
-    write_json(path, content)
+    write_json(path, {**content, "checksum": _checksum(content, depth)})
+
+
+def _checksum(content: dict[str, Any], depth: bytes) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode() + depth).hexdigest()
 
 
 def _kept(path: Path, key: str) -> Outcome | None:
     try:
         found = read_json(path)
-        if found["key"] != key:
+        depth_file = path.with_suffix(".safetensors")
+        stored = depth_file.read_bytes() if found.get("depth") else b""
+        if found["key"] != key or found.pop("checksum") != _checksum(found, stored):
             return None
         outcome = Outcome(found["asked"], None, found["failure"], found["seconds"])
         if outcome.failure is None:
             w2c, intrinsics = (torch.tensor(found[name], dtype=torch.float64) for name in ("w2c", "intrinsics"))
-            depth = Depth(**load_file(path.with_suffix(".safetensors"))) if found["depth"] else None
+            depth = Depth(**load(stored)) if found["depth"] else None
             outcome.estimate = Estimate(found["frames"], w2c, intrinsics, found["quality"], depth)
         return outcome
     except (DataError, KeyError, TypeError, ValueError, OSError):
