@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -99,4 +100,7 @@ def team(runtime: Any) -> Iterator[Team]:
         yield own
     finally:
         logger.setLevel(level)
+        # gloo's thread drops the tensors of the last collective, which takes the interpreter's lock; the destructor of
+        # the group, which DistributedDataParallel may hold to its end, has that lock and waits for the thread.
+        time.sleep(0.2)
         dist.destroy_process_group()

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
 import threading
 import time
@@ -126,19 +127,18 @@ class Unfinished:
 class Share:
     """The part of a process, `rank` of `world` under torchrun, in units that do not depend on each other.
 
-    Nothing is collective, so nothing times out: a scene may take a day longer than the others. The processes know each
-    other by `run` and meet in the units of the output, which the first one opens, joins and removes."""
+    Nothing is collective after the start, so nothing times out: a scene may take a day longer than the others. The
+    processes of one launch know each other by `run`, a word that no earlier launch had, and meet in the units of the
+    output, which the first one opens, joins and removes."""
 
     rank: int = 0
     world: int = 1
     run: str = ""
 
     @classmethod
-    def of_environment(cls) -> "Share":
-        """Return what torchrun and SLURM say of this process; alone without them."""
-        names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_ID")
-        rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
-        return cls(rank, world, "/".join(os.environ.get(name, "") for name in names))
+    def of(cls, team: Any) -> "Share":
+        """Return the share of a process of a `Team`."""
+        return cls(team.rank, team.world, team.gather(secrets.token_hex(8))[0])
 
     def mine(self, number: int) -> bool:
         """Whether this process makes unit `number`."""

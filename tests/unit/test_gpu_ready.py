@@ -2,6 +2,7 @@
 graph, and two processes that train what one trains."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,7 @@ def _work(rank: int, folder: str) -> None:
         parts = (_rows(part, rank) for part in (context, target))
         found = _gradients(model, *parts, wrapped)
         torch.save(found, f"{folder}/{name}-{rank}.pt")
+    time.sleep(0.2)  # as `novelview.devices.team` does, and for its reason
     distributed.destroy_process_group()
 
 

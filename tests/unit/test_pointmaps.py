@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from novelview.stages.pointmaps import pointmaps
 from novelview.stages.poses import poses
 from novelview.stages.preprocess import preprocess
 from novelview.stages.train import train
+from novelview.timebox import Share, Unfinished
 
 VIEWS = ViewsConfig(
     image_size=24, patch_size=8, resize="centred", pose_normalisation="none", sampler="bounded", num_target=2,
@@ -265,6 +267,17 @@ def test_processes_share_the_scenes_and_the_result_is_one_process_s(data: Path, 
         found = {path.name: path.read_bytes() for path in out.iterdir() if path.name != "config.yaml"}
         assert found == {name: (data / "points" / name).read_bytes() for name in found} and len(found) == 3
         assert [path.name for path in (tmp_path / "shared").iterdir()] == ["points"], time
+
+
+def test_reports_of_an_earlier_launch_are_not_taken_for_those_of_this_one(tmp_path: Path) -> None:
+    """An error keeps the units, and in them what the processes of that launch said."""
+    units = Unfinished(tmp_path / "out", "stamp")
+    for rank in (1, 0):
+        assert Share(rank, 2, "first").meet(units, f"first {rank}") == (["first 0", "first 1"] if rank == 0 else None)
+    late = threading.Timer(0.5, lambda: Share(1, 2, "second").meet(units, "second 1"))
+    late.start()
+    assert Share(0, 2, "second").meet(units, "second 0") == ["second 0", "second 1"]
+    late.join()
 
 
 def test_processes_share_the_scenes_of_poses(data: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from novelview.files import write_text
 LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "−": "$-$", "±": r"$\pm$", "→": r"$\to$", "°": r"$^\circ$"}
 LATEX |= {"\\": r"\textbackslash{}", "$": r"\$", "{": r"\{", "}": r"\}"}
 LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-MARKDOWN = {"|": r"\|", "<": "&lt;", "\n": " ", "\r": " "}
+MARKDOWN = {"\\": r"\\", "`": r"\`", "|": r"\|", "&": "&amp;", "<": "&lt;", "\n": " ", "\r": " "}
 NONE = "–"
 
 
@@ -152,7 +152,7 @@ def to_markdown(grids: Sequence[Grid]) -> str:
 
 
 def _markdown(text: str) -> str:
-    return "".join(MARKDOWN.get(sign, sign) for sign in text)
+    return "".join(MARKDOWN.get(sign, sign) for sign in text).replace("](", r"]\(")
 
 
 def _latex(grid: Grid) -> str:

@@ -38,7 +38,7 @@ def pointmaps(cfg: PointmapsStage) -> None:
         device = ranks.device
         teach = _exact(cfg, store, cache, device) if cfg.teacher == "exact" else _vggt(cfg, cache, device)
         stamp = stamp_of(digest(cfg), source_digest("pointmaps"), sha256(store.folder.parent / MANIFEST), device.type)
-        share = Share.of_environment()
+        share = Share.of(ranks)
         count = write_pointmaps(Path(cfg.io["out"]), cfg.teacher, cfg.views, scenes, teach, stamp, box, share)
         log.info("pointmaps of %d scenes by teacher %s: %s", count, cfg.teacher, cfg.io["out"])
 

@@ -1,13 +1,16 @@
 """Stage `poses`: a data set with other cameras; `python -m novelview.stages.poses dataset=NAME poses=colmap|vggt`."""
 
 import os
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from novelview.config.digest import digest, resolved
 from novelview.config.stages import PosesStage
+from novelview.devices import Team, pick_device, team
 from novelview.errors import ConfigError
 from novelview.files import MANIFEST, expanded, file_entries, locating, write_json
-from novelview.scenes.chunks import read_raw
+from novelview.scenes.chunks import RawData, read_raw
 from novelview.scenes.estimation.estimate import Colmap, Estimator, Given
 from novelview.scenes.estimation.replace import Replacement
 from novelview.stages.cli import run_stage
@@ -25,8 +28,13 @@ def poses(cfg: PosesStage) -> None:
     raw = read_raw(expanded(cfg.io["raw"]))
     if out.resolve() in (raw.folder.resolve(), raw.root.resolve()):
         raise ConfigError(f"io.out={out}: is the folder of the data set itself; choose another")
-    share = Share.of_environment()
-    with locating(out), share.folder(out, stamp_of(digest(cfg))) as (folder, units):
+    several = "WORLD_SIZE" in os.environ
+    with team(cfg.runtime) if several else nullcontext(Team()) as ranks, locating(out):
+        _replace(cfg, raw, out, Share.of(ranks), box)
+
+
+def _replace(cfg: PosesStage, raw: RawData, out: Path, share: Share, box: TimeBox) -> None:
+    with share.folder(out, stamp_of(digest(cfg))) as (folder, units):
         run = Replacement(raw, estimator(cfg), cfg, out.absolute().parent / "estimates", box)
         if share.world > 1 and share.meet(units, run.estimate(share)) is None:
             return
@@ -38,7 +46,6 @@ def estimator(cfg: PosesStage) -> Estimator:
     """Return what estimates the cameras."""
     node: Any = cfg.poses
     if node.kind == "vggt":
-        from novelview.devices import pick_device
         from novelview.models.vggt.estimator import Vggt
 
         return Vggt(node, pick_device(cfg.runtime.device, int(os.environ.get("LOCAL_RANK", 0))))
