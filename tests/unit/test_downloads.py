@@ -301,7 +301,7 @@ def test_the_shipped_registry_is_sound():
     data = {"re10k", "dl3dv_chunked", "dl3dv_benchmark", "overlap_small", "evaluation_index_re10k", "dl3dv_bound_aware"}
     assert backbones | published | data <= registry.keys()
     assert sum(name.startswith("lact_") for name in registry) == 10
-    assert sum(name.startswith("lvsm_") for name in registry) == 4
+    assert sum(name.startswith("lvsm_") for name in registry) == 5
     assert len({item.path for item in registry.values()}) == len(registry)
     for item in registry.values():
         assert all(address.startswith(("https://", "hf://")) for address in item.addresses)

@@ -17,12 +17,14 @@ from novelview.config.plan import Plan
 from novelview.config.stages import TrainStage
 from novelview.errors import CheckpointError, ConfigError, DataError
 from novelview.models.lvsm import LVSMEncoderDecoder
+from novelview.models.lvsm_efficient import EfficientLVSM
 from novelview.models.published import load_published
 from novelview.models.registry import MODELS, build, save_weights
 from novelview.models.render import ViewModel
 from novelview.training.checkpoint import load_init
 
 NAMES = ("lvsm_decoder_only", "lvsm_encoder_decoder")
+CAMERAS = ("plucker", "prope", "both")
 PHASES = ("pretrain", "finetune")
 RECIPE = (256, 8, 8, 2, 6)  # size, patch, views, contexts, targets
 BLOCK = {
@@ -196,7 +198,7 @@ def test_depths_keep_the_papers_ratios(scale: str) -> None:
         assert config.model.n_layer * 24 == full.model.n_layer * layers  # type: ignore[attr-defined]
         assert config.model.transformer == full.model.transformer  # type: ignore[attr-defined]
     digests = {plan.stage("train", run.name, run.phase, run.subset)["digest"] for run in plan.all}
-    assert len(digests) == len(plan.all) == 6
+    assert len(digests) == len(plan.all) == 7
 
 
 @pytest.mark.parametrize(
@@ -237,3 +239,68 @@ def test_objects_are_seen_from_four_views() -> None:
         views = _config(plan, name).views
         assert (views.sampler, views.num_context, views.num_target) == ("random", 4, 8)
         assert views.pose_normalisation == "none"
+
+
+# Efficient-LVSM
+
+
+def test_efficient_lvsm_has_the_published_size_and_names() -> None:
+    model = _published("lvsm_efficient")
+    own = {"attn.to_qkv.weight": (2304, 768), "attn.fc.weight": (768, 768), "mlp.mlp.0.weight": (3072, 768)}
+    own |= {"attn.q_norm.weight": (64,), "attn.k_norm.weight": (64,), "mlp.mlp.2.weight": (768, 3072)}
+    cross = {"to_q.weight": (768, 768), "to_kv.weight": (1536, 768), "fc.weight": (768, 768)}
+    cross |= {"q_norm.weight": (64,), "k_norm.weight": (64,)}
+    decoder = {key.replace("attn.", "self_attn."): shape for key, shape in own.items()}
+    decoder |= {f"cross_attn.{key}": shape for key, shape in cross.items()}
+    wanted = {f"input_self_attn_blocks.{n}.{key}": shape for n in range(12) for key, shape in own.items()}
+    wanted |= {f"self_cross_blocks.{n}.{key}": shape for n in range(12) for key, shape in decoder.items()}
+    wanted |= {"rgbp_tokenizer.1.weight": (768, 576), "target_pose_tokenizer.1.weight": (768, 384)}
+    wanted |= {"image_token_decoder.1.weight": (192, 768)}
+    assert {key: tuple(value.shape) for key, value in model.state_dict().items()} == wanted and len(wanted) == 207
+    assert sum(value.numel() for value in model.parameters()) == 199_070_208
+
+
+def _efficient(cameras: str) -> EfficientLVSM:
+    model = model_of("lvsm_efficient", cameras=cameras)
+    assert isinstance(model, EfficientLVSM)
+    return model
+
+
+@pytest.mark.parametrize("cameras", CAMERAS)
+@torch.no_grad()
+def test_views_are_added_to_a_memory_in_any_order_and_grouping(cameras: str) -> None:
+    model, context, target = _efficient(cameras), views(4, 1), views(3, 2)
+    whole = model(context, target).images
+    order = torch.tensor([[2, 0, 3, 1]] * 2)
+    shuffled = context.take(order)
+    memory = model.encode(shuffled.span(3, 4), model.encode(shuffled.span(1, 3), model.encode(shuffled.span(0, 1))))
+    assert (model.decode(memory, target.c2w, target.intrinsics, 28, 42) - whole).abs().max() < 1e-5
+    alone = model.decode(memory, target.c2w[:, 1:2], target.intrinsics[:, 1:2], 28, 42)
+    assert (alone - whole[:, 1:2]).abs().max() < 1e-5, "targets do not see each other"
+    assert torch.equal(model(context, dataclasses.replace(target, images=None)).images, whole)
+
+
+@pytest.mark.parametrize("cameras", CAMERAS)
+@torch.no_grad()
+def test_only_relative_cameras_are_blind_to_where_the_world_has_its_origin(cameras: str) -> None:
+    model, context, target = _efficient(cameras), views(2, 1), views(2, 2)
+    turned = torch.tensor([[0.0, -1, 0, 0.7], [1, 0, 0, -0.4], [0, 0, 1, 0.9], [0, 0, 0, 1]])
+    moved = [dataclasses.replace(part, c2w=turned @ part.c2w) for part in (context, target)]
+    difference = (model(*moved).images - model(context, target).images).abs().max()
+    assert (difference < 1e-4) == (cameras == "prope")
+    nearer = dataclasses.replace(target, c2w=target.c2w + torch.tensor([0.0, 0, 0, 0.5]) * torch.eye(4)[:, 3:].mT)
+    assert not torch.equal(model(context, nearer).images, model(context, target).images)
+
+
+def test_relative_cameras_need_heads_of_a_multiple_of_8() -> None:
+    words = ["model=lvsm_efficient", "scale=demo", "model.cameras=prope", "model.transformer.d_head=4"]
+    with pytest.raises(ConfigError, match=r"model\.transformer\.d_head=4: model\.cameras=prope needs a multiple of 8"):
+        compose("train", words, without_io=True)
+    with pytest.raises(ConfigError, match=r"model\.cameras=rays: choose one of plucker, prope, both"):
+        compose("train", ["model=lvsm_efficient", "scale=demo", "model.cameras=rays"], without_io=True)
+
+
+def test_the_recipe_of_efficient_lvsm_is_the_published_one() -> None:
+    train = compose("train", ["model=lvsm_efficient", "scale=paper", "phase=pretrain"], without_io=True).train
+    assert (train.lr, train.warmup, train.schedule) == (4e-4, 3000, "constant")
+    assert (train.clip_norm, train.allowed_gradnorm_factor, train.losses.perceptual) == (5.0, 10.0, 0.5)

@@ -30,7 +30,7 @@ from novelview.stages.cli import run_stage
 from novelview.stages.render import render
 
 VIEWS = {"image_size": 28, "image_width": 42, "resize": "cover", "sampler": "random"}
-MODELS = {"lact": "none", "lvsm_encoder_decoder": "scene", "ptlvsm": "scene", "uplvsm": "scene"}
+MODELS = dict.fromkeys(("lvsm_efficient", "lvsm_encoder_decoder", "ptlvsm", "uplvsm"), "scene") | {"lact": "none"}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def frames_of(clip: Path) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-@pytest.mark.parametrize("name", ["lact", "lvsm_encoder_decoder", "ptlvsm"])
+@pytest.mark.parametrize("name", ["lact", "lvsm_encoder_decoder", "lvsm_efficient", "ptlvsm"])
 @pytest.mark.parametrize("path", ["turntable", "interpolate"])
 def test_clips_of_every_posed_model(data: Path, tmp_path: Path, name: str, path: str) -> None:
     assert call(data, tmp_path, name, f"path={path}", f"io.images={tmp_path}/png") == 0
@@ -129,7 +129,7 @@ def test_cameras_that_are_none_are_one_line_with_file_and_key(tmp_path: Path, co
     assert str(caught.value).startswith(f"{tmp_path}/path.json") and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["lact", "lvsm_encoder_decoder"])
+@pytest.mark.parametrize("name", ["lact", "lvsm_encoder_decoder", "lvsm_efficient"])
 def test_a_scene_is_encoded_once_and_viewed_later(data: Path, tmp_path: Path, name: str) -> None:
     state = f"{tmp_path}/scene.safetensors"
     words = ("path=interpolate", "resolution=42x28", "select=kmeans")

@@ -12,6 +12,7 @@ from novelview.config.models import (
     DinoConfig,
     LaCTConfig,
     LVSMDecoderOnlyConfig,
+    LVSMEfficientConfig,
     LVSMEncoderDecoderConfig,
     ModelConfig,
     PTLVSMConfig,
@@ -41,6 +42,7 @@ SMALL: dict[str, Callable[..., ModelConfig]] = {
     "ptlvsm": partial(PTLVSMConfig, dino=DINO, n_layer=2),
     "lvsm_decoder_only": partial(LVSMDecoderOnlyConfig, patch_size=14, n_layer=2),
     "lvsm_encoder_decoder": partial(LVSMEncoderDecoderConfig, **ENCODER_DECODER),
+    "lvsm_efficient": partial(LVSMEfficientConfig, patch_size=14, n_layer=2),
     "lact": _lact,
 }
 NAMES = sorted(SMALL)

@@ -129,6 +129,25 @@ class LVSMDecoderOnlyConfig(LVSMConfig):
 
 
 @dataclass
+class LVSMEfficientConfig(LVSMConfig):
+    """Efficient-LVSM (specs/efficient_lvsm.md): encoder and decoder layers in pairs, one read by the other."""
+
+    code: ClassVar[str] = "novelview.models.lvsm_efficient.EfficientLVSM"
+    name: str = "lvsm_efficient"
+    n_layer: int = key(12, "of the encoder, and of the decoder", above=0)
+    cameras: str = key(
+        "plucker", "prope: matrices relative to each other (specs/prope.md)", choices="plucker | prope | both"
+    )
+    encoder_default_init: bool = key(True, "quirk: the encoder keeps PyTorch's initial values, see docs/quirks.md")
+
+    def check(self) -> None:
+        """Raise ConfigError for heads that relative cameras cannot turn."""
+        width = self.transformer.d_head
+        relative = self.cameras != "plucker" and width % 8
+        refuse(relative, f"model.transformer.d_head={width}: model.cameras={self.cameras} needs a multiple of 8")
+
+
+@dataclass
 class LVSMEncoderDecoderConfig(LVSMConfig):
     """LVSM, encoder-decoder (specs/lvsm.md section 5)."""
 

@@ -1,9 +1,9 @@
 """An encoded scene: made once, kept on disk, viewed by any later process that has the weights (specs/lact.md 9).
 
-A safetensors file of the scene's tensors (`tokens`, the fast weights `blocks.{i}.w0|w1|w2` of LaCT, or the Gaussians
-`gaussians.means|covariances|opacities|harmonics` and `depths` of DepthSplat) and of its context cameras (`context.c2w`
-[v 4 4] in the frame of the sample, `context.intrinsics` [v 4] in pixels); the metadata key `scene` is `Facts` as JSON.
-The same scene gives the same bytes."""
+A safetensors file of the scene's tensors (`tokens`, the fast weights `blocks.{i}.w0|w1|w2` of LaCT, `keys.{i}` and
+`values.{i}` of Efficient-LVSM, or the Gaussians `gaussians.means|covariances|opacities|harmonics` and `depths` of
+DepthSplat) and of its context cameras (`context.c2w` [v 4 4] in the frame of the sample, `context.intrinsics` [v 4] in
+pixels); the metadata key `scene` is `Facts` as JSON. The same scene gives the same bytes."""
 
 import json
 from collections.abc import Sequence
@@ -26,6 +26,7 @@ from novelview.evaluation.protocol import autocast, load_context
 from novelview.files import sha256, write_bytes
 from novelview.models.depthsplat.model import GaussianScene
 from novelview.models.lact import SceneState
+from novelview.models.lvsm_efficient import Memory
 from novelview.models.registry import ordered, read_config
 from novelview.models.render import ViewModel
 from novelview.models.ttt import FastWeights
@@ -35,6 +36,7 @@ from novelview.splatting.gaussians import Gaussians
 
 FORMAT = "novelview-scene-1"
 SPLATS = "gaussians."
+MEMORY = ("keys", "values")
 
 
 @dataclass(frozen=True)
@@ -136,10 +138,13 @@ def load_scene(path: Path | str, weights: Path | str, device: torch.device) -> E
     return Encoded(scene_of(tensors), c2w, intrinsics, facts)
 
 
-def tensors_of(scene: Tensor | SceneState | GaussianScene) -> dict[str, Tensor]:
+def tensors_of(scene: Tensor | SceneState | GaussianScene | Memory) -> dict[str, Tensor]:
     """Return what an encoded scene consists of, by name."""
     if isinstance(scene, Tensor):
         return {"tokens": scene}
+    if isinstance(scene, Memory):
+        pairs = enumerate(zip(scene.keys, scene.values, strict=True))
+        return {f"{kind}.{n}": value for n, pair in pairs for kind, value in zip(MEMORY, pair, strict=True)}
     if isinstance(scene, GaussianScene):
         parts = asdict(scene.gaussians) if scene.gaussians else {}
         return {**{f"{SPLATS}{name}": value for name, value in parts.items()}, "depths": scene.depths}
@@ -147,10 +152,13 @@ def tensors_of(scene: Tensor | SceneState | GaussianScene) -> dict[str, Tensor]:
     return {f"blocks.{number}.{name}": value for number, block in blocks for name, value in block.items()}
 
 
-def scene_of(tensors: dict[str, Tensor]) -> Tensor | SceneState | GaussianScene:
+def scene_of(tensors: dict[str, Tensor]) -> Tensor | SceneState | GaussianScene | Memory:
     """Return the scene that `tensors_of` took apart."""
     if "tokens" in tensors:
         return tensors["tokens"]
+    if f"{MEMORY[0]}.0" in tensors:
+        layers = range(len(tensors) // len(MEMORY))
+        return Memory(*([tensors[f"{kind}.{layer}"] for layer in layers] for kind in MEMORY))
     if "depths" in tensors:
         parts = {name.removeprefix(SPLATS): value for name, value in tensors.items() if name.startswith(SPLATS)}
         return GaussianScene(Gaussians(**parts) if parts else None, tensors["depths"], [])

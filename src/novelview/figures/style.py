@@ -22,6 +22,7 @@ MODELS = {  # registry name, variant or baseline -> printed name and colour; wit
     "ptlvsm": ("PT-LVSM", "#2456b5"),
     "lvsm_decoder_only": ("LVSM decoder-only", "#7b3fa0"),
     "lvsm_encoder_decoder": ("LVSM encoder-decoder", "#1b8a8a"),
+    "lvsm_efficient": ("Efficient-LVSM", "#d0609a"),
     "lvsm_l6": ("LVSM decoder-only, 1/4 depth", "#c9a5dd"),
     "lvsm_l12": ("LVSM decoder-only, 1/2 depth", "#b384cd"),
     "lvsm_l18": ("LVSM decoder-only, 3/4 depth", "#9c62bb"),

@@ -1,0 +1,109 @@
+"""Cameras as relative encodings: PRoPE and GTA (arXiv 2507.10496, specs/prope.md).
+
+Attention between tokens of cameras t and s sees only P_t P_s^-1, where P is the projective matrix image <- world:
+queries take P_t^T, keys and values P_s^-1, outputs P_t. Half of a head's channels carry that in groups of 4, a quarter
+each the column and the row of the patch (RoPE). Nothing is learnt."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from novelview.cameras.camera import plucker
+
+FREQ_BASE = 100.0
+MULTIPLE = 8  # of the head width: half of it in groups of 4, two quarters in pairs
+
+
+@dataclass
+class RelativeCameras:
+    """The transforms of all tokens of b x v cameras, each with the same grid of patches, row by row.
+
+    project, unproject: P and P^-1 [b v 4 4], float32 or wider; None leaves the projective half alone. cos, sin: of the
+    angles [n 2 F] of every patch's column and row."""
+
+    project: Float[Tensor, "b v 4 4"] | None
+    unproject: Float[Tensor, "b v 4 4"] | None
+    cos: Float[Tensor, "n 2 f"]
+    sin: Float[Tensor, "n 2 f"]
+
+    def query(self, x: Float[Tensor, "b h m d"]) -> Float[Tensor, "b h m d"]:
+        """Transform queries: P^T and the patch's rotation. Tokens are ordered (camera, row, column)."""
+        return self._apply(x, None if self.project is None else self.project.mT, 1.0)
+
+    def key(self, x: Float[Tensor, "b h m d"]) -> Float[Tensor, "b h m d"]:
+        """Transform keys or values: P^-1 and the patch's rotation."""
+        return self._apply(x, self.unproject, 1.0)
+
+    def output(self, x: Float[Tensor, "b h m d"]) -> Float[Tensor, "b h m d"]:
+        """Transform what attention gives back: P and the inverse rotation."""
+        return self._apply(x, self.project, -1.0)
+
+    def _apply(self, x: Tensor, matrix: Tensor | None, sign: float) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            wide = x if x.dtype == torch.float64 else x.float()
+            patches, half = len(self.cos), x.shape[-1] // 2
+            tokens = wide.unflatten(2, (-1, patches))  # [b h v n d]
+            first, rest = tokens[..., :half], tokens[..., half:].unflatten(-1, (2, 2, -1))  # axis, member of the pair
+            if matrix is not None:
+                groups = first.unflatten(-1, (-1, 4)).flatten(3, 4)  # [b h v n*g 4]
+                first = (groups @ matrix.to(wide.dtype).mT[:, None]).view_as(first)
+            u, v = rest.unbind(-2)
+            cos, sin = self.cos.to(wide.dtype), sign * self.sin.to(wide.dtype)
+            turned = torch.stack([cos * u + sin * v, cos * v - sin * u], dim=-2)
+            return torch.cat([first, turned.flatten(-3)], dim=-1).flatten(2, 3).to(x.dtype)
+
+
+def relative_cameras(
+    c2w: Float[Tensor, "b v 4 4"],
+    intrinsics: Float[Tensor, "b v 4"] | None,
+    size: tuple[int, int],
+    patch: int,
+    d_head: int,
+) -> RelativeCameras:
+    """Return PRoPE's transforms of cameras, or GTA's (world to camera alone) without intrinsics.
+
+    c2w: OpenCV camera-to-world, rigid; intrinsics: fx fy cx cy in pixels; size: height, width in pixels."""
+    height, width = size
+    with torch.autocast(c2w.device.type, enabled=False):
+        wide = c2w if c2w.dtype == torch.float64 else c2w.float()
+        rotation, centre = wide[..., :3, :3].mT, wide[..., :3, 3:]
+        w2c = _affine(rotation, -rotation @ centre)
+        project, unproject = w2c, _affine(wide[..., :3, :3], centre)
+        if intrinsics is not None:
+            scale = intrinsics.new_tensor([width, height, width, height])
+            shift = intrinsics.new_tensor([0.0, 0.0, 0.5, 0.5])
+            fx, fy, cx, cy = (intrinsics / scale - shift).to(wide.dtype).unbind(-1)
+            project = _lens(fx, fy, cx, cy) @ w2c
+            unproject = unproject @ _lens(1 / fx, 1 / fy, -cx / fx, -cy / fy)
+    cos, sin = grid_angles(height // patch, width // patch, d_head, wide)
+    return RelativeCameras(project, unproject, cos, sin)
+
+
+def grid_angles(rows: int, columns: int, d_head: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cos and sin [n 2 F] of RoPE's angles: every patch's column, then row, times F frequencies."""
+    count = d_head // MULTIPLE
+    frequencies = FREQ_BASE ** -(torch.arange(count, device=like.device, dtype=torch.float32) / count)
+    row, column = torch.meshgrid(
+        torch.arange(rows, device=like.device), torch.arange(columns, device=like.device), indexing="ij"
+    )
+    angles = torch.stack([column.flatten(), row.flatten()], dim=1)[..., None] * frequencies
+    return angles.cos(), angles.sin()
+
+
+def camray(intrinsics: Float[Tensor, "*b 4"], height: int, width: int) -> Float[Tensor, "*b 6 h w"]:
+    """Return every pixel's ray as its own camera sees it: moment 0, then the unit direction (specs/prope.md, 3)."""
+    eye = torch.eye(4, dtype=intrinsics.dtype, device=intrinsics.device).expand(*intrinsics.shape[:-1], 4, 4)
+    return plucker(eye, intrinsics, height, width)
+
+
+def _affine(rotation: Tensor, translation: Tensor) -> Tensor:
+    last = rotation.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*rotation.shape[:-2], 1, 4)
+    return torch.cat([torch.cat([rotation, translation], dim=-1), last], dim=-2)
+
+
+def _lens(fx: Tensor, fy: Tensor, cx: Tensor, cy: Tensor) -> Tensor:
+    zero, one = torch.zeros_like(fx), torch.ones_like(fx)
+    rows = [fx, zero, cx, zero, zero, fy, cy, zero, zero, zero, one, zero, zero, zero, zero, one]
+    return torch.stack(rows, dim=-1).unflatten(-1, (4, 4))
