@@ -41,6 +41,9 @@ class Orbit:
     scenes = ("one", "two")
     count = 12
 
+    def mask(self, scene: str, index: int) -> None:
+        return None
+
     def frames(self, scene: str) -> int:
         return self.count
 

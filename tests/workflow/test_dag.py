@@ -149,7 +149,7 @@ def test_the_ladder_trains_each_model_on_each_subset_and_draws_the_slopes(tmp_pa
         (["scale=huge"], ["huge", "demo"]),
         (["colour=red"], ["colour"]),
         (["source=video"], ["video"]),
-        (["study=photos", "source=photos", "path=.", "name=my garden"], ["dataset=my garden"]),
+        (["study=photos", "source=photos", "path=.", "name=my garden"], ["name=my garden"]),
         (["study=photos", "source=photos"], ["source=photos", "path=FOLDER"]),
         (["set=train.steps='3"], ["quote"]),
     ],
