@@ -95,12 +95,17 @@ def test_a_last_step_that_failed_reads_no_finished_chunk_again(raw, tmp_path, mo
     read, made, real = [], [], pack._pack
     monkeypatch.setattr(pack, "sha256", lambda path: read.append(path.name) or sha256(path))
     monkeypatch.setattr(pack, "_pack", lambda source, *rest: made.append(source.name) or real(source, *rest))
+    monkeypatch.setattr(pack, "write_json", _fail)  # another last step fails; what was read now is known, too
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            run(raw, out)
+    monkeypatch.undo()
     run(raw, out)
     assert content(out) == whole
     assert read == (["000001.torch"] if touched else []) and made == (["000001.torch"] if damage == "shard" else [])
 
 
-def _fail(path: Path) -> None:
+def _fail(path: Path, *_: object) -> None:
     raise OSError(28, "No space left on device", str(path))
 
 

@@ -246,13 +246,16 @@ def _unchanged(chunk: Chunk) -> Part | None:
 
 
 def _finished(chunk: Chunk, checksum: str) -> Part | None:
-    """Return the part of an earlier run when its record fits the source and its shard is intact, both read anew."""
-    part, _ = _recorded(chunk) or (None, {})
+    """Return the part of an earlier run when its record fits the source and its shard is intact, both read anew; what
+    was read is known by size and time from then on."""
+    part, meta = _recorded(chunk) or (None, {})
     if part is None or part.source_sha256 != checksum:
         return None
     shard = chunk.folder / part.shard
-    intact = shard.is_file() and file_entry(shard) == {"bytes": part.bytes, "sha256": part.sha256}
-    return part if intact else None
+    if not shard.is_file() or file_entry(shard) != {"bytes": part.bytes, "sha256": part.sha256}:
+        return None
+    write_columns(chunk.record, part.columns, {**meta, "stamps": _stamps(chunk.source, shard)})
+    return part
 
 
 def _pack(source: Path, checksum: str, folder: Path, record: Path) -> Part:

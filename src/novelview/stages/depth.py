@@ -39,7 +39,7 @@ def depth(cfg: DepthStage) -> None:
     model, config = load_weights(weights)
     if not isinstance(model, DepthSplat):
         raise ConfigError(f"{weights}: {type(model).__name__} predicts no depth; give weights of depthsplat")
-    store = PackedStore(Path(cfg.io["packed"]) / cfg.split)
+    store = PackedStore(Path(cfg.io["packed"]) / cfg.split, whole=True)
     store.require_cameras(model.needs_cameras, config["model"]["name"])
     views = views_of(config, weights, cfg.resolution)
     made: dict[str, Any] = {}
