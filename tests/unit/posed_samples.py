@@ -102,7 +102,13 @@ class Fake:
 
 
 def stage(raw: Path, out: Path, **changes: Any) -> PosesStage:
-    settings = {"dataset": "made", "poses": ColmapEstimator(), "io": {"raw": str(raw), "out": str(out)}, **changes}
+    settings = {
+        "dataset": "made",
+        "max_failed": 2,
+        "poses": ColmapEstimator(),
+        "io": {"raw": str(raw), "out": str(out)},
+        **changes,
+    }
     cfg = PosesStage(**settings)
     cfg.runtime.progress = False
     return cfg

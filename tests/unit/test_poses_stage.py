@@ -280,3 +280,15 @@ def test_a_kept_estimate_that_changed_is_found_again_not_used(run: Runner, tmp_p
     path.write_text(json.dumps(content))
     fake.calls.clear()
     assert (run(fake) / "test" / "000000.torch").read_bytes() == before and fake.calls == ["whole"]
+
+
+def test_scenes_that_failed_for_want_of_time_or_memory_are_named_at_the_end_and_tried_again(run: Runner) -> None:
+    fake = Fake()
+    with pytest.raises(
+        DataError, match=r"2 scenes failed: boom \(RuntimeError: wires crossed\), killed \(.*max_failed=2"
+    ):
+        run(fake, ["boom", "whole", "killed", "other"], max_failed=0)
+    assert fake.calls == ["boom", "whole", "killed", "other"], "the others go on"
+    fake.calls.clear()
+    fake.spoilt = lambda key, found: found  # type: ignore[method-assign]
+    assert (run(fake, max_failed=0) / "manifest.json").is_file() and fake.calls == ["boom", "killed"]

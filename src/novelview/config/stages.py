@@ -98,6 +98,7 @@ class PosesStage(DataStage):
     align: str = key("sim3", choices="sim3: to the given cameras | scale: the path made `length` long | none")
     length: float = key(1.0, "of align=scale: greatest distance between two cameras of a scene", above=0)
     splits: list[str] = key(["test"], "train | test")
+    max_failed: int = key(0, "scenes that may be killed, run out of time or memory, and are tried again", at_least=0)
 
 
 @dataclass

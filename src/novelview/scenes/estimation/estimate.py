@@ -140,6 +140,7 @@ class Outcome:
     failure: str | None
     seconds: float
     fresh: bool = False  # found in this call, and kept for the next
+    final: bool = True  # False: failed for a reason outside of its pictures, so another call tries again
 
 
 def estimated(
@@ -166,7 +167,7 @@ def estimated(
     except Exception as error:
         logger.exception("%s: %s", estimator.name, scene.key)
         failure, final = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", False
-    outcome = Outcome(frames, estimate, failure, round(time.monotonic() - started, 2), fresh=final)
+    outcome = Outcome(frames, estimate, failure, round(time.monotonic() - started, 2), final, final)
     if failure:
         logger.warning("%s: %s: no cameras: %s", estimator.name, scene.key, failure)
     if final:

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 NO_CAMERA = [1.0, 1.0, 0.5, 0.5, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0]
 SIM3_FRAMES = 2  # fewer cameras fix no scale
 SMALLEST = 1e-9
+SHOWN = 5  # failed scenes that an error line names
 MEANS = ("rotation_deg", "relative_rotation_deg")
 
 
@@ -92,6 +93,7 @@ class Replacement:
         self.raw, self.estimator, self.cfg, self.estimates, self.box = raw, estimator, cfg, estimates, box
         self.indices = {path.stem: load_index(path) for path in found}
         self.records: dict[str, dict[str, Any]] = {}  # scene -> its entry in poses.json
+        self.passing: list[str] = []  # scenes that failed for a reason outside of their pictures
         self.unposed: dict[str, list[int]] = {}  # written scene -> frames left without a camera
 
     def estimate(self, share: Share) -> str:
@@ -108,7 +110,8 @@ class Replacement:
     def write(self, folder: Path) -> dict[str, Any]:
         """Fill `folder` with chunks, indices, scenes.json and poses.json; return what the manifest says of it.
 
-        Raises DataError when no scene gets a camera, or no evaluation entry all of its cameras; BoxEnded."""
+        Raises DataError when no scene gets a camera, no evaluation entry all of its cameras, or more scenes than
+        `max_failed` failed for a reason outside of their pictures; BoxEnded."""
         for split in dict.fromkeys(self.cfg.splits):
             self._split(split, folder)
         content = self._content()
@@ -121,6 +124,9 @@ class Replacement:
         if not counts["placed_scenes"]:
             reason = next(iter(counts["failures"]), "there are none")
             failed = f"none of {counts['scenes']} scenes got cameras ({reason})"
+        if not failed and (lost := len(self.passing)) > self.cfg.max_failed:
+            cure = f"run again for them, the others are kept, or go on without them: max_failed={lost}"
+            failed = f"{lost} scenes failed: {', '.join(self.passing[:SHOWN])}; {cure}"
         if failed:
             raise DataError(f"{self.estimator.name}: {failed}; see {where}")
         write_json(folder / "poses.json", content)
@@ -178,6 +184,7 @@ class Replacement:
             raise DataError(f"{self.raw.folder}: scene {scene.key} is in two splits; estimate them one at a time")
         record: dict[str, Any] = {"split": split, "frames": len(scene.images), "asked": len(outcome.asked)}
         record |= {"placed": [], "failure": outcome.failure, "seconds": outcome.seconds}
+        self.passing += [] if outcome.final else [f"{scene.key} ({outcome.failure})"]
         self.records[scene.key] = record
         estimate = outcome.estimate
         if estimate is None:
