@@ -242,10 +242,14 @@ def _under(prefix: str, state: dict[str, Any]) -> dict[str, Any]:
         ),
         (lambda best, last: {"model": last, "ema": best}, "'ema'"),
         (lambda best, last: {"model": last, "ema": {"decay": 0.99, "shadow": _under("module.", best)}}, "'ema.shadow'"),
-        (lambda best, last: {"model": best, "ema": {"decay": 0.99, "shadow_params": [torch.zeros(2)]}}, ""),
+        (lambda best, last: {"model": best, "ema": {"decay": 0.99, "shadow_params": [torch.zeros(2)]}}, "by name"),
         (lambda best, last: {"ema_state_dict": _under("_orig_mod.", best), "state_dict": last}, "'ema_state_dict'"),
         (lambda best, last: _under("net.", best) | _under("optimizer.", last), "'net.'"),
         (lambda best, last: {"network": best}, ""),
+        (lambda best, last: {"params": last, "params_ema": best}, "'params_ema'"),
+        (lambda best, last: {**best, "step": 3}, ""),
+        (lambda best, last: {**_under("module.", best), "n_averaged": torch.tensor(4)}, ""),
+        (lambda best, last: {"model": best, "ema": None}, "'ema' holds no weights by name; those under 'model'"),
     ],
 )
 def test_weights_are_found_under_the_prefixes_that_people_use(

@@ -13,9 +13,16 @@ from novelview.config.checkpoints import require_whole
 from novelview.errors import CheckpointError, raise_exhausted
 from novelview.files import foreign_code, unpacked_problem
 
-IGNORED = ("loss_computer.",)
-AVERAGED = ("ema_state_dict", "model_ema", "ema_model", "ema", "shadow")  # a mean over training, which papers evaluate
-NESTED = (*AVERAGED, "model", "state_dict", "module", "network")
+IGNORED = ("loss_computer.", "n_averaged")  # the latter is a counter of torch.optim.swa_utils.AveragedModel
+AVERAGED = (
+    "ema_state_dict",
+    "model_ema",
+    "ema_model",
+    "params_ema",
+    "ema",
+    "shadow",
+)  # a mean over training, which papers evaluate
+NESTED = (*AVERAGED, "model", "state_dict", "params", "module", "network")
 DEEPEST = 8
 PREFIXES = ("ema_model.module.", "ema_model.", "model_ema.", "ema.", "", "model.", "module.", "net.", "network.")
 log = logging.getLogger(__name__)
@@ -73,6 +80,10 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     state, names = _innermost(loaded)
     if not state:
         raise CheckpointError(f"{path}: holds no weights; expected tensors by name, or 'model' or 'state_dict'")
+    unused = [name for name in AVERAGED if isinstance(loaded, Mapping) and name in loaded and name not in names]
+    if unused:
+        text = "%s: '%s' holds no weights by name; those under '%s' are taken"
+        log.warning(text, path, unused[0], ".".join(names) or "the file itself")
     if set(names) & set(AVERAGED):
         log.warning("%s: the averaged weights under '%s' are taken", path, ".".join(names))
     return {_unwrapped(str(key)): value for key, value in state.items()}
@@ -86,7 +97,9 @@ def _innermost(loaded: object, names: tuple[str, ...] = ()) -> tuple[Mapping[str
         found = _innermost(loaded.get(name), (*names, name))
         if found[0]:
             return found
-    return loaded if all(isinstance(value, Tensor) for value in loaded.values()) else {}, names
+    beside = (int, float, str, type(None))  # such as the number of steps
+    known = all(isinstance(value, (Tensor, *beside)) for value in loaded.values())
+    return {key: value for key, value in loaded.items() if isinstance(value, Tensor)} if known else {}, names
 
 
 def _unwrapped(key: str) -> str:
