@@ -59,19 +59,23 @@ class _NearestRotation(torch.autograd.Function):
 
 
 def umeyama(
-    source: Float[Tensor, "*b n 3"], target: Float[Tensor, "*b n 3"], prior: Float[Tensor, "*b 3 3"] | None = None
+    source: Float[Tensor, "*b n 3"],
+    target: Float[Tensor, "*b n 3"],
+    prior: Float[Tensor, "*b 3 3"] | None = None,
+    sound: bool = False,
 ) -> Similarity:
     """Return the similarity that brings `source` closest to `target` in least squares (Umeyama 1991), never mirrored.
 
     Differentiable; what the points leave open has no gradient. `prior` is added to the cross-covariance. Raises
-    DataError unless there are as many points in both, at least one, all finite."""
+    DataError unless there are as many points in both, at least one, all finite; `sound`: they are known to be, and a
+    GPU is not waited for."""
     if source.shape != target.shape or 0 in source.shape:
         shapes = tuple(source.shape), tuple(target.shape)
         raise DataError("alignment needs as many points in both sets, got {}, {}".format(*shapes))
     means = source.mean(dim=-2, keepdim=True), target.mean(dim=-2, keepdim=True)
     one, two = source - means[0], target - means[1]
     covariance = two.mT @ one / source.shape[-2]
-    if not (covariance.is_meta or bool(torch.isfinite(covariance.detach()).all())):
+    if not (sound or bool(torch.isfinite(covariance.detach()).all())):
         raise DataError("alignment needs finite points; some are NaN, infinite or too large to be multiplied")
     rotation = _NearestRotation.apply(covariance if prior is None else covariance + prior)
     assert isinstance(rotation, Tensor)

@@ -45,7 +45,7 @@ def pointmap_loss(
             text = f"PM-Loss: {broken} of {len(sound)} scenes count 0, a coordinate of theirs is NaN or not below 1e15"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
         predicted, pointmap = (torch.where(sound[:, None, None], points, 0) for points in (predicted, pointmap))
-        fitted = umeyama(pointmap, predicted.detach() if detach_alignment else predicted)
+        fitted = umeyama(pointmap, predicted.detach() if detach_alignment else predicted, sound=True)
         points = fitted.points(pointmap)
         with torch.no_grad():
             index = torch.stack([nearest(one, two) for one, two in zip(predicted, points, strict=True)])

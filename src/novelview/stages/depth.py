@@ -1,5 +1,6 @@
 """Stage `depth`: python -m novelview.stages.depth dataset=NAME io.weights=FILE io.out=FOLDER [views=2]."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def depth(cfg: DepthStage) -> None:
     code, data = source_digest("depth", model_code(cfg)), sha256(store.folder.parent / MANIFEST)
     stamp = stamp_of(digest(cfg), code, sha256(weights), data)
     units = Unfinished(out, stamp)
-    with holding_lock(out), team(cfg.runtime) as ranks, torch.no_grad():
+    with holding_lock(out, "WORLD_SIZE" not in os.environ), team(cfg.runtime) as ranks, torch.no_grad():
         model = model.to(ranks.device).eval()
         for scene, frames in tqdm(list(_chosen(cfg, store)), "depth", disable=None if cfg.runtime.progress else True):
             count = sum(name == scene or name.startswith(f"{scene}.") for name in made)

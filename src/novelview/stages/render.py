@@ -1,5 +1,6 @@
 """Stage `render`: python -m novelview.stages.render io.weights=FILE io.out=clip.mp4 [path=...] [views=20]."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def render(cfg: RenderStage) -> None:
             f"{type(model).__name__} takes no target poses, so no given camera can be rendered; its clips come with "
             "the evaluate stage, along the cameras it estimates"
         )
-    with holding_lock(io["out"]), team(cfg.runtime) as ranks, torch.no_grad():
+    with holding_lock(io["out"], "WORLD_SIZE" not in os.environ), team(cfg.runtime) as ranks, torch.no_grad():
         model = model.to(ranks.device).eval()
         started = time.monotonic()
         state = io.get("load_state")
