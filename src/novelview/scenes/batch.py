@@ -15,9 +15,8 @@ from novelview.cameras.camera import resize_crop_plan
 from novelview.cameras.poses import mean_frame
 from novelview.config.schema import ViewsConfig
 from novelview.errors import DataError
-from novelview.scenes.store import PackedStore
+from novelview.scenes.store import COUNTS, PackedStore
 
-COUNTS = 250  # brightness of a resized mask from which on no masked pixel had a part in a pixel
 FrameKey = tuple[str, int]  # scene and frame number
 
 

@@ -46,11 +46,18 @@ def write_pointmaps(
     the scenes that failed when all others are made, a call with the same `stamp` goes on. share: of several processes,
     of which the first joins what all made and returns last."""
     share = share or Share()
+    made, failed, boxed = dict[str, tuple[int, Any]](), list[str](), ""
     with share.folder(out, stamp) as (folder, units):
-        boxed = ""
-        made, failed = dict[str, tuple[int, Any]](), list[str]()
         try:
-            _make_share(folder, units, scenes, teach, box, share, made, failed)
+            for number, (scene, frames) in enumerate(scenes):
+                if share.mine(number):
+                    try:
+                        made[scene] = (
+                            number,
+                            _entry(folder / f"{number:06d}.safetensors", units, teach, scene, frames, box),
+                        )
+                    except (DataError, RuntimeError) as error:  # out of memory, say
+                        failed.append(f"{scene} ({' '.join(str(error).split())[:120]})")
         except BoxEnded as ended:
             boxed = str(ended)
         reports = share.meet(units, [made, failed, boxed])
@@ -67,35 +74,18 @@ def write_pointmaps(
         return len(entries)
 
 
-def _make_share(
-    folder: Path,
-    units: Unfinished,
-    scenes: Scenes,
-    teach: Points,
-    box: TimeBox,
-    share: Share,
-    made: dict[str, tuple[int, Any]],
-    failed: list[str],
-) -> None:
-    """Add every scene of this process to `made`, with its number and entry, or to `failed`."""
-    for number, (scene, frames) in enumerate(scenes):
-        if share.mine(number):
-            path = folder / f"{number:06d}.safetensors"
-            entry = units.read_json(path.stem)
-            if entry is None or not path.is_file() or sha256(path) != entry["sha256"]:
-                try:
-                    points = teach(scene, frames).contiguous()
-                    if not points.isfinite().all():
-                        raise DataError("points that are not finite")
-                    content = save({"points": points, "frames": torch.tensor(frames)})
-                except (DataError, RuntimeError) as error:  # out of memory, say
-                    failed.append(f"{scene} ({' '.join(str(error).split())[:120]})")
-                    continue
-                write_bytes(path, content)
-                entry = {"file": path.name, **file_entry(path)}
-                units.keep_json(path.stem, entry)
-                box.unit()
-            made[scene] = number, entry
+def _entry(path: Path, units: Unfinished, teach: Points, scene: str, frames: list[int], box: TimeBox) -> dict[str, Any]:
+    """Return what the manifest says of a scene's file, made now unless an earlier call left it whole."""
+    entry = units.read_json(path.stem)
+    if entry is None or not path.is_file() or sha256(path) != entry["sha256"]:
+        points = teach(scene, frames).contiguous()
+        if not points.isfinite().all():
+            raise DataError("points that are not finite")
+        write_bytes(path, save({"points": points, "frames": torch.tensor(frames)}))
+        entry = {"file": path.name, **file_entry(path)}
+        units.keep_json(path.stem, entry)
+        box.unit()
+    return entry
 
 
 class Pointmaps:

@@ -24,6 +24,7 @@ from novelview.config.schema import SUBSETS
 from novelview.errors import ConfigError, DataError
 from novelview.files import MANIFEST, check_content, check_size, read_json, replacing
 
+COUNTS = 250  # brightness of a resampled mask from which on no masked pixel had a part in a pixel
 MASKS = "masks"  # folder of a data set and of a store: {scene}/{timestamp}.png, 1 bit, white where pixels count
 FORMAT = "1"
 INDEX = "index.safetensors"
@@ -101,13 +102,13 @@ class PackedStore:
     def __init__(self, folder: Path | str, whole: bool = False) -> None:
         """Open it; sizes of all files are compared, and the checksum of a small index, or `whole` for any."""
         self.folder = Path(folder)
-        _check_files(self.folder, whole)
+        self._manifest = _checked_manifest(self.folder, whole)
         self._columns, meta = map_columns(self.folder / INDEX)
         if meta.get("format") != FORMAT:
             raise DataError(f"{self.folder}: store format {meta.get('format')}, this program reads {FORMAT}; {ADVICE}")
         self._shards: list[str] = meta["shards"]
         self.scenes = split_words(self._columns["name"])
-        self._masks: dict[str, Any] = read_json(self.folder.parent / MANIFEST).get(MASKS, {})
+        self._masks: dict[str, Any] = self._manifest.get(MASKS, {})
         self._rows = {name: row for row, name in enumerate(self.scenes)}
 
     def __reduce__(self) -> tuple:
@@ -122,7 +123,7 @@ class PackedStore:
     @property
     def chunks(self) -> list[str]:
         """The split's source chunks by file name, in name order, those that could not be read included."""
-        return _chunks(read_json(self.folder.parent / MANIFEST), self.folder.name)
+        return _chunks(self._manifest, self.folder.name)
 
     def chunk(self, scene: str) -> str:
         return f"{self._shard(scene).removeprefix('shard-').removesuffix('.bin')}.torch"
@@ -133,7 +134,7 @@ class PackedStore:
     @property
     def posed(self) -> bool:
         """Whether the scenes have cameras; without (source=unposed) the matrices are placeholders."""
-        return read_json(self.folder.parent / MANIFEST).get("posed", True)
+        return self._manifest.get("posed", True)
 
     def require_cameras(self, needed: bool, name: str) -> None:
         """Raise ConfigError where a model that needs cameras meets data without."""
@@ -218,7 +219,7 @@ class PackedStore:
         return self._columns[column][start : start + self.frames(scene)]
 
 
-def _check_files(folder: Path, whole: bool) -> None:
+def _checked_manifest(folder: Path, whole: bool) -> dict[str, Any]:
     manifest = folder.parent / MANIFEST
     content = read_json(manifest)
     try:
@@ -232,6 +233,7 @@ def _check_files(folder: Path, whole: bool) -> None:
         if whole or files[INDEX]["bytes"] <= HASHED:
             check_content(folder / INDEX, files[INDEX], ADVICE)
         _chunks(content, folder.name)
+        return content
     except (KeyError, TypeError, AttributeError):
         raise DataError(f"{manifest}: is not the manifest of a packed store; {ADVICE}") from None
 

@@ -32,7 +32,7 @@ from novelview.scenes.imports.scene import (
     stored_size,
     undistort,
 )
-from novelview.scenes.store import MASKS
+from novelview.scenes.store import COUNTS, MASKS
 from novelview.scenes.views import EvalEntry, save_index
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,6 @@ HELD_OUT = "held_out"
 SPLITS = {"train": ("train",), "test": ("test",), HELD_OUT: ("train", "test")}
 COUNTED = ("pictures", "held_out", "missing", "unregistered", "left_out")
 FARTHEST = 1e9  # units between camera and origin: beyond it float64 has few digits left for the steps between cameras
-COUNTS = 250  # brightness of a resampled mask from which on no masked pixel had a part in a pixel
 EIGHTH = 8  # pictures of which one is kept for evaluation, unless source.held_out says how many are
 SHOWN = 5  # names in a line
 FAR = 100  # times the cameras' extent from the origin, from where on float32 would move them against each other
