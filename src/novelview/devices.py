@@ -3,11 +3,13 @@
 import logging
 import multiprocessing
 import os
+import platform
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any  # of the configuration: PM-Loss, which needs this file, is usable without it
 
 import torch
@@ -24,6 +26,17 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     if name == "cuda" and not available:
         raise ConfigError("runtime.device=cuda: no usable GPU here; set runtime.device=cpu or auto")
     return torch.device("cuda", local_rank) if available and name != "cpu" else torch.device("cpu")
+
+
+def processor_name() -> str:
+    """Return what this machine computes with: its first GPU, else its processor, as they call themselves."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def start_worker() -> None:

@@ -4,6 +4,7 @@ Attention between tokens of cameras t and s sees only P_t P_s^-1, where P is the
 queries take P_t^T, keys and values P_s^-1, outputs P_t. Half of a head's channels carry that in groups of 4, a quarter
 each the column and the row of the patch (RoPE). Nothing is learnt."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from novelview.cameras.camera import plucker
+from novelview.devices import full_precision
 
 FREQ_BASE = 100.0
 MULTIPLE = 8  # of the head width: half of it in groups of 4, two quarters in pairs
@@ -30,29 +32,57 @@ class RelativeCameras:
 
     def query(self, x: Float[Tensor, "b h m d"]) -> Float[Tensor, "b h m d"]:
         """Transform queries: P^T and the patch's rotation. Tokens are ordered (camera, row, column)."""
-        return self._apply(x, None if self.project is None else self.project.mT, 1.0)
+        return self._apply(x, self._matrices[0], self._waves[1])
 
     def key(self, x: Float[Tensor, "b h m d"]) -> Float[Tensor, "b h m d"]:
         """Transform keys or values: P^-1 and the patch's rotation."""
-        return self._apply(x, self.unproject, 1.0)
+        return self._apply(x, self._matrices[1], self._waves[1])
 
     def output(self, x: Float[Tensor, "b h m d"]) -> Float[Tensor, "b h m d"]:
         """Transform what attention gives back: P and the inverse rotation."""
-        return self._apply(x, self.project, -1.0)
+        return self._apply(x, self._matrices[2], -self._waves[1])
 
-    def _apply(self, x: Tensor, matrix: Tensor | None, sign: float) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            wide = x if x.dtype == torch.float64 else x.float()
-            patches, half = len(self.cos), x.shape[-1] // 2
-            tokens = wide.unflatten(2, (-1, patches))  # [b h v n d]
-            first, rest = tokens[..., :half], tokens[..., half:].unflatten(-1, (2, 2, -1))  # axis, member of the pair
+    def _apply(self, x: Tensor, matrix: Tensor | None, sine: Tensor) -> Tensor:
+        """Return x M * cosine + x S * sine, tokens in rows. Products with matrices that are mostly zero cost nothing
+        beside passes over parts of a head's channels, which took half of a training step."""
+        with full_precision(x):
+            dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+            rows = x.transpose(1, 2).to(dtype).unflatten(1, (-1, len(self.cos)))  # [b v n h d]
+            moved = rows
             if matrix is not None:
-                groups = first.unflatten(-1, (-1, 4)).flatten(3, 4)  # [b h v n*g 4]
-                first = (groups @ matrix.to(wide.dtype).mT[:, None]).view_as(first)
-            u, v = rest.unbind(-2)
-            cos, sin = self.cos.to(wide.dtype), sign * self.sin.to(wide.dtype)
-            turned = torch.stack([cos * u + sin * v, cos * v - sin * u], dim=-2)
-            return torch.cat([first, turned.flatten(-3)], dim=-1).flatten(2, 3).to(x.dtype)
+                moved = (rows.flatten(2, 3) @ matrix.to(dtype)).view_as(rows)
+            other = rows @ self._waves[2].to(dtype)
+            turned = torch.addcmul(moved * self._waves[0].to(dtype), other, sine.to(dtype))
+            return turned.to(x.dtype).flatten(1, 2).transpose(1, 2)
+
+    @functools.cached_property
+    def _matrices(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """What rows of queries, of keys and values, and of outputs are multiplied with on the right [b v d d]."""
+        if self.project is None or self.unproject is None:
+            return None, None, None
+        return self._blocks(self.project), self._blocks(self.unproject.mT), self._blocks(self.project.mT)
+
+    def _blocks(self, matrix: Float[Tensor, "b v 4 4"]) -> Float[Tensor, "b v d d"]:
+        groups, half = self.cos.shape[-1], MULTIPLE * self.cos.shape[-1] // 2
+        eye = torch.eye(groups, dtype=matrix.dtype, device=matrix.device)
+        projective = (eye[:, None, :, None] * matrix[..., None, :, None, :]).flatten(-4, -3).flatten(-2)
+        rest = torch.eye(half, dtype=matrix.dtype, device=matrix.device).expand(*matrix.shape[:-2], half, half)
+        pad = torch.nn.functional.pad
+        return torch.cat([pad(projective, (0, half)), pad(rest, (half, 0))], dim=-2)
+
+    @functools.cached_property
+    def _waves(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return cosine and sine of every patch's channels [n 1 d], and the channel that goes with the sine [d d]."""
+        count = self.cos.shape[-1]
+        pad, half = torch.nn.functional.pad, MULTIPLE * count // 2
+        cosine, sine = (one.repeat(1, 1, 2).flatten(1)[:, None] for one in (self.cos, self.sin))
+        eye = torch.eye(count, dtype=self.cos.dtype, device=self.cos.device)
+        pair = torch.cat([pad(-eye, (count, 0)), pad(eye, (0, count))])  # of one axis: u gets v, v gets -u
+        return (
+            pad(cosine, (half, 0), value=1.0),
+            pad(sine, (half, 0)),
+            pad(torch.block_diag(pair, pair), (half, 0, half, 0)),
+        )
 
 
 def relative_cameras(
@@ -66,7 +96,7 @@ def relative_cameras(
 
     c2w: OpenCV camera-to-world, rigid; intrinsics: fx fy cx cy in pixels; size: height, width in pixels."""
     height, width = size
-    with torch.autocast(c2w.device.type, enabled=False):
+    with full_precision(c2w):
         wide = c2w if c2w.dtype == torch.float64 else c2w.float()
         rotation, centre = wide[..., :3, :3].mT, wide[..., :3, 3:]
         w2c = _affine(rotation, -rotation @ centre)
@@ -90,6 +120,14 @@ def grid_angles(rows: int, columns: int, d_head: int, like: Tensor) -> tuple[Ten
     )
     angles = torch.stack([column.flatten(), row.flatten()], dim=1)[..., None] * frequencies
     return angles.cos(), angles.sin()
+
+
+def camera_rays(
+    cameras: str, c2w: Float[Tensor, "*b 4 4"], intrinsics: Float[Tensor, "*b 4"], size: tuple[int, int]
+) -> Float[Tensor, "*b 6 h w"]:
+    """Return what tokens are told of their cameras by `model.cameras`: rays in the world, or with `prope` in their own
+    camera, both (moment, direction) of every pixel."""
+    return camray(intrinsics, *size) if cameras == "prope" else plucker(c2w, intrinsics, *size)
 
 
 def camray(intrinsics: Float[Tensor, "*b 4"], height: int, width: int) -> Float[Tensor, "*b 6 h w"]:

@@ -209,9 +209,22 @@ def _typed(node: Any) -> Any:
     if missing:
         raise ConfigError(f"configuration key '{missing[0]}' has no value; give it as {missing[0]}=...")
     OmegaConf.resolve(node)
-    typed = OmegaConf.to_object(node)
+    typed: Any = OmegaConf.to_object(node)
     validate(typed)
+    if isinstance(typed, stages.TrainStage) and typed.train.amp == "auto":  # a digest is of what is computed
+        typed.train.amp = "bf16" if multiplies_bf16(typed.runtime.device) else "none"
     return typed
+
+
+@functools.cache
+def multiplies_bf16(device: str) -> bool:
+    """Tell whether what `runtime.device` stands for here multiplies bfloat16 in hardware, without asking torch."""
+    if device != "cpu" and any(Path("/dev").glob("nvidia[0-9]*")):
+        return True
+    with suppress(OSError):
+        words = set(Path("/proc/cpuinfo").read_text().split())
+        return not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
+    return False
 
 
 def _missing(node: Any, prefix: str = "") -> list[str]:

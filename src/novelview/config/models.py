@@ -12,6 +12,11 @@ GROUPS = 8  # of GroupNorm
 MIN_VIEWS = 2  # that DepthSplat matches
 
 
+def _cameras() -> str:
+    """Return the key `model.cameras`, a field of each class that has it."""
+    return key("plucker", "prope: matrices relative to each other (specs/prope.md)", choices="plucker | prope | both")
+
+
 @dataclass
 class DinoConfig:
     """DINOv2 ViT-B/14 with registers (specs/uplvsm.md section 2.3)."""
@@ -73,6 +78,9 @@ class ModelConfig:
         if isinstance(transformer, TransformerConfig):
             d, d_head = transformer.d, transformer.d_head
             refuse(d % d_head, f"model.transformer.d={d}: not a multiple of d_head={d_head}")
+            cameras = getattr(self, "cameras", "plucker")
+            wrong = cameras != "plucker" and d_head % 8
+            refuse(wrong, f"model.transformer.d_head={d_head}: model.cameras={cameras} needs a multiple of 8")
             if isinstance(dino, DinoConfig):
                 width = dino.embed_dim
                 refuse(width != d, f"model.dino.embed_dim={width}: must equal model.transformer.d={d}")
@@ -96,7 +104,7 @@ class PTLVSMConfig(ModelConfig):
 class UPLVSMConfig(ModelConfig):
     """UP-LVSM (specs/uplvsm.md section 3)."""
 
-    code: ClassVar[str] = "novelview.models.uplvsm.UPLVSM"
+    code: ClassVar[str] = "novelview.models.uplvsm.build"  # which of two, `cameras` says
     needs_cameras: ClassVar[bool] = False
     name: str = "uplvsm"
     patch_size: int = key(14, above=0)
@@ -107,8 +115,16 @@ class UPLVSMConfig(ModelConfig):
     decoder_n_layer: int = key(14, above=0)
     n_latent_vectors: int = key(1024, above=0)
     decoder_as_canonical: bool = False
+    cameras: str = _cameras()
+    free_code: bool = key(False, "control of evaluation transfer: the seven numbers are no camera but a free code")
     pose_head_std: float = 0.02
     pose_identity_bias: bool = key(False, "quaternion head starts at the identity rotation; published false")
+
+    def check(self) -> None:
+        """Raise ConfigError for widths that do not go together, and for a code that is a camera."""
+        super().check()
+        both = self.free_code and self.cameras != "plucker"
+        refuse(both, f"model.free_code=true: no camera, so model.cameras={self.cameras} has none; use plucker")
 
 
 @dataclass
@@ -126,6 +142,7 @@ class LVSMDecoderOnlyConfig(LVSMConfig):
     code: ClassVar[str] = "novelview.models.lvsm.LVSMDecoderOnly"
     name: str = "lvsm_decoder_only"
     n_layer: int = key(24, above=0)
+    cameras: str = _cameras()
 
 
 @dataclass
@@ -135,16 +152,8 @@ class LVSMEfficientConfig(LVSMConfig):
     code: ClassVar[str] = "novelview.models.lvsm_efficient.EfficientLVSM"
     name: str = "lvsm_efficient"
     n_layer: int = key(12, "of the encoder, and of the decoder", above=0)
-    cameras: str = key(
-        "plucker", "prope: matrices relative to each other (specs/prope.md)", choices="plucker | prope | both"
-    )
+    cameras: str = _cameras()
     encoder_default_init: bool = key(True, "quirk: the encoder keeps PyTorch's initial values, see docs/quirks.md")
-
-    def check(self) -> None:
-        """Raise ConfigError for heads that relative cameras cannot turn."""
-        width = self.transformer.d_head
-        relative = self.cameras != "plucker" and width % 8
-        refuse(relative, f"model.transformer.d_head={width}: model.cameras={self.cameras} needs a multiple of 8")
 
 
 @dataclass

@@ -26,6 +26,7 @@ from novelview.errors import ConfigError
 
 SCALING = "scaling"  # the figure and the table of a study with several training subsets
 CONFIGS = Path("logs/config")  # the stages' configurations, a file each
+STUDIES = {"overnight": "overnight"}  # what a scale runs where no study is named; else study less3depend
 KEYS = ("study", "scale", "source", "path", "name", "init", "set", "code", "publish", "licence", "resources")
 OWNERS = {  # keys of `set`, and the stages they belong to
     "source": ("download",),
@@ -76,7 +77,7 @@ class Plan:
         self.config = {key: value for key, value in given.items() if value not in (None, "")}
         self.writes = write
         self.scale = str(self.config.get("scale", "demo"))
-        study = load_study(str(self.config.get("study", "less3depend")))
+        study = load_study(str(self.config.get("study") or STUDIES.get(self.scale, "less3depend")))
         if self.scale not in study.data:
             raise ConfigError(f"scale '{self.scale}' does not exist; choose one of {', '.join(study.data)}")
         self.study = at_scale(study, self.scale)

@@ -199,7 +199,12 @@ class TrainConfig:
     clip_norm: float = key(1.0, above=0)
     clip_from: int = key(0, "first step (0-based) that clips or skips large gradients; LaCT: 1000", at_least=0)
     allowed_gradnorm_factor: float = key(4.0, "a norm above clip_norm times this skips the update; 0: none", at_least=0)
-    amp: str = key("bf16", choices="bf16 | fp16 | none")
+    amp: str = key(
+        "bf16",
+        "weights, optimiser and gradients of weights stay float32",
+        choices="bf16 | fp16 | none | auto: bf16 where a GPU or the processor multiplies it in hardware, else none; "
+        "settled when the configuration is composed",
+    )
     tf32: bool = True
     compile: bool = False
     activation_checkpointing: bool = True

@@ -28,6 +28,9 @@ class RoomsSource(SourceConfig):
     train_scenes: int = key(64, limits=(1, 10**7))
     test_seen_scenes: int = key(16, "unseen rooms, textures from the training photographs", limits=(0, 10**6))
     test_new_scenes: int = key(16, "unseen rooms, textures from held-out photographs", limits=(0, 10**6))
+    twins: int = key(
+        0, "pairs of a new room and its twin, other content under the same cameras: index `transfer`", limits=(0, 10**6)
+    )
     frames: int = 24
     height: int = key(180, limits=(8, 4096))
     width: int = key(320, limits=(8, 4096))
@@ -52,6 +55,9 @@ class RoomsSource(SourceConfig):
             self.frames < shortest,
             f"source.frames={self.frames}: too few for {self.targets} targets inside and outside a context pair; "
             f"use at least {shortest}",
+        )
+        refuse(
+            self.twins and not self.gaps, f"source.twins={self.twins}: needs source.gaps, for the contexts of the pairs"
         )
         twice = len(set(self.gaps)) < len(self.gaps)
         refuse(twice, f"source.gaps={self.gaps}: each gap names an index, so none may stand twice")

@@ -1,9 +1,10 @@
 """An encoded scene: made once, kept on disk, viewed by any later process that has the weights (specs/lact.md 9).
 
-A safetensors file of the scene's tensors (`tokens`, the fast weights `blocks.{i}.w0|w1|w2` of LaCT, `keys.{i}` and
-`values.{i}` of Efficient-LVSM, or the Gaussians `gaussians.means|covariances|opacities|harmonics` and `depths` of
-DepthSplat) and of its context cameras (`context.c2w` [v 4 4] in the frame of the sample, `context.intrinsics` [v 4] in
-pixels); the metadata key `scene` is `Facts` as JSON. The same scene gives the same bytes."""
+A safetensors file of the scene's tensors (`tokens`, with relative cameras `c2w` and `intrinsics` beside them, the fast
+weights `blocks.{i}.w0|w1|w2` of LaCT, `keys.{i}` and `values.{i}` of Efficient-LVSM, or the Gaussians
+`gaussians.means|covariances|opacities|harmonics` and `depths` of DepthSplat) and of its context cameras (`context.c2w`
+[v 4 4] in the frame of the sample, `context.intrinsics` [v 4] in pixels); the metadata key `scene` is `Facts` as JSON.
+The same scene gives the same bytes."""
 
 import json
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from novelview.models.depthsplat.model import GaussianScene
 from novelview.models.lact import SceneState
 from novelview.models.lvsm_efficient import Memory
 from novelview.models.registry import ordered, read_config
-from novelview.models.render import ViewModel
+from novelview.models.render import PosedTokens, ViewModel
 from novelview.models.ttt import FastWeights
 from novelview.scenes.batch import FrameCache
 from novelview.scenes.store import PackedStore
@@ -111,7 +112,7 @@ def save_scene(path: Path | str, encoded: Encoded) -> None:
     """Write an encoded scene atomically."""
     tensors = {**tensors_of(encoded.scene), "context.c2w": encoded.c2w, "context.intrinsics": encoded.intrinsics}
     metadata = {"format": FORMAT, "scene": json.dumps(asdict(encoded.facts), sort_keys=True)}
-    kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    kept = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}  # none shares memory
     write_bytes(path, ordered(save(kept, metadata)))
 
 
@@ -138,10 +139,12 @@ def load_scene(path: Path | str, weights: Path | str, device: torch.device) -> E
     return Encoded(scene_of(tensors), c2w, intrinsics, facts)
 
 
-def tensors_of(scene: Tensor | SceneState | GaussianScene | Memory) -> dict[str, Tensor]:
+def tensors_of(scene: Tensor | PosedTokens | SceneState | GaussianScene | Memory) -> dict[str, Tensor]:
     """Return what an encoded scene consists of, by name."""
     if isinstance(scene, Tensor):
         return {"tokens": scene}
+    if isinstance(scene, PosedTokens):
+        return scene._asdict()
     if isinstance(scene, Memory):
         pairs = enumerate(zip(scene.keys, scene.values, strict=True))
         return {f"{kind}.{n}": value for n, pair in pairs for kind, value in zip(MEMORY, pair, strict=True)}
@@ -152,10 +155,10 @@ def tensors_of(scene: Tensor | SceneState | GaussianScene | Memory) -> dict[str,
     return {f"blocks.{number}.{name}": value for number, block in blocks for name, value in block.items()}
 
 
-def scene_of(tensors: dict[str, Tensor]) -> Tensor | SceneState | GaussianScene | Memory:
+def scene_of(tensors: dict[str, Tensor]) -> Tensor | PosedTokens | SceneState | GaussianScene | Memory:
     """Return the scene that `tensors_of` took apart."""
     if "tokens" in tensors:
-        return tensors["tokens"]
+        return PosedTokens(**tensors) if len(tensors) > 1 else tensors["tokens"]
     if f"{MEMORY[0]}.0" in tensors:
         layers = range(len(tensors) // len(MEMORY))
         return Memory(*([tensors[f"{kind}.{layer}"] for layer in layers] for kind in MEMORY))

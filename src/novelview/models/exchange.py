@@ -1,5 +1,6 @@
 """Weights from elsewhere and for elsewhere: published checkpoints adopted, ours rounded for git, models by name."""
 
+import csv
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,6 +13,7 @@ from novelview.config.checkpoints import LIMIT, ForeignWeightsError, read_config
 from novelview.config.digest import resolved
 from novelview.config.schema import Resolution
 from novelview.config.stages import AdoptStage
+from novelview.devices import processor_name
 from novelview.downloads.fetch import fetch
 from novelview.downloads.registry import HubAddress, read_registry
 from novelview.downloads.transfer import cached_file
@@ -68,6 +70,7 @@ def compact(weights: Path, before: Sequence[Path], name: str, out: Path) -> None
         raise CheckpointError(f"{weights}: adopted, not trained here; stage publish writes a folder of such weights")
     chain = [*((path, read_config(path)) for path in before), (weights, config)]
     facts = {"name": name, "dtype": "bfloat16", "sha256": sha256(weights), "phases": [_phase(*one) for one in chain]}
+    facts |= {"machine": processor_name()} if any("seconds" in one for one in facts["phases"]) else {}
     content = weights_bytes(model, {**config, "released": facts}, torch.bfloat16)
     if len(content) > LIMIT:
         raise CheckpointError(
@@ -78,13 +81,24 @@ def compact(weights: Path, before: Sequence[Path], name: str, out: Path) -> None
     log.info("%s: %.1f MB, %s in bfloat16", out, len(content) / 1e6, weights)
 
 
+def _seconds(weights: Path) -> dict[str, float]:
+    """Return how long a training took, by the log beside its weights; nothing where there is none."""
+    with (
+        suppress(OSError, KeyError, ValueError, IndexError),
+        open(weights.with_name("train.csv"), newline="") as stream,
+    ):
+        return {"seconds": round(float(list(csv.DictReader(stream))[-1]["seconds"]), 1)}
+    return {}
+
+
 def _phase(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Return what a training did, for the card: data, image size, steps and scenes a step of one process."""
     try:
         train, views = config["train"], config["views"]
         size = str(Resolution(views["image_size"], views["image_width"] or views["image_size"]))
         facts = {key: config[key] for key in ("scale", "phase", "dataset", "subset")}
-        return {**facts, "size": size, **{key: train[key] for key in ("steps", "batch_size", "grad_accum")}}
+        steps = {key: train[key] for key in ("steps", "batch_size", "grad_accum")}
+        return {**facts, "size": size, **steps, **_seconds(path)}
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: its header lacks {error} of its training; train it again") from None
 

@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from novelview.cameras.camera import plucker
+from novelview.cameras.relative import RelativeCameras, camera_rays, relative_cameras
 from novelview.config.models import LVSMConfig, LVSMDecoderOnlyConfig, LVSMEncoderDecoderConfig
 from novelview.models.layers import image_token_decoder, make_blocks, patch_tokenizer
-from novelview.models.render import DecoderOnly, EncoderDecoder, PosedTargets, Tokens
+from novelview.models.render import DecoderOnly, EncoderDecoder, PosedTargets, PosedTokens, Tokens
 from novelview.scenes.batch import Views
 
 
@@ -28,7 +28,8 @@ class LVSM(PosedTargets):
     def posed_images(self, context: Views) -> Float[Tensor, "b v 9 h w"]:
         """Return colours in [-1,1] and the Plücker coordinates of every pixel's ray, channels in this order."""
         images = self.checked(context)
-        rays = plucker(self.posed(context, "context"), context.intrinsics, *images.shape[-2:])
+        size = (images.shape[-2], images.shape[-1])
+        rays = camera_rays(self.relative, self.posed(context, "context"), context.intrinsics, size)
         return torch.cat([2 * images - 1, rays], dim=2)
 
     def context_tokens(self, context: Views) -> Tokens:
@@ -40,15 +41,35 @@ class LVSM(PosedTargets):
 class LVSMDecoderOnly(LVSM, DecoderOnly):
     """Every target camera in a sequence with all context tokens (specs/lvsm.md section 4).
 
-    Context tokens attend to the target's, so only their embedding, not their processing, is shared between targets."""
+    Context tokens attend to the target's, so only their embedding, not their processing, is shared between targets.
+    `model.cameras`: `plucker` puts rays in the tokens, as published; `prope` puts relative matrices in every attention
+    and the camera's own rays in the tokens; `both` (specs/prope.md)."""
 
     def __init__(self, cfg: LVSMDecoderOnlyConfig) -> None:
         super().__init__(cfg)
-        self.cfg = cfg
+        self.cfg, self.relative = cfg, cfg.cameras
         self.transformer_blocks = make_blocks(cfg.transformer, cfg.n_layer)
         self.transformer_input_layernorm = nn.LayerNorm(cfg.transformer.d, bias=False)
 
-    encode = LVSM.context_tokens
+    def encode(self, context: Views) -> Tokens | PosedTokens:
+        """Return the tokens of the posed context views, with relative cameras beside their cameras."""
+        tokens = self.context_tokens(context)
+        return tokens if self.relative == "plucker" else PosedTokens(tokens, context.c2w, context.intrinsics)
+
+    def place(
+        self,
+        scene: Tokens | PosedTokens,
+        c2w: Float[Tensor, "n 4 4"],
+        lens: Float[Tensor, "n 4"],
+        size: tuple[int, int],
+    ) -> RelativeCameras | None:
+        """Return the transforms of sequences of all context cameras and one target's; None with rays alone."""
+        if not isinstance(scene, PosedTokens):
+            return None
+        views = len(c2w) // len(scene.c2w)
+        cameras = torch.cat([scene.c2w.repeat_interleave(views, dim=0), c2w[:, None]], dim=1)
+        lenses = torch.cat([scene.intrinsics.repeat_interleave(views, dim=0), lens[:, None]], dim=1)
+        return relative_cameras(cameras, lenses, size, self.patch_size, self.cfg.transformer.d_head)
 
 
 class LVSMEncoderDecoder(LVSM, EncoderDecoder):

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 from torch.utils.checkpoint import checkpoint
 
-from novelview.cameras.camera import plucker
-from novelview.cameras.relative import RelativeCameras, camray, relative_cameras
+from novelview.cameras.relative import RelativeCameras, camera_rays, relative_cameras
 from novelview.config.models import LVSMEfficientConfig, TransformerConfig
 from novelview.models.layers import (
     BASE_STD,
@@ -18,6 +17,7 @@ from novelview.models.layers import (
     FeedForward,
     RMSNorm,
     attend,
+    attend_placed,
     init_linears,
     patch_tokenizer,
     unpatchify,
@@ -46,26 +46,8 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "n t d"], place: RelativeCameras | None) -> Float[Tensor, "n t d"]:
         """Transform the tokens of views, each a sequence of its own."""
-        x = x + within(self.attn, _normed(x), place)
+        x = x + self.attn(_normed(x), place)  # tokens of one camera share its matrix: only patches are turned
         return x + self.mlp(_normed(x))
-
-
-def within(attn: Attention, x: Float[Tensor, "n t d"], place: RelativeCameras | None) -> Float[Tensor, "n t d"]:
-    """Attend within each view; `place` turns patches against each other (tokens of one camera share its matrix)."""
-    if place is None:
-        return attn(x)
-    q, k, v = attn.projected(x)
-    return attn.fc(join(place.output(scores(place.query(q), place.key(k), place.key(v)))))
-
-
-def scores(q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "b h m d"]:
-    """Return softmax(q k^T / sqrt(d_head)) v, heads apart."""
-    return attend(q, k, v).unflatten(-1, (q.shape[1], -1)).transpose(1, 2)
-
-
-def join(x: Float[Tensor, "b h m d"]) -> Float[Tensor, "b m c"]:
-    """Put the heads side by side."""
-    return x.transpose(1, 2).flatten(2)
 
 
 class CrossAttention(nn.Module):
@@ -93,7 +75,7 @@ class CrossAttention(nn.Module):
         q = self.q_norm(self.to_q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2))
         if place is None:
             return self.fc(attend(q, keys.to(q.dtype), values))
-        return self.fc(join(place.output(scores(place.query(q), keys.to(q.dtype), values))))
+        return self.fc(attend_placed(place.query(q), keys.to(q.dtype), values, place))
 
 
 class DecoderBlock(nn.Module):
@@ -112,7 +94,7 @@ class DecoderBlock(nn.Module):
         place: RelativeCameras | None,
     ) -> Float[Tensor, "b v t d"]:
         """Transform the tokens of target views by what the context's keys and values say."""
-        x = x + within(self.self_attn, _normed(x).flatten(0, 1), flat).view_as(x)
+        x = x + self.self_attn(_normed(x).flatten(0, 1), flat).view_as(x)
         x = x + self.cross_attn(_normed(x).flatten(1, 2), keys, values, place).view_as(x)
         return x + self.mlp(_normed(x))
 
@@ -144,7 +126,7 @@ class EfficientLVSM(PosedTargets):
 
     def rays(self, c2w: Float[Tensor, "b v 4 4"], intrinsics: Float[Tensor, "b v 4"], size: tuple[int, int]) -> Tensor:
         """Return what tokens are told of their cameras, [b v 6 h w]: (moment, direction) of every pixel's ray."""
-        return camray(intrinsics, *size) if self.cfg.cameras == "prope" else plucker(c2w, intrinsics, *size)
+        return camera_rays(self.cfg.cameras, c2w, intrinsics, size)
 
     def places(
         self, c2w: Float[Tensor, "b v 4 4"], intrinsics: Float[Tensor, "b v 4"], size: tuple[int, int]

@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from novelview.cameras.camera import plucker
+from novelview.cameras.relative import RelativeCameras, camera_rays
 from novelview.config.models import LVSMEncoderDecoderConfig, UPLVSMConfig
 from novelview.errors import DataError
 from novelview.models.layers import BASE_STD, Block, check_size, make_blocks, run_blocks, unpatchify
@@ -18,6 +19,14 @@ Poses = Float[Tensor, "b v 4 4"]  # camera to world, OpenCV
 Lenses = Float[Tensor, "b v 4"]  # fx fy cx cy in pixels
 Images = Float[Tensor, "b v 3 h w"]  # RGB in [0,1]
 Tokens = Float[Tensor, "b n d"]
+
+
+class PosedTokens(NamedTuple):
+    """Scene tokens of context views in turn, with the cameras they are of: for attention between relative cameras."""
+
+    tokens: Tokens
+    c2w: Poses
+    intrinsics: Lenses
 
 
 @dataclass
@@ -36,6 +45,7 @@ class ViewModel(nn.Module, ABC):
     needs_target_images: bool
     activation_checkpointing = False
     patch_size: int
+    relative: str = "plucker"  # `model.cameras`: plucker, rays in the world, or prope or both
 
     @property
     def needs_cameras(self) -> bool:
@@ -106,14 +116,32 @@ class TokenModel(ViewModel):
     image_token_decoder: nn.Module
 
     @abstractmethod
-    def answer(self, queries: Float[Tensor, "n t d"], scene: Float[Tensor, "n m d"]) -> Float[Tensor, "n t d"]:
+    def answer(
+        self, queries: Float[Tensor, "n t d"], scene: Float[Tensor, "n m d"], place: RelativeCameras | None
+    ) -> Float[Tensor, "n t d"]:
         """Transform the camera tokens of one view a sequence by what the scene's tokens say."""
 
-    def decode(self, scene: Tokens, c2w: Poses, intrinsics: Lenses, height: int, width: int) -> Images:
+    def place(
+        self,
+        scene: Tokens | PosedTokens,
+        c2w: Float[Tensor, "n 4 4"],
+        lens: Float[Tensor, "n 4"],
+        size: tuple[int, int],
+    ) -> RelativeCameras | None:
+        """Return how attention turns the tokens of the sequences in which `decode` answers these cameras."""
+        return None
+
+    def queries(self, c2w: Float[Tensor, "n 4 4"], intrinsics: Float[Tensor, "n 4"], size: tuple[int, int]) -> Tokens:
+        """Return the tokens of target cameras."""
+        return self.target_pose_tokenizer(camera_rays(self.relative, c2w, intrinsics, size))
+
+    def decode(self, scene: Tokens | PosedTokens, c2w: Poses, intrinsics: Lenses, height: int, width: int) -> Images:
         """Render cameras of an encoded scene, each in a sequence of its own."""
-        views = c2w.shape[1]
-        rays = plucker(c2w.flatten(0, 1), intrinsics.flatten(0, 1), height, width)
-        tokens = self.answer(self.target_pose_tokenizer(rays), scene.repeat_interleave(views, dim=0))
+        views, size = c2w.shape[1], (height, width)
+        tokens = scene.tokens if isinstance(scene, PosedTokens) else scene
+        c2w, intrinsics = c2w.flatten(0, 1), intrinsics.flatten(0, 1)
+        place = self.place(scene, c2w, intrinsics, size)
+        tokens = self.answer(self.queries(c2w, intrinsics, size), tokens.repeat_interleave(views, dim=0), place)
         images = unpatchify(self.image_token_decoder(tokens), self.patch_size, height, width)
         return images.unflatten(0, (-1, views))
 
@@ -131,10 +159,12 @@ class DecoderOnly(TokenModel):
     transformer_blocks: nn.ModuleList
     transformer_input_layernorm: nn.Module
 
-    def answer(self, queries: Float[Tensor, "n t d"], scene: Float[Tensor, "n m d"]) -> Float[Tensor, "n t d"]:
+    def answer(
+        self, queries: Float[Tensor, "n t d"], scene: Float[Tensor, "n m d"], place: RelativeCameras | None
+    ) -> Float[Tensor, "n t d"]:
         """Run the stack on [scene tokens; camera tokens] and return the latter."""
         x = self.transformer_input_layernorm(torch.cat([scene, queries], dim=1))
-        return run_blocks(self.transformer_blocks, x, self.activation_checkpointing)[:, scene.shape[1] :]
+        return run_blocks(self.transformer_blocks, x, self.activation_checkpointing, place)[:, scene.shape[1] :]
 
 
 class EncoderDecoder(TokenModel):
@@ -165,10 +195,12 @@ class EncoderDecoder(TokenModel):
         x = run_blocks(self.transformer_encoder, self.encoder_input(context), self.activation_checkpointing)
         return x[:, : len(self.n_light_field_latent)]
 
-    def answer(self, queries: Float[Tensor, "n t d"], scene: Float[Tensor, "n m d"]) -> Float[Tensor, "n t d"]:
+    def answer(
+        self, queries: Float[Tensor, "n t d"], scene: Float[Tensor, "n m d"], place: RelativeCameras | None
+    ) -> Float[Tensor, "n t d"]:
         """Run the decoder on [camera tokens; latents] and return the former."""
         x = self.transformer_input_layernorm_decoder(torch.cat([queries, scene], dim=1))
-        return run_blocks(self.transformer_decoder, x, self.activation_checkpointing)[:, : queries.shape[1]]
+        return run_blocks(self.transformer_decoder, x, self.activation_checkpointing, place)[:, : queries.shape[1]]
 
     @torch.no_grad()
     def attention_map(self, context: Views) -> Float[Tensor, "b n n"]:

@@ -51,6 +51,7 @@ def build_model(cfg: TrainStage, team: Team) -> ViewModel:
         origin = f"public backbone weights in {backbones}, everything else from scratch"
         scratch = "everything from scratch (neither io.init nor model.dino.weights is set)"
         log.info("starting point: %s", start or (origin if backbones else scratch))
+        log.info("precision: %s", {"none": "float32"}.get(cfg.train.amp, f"{cfg.train.amp}, weights in float32"))
     torch.manual_seed(cfg.train.seed + team.rank)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = cfg.train.tf32
     model.activation_checkpointing = cfg.train.activation_checkpointing

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.flop_counter import FlopCounterMode
 
 from novelview.config.digest import code_of, resolved
 from novelview.config.schema import TrainConfig, sides
@@ -28,13 +30,12 @@ from novelview.scenes.pointmaps import Pointmaps
 from novelview.scenes.store import PackedStore, subset_scenes
 from novelview.timebox import BOXED, INTERRUPTED, TimeBox
 from novelview.training import checkpoint
-from novelview.training.optim import Update, Updater, adamw
+from novelview.training.optim import PRECISIONS, Update, Updater, adamw
 from novelview.training.watch import Watch, side_by_side
 
 log = logging.getLogger(__name__)
 
 LOGGED = ("loss", "mse", "psnr")
-PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "none": torch.float32}
 PATIENCE = 200  # skipped updates in a row after which a run gives up: its weights no longer change
 
 Loss = Callable[[Render, Batch], Mapping[str, Tensor]]
@@ -98,6 +99,8 @@ class Run:
             self.done += 1
             self._check(update)
             watch.step(self.done, values, update, self.stepper.preview)
+            if self.done == steps and self.team.leads:
+                log.info("%s", watch.speed(self.stepper.operations()))
             if self._save_if_due():
                 return False
             if self.done == steps:
@@ -176,7 +179,7 @@ class Stepper:
         if team.world > 1:
             self.wrapped = DistributedDataParallel(model, [team.device] if cuda else None, broadcast_buffers=False)
         self.logged = (*LOGGED, *getattr(loss, "logged", ()))
-        self.preview: Tensor | None = None  # the latest micro-batch, for people to look at
+        self.latest: tuple[Batch, Tensor] | None = None  # micro-batch and render, for people to look at
         self.optimizer = adamw(model, cfg, fused=cuda)  # the plain one gives the reference's numbers on CPUs
         scaler = torch.amp.grad_scaler.GradScaler(team.device.type, enabled=cfg.amp == "fp16")
         self.updater = Updater(model, self.optimizer, cfg, lambda flag: team.any([flag])[0], scaler)
@@ -193,12 +196,27 @@ class Stepper:
                 with self.autocast():
                     render = model(batch.context, batch.target)
                     losses = self.loss(render, batch)
-                self.preview = side_by_side(batch, render.images)
+                self.latest = batch, render.images.detach()
                 self.updater.backward(losses["loss"])
                 values.append(torch.stack([losses[name].detach().float() for name in self.logged]))
         stacked = torch.stack(values)
         means = self.team.mean(stacked.mean(0).tolist())
         return dict(zip(self.logged, means, strict=True)), self.updater.update(stacked[:, 0])
+
+    @torch.no_grad()
+    def operations(self) -> int:
+        """Return the operations of a step (2 a multiply-add): a forward pass counted, a backward pass as two of it."""
+        if self.latest is None:
+            return 0
+        batch, fused = self.latest[0], sdpa_kernel(SDPBackend.MATH)  # its fused form is not counted everywhere
+        with torch.random.fork_rng(), self.autocast(), fused, FlopCounterMode(display=False) as counter:
+            self.model.forward(batch.context, batch.target)
+        passes = 4 if self.cfg.activation_checkpointing else 3
+        return passes * self.cfg.grad_accum * counter.get_total_flops()
+
+    def preview(self) -> Tensor | None:
+        """Return the first sample of the latest micro-batch as a picture, see `side_by_side`."""
+        return side_by_side(*self.latest) if self.latest else None
 
     def autocast(self) -> torch.autocast:
         """Return the context of the recipe's precision, for the forward pass and the loss."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from novelview.config.schema import TrainConfig
 from novelview.errors import ConfigError
 
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "none": torch.float32}  # by `train.amp`
 INFINITE_GRADIENT = 1e-6  # what an infinite gradient entry is replaced with
 PRETRAINED = "pretrained"  # in the names of parameters that have a rate of their own
 ONECYCLE_FIRST, ONECYCLE_LAST = 25.0, 1e4  # the peak rate over the first one, the first one over the last one

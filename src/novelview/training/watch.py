@@ -22,7 +22,7 @@ from novelview.devices import Team
 from novelview.errors import missing_extra
 from novelview.scenes.batch import Batch
 from novelview.training.checkpoint import Record
-from novelview.training.optim import Update
+from novelview.training.optim import PRECISIONS, Update
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +119,7 @@ class Watch:
     """Takes in every step on the leading process; elsewhere it only keeps the rows that travel in the checkpoint."""
 
     def __init__(self, cfg: TrainStage, team: Team, identity: str, start: int, total: int, record: Record) -> None:
+        self.cfg, self.device, self.done = cfg, team.device, start
         self.record, self.total, self.leads = record, total, team.leads
         views = cfg.views.num_context + cfg.views.num_target
         views *= cfg.train.batch_size * cfg.train.grad_accum * team.world
@@ -128,10 +129,10 @@ class Watch:
         self.pictures_every, self.rows = cfg.runtime.wandb_pictures, 0
         self.tracker = open_tracker(mode, run_id(cfg, identity), cfg.io["checkpoints"], name, resolved(cfg))
 
-    def step(self, number: int, values: dict[str, float], update: Update, preview: Tensor | None) -> None:
-        """Log step `number`; preview: a picture [3 h w] in [0,1] of what it made."""
+    def step(self, number: int, values: dict[str, float], update: Update, preview: Callable[[], Tensor | None]) -> None:
+        """Log step `number`; preview: draws a picture [3 h w] in [0,1] of what it made, where one is sent."""
         entry = {**values, "lr": update.lr, "grad_norm": update.grad_norm, "skipped": float(update.skipped is not None)}
-        row = self.record.add(number, entry)
+        row, self.done = self.record.add(number, entry), number
         self.progress.bar.update()
         if row is None or not self.leads:
             return
@@ -141,14 +142,42 @@ class Watch:
         self.tracker.row(row)
         # a picture of the first row, of every so many after it, and of the last step
         wanted = self.pictures_every and (self.rows % self.pictures_every == 0 or number == self.total)
-        if wanted and preview is not None and self.tracker.run is not None:
-            self.tracker.picture(float(number), to_bytes(preview), "context views, target, render")
+        if wanted and self.tracker.run is not None and (picture := preview()) is not None:
+            self.tracker.picture(float(number), to_bytes(picture), "context views, target, render")
         self.rows += 1
+
+    def speed(self, operations: int) -> str:
+        """Return one line: operations a step and a second, and the rate of matrix products alone on this machine."""
+        progress = self.progress
+        seconds = (time.monotonic() - progress.began) / max(1, self.done - progress.begun_at)
+        return speed_line(operations, seconds, product_rate(self.device, PRECISIONS[self.cfg.train.amp]))
 
     def close(self) -> None:
         """Stop watching."""
         self.progress.bar.close()
         self.tracker.finish()
+
+
+def speed_line(operations: int, seconds: float, products: float) -> str:
+    """Return what a training step reached; products: operations a second of matrix products alone."""
+    reached = operations / seconds
+    line = f"a step: {operations / 1e9:.1f} GFLOP in {1000 * seconds:.0f} ms, {reached / 1e9:.0f} GFLOP/s a process, "
+    return line + f"{reached / products:.0%} of the {products / 1e9:.0f} that products of 1024 x 1024 reach here"
+
+
+def product_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
+    """Return the operations a second of products of square matrices of 1024 rows in this process, measured."""
+    a, b = (torch.randn(1024, 1024, device=device).to(dtype) for _ in range(2))
+    rates = []
+    until = time.perf_counter() + seconds
+    while not rates or time.perf_counter() < until:
+        begin = time.perf_counter()
+        for _ in range(4):
+            torch.mm(a, b)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        rates.append(4 * 2 * 1024**3 / (time.perf_counter() - begin))
+    return sorted(rates)[len(rates) // 2]
 
 
 def run_id(cfg: TrainStage, identity: str) -> str:
