@@ -69,7 +69,7 @@ def test_layout_of_the_download_folder(made: Path):
     assert {key: row["set"] for key, row in sets.items()} == (
         {
             scene_key(SMALL.seed, split, number): split
-            for split, count in zip(SPLITS, (3, 2, 1), strict=True)
+            for split, count in zip(SPLITS, (3, 2, 1, 0), strict=True)
             for number in range(count)
         }
     )

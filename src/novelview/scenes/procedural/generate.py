@@ -20,12 +20,13 @@ from novelview.devices import start_worker
 from novelview.errors import worker_died
 from novelview.files import sha256, write_json
 from novelview.scenes.chunks import ChunkScene, ChunkWriter, read_chunk, write_chunk
-from novelview.scenes.procedural.layout import Draws, Room, room_for, room_seed
+from novelview.scenes.procedural.layout import Draws, Room, room_for, room_seed, scene_key
 from novelview.scenes.procedural.rendering import overlaps, render_frames
 from novelview.timebox import TimeBox, Unfinished
 
 AHEAD = 2  # finished or running rooms a worker may be ahead of the writer
 FRAME_MICROSECONDS = 33_333
+TRANSFER = "transfer"  # the index of twins
 PENDING = "pending"  # the rooms of a chunk that is not full yet
 CLASSES = {"small": (0.05, 0.3), "medium": (0.3, 0.55), "large": (0.55, 0.8)}  # specs/re10k_format.md section 4
 LEAST_OVERLAP = 0.05
@@ -52,14 +53,15 @@ def generate(
     what an earlier call finished in `out`. Raises ConfigError for values that make no rooms, DataError when a worker
     process dies, BoxEnded when the time of `box` is over, after one new room at least."""
     check_source(source)
-    counts = {"train": source.train_scenes, "seen": source.test_seen_scenes, "new": source.test_new_scenes}
+    new = max(source.test_new_scenes, source.twins)  # those beyond test_new_scenes are in no index but `transfer`
+    counts = {"train": source.train_scenes, "seen": source.test_seen_scenes, "new": new, "twin": source.twins}
     jobs = [(split, number) for split, count in counts.items() for number in range(count)]
     box, train = box or TimeBox(), RoomWriter(out, "train", source.chunk_bytes, units)
     test = RoomWriter(out, "test", source.chunk_bytes, units, anew=len(train.rooms) < source.train_scenes)
     done = len(train.rooms) + len(test.rooms)
     rooms = _made(source, jobs[done:], workers, device)
     with tqdm(total=len(jobs), initial=done, desc="rooms", unit="room", disable=not progress) as bar:
-        for writer, splits in ((train, ["train"]), (test, ["seen", "new"])):
+        for writer, splits in ((train, ["train"]), (test, ["seen", "new", "twin"])):
             with writer:
                 todo = [split for split, _ in jobs[done:] if split in splits]
                 for split, (scene, entries) in zip(
@@ -74,6 +76,22 @@ def generate(
         rows = {room["key"]: room["entries"][name] for room in written if room["entries"]}
         write_json(out / "indices" / f"{name}.json", rows)
     write_json(out / "scenes.json", {room["key"]: {"set": room["split"]} for room in written})
+    if source.twins:
+        pairs = {key: transfer_entry(source, number) for number in range(source.twins) for key in _pair(source, number)}
+        write_json(out / "indices" / f"{TRANSFER}.json", pairs)
+
+
+def _pair(source: RoomsSource, number: int) -> tuple[str, str]:
+    """Return the keys of a new room and of its twin."""
+    return scene_key(source.seed, "new", number), scene_key(source.seed, "twin", number)
+
+
+def transfer_entry(source: RoomsSource, number: int) -> dict[str, Any]:
+    """Return the frames of a pair of twins: contexts the middle one of the gaps apart, targets evenly inside."""
+    draws, gap = Draws(room_seed(source.seed, "transfer", number)), sorted(source.gaps)[len(source.gaps) // 2]
+    first = draws.integer(0, source.frames - 1 - gap)
+    pair = first, first + gap
+    return {"context": list(pair), "target": _evenly(draws, source, pair), "pair": number}
 
 
 def _made(source: RoomsSource, jobs: list[Job], workers: int, device: str) -> Iterator[MadeRoom]:
@@ -116,7 +134,8 @@ def make(source: RoomsSource, split: str, number: int) -> MadeRoom:
 def _film(source: RoomsSource, split: str, number: int, device: str = "cpu") -> tuple[Room, Tensor, Entries]:
     room, size = room_for(source, split, number), (source.height, source.width)
     frames = render_frames(room, room.c2w, *size, source.texture_texels, source.supersample, device)
-    return room, frames.cpu(), {} if split == "train" else room_entries(source, room, device)
+    judged = split == "seen" or (split == "new" and number < source.test_new_scenes)
+    return room, frames.cpu(), room_entries(source, room, device) if judged else {}
 
 
 def _finish(room: Room, frames: UInt8[Tensor, "n h w 3"], entries: Entries, quality: int) -> MadeRoom:

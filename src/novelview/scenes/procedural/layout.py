@@ -16,7 +16,7 @@ from novelview.config.sources import RoomsSource
 from novelview.errors import ConfigError
 from novelview.scenes.procedural.textures import GREY, photographs, pool
 
-SPLITS = ("train", "seen", "new")
+SPLITS = ("train", "seen", "new", "twin")  # twin n: other content under the cameras of new room n
 ATTEMPTS = 100  # camera paths tried before the configuration is called impossible
 FROM_WALLS = 0.5  # metres the camera keeps from every wall
 FROM_OBJECTS = 0.45  # and from every object
@@ -122,6 +122,8 @@ def room_for(source: RoomsSource, split: str, number: int) -> Room:
     """Draw room `number` of a split; raises ConfigError for an unknown one, and when no camera path fits the room."""
     if split not in SPLITS:
         raise ConfigError(f"rooms have no split '{split}'; choose one of {', '.join(SPLITS)}")
+    if split == "twin":
+        return _twin(source, room_for(source, "new", number))
     draws = Draws(room_seed(source.seed, split, number))
     names = pool(split, source.patterns)
     focal = 0.5 / math.tan(math.radians(draws.uniform(*source.fov)) / 2)
@@ -141,6 +143,24 @@ def room_for(source: RoomsSource, split: str, number: int) -> Room:
         f"source.dolly={source.dolly}, source.objects={source.objects}: no free camera path in room {split}/{number} "
         f"after {ATTEMPTS} tries; lower one of them"
     )
+
+
+def _twin(source: RoomsSource, first: Room) -> Room:
+    """Draw a room of the same size, path and lens as `first`, with surfaces, objects and light of its own."""
+    split, number = "twin", first.number
+    draws, half = Draws(room_seed(source.seed, split, number)), first.solids[0].half
+    names = first.photographs
+    shell = Solid((0.0, 0.0, 0.0), 0.0, half, False, tuple(_face(draws, source, names) for _ in range(6)))
+    count = draws.integer(*source.objects)
+    light = (0.6 * draws.uniform(-1, 1) * half[0], -0.85 * half[1], 0.6 * draws.uniform(-1, 1) * half[2])
+    ambient = draws.uniform(0.45, 0.65)
+    solids = [shell]
+    for _ in range(ATTEMPTS):  # object by object, because the path is given
+        thing = _object(draws, source, names, half)
+        if len(solids) <= count and clearance_ok(first.c2w[:, :3, 3], [shell, thing]):
+            solids.append(thing)
+    key = scene_key(source.seed, split, number)
+    return replace(first, split=split, key=key, solids=tuple(solids), light=light, ambient=ambient)
 
 
 def _face(draws: Draws, source: RoomsSource, names: tuple[str, ...]) -> Face:

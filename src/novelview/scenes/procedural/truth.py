@@ -15,7 +15,7 @@ from novelview.scenes.procedural.layout import Room, room_for
 from novelview.scenes.procedural.rendering import render_depth
 from novelview.scenes.store import PackedStore
 
-URL = re.compile(r"novelview://rooms/(train|seen|new)/(\d+)")
+URL = re.compile(r"novelview://rooms/(train|seen|new|twin)/(\d+)")
 SAME_CAMERA = 1e-4  # metres and direction cosines: what float32 and an inversion leave of a camera
 
 
