@@ -290,10 +290,23 @@ def test_rows_come_back_from_the_file(tmp_path):
     ]
     write_rows(tmp_path / "rows.csv", rows)
     assert (tmp_path / "rows.csv").read_text().splitlines()[:2] == [
-        "model,scene,set,split,entry,frame,psnr,ssim,lpips,sharpness",
-        'm,"s,1",new,small,3,7,20.500000,0.250000,,0.750000',
+        "model,scene,set,split,entry,frame,psnr,ssim,lpips,sharpness,flip",
+        'm,"s,1",new,small,3,7,20.500000,0.250000,,0.750000,',
     ]
     assert read_rows(tmp_path / "rows.csv") == rows
+
+
+def test_flip_stands_in_where_lpips_cannot_be_had():
+    rows = evaluate(Subject(Posed().eval(), "fake", VIEWS), FakeStore(), splits(), CONFIG)
+    assert all((row.flip is None) == (row.model != "fake") and row.lpips is None for row in rows)
+    assert all(0 < row.flip < 1 for row in rows if row.model == "fake")
+    assert groups(rows, 50, 0)[0].keys() >= {"flip", "lpips"}
+
+    def distance(one, other):
+        return torch.full(one.shape[:-3], 0.5)
+
+    rows = evaluate(Subject(Posed().eval(), "fake", VIEWS), FakeStore(), splits(), CONFIG, lpips=distance)
+    assert all(row.flip is None and row.lpips == 0.5 for row in rows)
 
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", "model,scene,set,split,entry,frame,psnr,ssim,lpips\nm,s,n,x,1,2\n"])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from novelview.config.sources import RoomsSource
 from novelview.errors import DataError
-from novelview.evaluation.metrics import FLAT, PATCH, PURE_NOISE, _structure, open_lpips, psnr, sharpness, ssim
+from novelview.evaluation.metrics import FLAT, PATCH, PURE_NOISE, _structure, flip, open_lpips, psnr, sharpness, ssim
 from novelview.scenes.procedural.layout import room_for
 from novelview.scenes.procedural.rendering import render_frames
 
@@ -195,3 +195,15 @@ def test_white_noise_passes_for_structure_in_about_one_patch_of_a_thousand() -> 
 def test_pictures_smaller_than_a_patch_are_refused() -> None:
     with pytest.raises(DataError, match="sharpness of 20x8 images: both sides must be above 8"):
         sharpness(torch.zeros(1, 3, 8, 20), torch.zeros(1, 3, 8, 20))
+
+
+def test_flip_is_that_of_its_package_and_orders_pictures() -> None:
+    from flip_evaluator import evaluate as reference
+
+    torch.manual_seed(0)
+    target = torch.rand(2, 3, 20, 24)
+    noisy = (target + 0.1 * torch.randn_like(target)).clamp(0, 1)
+    found = flip(torch.stack([target, noisy]), torch.stack([target, target]))
+    assert found.shape == (2, 2) and torch.equal(found[0], torch.zeros(2)) and (found[1] > 0.01).all()
+    first, second = (one[0].permute(1, 2, 0).contiguous().numpy() for one in (target, noisy))
+    assert float(found[1, 0]) == pytest.approx(reference(first, second, "LDR")[1], abs=1e-7)

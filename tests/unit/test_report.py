@@ -6,15 +6,18 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from synthetic_results import SETS, STUDY, write_results
 
-from novelview.config.schema import Study
+from novelview.config.schema import Resolution, Study
 from novelview.config.stages import ReportStage
 from novelview.errors import DataError
+from novelview.figures import story
 from novelview.figures.report import duration
-from novelview.figures.results import Results
+from novelview.figures.results import Results, Score
 from novelview.figures.results_table import results_table
 from novelview.stages.figures import draw
 from novelview.stages.report import report
@@ -92,11 +95,13 @@ def test_page_shows_losses_as_plainly_as_wins(page: str) -> None:
 
 
 def test_page_says_what_it_is(page: str, tmp_path: Path) -> None:
-    assert "blurry by construction" in page
+    assert "are blurry after minutes on two processor cores" in page
     assert "Made‑up &lt;study&gt;" in page and "<study>" not in page
     assert "n/a (weights not downloaded)" in page and "What differs" in page
     assert "0123456789ab" in page and "777" in page and "torch 2.13.0" in page and "2 min 30 s" in page
-    assert "blurry by construction" not in write(tmp_path, tmp_path / "index.html", scale="paper")
+    assert "are blurry after minutes on two processor cores" not in write(
+        tmp_path, tmp_path / "index.html", scale="paper"
+    )
 
 
 def test_page_has_no_machine_paths(page: str, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -165,3 +170,45 @@ def test_names_that_are_code_stay_text_wherever_they_stand(tmp_path: Path, monke
         lines = [line for line in block.split("\n") if line.startswith("|")]
         assert len({len(re.split(r"(?<!\\)[|]", line)) for line in lines}) <= 1
     assert r"\frac" not in latex and r"\textbackslash{}frac\{\$" in latex
+
+
+def test_the_first_thing_is_pictures_a_sentence_and_a_small_table(page: str) -> None:
+    main = page.partition('<main id="main">')[2]
+    assert main.lstrip().startswith('<section id="story">')
+    first = main.partition("</section>")[0]
+    strips = first.split('<div class="cells"')[1:]
+    assert len(strips) == 2  # one a scene
+    for strip in strips:
+        captions = [part.partition("</figcaption>")[0] for part in strip.split("<figcaption>")[1:]]
+        assert captions[:2] == ["first context", "last context"] and captions[2].startswith("truth (gap23, ")
+        assert captions[3:] == ["PT-LVSM, 12.3 dB", "UP-LVSM, 12.3 dB"]  # from most to least 3D knowledge
+    assert "new set" in strips[0] and "seen set" in strips[1]  # photographs never trained on come first
+    words = (
+        "PT-LVSM +0.40 dB, UP-LVSM +0.10 dB against the best trivial baseline. That is little compute: knowledge wins."
+    )
+    assert words in first and "the more a system is told of the 3D world, the better it does" in first
+    assert "the targets&#x27; poses and one context&#x27;s" in first
+    assert first.count("<tr") == 3 and ">150<" in first  # seconds trained
+    assert "<details open" not in page
+
+
+def test_an_order_that_is_not_that_of_knowledge_is_said() -> None:
+    def evaluation(model: str, mean: float) -> Any:
+        margin = SimpleNamespace(score=Score(mean, mean - 0.1, mean + 0.1))
+        config = {"model": {"name": model}}
+        return SimpleNamespace(
+            **{
+                "model": model,
+                "config": config,
+                "dataset": "rooms",
+                "resolution": Resolution(64, 64),
+                "subset": "full",
+            },
+            **{"groups": [SimpleNamespace(set="new", split="gap18")], "margin": lambda *place: margin},
+        )
+
+    ordered = story.sentence([evaluation("depthsplat", 3.0), evaluation("uplvsm", 1.0)], [], "demo")
+    assert ordered.startswith("The more a system is told") and "knowledge wins" in ordered
+    other = story.sentence([evaluation("depthsplat", 1.0), evaluation("uplvsm", 3.0)], [], "demo")
+    assert other.startswith("The order is not that of 3D knowledge") and "knowledge wins" not in other
+    assert story.sentence([evaluation("uplvsm", 1.0)], [], "demo") == ""

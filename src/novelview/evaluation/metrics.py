@@ -107,6 +107,17 @@ def open_lpips(weights: str | None, device: torch.device | str = "cpu") -> tuple
     return lpips, None
 
 
+def flip(pred: Float[Tensor, "*n 3 h w"], target: Float[Tensor, "*n 3 h w"]) -> Float[Tensor, "*n"]:
+    """Return the mean of the LDR-FLIP error map of every image, in [0,1], lower is better: of flip-evaluator, at its 67
+    pixels a degree (Andersson and others, FLIP: A Difference Evaluator for Alternating Images, HPG 2020)."""
+    from flip_evaluator import evaluate  # on processors alone, and not before it is asked for
+
+    flat = [image.clamp(0, 1).float().flatten(0, -4).movedim(1, -1).contiguous().cpu() for image in (target, pred)]
+    pairs = zip(*(images.numpy() for images in flat), strict=True)
+    found = [evaluate(true, own, "LDR", True, False)[1] for true, own in pairs]  # inputs are sRGB, no colour map
+    return torch.tensor(found, device=pred.device).reshape(pred.shape[:-3])
+
+
 def sharpness(
     pred: Float[Tensor, "*n 3 h w"], target: Float[Tensor, "*n 3 h w"], mask: Mask = None
 ) -> Float[Tensor, "*n"]:

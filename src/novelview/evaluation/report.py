@@ -19,9 +19,10 @@ from novelview.errors import CheckpointError, DataError
 from novelview.evaluation.clips import write_clips
 from novelview.evaluation.gallery import FinishedBatches, Gallery, choose_samples
 from novelview.evaluation.geometry import Truth, write_geometry, write_poses
-from novelview.evaluation.metrics import Lpips, covered, open_lpips, psnr, sharpness, ssim
+from novelview.evaluation.metrics import Lpips, covered, flip, open_lpips, psnr, sharpness, ssim
 from novelview.evaluation.protocol import BASELINES, SWAPPED, Splits, render_all
 from novelview.evaluation.scores import LEVEL, ImageScores, groups, in_order, paired, write_rows
+from novelview.evaluation.transfer import PICTURES, write_transfer
 from novelview.files import write_json
 from novelview.models.render import ViewModel
 from novelview.scenes.batch import Batch, FrameCache
@@ -31,11 +32,12 @@ from novelview.timebox import BoxEnded, TimeBox
 
 PROTOCOL = (
     "Every target of every index entry once; PSNR on images clamped to [0,1]; SSIM of scikit-image (11-pixel Gaussian "
-    "window); LPIPS with VGG-16, version 0.1; means over target images. Intervals: 95 %, bootstrap over scenes."
+    "window); LPIPS with VGG-16, version 0.1, without its weights FLIP; means over target images. Intervals: 95 %, "
+    "bootstrap over scenes."
 )
 PACKAGES = ("torch", "numpy", "lpips")
 OUTPUTS = ("summary.json", "rows.csv", "gallery.safetensors", "poses.json", "path_*.mp4")
-OUTPUTS += ("geometry.json", "gaussians_*.ply")
+OUTPUTS += ("geometry.json", "gaussians_*.ply", PICTURES)
 
 
 @dataclass
@@ -60,10 +62,11 @@ def evaluate_to(
     truth: Truth | None = None,
     stamp: str = "",
     box: TimeBox | None = None,
+    raw: Path | None = None,
 ) -> None:
     """Evaluate `subject` on `splits` into the folder `out`; the first process writes, and first removes what an earlier
     evaluation left. facts: further keys of summary.json. stamp: digest of all that the scores depend on; raises
-    BoxEnded at the end of `box`, and the next call with that stamp goes on."""
+    BoxEnded at the end of `box`, and the next call with that stamp goes on. raw: the data set's folder, for twins."""
     started, model, truth = time.monotonic(), subject.model, truth or Truth()
     if team.rank == 0:
         out.mkdir(parents=True, exist_ok=True)
@@ -93,6 +96,7 @@ def evaluate_to(
         "entries": splits.coverage(),
         "lpips_reason": reason,
         "poses": write_poses(out, *given, splits, cfg, team.device),
+        "transfer": write_transfer(out, *given, raw, cfg, team.device),
         "videos": write_clips(out, *given, splits, cfg, team.device),
         "geometry": write_geometry(out, *given, truth, splits, cfg, team.device),
         "seconds": round(time.monotonic() - started, 1),
@@ -147,15 +151,19 @@ def _scores(
     share = 1.0 if mask is None else mask.float().mean(dim=(-2, -1))
     if mask is not None and not mask.flatten(2).any(dim=-1).all():
         raise DataError(f"a target of {', '.join(batch.scene)} is masked as a whole; leave it out of the index")
+    slow = {*BASELINES, *(name for name in renders if name.endswith(SWAPPED))}
     for name, images in renders.items():
         if not images.isfinite().all():
             raise CheckpointError(f"{name}: its renders of {', '.join(batch.scene)} are not finite; train it again")
         quality, likeness, edges = (metric(images, truth, mask).tolist() for metric in (psnr, ssim, sharpness))
         distance = (lpips(covered(images, truth, mask), truth) / share).tolist() if lpips else None
-        distance = distance or [[None] * len(line) for line in quality]
+        # FLIP stands in where LPIPS cannot be had; of models alone, because it takes longer than all other scores.
+        own = flip(covered(images, truth, mask), truth) / share if not lpips and name not in slow else None
+        unknown = [[None] * len(line) for line in quality]
+        distance, other = distance or unknown, unknown if own is None else own.tolist()
         for line, number in enumerate(numbers):
             entry = splits.entries[number]
-            scores = list(zip(quality[line], likeness[line], distance[line], edges[line], strict=True))
+            scores = list(zip(quality[line], likeness[line], distance[line], edges[line], other[line], strict=True))
             for place in splits.places[number]:
                 for frame, values in zip(entry.target, scores, strict=True):
                     yield ImageScores(name, entry.scene, place.set, place.split, place.entry, frame, *values)

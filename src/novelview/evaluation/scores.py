@@ -20,13 +20,14 @@ from novelview.errors import DataError
 from novelview.files import write_text
 
 LEVEL = 95.0
-METRICS = ("psnr", "ssim", "lpips", "sharpness")
+METRICS = ("psnr", "ssim", "lpips", "sharpness", "flip")
+OPTIONAL = ("lpips", "flip")  # may be absent
 Image = tuple[str, int, int]  # scene, entry, frame
 
 
 @dataclass(frozen=True, slots=True)
 class ImageScores:
-    """Scores of one image; lpips is None where it could not be computed."""
+    """Scores of one image; lpips and flip are None where they were not computed."""
 
     model: str  # a model's name, a baseline's, or `<model>_swapped_pose`
     scene: str
@@ -38,6 +39,7 @@ class ImageScores:
     ssim: float
     lpips: float | None
     sharpness: float
+    flip: float | None = None
 
 
 COLUMNS = tuple(field.name for field in fields(ImageScores))
@@ -50,7 +52,7 @@ def in_order(rows: Iterable[ImageScores], splits: Sequence[str]) -> list[ImageSc
 
 
 def write_rows(path: Path | str, rows: Iterable[ImageScores]) -> None:
-    """Write rows as CSV, atomically; an absent LPIPS is an empty cell."""
+    """Write rows as CSV, atomically; what is absent is an empty cell."""
     write_table(path, COLUMNS, map(astuple, rows))
 
 
@@ -75,7 +77,7 @@ def read_rows(path: Path | str) -> list[ImageScores]:
 
 def _value(column: str, cell: str) -> Any:
     if column in METRICS:
-        return None if column == "lpips" and not cell else float(cell)
+        return None if column in OPTIONAL and not cell else float(cell)
     return int(cell) if column in ("entry", "frame") else cell
 
 

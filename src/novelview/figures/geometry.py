@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from novelview.errors import DataError
 from novelview.figures.pictures import Shared, any_of, read_gallery, shared_samples, show, spread
 from novelview.figures.results import METRICS, Evaluation, Place, Results, Score, finest, grouped, set_order
+from novelview.figures.results_table import perceptual
 from novelview.figures.style import MUTED, label, picture_grid, spaced, split_order, title_of
 from novelview.figures.tables import NONE, Cell, Grid, Row, Table, score_cell, verdict
 from novelview.files import read_json
@@ -98,14 +99,15 @@ def _grid(name: str, measured: Sequence[Measured], reasons: tuple[str, ...]) -> 
         firsts = {item.resolution: (item, group) for item, group in reversed(own)}
         others = [item for item, _ in own if firsts[item.resolution][0] is not item]
         rows += [_difference(item, *firsts[item.resolution], block) for item in others]
+    quality = f"SSIM / {perceptual([item for item, _ in measured])} / sharpness"
     notes = (
-        "PSNR / SSIM / LPIPS / sharpness of the split's target views; the other columns are of its context views. "
+        f"PSNR / {quality} of the split's target views; the other columns are of its context views. "
         "Small print: 95 % bootstrap interval over scenes; bold: best of a split. Differences are of the same images."
         " Geometry is paired view by view.",
         *(f"{COLUMNS[key][:-2]}: {text}." for key, text in measured[0][0].summary["geometry"]["measures"].items()),
         *reasons,
     )
-    columns = ("PSNR [dB] / SSIM / LPIPS / sharpness", *COLUMNS.values())
+    columns = (f"PSNR [dB] / {quality}", *COLUMNS.values())
     return Grid(f"Geometry, {title_of(name)}", ("Split", "Method", "Size"), columns, tuple(rows), notes)
 
 

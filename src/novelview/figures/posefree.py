@@ -15,6 +15,7 @@ from novelview.config.plan import weights_of
 from novelview.config.schema import Study
 from novelview.errors import DataError
 from novelview.figures.results import METRICS, Evaluation, Place, Results, Score, Target, grouped, largest
+from novelview.figures.results_table import perceptual
 from novelview.figures.style import MUTED, colour, draw_scores, label, legend_below, spaced, split_order, title_of
 from novelview.figures.tables import NONE, Cell, Grid, Row, Scores, Table, difference_cell, score_cells
 from novelview.files import read_json, require_listed
@@ -168,7 +169,8 @@ def _score_grid(found: Sequence[Evaluation], name: str, splits: list[str], missi
         rows += [Row((model, size, NAMES.get(estimator, estimator)), cells) for model, size in sizes.items()]
     counts = ", ".join(f"{spaced(split)} {len(common(found, (name, split)))}" for split in splits)
     notes = (
-        "Cells: PSNR [dB] / SSIM / LPIPS / sharpness, means over targets every estimator placed; bold: highest PSNR.",
+        f"Cells: PSNR [dB] / SSIM / {perceptual(found)} / sharpness, means over targets every estimator placed; bold: "
+        "highest PSNR.",
         f"Target images: {counts}. Models at different image sizes are not comparable in level.",
         *(f"{NAMES.get(estimator, estimator)}: n/a, {reason}." for estimator, reason in missing.items()),
     )

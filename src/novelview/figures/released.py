@@ -118,6 +118,7 @@ def model_card(evaluation: Evaluation, licence: str, repo: str | None) -> str:
         statements=statements([evaluation]),
         versions=", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
         trained=training_words(config),
+        hours=sum(float(one.get("seconds") or 0) for one in config.get("released", {}).get("phases", [])) / 3600,
         address=repo or address,
     )
 

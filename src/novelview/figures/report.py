@@ -17,8 +17,10 @@ from novelview.figures.posefree import posefree_table
 from novelview.figures.results import Curve, Evaluation, Results, finest, grouped, sections
 from novelview.figures.results_table import Statement, given, resampled, results_table, score_grids, statements, tally
 from novelview.figures.scaling import depth_table, main_lines, orderings, scaling_table
+from novelview.figures.story import story
 from novelview.figures.style import label, place_of, title_of
 from novelview.figures.tables import difference, verdict
+from novelview.figures.transfer import transfer_table
 from novelview.files import write_text
 
 UNKNOWN = "unknown"
@@ -38,6 +40,7 @@ def write_report(results: Results, figures: Path, out: Path, showcase: Sequence[
     protocol = tables[-1].notes
     tables += depth_table(results).grids if "depth_table" in study.tables else ()
     tables += geometry_table(results).grids if "geometry_table" in study.tables else ()
+    tables += transfer_table(results).grids if "transfer_table" in study.tables else ()
     tables += posefree_table(results).grids if study.poses.get(results.scale) else ()
     several = len({item.subset for item in results.ladder} - {released.ADOPTED}) > 1
     tables += scaling_table(results).grids if several else ()
@@ -48,6 +51,7 @@ def write_report(results: Results, figures: Path, out: Path, showcase: Sequence[
         **{"title": study.title or study.name, "study": study.name, "scale": results.scale},
         **{"evaluations": evaluations, "tables": tables, "protocol": protocol, "released": section},
         blurry=results.scale == "demo" and not all(item.summary.get("geometry") for item in evaluations),
+        story=story(evaluations, results.curves, results.scale, shown),
         tiles=_tiles(evaluations, found) + (_tiles(shown, statements(shown))[1:] if shown else []),
         statements=_statement_groups(found),
         comparisons=section["comparisons"] if shown else _comparisons(evaluations),

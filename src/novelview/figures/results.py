@@ -18,7 +18,7 @@ from novelview.evaluation.scores import ImageScores, bounds, clusters, draws, re
 from novelview.figures.style import BASELINES, label, split_order
 from novelview.files import read_json
 
-METRICS = ("psnr", "ssim", "lpips", "sharpness")
+METRICS = ("psnr", "ssim", "lpips", "sharpness", "flip")
 COLUMNS = ("step", "loss", "mse", "psnr", "lr", "grad_norm", "skipped", "seconds")
 SEED, RESAMPLES = 0, 1000
 Item = TypeVar("Item")

@@ -19,6 +19,7 @@ from novelview.figures.tables import (
     difference_cell,
     score_cell,
     score_cells,
+    shown,
     verdict,
 )
 
@@ -29,6 +30,7 @@ BASELINE_WORDS = {
 }
 LETTERS = {"nearest_context": "N", "mean_context": "M", "mean_colour": "C"}
 MISSING = "LPIPS: n/a (weights not downloaded)."
+IN_PLACE = "LPIPS: n/a (weights not downloaded); FLIP in its place (lower is better), of models alone."
 GIVEN = {"context_poses": "context poses", "target_poses": "target pose", "target_images": "target image"}
 HEADER = ("table", "model", "resolution", "set", "split", "metric", "mean", "low", "high", "count", "baseline")
 
@@ -118,7 +120,8 @@ def score_grid(evaluations: Sequence[Evaluation], set_name: str, splits: Sequenc
     for item in evaluations:
         counts |= {split: group.count for split in splits if (group := item.group(set_name, split))}
     notes = (
-        "Cells: PSNR [dB] / SSIM / LPIPS / sharpness, means over target images; bold: highest PSNR at a size.",
+        f"Cells: PSNR [dB] / SSIM / {perceptual(evaluations)} / sharpness, means over target images; bold: highest "
+        "PSNR at a size.",
         "Sharpness: 1 as sharp as the truth, towards 0 blurred; noise lowers it (novelview.evaluation.metrics).",
         "Also given: what the model takes beside the context images to render a target.",
         f"Target images: {', '.join(f'{spaced(split)} {counts[split]}' for split in splits if split in counts)}.",
@@ -130,7 +133,12 @@ def score_grid(evaluations: Sequence[Evaluation], set_name: str, splits: Sequenc
 
 def _lpips_note(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
     absent = any(not group.scores["lpips"].known for item in evaluations for group in item.groups)
-    return (MISSING,) if absent else ()
+    return (IN_PLACE if perceptual(evaluations) == "FLIP" else MISSING,) if absent else ()
+
+
+def perceptual(evaluations: Sequence[Evaluation]) -> str:
+    """Return the name of the perceptual metric in the cells of `score_cell`: LPIPS, or FLIP in its place."""
+    return "FLIP" if any("flip" in shown(group.scores) for item in evaluations for group in item.groups) else "LPIPS"
 
 
 def margin_grid(evaluations: Sequence[Evaluation], set_name: str, splits: Sequence[str]) -> Grid:

@@ -16,6 +16,7 @@ from novelview.errors import DataError
 from novelview.evaluation.published import PublishedRow
 from novelview.evaluation.scores import bounds, clusters, draws
 from novelview.figures.results import RESAMPLES, SEED, Evaluation, Results, Score, Target, grouped, sections
+from novelview.figures.results_table import perceptual
 from novelview.figures.style import BASELINES, MUTED, colour, count_ticks, draw_scores, label, legend_below, title_of
 from novelview.figures.tables import NONE, Cell, Grid, Row, Table, difference, difference_cell, score_cell, verdict
 
@@ -344,7 +345,8 @@ def depth_table(results: Results) -> Table:
         head = (one.method, str(one.layers), NONE, NONE, f"{one.resolution} px")
         rows.append(Row(head, (*(Cell(NONE) for _ in sets), scores), "published", 1))
     notes = (
-        f"Cells: PSNR [dB] / SSIM / LPIPS / sharpness on split {SPLIT}, means over target images.",
+        f"Cells: PSNR [dB] / SSIM / {perceptual(results.evaluations)} / sharpness on split {SPLIT}, means over "
+        "target images.",
         "Published rows are without the last. Layers: of all stacks together.",
         "Rows of other updates were trained by another recipe: compare within one.",
     )

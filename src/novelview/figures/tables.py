@@ -9,7 +9,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from novelview.figures.results import METRICS, Score
+from novelview.figures.results import Score
 from novelview.files import write_text
 
 LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "−": "$-$", "±": r"$\pm$", "→": r"$\to$", "°": r"$^\circ$"}
@@ -113,11 +113,17 @@ def number(score: Score, metric: str) -> str:
 Scores = dict[str, Score] | None  # of all metrics; None where nothing was evaluated
 
 
+def shown(scores: dict[str, Score]) -> tuple[str, ...]:
+    """Return the metrics of a cell; FLIP stands in where LPIPS was not computed."""
+    perceptual = "flip" if scores["flip"].known and not scores["lpips"].known else "lpips"
+    return "psnr", "ssim", perceptual, "sharpness"
+
+
 def score_cell(scores: Scores, best: float | None = None) -> Cell:
     """Return a cell of all metrics; best: the highest PSNR of those it stands among."""
     if scores is None:
         return Cell(NONE)
-    psnr, *rest = (number(scores[metric], metric) for metric in METRICS)
+    psnr, *rest = (number(scores[metric], metric) for metric in shown(scores))
     return Cell(psnr, "".join(f" / {text}" for text in rest), best=scores["psnr"].mean == best)
 
 

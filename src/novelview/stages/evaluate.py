@@ -61,7 +61,9 @@ def evaluate(cfg: EvaluateStage) -> None:
         truth = Truth(*exact_depth(raw, store, ranks.device.type))
         data = sha256(packed / MANIFEST), repr(task.entries)
         stamp = stamp_of(facts, data, ranks.device.type)
-        evaluate_to(out, subject, store, task, cfg.eval, ranks, facts, run.cache_mb, run.progress, truth, stamp, box)
+        evaluate_to(
+            out, subject, store, task, cfg.eval, ranks, facts, run.cache_mb, run.progress, truth, stamp, box, raw
+        )
         if ranks.leads:
             summary = read_json(out / "summary.json")  # its own means go to a file small enough for git
             write_json(Path(cfg.io["metrics"]), means(summary["groups"], summary["model"]))

@@ -16,11 +16,12 @@ from novelview.figures.results_table import results_table
 from novelview.figures.scaling import depth, depth_table, scaling, scaling_table
 from novelview.figures.style import save, use_style
 from novelview.figures.tables import Table
+from novelview.figures.transfer import transfer, transfer_table
 from novelview.stages.cli import run_stage
 
 DRAWN: tuple[Callable[[Results], Figure | Table], ...] = (
     *(qualitative, attention, camera_paths, gaps, depth_maps, training_curves, views, posefree, posefree_table),
-    *(results_table, depth, depth_table, geometry_table, scaling, scaling_table),
+    *(results_table, depth, depth_table, geometry_table, scaling, scaling_table, transfer, transfer_table),
 )
 FIGURES = {function.__name__: function for function in DRAWN}
 
