@@ -40,8 +40,11 @@ def append(name: str, rows: Sequence[Mapping[str, object]]) -> Path:
     path = RESULTS / f"{name}.csv"
     path.parent.mkdir(exist_ok=True)
     new, where = not path.exists(), machine()
+    header = [*rows[0], *where]
+    if not new and path.read_text().partition("\n")[0].split(",") != header:
+        raise SystemExit(f"{path}: has other columns than these rows; choose another name")
     with open(path, "a", newline="") as stream:
-        writer = csv.DictWriter(stream, [*rows[0], *where], lineterminator="\n")
+        writer = csv.DictWriter(stream, header, lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerows({**row, **where} for row in rows)

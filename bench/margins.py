@@ -39,9 +39,17 @@ def _row(summary: dict[str, Any], set_: str, split: str) -> dict[str, object]:
         **{name: round(psnr[name], 3) for name in BASELINES},
         "best_baseline": best,
         "over_best": round(psnr[model] - psnr[best], 3),
+        "low": round(_paired(summary, best, set_, split)["low"], 3),
+        "high": round(_paired(summary, best, set_, split)["high"], 3),
         "over_mean_context": round(psnr[model] - psnr["mean_context"], 3),
         "over_swapped_pose": "" if swapped is None else round(psnr[model] - swapped, 3),
     }
+
+
+def _paired(summary: dict[str, Any], baseline: str, set_: str, split: str) -> dict[str, float]:
+    """Return the paired difference against a baseline with its interval."""
+    found = (row for row in summary["paired"] if (row["baseline"], row["set"], row["split"]) == (baseline, set_, split))
+    return next(found)["psnr"]
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ ALL = {
     *("draw_figure", "write_table", "write_report"),
 }
 SOURCE = {
-    **{"train_scenes": 3, "test_seen_scenes": 2, "test_new_scenes": 1},
+    **{"train_scenes": 3, "test_seen_scenes": 2, "test_new_scenes": 1, "twins": 2},
     **{"frames": 12, "height": 36, "width": 64, "gaps": [6, 9]},
 }
 RECIPE = {
@@ -53,7 +53,9 @@ class Checkout:
         self.change("conf/source/rooms.yaml", SOURCE)
         self.change("conf/eval/rooms.yaml", EVAL)
         self.change("conf/runtime/demo.yaml", RUNTIME)
+        self.change("conf/study/less3depend.yaml", {"models_at.demo": ["uplvsm", "ptlvsm"]})
         for model in ("uplvsm", "ptlvsm"):
+            self.change_below(f"conf/models/{model}.yaml", "sizes.demo", {"patch_size": 14, "dino.patch_size": 14})
             for phase, size in {"pretrain": 28, "finetune": 42}.items():
                 self.change_below(
                     f"conf/models/{model}.yaml", f"recipes.demo.{phase}", {**RECIPE, "views.image_size": size}

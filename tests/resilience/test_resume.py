@@ -21,10 +21,10 @@ from novelview.training.loop import train
 TINY = """
 model=uplvsm scale=demo phase=pretrain runtime.device=cpu runtime.threads=1 runtime.wandb=disabled runtime.log_every=3
 model.transformer.d=24 model.transformer.d_head=12 model.dino.embed_dim=24 model.dino.num_heads=2
-model.dino.img_size=28 model.dino.depth=0 model.encoder_n_layer=1 model.estimator_n_layer=1
-model.decoder_n_layer=1 model.n_latent_vectors=4
+model.dino.img_size=28 model.patch_size=14 model.dino.patch_size=14 model.dino.depth=0
+model.encoder_n_layer=1 model.estimator_n_layer=1 model.decoder_n_layer=1 model.n_latent_vectors=4
 views.image_size=28 views.num_views=5 views.num_target=2 views.min_frame_dist=4 views.max_frame_dist=9
-train.batch_size=2 train.warmup=2
+train.batch_size=2 train.warmup=2 train.amp=bf16
 """
 STEPS = 40
 
@@ -183,7 +183,7 @@ def test_workers_and_cache_change_nothing(tmp_path, packed, undisturbed) -> None
 
 def test_two_processes_equal_one_with_twice_the_batch(tmp_path, packed) -> None:
     """The same scenes reach the same update, up to the order of sums."""
-    recipe = ("train.extra_iteration=false", "train.grad_accum=2")
+    recipe = ("train.extra_iteration=false", "train.grad_accum=2", "train.amp=none")
     pair = Training(tmp_path / "pair", packed, *recipe, "train.batch_size=2", steps=6)
     single = Training(tmp_path / "single", packed, *recipe, "train.batch_size=4", steps=6)
     pair.command(processes=2)

@@ -23,7 +23,13 @@ TINIEST = "runtime.max_minutes=1e-9"
 TWO = pytest.param(2, marks=pytest.mark.slow)
 QUIET = ["runtime.device=cpu", "runtime.progress=false", "runtime.wandb=disabled"]
 ROOMS = [
-    *("source=rooms", "source.train_scenes=5", "source.test_seen_scenes=2", "source.test_new_scenes=1"),
+    *(
+        "source=rooms",
+        "source.train_scenes=5",
+        "source.test_seen_scenes=2",
+        "source.test_new_scenes=1",
+        "source.twins=0",
+    ),
     *("source.frames=12", "source.gaps=[6]", "source.height=36", "source.width=64", "source.chunk_bytes=20000"),
 ]
 DEPTHSPLAT = """
@@ -113,7 +119,8 @@ def weights(whole, tmp_path_factory) -> Path:
     paths = [f"io.packed={whole}/packed", f"io.out={folder}/w.safetensors", f"io.log={folder}/w.csv"]
     model = "model=ptlvsm model.n_layer=1 model.transformer.d=24 model.transformer.d_head=12 model.dino.embed_dim=24"
     views = "views.image_size=28 views.num_views=5 views.num_target=2 views.min_frame_dist=4 views.max_frame_dist=9"
-    words = f"{model} model.dino.num_heads=2 model.dino.img_size=28 model.dino.depth=0 {views} train.steps=1"
+    patches = "model.patch_size=14 model.dino.patch_size=14 model.dino.img_size=28"
+    words = f"{model} model.dino.num_heads=2 {patches} model.dino.depth=0 {views} train.steps=1"
     words = [*words.split(), "train.batch_size=2", "train.warmup=0", *paths, f"io.checkpoints={folder}/c"]
     assert run_stage("train", train_stage, [*words, *QUIET, "scale=demo", "phase=pretrain"]) == 0
     return folder / "w.safetensors"

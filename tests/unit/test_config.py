@@ -42,7 +42,7 @@ def test_every_scale_has_both_phases_of_every_model(scale: str, model: str) -> N
         compose("train", [f"scale={scale}", f"model={model}", f"phase={p}"]).views.image_size
         for p in ("pretrain", "finetune")
     ]
-    assert sizes == {"demo": [56, 126], "mini": [112, 252], "paper": [224, 518]}[scale]
+    assert sizes == {"demo": [64, 112], "mini": [112, 252], "paper": [224, 518]}[scale]
 
 
 def test_paper_scale_is_the_published_recipe() -> None:
@@ -64,7 +64,7 @@ def test_paper_scale_is_the_published_recipe() -> None:
         ("train", ["train.lr=fast"], ["train.lr", "fast"]),
         ("train", ["model=nerf"], ["nerf", "uplvsm"]),
         ("train", ["scale=huge"], ["huge", "demo"]),
-        ("train", ["views.image_size=57"], ["views.image_size=57", "14"]),
+        ("train", ["views.image_size=57"], ["views.image_size=57", "8"]),
         ("train", ["train.schedule=step"], ["train.schedule=step", "cosine"]),
         ("train", ["train.batch_size=0"], ["train.batch_size=0"]),
         ("train", ["views.num_target=9"], ["views.num_target=9"]),
@@ -100,7 +100,7 @@ def test_comments_and_key_order_leave_the_digest_alone(tmp_path: Path, monkeypat
     copy = tmp_path / "conf"
     subprocess.run(["cp", "-r", conf_dir(), copy], check=True)
     model = copy / "models/uplvsm.yaml"
-    head, recipes = model.read_text().split("recipes:\n")
+    head, recipes = model.read_text().split("\nrecipes:\n")
     head, sizes = head.split("sizes:\n")
     model.write_text(f"{head}\n# another remark\nrecipes:\n{recipes}\nsizes:\n{sizes}\n")
     monkeypatch.setenv("NOVELVIEW_CONF", str(copy))

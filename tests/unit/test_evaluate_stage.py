@@ -80,7 +80,7 @@ def run(data, out, model="uplvsm", *more: str) -> int:
 
 def test_both_models_leave_a_whole_folder(data, tmp_path):
     for model in ("uplvsm", "ptlvsm"):
-        assert run(data, tmp_path / model, model) == 0
+        assert run(data, tmp_path / model, model, "eval.swap_poses=true", "eval.splits=[gap7,large,small]") == 0
         told = json.loads((tmp_path / model / "summary.json").read_text())
         assert (told["model"], told["resolution"], told["dataset"]) == (model, "28", "rooms")
         assert told["weights"]["config"]["train"]["steps"] == 3 and len(told["weights"]["digest"]) == 12

@@ -15,7 +15,7 @@ from novelview.files import sha256
 from novelview.models.exchange import compact
 from novelview.models.registry import build, save_weights
 
-MADE = {"mine": [], "narrow": ["model.n_layer=1"], "larger": ["views.image_size=140"]}
+MADE = {"mine": [], "narrow": ["model.n_layer=1"], "larger": ["views.image_size=144"]}
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +46,17 @@ def runs(init: str, **config: str) -> list[tuple[str, str, str, str, str]]:
 
 def test_a_name_stands_for_the_phase_of_its_header() -> None:
     weights = "released/mine/model.safetensors"
-    assert runs("mine") == [("finetune", "126", "rooms-published", "", weights)]
+    assert runs("mine") == [("finetune", "112", "rooms-published", "", weights)]
     plan = Plan({"init": "mine"})
     words = exchange.adoption_words(plan, next(run for run in plan.runs() if run.adopted))
     assert "dataset=rooms-mini" in words and f"file={weights}" in words and "phase=finetune" in words
 
 
 def test_it_can_be_the_start_of_another_phase() -> None:
-    published = "results/demo/models/ptlvsm/published/pretrain-x56/model.safetensors"
+    published = "results/demo/models/ptlvsm/published/pretrain-x64/model.safetensors"
     expected = [
-        ("pretrain", "56", "rooms-published", "", "released/mine/model.safetensors"),
-        ("finetune", "126", "rooms-full-mine", published, ""),
+        ("pretrain", "64", "rooms-published", "", "released/mine/model.safetensors"),
+        ("finetune", "112", "rooms-full-mine", published, ""),
     ]
     assert runs("ptlvsm/pretrain=mine") == expected
     by_path = runs("ptlvsm/pretrain=released/mine/model.safetensors")
@@ -68,7 +68,7 @@ def test_it_can_be_the_start_of_another_phase() -> None:
     [
         ("narrow", {}, "not of ptlvsm at scale demo (model.n_layer is 1 there and"),
         ("mine", {"study": "lvsm"}, "init=mine: is ptlvsm, finetune; this study has lvsm_decoder_only"),
-        ("larger", {}, "is at 140 px, ptlvsm at 126"),
+        ("larger", {}, "is at 144 px, ptlvsm at 112"),
         ("uplvsm=mine", {}, "not of uplvsm at scale demo"),
         ("yours", {}, "not one of"),
     ],

@@ -205,7 +205,7 @@ def test_cameras_of_other_scenes_are_refused() -> None:
 )
 def test_wrong_sizes_are_one_line(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        compose("train", ["model=lact", "recipe=demo/lvsm_decoder_only/pretrain", *words])
+        compose("train", ["model=lact", "recipe=demo/lvsm_decoder_only/pretrain", "views.image_size=56", *words])
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod."])

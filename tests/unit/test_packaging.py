@@ -57,7 +57,14 @@ ROOMS = [
 ]
 TRAINING = [
     *("model=ptlvsm", "model.n_layer=1", "model.transformer.d=16", "model.transformer.d_head=8"),
-    *("model.dino.embed_dim=16", "model.dino.num_heads=2", "model.dino.depth=1", "model.dino.img_size=28"),
+    *(
+        "model.dino.embed_dim=16",
+        "model.dino.num_heads=2",
+        "model.dino.depth=1",
+        "model.dino.img_size=28",
+        "model.patch_size=14",
+        "model.dino.patch_size=14",
+    ),
     *("views.image_size=28", "views.min_frame_dist=7", "views.max_frame_dist=11"),
     *("train.steps=2", "train.warmup=1", "train.batch_size=1", "io.packed=packed", "io.out=model.safetensors"),
 ]

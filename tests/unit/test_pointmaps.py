@@ -40,7 +40,13 @@ VIEWS = ViewsConfig(
 SIZED = ["views.image_size=24", "views.patch_size=8", "views.resize=centred"]
 ROOMS = [
     "source=rooms",
-    *("source.train_scenes=2", "source.test_seen_scenes=1", "source.test_new_scenes=0", "source.frames=10"),
+    *(
+        "source.train_scenes=2",
+        "source.test_seen_scenes=1",
+        "source.test_new_scenes=0",
+        "source.frames=10",
+        "source.twins=0",
+    ),
     *("source.gaps=[6]", "source.height=36", "source.width=64", "source.jpeg_quality=99"),
 ]
 

@@ -33,7 +33,13 @@ RECIPE = [
     *("train.steps=2", "train.warmup=1", "train.batch_size=1", "train.amp=none", "train.losses.perceptual=0"),
     *("runtime.wandb=disabled", "runtime.workers=0", "runtime.cache_mb=8"),
 ]
-EVALUATION = ["eval.splits=[full]", "eval.bootstrap=20", "eval.video_scenes=0", "eval.pose_scenes=0"]
+EVALUATION = [
+    "eval.swap_poses=true",
+    "eval.splits=[full]",
+    "eval.bootstrap=20",
+    "eval.video_scenes=0",
+    "eval.pose_scenes=0",
+]
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +131,7 @@ def test_the_card_says_what_the_numbers_say(scored: Path, tmp_path: Path) -> Non
     own = next(row for row in summary["groups"] if row["model"] == "uplvsm")
     (result,) = head["model-index"][0]["results"]
     metrics = {metric["type"]: metric for metric in result["metrics"]}
-    assert metrics.keys() == {"psnr", "ssim", "sharpness"}  # no backbone here: LPIPS was not computed
+    assert metrics.keys() == {"psnr", "ssim", "sharpness", "flip"}  # no backbone here: LPIPS was not computed
     assert metrics["psnr"]["value"] == round(own["psnr"]["mean"], 2)
     assert f"{own['psnr']['low']:.4g} to {own['psnr']['high']:.4g}" in metrics["psnr"]["name"]
     assert head["license"] == "other" and head["library_name"] == "novelview"

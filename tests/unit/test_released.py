@@ -23,6 +23,7 @@ from novelview.errors import ConfigError, DataError
 from novelview.evaluation.scores import read_rows
 from novelview.figures.released import training_words
 from novelview.files import sha256, write_json
+from novelview.models.exchange import compact as compact_of
 from novelview.models.exchange import load_pretrained
 from novelview.models.registry import load_weights, read_config, save_weights
 from novelview.scenes.pack import pack_chunks
@@ -35,10 +36,11 @@ from novelview.stages.report import report
 
 EVALUATION = ["eval.splits=[full]", "eval.bootstrap=20", "eval.video_scenes=1", "eval.video_frames=3"]
 RUN = ["runtime.device=cpu", "runtime.progress=false", "dataset=noise", "eval.pose_scenes=0"]
+PATCH = ["model.patch_size=14", "model.dino.patch_size=14"]
 
 
 def trained(path: Path, phase: str = "finetune", size: int = 42) -> None:
-    words = ["model=ptlvsm", f"phase={phase}", f"views.image_size={size}", "dataset=noise", "train.steps=1234"]
+    words = ["model=ptlvsm", f"phase={phase}", f"views.image_size={size}", "dataset=noise", *PATCH, "train.steps=1234"]
     header = resolved(compose("train", words))
     save_weights(path, model_of("ptlvsm"), header | {"model": dataclasses.asdict(config("ptlvsm"))})
 
@@ -305,7 +307,7 @@ def test_every_released_model_and_every_own_one_is_labelled(page: str) -> None:
         "UP-LVSM (released: second_mini), 28 px, trained on rooms-mini: seen-0",
         "UP-LVSM, 28 px, from scratch, two CPU cores, minutes: seen-0",
     ]
-    assert page.partition('id="released"')[2].partition("</section>")[0].count("<video") == 3
+    assert page.partition('id="story"')[2].partition("</section>")[0].count("<video") == 3
     assert "<span>UP-LVSM (released: first_mini), 28 px, gap23, seen set: against the best trivial baseline" in page
     assert all(reference.startswith(("data:", "#")) for reference in parsed.references)
 
@@ -351,3 +353,15 @@ def test_a_missing_evaluation_is_one_line(tmp_path: Path) -> None:
     shutil.rmtree(folder)
     with pytest.raises(DataError, match="no such file"):
         write(tmp_path, [folder])
+
+
+def test_the_header_says_how_long_and_on_what_where_the_log_lies_beside(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    trained(weights)
+    compact_of(weights, [], "timed", tmp_path / "out" / "model.safetensors")
+    silent = read_config(tmp_path / "out" / "model.safetensors")["released"]
+    assert "machine" not in silent and "seconds" not in silent["phases"][0]
+    weights.with_name("train.csv").write_text("step,seconds\n1,2.5\n2,61.25\n")
+    compact_of(weights, [], "timed", tmp_path / "out" / "model.safetensors")
+    told = read_config(tmp_path / "out" / "model.safetensors")["released"]
+    assert told["phases"][0]["seconds"] == 61.2 and told["machine"]

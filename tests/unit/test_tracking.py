@@ -24,7 +24,14 @@ from novelview.training.watch import run_id, side_by_side, to_bytes
 
 SMALL = [
     *("model=ptlvsm", "model.n_layer=1", "model.transformer.d=16", "model.transformer.d_head=8"),
-    *("model.dino.embed_dim=16", "model.dino.num_heads=2", "model.dino.depth=1", "model.dino.img_size=28"),
+    *(
+        "model.dino.embed_dim=16",
+        "model.dino.num_heads=2",
+        "model.dino.depth=1",
+        "model.dino.img_size=28",
+        "model.patch_size=14",
+        "model.dino.patch_size=14",
+    ),
     *("views.image_size=28", "views.num_views=3", "views.num_target=1", "views.min_frame_dist=2", "train.batch_size=1"),
     *("train.steps=4", "train.warmup=1", "runtime.log_every=1", "runtime.progress=false", "runtime.workers=0"),
     *("runtime.device=cpu", "runtime.checkpoint_seconds=0"),

@@ -41,7 +41,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def means(demo: Path, model: str) -> Means:
     """Return the mean PSNR by (method, set, split) of a model's last phase."""
-    folder = demo / f"results/demo/models/{model}/rooms-full/finetune-x126/evaluation"
+    folder = demo / f"results/demo/models/{model}/rooms-full/finetune-x112/evaluation"
     groups = json.loads((folder / "summary.json").read_text())["groups"]
     return {(group["model"], group["set"], group["split"]): group["psnr"]["mean"] for group in groups}
 

@@ -23,9 +23,10 @@ TRAINED = {*SMALL["uplvsm"], *SMALL["ptlvsm"], *LARGE["uplvsm"], *LARGE["ptlvsm"
 JUDGED = {(model, size): results(model, size, "evaluation") for model in MODELS for size in (28, 42)}
 ALL_JUDGED = {name for names in JUDGED.values() for name in names}
 DRAWN = {
-    f"less3depend/figures/{name}" for name in ("training_curves", "qualitative", "attention", "camera_paths", "gaps")
+    f"less3depend/figures/{name}"
+    for name in ("training_curves", "qualitative", "attention", "camera_paths", "transfer", "gaps")
 }
-WRITTEN = DRAWN | {"less3depend/tables/results_table"}
+WRITTEN = DRAWN | {"less3depend/tables/results_table", "less3depend/tables/transfer_table"}
 REPORT = {"less3depend/report/index.html"}
 AFTER_TRAINING = ALL_JUDGED | WRITTEN | REPORT
 

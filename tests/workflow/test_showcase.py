@@ -80,11 +80,11 @@ def test_a_released_one_is_taken_by_its_name(tmp_path: Path) -> None:
     (adoption,) = configurations(said, tmp_path, "adopt")
     assert (
         adoption["file"] == "released/mine/model.safetensors"
-        and "models/ptlvsm/published/finetune-x126/model.safetensors" in said
+        and "models/ptlvsm/published/finetune-x112/model.safetensors" in said
     )
     further = snakemake(tmp_path, "-n", "finetune", "--config", "init=ptlvsm/pretrain=mine")
-    assert "io.init=results/demo/models/ptlvsm/published/pretrain-x56/model.safetensors" in further
-    target = "results/demo/models/ptlvsm/published/finetune-x126/model.safetensors"
+    assert "io.init=results/demo/models/ptlvsm/published/pretrain-x64/model.safetensors" in further
+    target = "results/demo/models/ptlvsm/published/finetune-x112/model.safetensors"
     assert jobs(snakemake(tmp_path, "--cores", "1", target, "--config", "init=mine"))["adopt_model"] == 1
     theirs, _ = load_pretrained(tmp_path / "released/mine")
     adopted, header = load_pretrained(tmp_path / target)
@@ -127,12 +127,12 @@ def test_what_was_released_is_scored_and_shown_beside_the_rest(released: Checkou
 @pytest.mark.slow
 def test_adding_and_replacing_rerun_exactly_what_shows_it(released: Checkout, tmp_path: Path) -> None:
     report = "less3depend/report/index.html"
-    added = make(released.folder, "other", "model=ptlvsm", *SIZES, "views.image_size=42")
+    added = make(released.folder, "other", "model=ptlvsm", *SIZES, "views.image_size=48")
     assert released.plans() == {"showcase/other/evaluation", report}
     assert released.run() == {"write_report"}  # of the rules every study has
     assert "Nothing to be done" in released.call(*released.command("-n"))
     shutil.rmtree(added)
-    make(released.folder, "other", "model=ptlvsm", *SIZES, "model.n_layer=2", "views.image_size=42")
+    make(released.folder, "other", "model=ptlvsm", *SIZES, "model.n_layer=2", "views.image_size=48")
     assert released.plans() == {"showcase/other/evaluation", report}
     shutil.rmtree(added)
     assert released.plans() == {report}
@@ -141,9 +141,9 @@ def test_adding_and_replacing_rerun_exactly_what_shows_it(released: Checkout, tm
 def test_publishing_is_planned_only_when_asked_for(tmp_path: Path) -> None:
     assert not {"publish_model", "adopt_model", "fetch_published"} & jobs(snakemake(tmp_path, "-n")).keys()
     said = snakemake(tmp_path, "-n", "publish", "--config", "publish=me", "licence=cc-by-4.0")
-    assert jobs(said)["publish_model"] == 4
+    assert jobs(said)["publish_model"] == 9
     sent = {(one["repo"], one["licence"]) for one in configurations(said, tmp_path, "publish")}
-    assert ("me/novelview-uplvsm-rooms-full-x56", "cc-by-4.0") in sent
+    assert ("me/novelview-uplvsm-rooms-full-x64", "cc-by-4.0") in sent
 
 
 def test_a_checkpoint_by_name_is_fetched_adopted_and_finetuned(tmp_path: Path) -> None:
@@ -168,11 +168,11 @@ def test_a_checkpoint_of_ones_own_is_adopted_by_the_rule(tmp_path: Path) -> None
     torch.manual_seed(1)
     model = build(compose("train", ["model=uplvsm"]).model)
     torch.save({"model": {f"module.{key}": value for key, value in model.state_dict().items()}}, tmp_path / "mine.pt")
-    target = "results/demo/models/uplvsm/published/pretrain-x56/model.safetensors"
+    target = "results/demo/models/uplvsm/published/pretrain-x64/model.safetensors"
     config = ["--config", f"init=uplvsm={tmp_path}/mine.pt"]
     assert jobs(snakemake(tmp_path, "--cores", "1", target, *config))["adopt_model"] == 1
     adopted, header = load_weights(tmp_path / target)
     theirs = model.state_dict()
     assert all(torch.equal(value, theirs[key]) for key, value in adopted.state_dict().items())
-    assert header["adopted"]["file"] == "mine.pt" and header["views"]["image_size"] == 56
+    assert header["adopted"]["file"] == "mine.pt" and header["views"]["image_size"] == 64
     assert "Nothing to be done" in snakemake(tmp_path, "--cores", "1", target, *config)
