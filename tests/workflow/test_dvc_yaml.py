@@ -8,10 +8,11 @@ import pytest
 import yaml
 
 from dvc_yaml import config_files, main, render
+from exchange import showcase
 from novelview.config.plan import Plan
 
 ROOT = Path(__file__).parents[2]
-STAGES = ["download", "preprocess", "pretrain", "finetune", "evaluate", "figures", "provenance"]
+STAGES = ["download", "preprocess", "pretrain", "finetune", "evaluate", "showcase", "figures", "provenance"]
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,9 @@ def test_every_file_of_the_plan_is_shipped_once(plan: Plan, stages: dict[str, di
     results |= {run.weights for run in plan.runs()} | {
         f"{plan.results}/{name}" for name in ("figures", "tables", "report")
     }
+    shown = showcase(plan)  # released checkpoints, beside the plan's own
+    results |= {*shown.folders, *(shown.metrics(one.name) for one in shown.checkpoints)}
+    results |= {f"data/{name}/{kind}" for name in shown.datasets for kind in ("raw", "packed")}
     assert set(outs) == results | {"data/rooms/raw", "data/rooms/packed", ".snakemake/metadata"}
 
 
