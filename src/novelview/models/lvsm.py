@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from novelview.cameras.relative import RelativeCameras, camera_rays, relative_cameras
+from novelview.cameras.relative import camera_rays
 from novelview.config.models import LVSMConfig, LVSMDecoderOnlyConfig, LVSMEncoderDecoderConfig
 from novelview.models.layers import image_token_decoder, make_blocks, patch_tokenizer
 from novelview.models.render import DecoderOnly, EncoderDecoder, PosedTargets, PosedTokens, Tokens
@@ -55,21 +55,6 @@ class LVSMDecoderOnly(LVSM, DecoderOnly):
         """Return the tokens of the posed context views, with relative cameras beside their cameras."""
         tokens = self.context_tokens(context)
         return tokens if self.relative == "plucker" else PosedTokens(tokens, context.c2w, context.intrinsics)
-
-    def place(
-        self,
-        scene: Tokens | PosedTokens,
-        c2w: Float[Tensor, "n 4 4"],
-        lens: Float[Tensor, "n 4"],
-        size: tuple[int, int],
-    ) -> RelativeCameras | None:
-        """Return the transforms of sequences of all context cameras and one target's; None with rays alone."""
-        if not isinstance(scene, PosedTokens):
-            return None
-        views = len(c2w) // len(scene.c2w)
-        cameras = torch.cat([scene.c2w.repeat_interleave(views, dim=0), c2w[:, None]], dim=1)
-        lenses = torch.cat([scene.intrinsics.repeat_interleave(views, dim=0), lens[:, None]], dim=1)
-        return relative_cameras(cameras, lenses, size, self.patch_size, self.cfg.transformer.d_head)
 
 
 class LVSMEncoderDecoder(LVSM, EncoderDecoder):

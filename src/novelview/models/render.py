@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from novelview.cameras.camera import plucker
-from novelview.cameras.relative import RelativeCameras, camera_rays
+from novelview.cameras.relative import RelativeCameras, camera_rays, relative_cameras
 from novelview.config.models import LVSMEncoderDecoderConfig, UPLVSMConfig
 from novelview.errors import DataError
 from novelview.models.layers import BASE_STD, Block, check_size, make_blocks, run_blocks, unpatchify
@@ -27,6 +27,15 @@ class PosedTokens(NamedTuple):
     tokens: Tokens
     c2w: Poses
     intrinsics: Lenses
+
+    def beside(
+        self, c2w: Float[Tensor, "n 4 4"], lens: Float[Tensor, "n 4"], size: tuple[int, int], patch: int, d_head: int
+    ) -> RelativeCameras:
+        """Return the transforms of sequences of all context cameras and one target's."""
+        views = len(c2w) // len(self.c2w)
+        cameras = torch.cat([self.c2w.repeat_interleave(views, dim=0), c2w[:, None]], dim=1)
+        lenses = torch.cat([self.intrinsics.repeat_interleave(views, dim=0), lens[:, None]], dim=1)
+        return relative_cameras(cameras, lenses, size, patch, d_head)
 
 
 @dataclass
@@ -110,6 +119,7 @@ class PosedTargets(ViewModel):
 class TokenModel(ViewModel):
     """Models whose scene is a sequence of tokens that a transformer attends to."""
 
+    cfg: Any  # its configuration node
     image_tokenizer: nn.Module
     canonical_pose_tokenizer: nn.Module
     target_pose_tokenizer: nn.Module
@@ -121,16 +131,6 @@ class TokenModel(ViewModel):
     ) -> Float[Tensor, "n t d"]:
         """Transform the camera tokens of one view a sequence by what the scene's tokens say."""
 
-    def place(
-        self,
-        scene: Tokens | PosedTokens,
-        c2w: Float[Tensor, "n 4 4"],
-        lens: Float[Tensor, "n 4"],
-        size: tuple[int, int],
-    ) -> RelativeCameras | None:
-        """Return how attention turns the tokens of the sequences in which `decode` answers these cameras."""
-        return None
-
     def queries(self, c2w: Float[Tensor, "n 4 4"], intrinsics: Float[Tensor, "n 4"], size: tuple[int, int]) -> Tokens:
         """Return the tokens of target cameras."""
         return self.target_pose_tokenizer(camera_rays(self.relative, c2w, intrinsics, size))
@@ -140,7 +140,9 @@ class TokenModel(ViewModel):
         views, size = c2w.shape[1], (height, width)
         tokens = scene.tokens if isinstance(scene, PosedTokens) else scene
         c2w, intrinsics = c2w.flatten(0, 1), intrinsics.flatten(0, 1)
-        place = self.place(scene, c2w, intrinsics, size)
+        place = None
+        if isinstance(scene, PosedTokens):
+            place = scene.beside(c2w, intrinsics, size, self.patch_size, self.cfg.transformer.d_head)
         tokens = self.answer(self.queries(c2w, intrinsics, size), tokens.repeat_interleave(views, dim=0), place)
         images = unpatchify(self.image_token_decoder(tokens), self.patch_size, height, width)
         return images.unflatten(0, (-1, views))
